@@ -1,0 +1,271 @@
+"""Samples -> batches: the one decode path, augmentation, addressed order."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from samples import Sample
+from utils import UserError, addressed_rng, pick, seed_for
+
+MAX_PIXELS = 200_000_000  # 600 MB as RGB: larger than any camera's photo, smaller than a decompression bomb
+
+
+class BadImage(Exception):
+    """The file is no image that can be used; the message is the reason."""
+
+
+# --- decoding ---------------------------------------------------------------------------------
+
+
+def decode(path: str | os.PathLike, shorter_side: int | None = None) -> torch.Tensor:
+    """Opens an image as a person sees it: the one way for training, validation and prediction.
+
+    EXIF orientation is applied, transparency laid on white, 16-bit values scaled by 65535, the first
+    frame of an animation taken.
+
+    Args:
+        shorter_side: large JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size, as long as the
+            shorter side keeps this many pixels; it is several times faster.
+
+    Returns:
+        A uint8 tensor (3, height, width), channels-last in memory.
+
+    Raises:
+        BadImage: with the reason.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise BadImage("is not a regular file")
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImage(f"has {image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}")
+            if shorter_side:
+                image.draft(None, (shorter_side, shorter_side))
+            image.load()
+            pixels = np.asarray(_to_rgb(_upright(image)))
+    except BadImage:
+        raise
+    # Pillow's plugins raise whatever a damaged file leads them into (SyntaxError, struct.error,
+    # zlib.error, IndexError, ...), and for the user each means the same: this file cannot be read.
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+    return torch.from_numpy(pixels.copy() if not pixels.flags.writeable else pixels).permute(2, 0, 1)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "is not an image in a known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, OSError, ZeroDivisionError):
+        return image  # a photo with damaged EXIF data is still a photo
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.float64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise BadImage("has 32-bit integer pixels, whose range is unknown")
+        return Image.fromarray((grey / 65535 * 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BadImage("has floating-point pixels, whose range is unknown")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+# --- preparing --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a backbone wants its images; it comes with the weights and goes into the checkpoint.
+
+    `resize` is the length of the shorter side and `image_size` the side of the centre crop, in
+    pixels; `mean` and `std` are for RGB values from 0 to 1.
+    """
+
+    image_size: int
+    resize: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def at(self, image_size: int | None, resize: int | None) -> Preprocess:
+        """The same for other sizes; the margin around the crop keeps its share."""
+        size = image_size or self.image_size
+        resize = resize or (round(size * self.resize / self.image_size) if image_size else self.resize)
+        if resize < size:
+            raise UserError(f"--resize {resize} is smaller than --image_size {size}; give at least {size}")
+        return Preprocess(size, resize, self.interpolation, self.mean, self.std)
+
+    @property
+    def decode_side(self) -> int:
+        """Pixels of the shorter side to decode at least: twice the resize keeps crops sharp."""
+        return 2 * self.resize
+
+
+def _resize_crop(p: Preprocess) -> list[v2.Transform]:
+    return [v2.Resize(p.resize, v2.InterpolationMode(p.interpolation)), v2.CenterCrop(p.image_size)]
+
+
+def _random_crop(p: Preprocess) -> list[v2.Transform]:
+    interpolation = v2.InterpolationMode(p.interpolation)
+    return [v2.RandomResizedCrop(p.image_size, scale=(0.35, 1.0), interpolation=interpolation)]
+
+
+# All of them work on 8-bit tensors: float contrast was seen to differ with the number of threads.
+AUGMENTS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
+    "none": _resize_crop,
+    "basic": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip()],
+}
+
+
+def eval_transform(preprocess: Preprocess) -> v2.Transform:
+    """Resize and centre crop: uint8 (3, height, width) -> uint8 (3, image_size, image_size)."""
+    return v2.Compose(_resize_crop(preprocess))
+
+
+def train_transform(name: str, preprocess: Preprocess) -> v2.Transform:
+    """The augmentation recipe of that name, from a decoded image to a crop of `image_size`.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    return v2.Compose(AUGMENTS[pick("--augment", name, AUGMENTS)](preprocess))
+
+
+# --- batches ----------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """What a loader yields. Images that could not be read are in `bad` and nowhere else."""
+
+    images: torch.Tensor  # uint8 (n, 3, image_size, image_size), channels-last
+    labels: torch.Tensor  # int64 (n,); -1 where the label is unknown
+    indices: torch.Tensor  # int64 (n,), places in the list of samples
+    bad: list[tuple[int, str]]  # (place, reason)
+
+
+class ImageDataset(Dataset):
+    """Decoded, prepared images; an item is a pure function of `(seed, epoch, sample)`.
+
+    Args:
+        class_names: the training order; a sample's label is its place here, -1 where it has none.
+        seed: None for evaluation, where nothing is random.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        class_names: Sequence[str],
+        preprocess: Preprocess,
+        transform: v2.Transform,
+        seed: int | None = None,
+    ) -> None:
+        self.samples = samples
+        self.class_index = {name: index for index, name in enumerate(class_names)}
+        self.preprocess = preprocess
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[int, int, torch.Tensor | str]:
+        epoch, index = place
+        sample = self.samples[index]
+        label = self.class_index.get(sample.label, -1)
+        try:
+            image = decode(sample.path, self.preprocess.decode_side)
+        except BadImage as error:
+            return index, label, str(error)
+        if self.seed is None:
+            return index, label, self.transform(image)
+        with addressed_rng(self.seed, "augment", epoch, sample.key):
+            return index, label, self.transform(image)
+
+
+def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
+    """Stacks what could be read and keeps the reasons of the rest."""
+    good = [item for item in items if not isinstance(item[2], str)]
+    # stacked as (n, height, width, 3): the memory order that convolutions like best
+    images = [image.permute(1, 2, 0) for _, _, image in good]
+    stacked = torch.stack(images).permute(0, 3, 1, 2) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    labels = torch.tensor([label for _, label, _ in good], dtype=torch.int64)
+    indices = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
+    return Batch(stacked, labels, indices, [(index, reason) for index, _, reason in items if isinstance(reason, str)])
+
+
+class AddressedSampler(Sampler):
+    """Batches of `(epoch, index)`: the epoch travels with the index, so workers can stay alive.
+
+    The order of an epoch is a pure function of `(seed, epoch)`; without a seed it is that of the list.
+    """
+
+    def __init__(self, n_samples: int, batch_size: int, seed: int | None = None) -> None:
+        self.n_samples, self.batch_size, self.seed = n_samples, batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.n_samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = range(self.n_samples)
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(seed_for(self.seed, "order", self.epoch))
+            order = torch.randperm(self.n_samples, generator=generator).tolist()
+        for start in range(0, self.n_samples, self.batch_size):
+            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+
+
+def make_loader(
+    dataset: ImageDataset,
+    batch_size: int,
+    n_workers: int | None = None,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+) -> DataLoader:
+    """A loader over a data set; `loader.batch_sampler.epoch` chooses the epoch.
+
+    Args:
+        n_workers: processes that decode; None chooses by the number of cores and images.
+        start_method: `fork` or `spawn`; None takes what the system does best.
+    """
+    n_batches = -(-len(dataset) // batch_size)
+    if n_workers is None:
+        n_workers = min(n_cores(), 16, n_batches)
+    options = {}
+    if n_workers:
+        # fork starts in milliseconds where it exists and is safe, spawn takes seconds
+        start_method = start_method or ("fork" if sys.platform == "linux" else "spawn")
+        options = {"multiprocessing_context": start_method, "persistent_workers": True, "prefetch_factor": 4}
+    sampler = AddressedSampler(len(dataset), batch_size, dataset.seed)
+    return DataLoader(
+        dataset, batch_sampler=sampler, collate_fn=collate, num_workers=n_workers, pin_memory=pin_memory, **options
+    )
+
+
+def n_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,122 @@
+"""The evaluation engine: a model in eval mode, as fast as the device allows.
+
+Validation, feature extraction and prediction all compute with it, so that they agree to the image.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from model_loader import Classifier
+
+FOLD_TOLERANCE = 1e-3  # of the largest logit: folding rounds, a wrong pair is off by far more
+
+
+class Engine:
+    """Logits of images in batches of one fixed shape, so that a sample's do not depend on its neighbours.
+
+    Batch norm is folded into convolutions, memory is channels-last, convolutions compute in `dtype`,
+    the head in fp32.
+
+    Args:
+        model: read again at every `refresh`; it is never changed.
+        batch_size: the fixed number of images a pass computes; short batches are padded.
+    """
+
+    def __init__(self, model: Classifier, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
+        self.model, self.device, self.dtype, self.batch_size = model, device, dtype, batch_size
+        self.pairs: list[tuple[str, str]] | None = None
+        self.is_folded = False
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes over the model's present weights."""
+        plain = copy.deepcopy(self.model).eval().requires_grad_(False)
+        plain.to(self.device, memory_format=torch.channels_last)
+        if self.pairs is None:
+            self.pairs = find_pairs(plain)
+            self.is_folded = bool(self.pairs) and self._agrees(plain, fold(copy.deepcopy(plain), self.pairs))
+        self.evaluated = fold(plain, self.pairs) if self.is_folded else plain
+
+    def _agrees(self, plain: Classifier, folded: Classifier) -> bool:
+        size = plain.preprocess.image_size
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=generator).to(self.device)
+        with torch.inference_mode():
+            expected, found = plain(images), folded(images)
+        return bool((expected - found).abs().max() <= FOLD_TOLERANCE * expected.abs().max().clamp(min=1.0))
+
+    @torch.inference_mode()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images (n, 3, size, size), n <= batch_size -> fp32 logits (n, classes) on the device."""
+        n = len(images)
+        if n == 0:
+            return torch.empty(0, device=self.device)
+        if n < self.batch_size:
+            images = torch.cat([images, images.new_zeros(self.batch_size - n, *images.shape[1:])])
+        images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.evaluated(images)[:n]
+
+
+# --- folding ----------------------------------------------------------------------------------
+
+
+def find_pairs(model: Classifier) -> list[tuple[str, str]]:
+    """Convolutions and the batch norms that really take their output, by running the model once.
+
+    The order in which a model names its layers is not the order in which it runs them, and not every
+    model can be traced; what runs is seen by hooks.
+    """
+    made_by: dict[int, tuple[str, torch.Tensor]] = {}
+    runs: dict[str, int] = {}
+    pairs: list[tuple[str, str]] = []
+
+    def after_conv(name):
+        def hook(_module, _inputs, output):
+            runs[name] = runs.get(name, 0) + 1
+            made_by[id(output)] = (name, output)  # the tensor is kept, or its id could be used again
+
+        return hook
+
+    def before_norm(name):
+        def hook(_module, inputs):
+            runs[name] = runs.get(name, 0) + 1
+            if id(inputs[0]) in made_by:
+                pairs.append((made_by[id(inputs[0])][0], name))
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(after_conv(name)))
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(before_norm(name)))
+    size = model.preprocess.image_size
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(conv, norm) for conv, norm in pairs if runs[conv] == runs[norm] == 1]
+
+
+def fold(model: Classifier, pairs: list[tuple[str, str]]) -> Classifier:
+    """Folds each batch norm into its convolution, in place; Jacob et al. 2018, section 3.2."""
+    for conv_name, norm_name in pairs:
+        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        parent, _, child = norm_name.rpartition(".")
+        # timm's batch norm holds the activation too, and that must survive
+        rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
+        setattr(model.get_submodule(parent), child, nn.Sequential(*rest) if rest else nn.Identity())
+    return model.to(memory_format=torch.channels_last)

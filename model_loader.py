@@ -1,0 +1,475 @@
+"""Builds, freezes, saves and restores a model."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import weights
+from data_loader import Preprocess
+from utils import UserError, addressed_rng, atomic_write, did_you_mean
+
+FORMAT_VERSION = 1
+
+# --- backbones --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network of a library by its name there.
+
+    `head` is the dotted name of its last linear (or 1x1 convolution) layer; None looks for it.
+    `packaged` weights come from a pip package and need no network.
+    """
+
+    library: str
+    name: str
+    head: str | None = None
+    packaged: bool = False
+
+
+BACKBONES = {
+    "resnet": Backbone("torchvision", "resnet34", head="fc"),
+    "alexnet": Backbone("torchvision", "alexnet", head="classifier.6"),
+    "vgg": Backbone("torchvision", "vgg16_bn", head="classifier.6"),
+    "squeezenet": Backbone("torchvision", "squeezenet1_0", head="classifier.1"),
+    "densenet": Backbone("torchvision", "densenet121", head="classifier"),
+    "efficientnet_lite0": Backbone("timm", "tf_efficientnet_lite0", head="classifier", packaged=True),
+}
+
+
+def find_backbone(name: str) -> Backbone:
+    """The backbone of that name: a row of `BACKBONES`, any torchvision model, or `timm/NAME`.
+
+    Raises:
+        UserError: there is none; the message names the nearest.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if name.startswith("timm/"):
+        import timm
+
+        short = name.removeprefix("timm/")
+        if not timm.is_model(short):
+            near = did_you_mean(short, timm.list_models()).replace("did you mean ", "did you mean timm/")
+            raise UserError(f"--model_name {name!r}: timm has no model {short!r}{near}")
+        return Backbone("timm", short)
+    known = _torchvision_names()
+    if name in known:
+        return Backbone("torchvision", name)
+    raise UserError(
+        f"--model_name {name!r} is unknown; choose from {', '.join(BACKBONES)}, a torchvision model (resnet18, "
+        f"convnext_tiny, ...) or timm/NAME{did_you_mean(name, [*BACKBONES, *known])}"
+    )
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
+def _build_torchvision(backbone: Backbone) -> tuple[nn.Module, Preprocess, weights.Source]:
+    from torchvision import models
+
+    options = {}
+    if backbone.name in ("inception_v3", "googlenet"):
+        # the auxiliary heads serve training from nothing alone; the pretrained weights expect the
+        # library's change of scale at the input
+        options = {"aux_logits": False, "transform_input": True, "init_weights": False}
+    net = models.get_model(backbone.name, weights=None, **options)
+    enum = models.get_model_weights(backbone.name).DEFAULT
+    preset = enum.transforms()
+    file_name = enum.url.rpartition("/")[2]
+    preprocess = Preprocess(
+        preset.crop_size[0], preset.resize_size[0], preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
+    )
+    hashed = re.search(r"-([0-9a-f]{8,})\.", file_name)
+    return net, preprocess, weights.Source(enum.url, file_name, hashed and hashed[1])
+
+
+def _build_timm(backbone: Backbone) -> tuple[nn.Module, Preprocess, weights.Source | None]:
+    import timm
+
+    net = timm.create_model(backbone.name, pretrained=False)
+    about = net.pretrained_cfg
+    size = about["input_size"][-1]
+    preprocess = Preprocess(
+        size,
+        int(size / (about.get("crop_pct") or 0.875)),
+        about.get("interpolation") or "bicubic",
+        tuple(about["mean"]),
+        tuple(about["std"]),
+    )
+    if not about.get("hf_hub_id"):
+        return net, preprocess, None
+    from huggingface_hub import constants
+
+    repository = about["hf_hub_id"]
+    url = f"{constants.ENDPOINT}/{repository}/resolve/main/model.safetensors"
+    return net, preprocess, weights.Source(url, repository.replace("/", "--") + ".safetensors")
+
+
+BUILDERS = {"torchvision": _build_torchvision, "timm": _build_timm}
+
+# --- the classifier ---------------------------------------------------------------------------
+
+
+class _Float32Head:
+    """Computes in fp32 whatever the precision, after a dropout that adds no names of its own."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(self.drop(features.float()))
+
+
+class LinearHead(_Float32Head, nn.Linear):
+    """A linear head."""
+
+
+class ConvHead(_Float32Head, nn.Conv2d):
+    """A 1x1 convolution as head, as SqueezeNet has it."""
+
+
+class HiddenHead(_Float32Head, nn.Sequential):
+    """Linear - ReLU - Dropout - Linear."""
+
+
+class Classifier(nn.Module):
+    """A backbone with a new head: uint8 images in, fp32 logits out.
+
+    `net` keeps the library's own names, so its state_dict loads there. It is cut at the head:
+    `logits = tail(head(features(images)))`.
+    """
+
+    def __init__(self, net: nn.Module, head_name: str, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.net = net
+        self.head_name = head_name
+        self.preprocess = preprocess
+        self.frozen: list[nn.Module] = []
+        for name, values in (("_mean", preprocess.mean), ("_std", preprocess.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
+
+    @property
+    def head(self) -> nn.Module:
+        """The layer that was replaced."""
+        return self.net.get_submodule(self.head_name)
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, 3, h, w) -> fp32 in the scale that the weights were trained with."""
+        return (images.float() - self._mean) / self._std
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images, uint8 (n, 3, size, size) -> logits, fp32 (n, classes)."""
+        return self.net(self.normalize(images)).float()
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Training mode for what trains; frozen modules stay in eval mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+
+def get_model(
+    model_name: str,
+    n_classes: int,
+    pretrained: bool = False,
+    weights_file: str | None = None,
+    image_size: int | None = None,
+    resize: int | None = None,
+    head_hidden: int | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Classifier:
+    """Builds a backbone with a new head for `n_classes`.
+
+    Raises:
+        UserError: an unknown name, weights that are missing or do not fit, a size it cannot take, or a
+            model whose head cannot be found.
+    """
+    backbone = find_backbone(model_name)
+    with addressed_rng(seed, "init"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries warn of their own deprecations here
+        net, preprocess, source = BUILDERS[backbone.library](backbone)
+        head_name = backbone.head or _find_head(net, model_name)
+        if weights_file:
+            tensors = weights.state_dict_of(weights.read(weights_file), weights_file)
+            _load_backbone(net, tensors, head_name, weights_file)
+        elif pretrained:
+            net = _load_pretrained(net, backbone, source, head_name, model_name)
+        _replace_head(net, head_name, n_classes, head_hidden, dropout, model_name)
+    model = Classifier(net, head_name, preprocess.at(image_size, resize))
+    _check_size(model, n_classes, model_name, preprocess.image_size)
+    return model.to(memory_format=torch.channels_last)
+
+
+def _find_head(net: nn.Module, model_name: str) -> str:
+    """The layer that makes the class scores, by the library's word or as the last of its kind."""
+    named = getattr(net, "pretrained_cfg", {}).get("classifier")
+    if isinstance(named, str) and isinstance(dict(net.named_modules()).get(named), (nn.Linear, nn.Conv2d)):
+        return named
+    layers = list(net.named_modules())
+    linear = [name for name, m in layers if isinstance(m, nn.Linear)]
+    if linear and not named and not _is_squeezenet(layers):
+        return linear[-1]
+    convolutions = [name for name, m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    if convolutions and not named:
+        return convolutions[-1]
+    raise UserError(
+        f"--model_name {model_name}: its head cannot be found (it has {named or 'no linear layer'}); choose another "
+        f"model, for example one of {', '.join(BACKBONES)}"
+    )
+
+
+def _is_squeezenet(layers: list[tuple[str, nn.Module]]) -> bool:
+    return layers[0][1].__class__.__name__ == "SqueezeNet"
+
+
+def _replace_head(
+    net: nn.Module, name: str, n_classes: int, hidden: int | None, dropout: float, model_name: str
+) -> None:
+    old = net.get_submodule(name)
+    if isinstance(old, nn.Conv2d):
+        if hidden:
+            raise UserError(f"--head_hidden needs a linear head; that of {model_name} is a convolution")
+        head: nn.Module = ConvHead(old.in_channels, n_classes, 1)
+    elif hidden:
+        head = HiddenHead(
+            nn.Linear(old.in_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, n_classes)
+        )
+        dropout = 0.0
+    else:
+        head = LinearHead(old.in_features, n_classes)
+    head.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+    parent, _, child = name.rpartition(".")
+    setattr(net.get_submodule(parent), child, head)
+
+
+SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
+
+
+def _check_size(model: Classifier, n_classes: int, model_name: str, own_size: int) -> None:
+    size = model.preprocess.image_size
+    error = _try_size(model, size, n_classes)
+    if error is None:
+        return
+    if size == own_size:
+        raise UserError(f"--model_name {model_name} cannot be used as a classifier here: {error}")
+    works = [str(s) for s in sorted({own_size, *SIZES_TO_TRY}) if _try_size(model, s, n_classes) is None]
+    raise UserError(f"{model_name} cannot take --image_size {size}; of the usual sizes it takes {', '.join(works)}")
+
+
+def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
+    """Whether the model takes images of that size: the reason if not."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    # each library refuses in its own way
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, AttributeError) as error:
+        return str(error) or type(error).__name__
+    return None if logits.shape == (1, n_classes) else f"its output has the shape {tuple(logits.shape)}"
+
+
+# --- weights into the backbone ----------------------------------------------------------------
+
+
+def _load_pretrained(
+    net: nn.Module, backbone: Backbone, source: weights.Source | None, head_name: str, model_name: str
+) -> nn.Module:
+    if source is None:
+        raise UserError(f"timm has no pretrained weights for {model_name}; choose another or give --weights FILE")
+    path = weights.lite0_file() if backbone.packaged else weights.cached_or_downloaded(source, model_name)
+    tensors = weights.state_dict_of(weights.read(path), path)
+    if backbone.packaged:
+        # tensor by tensor in order: the package names the same layers otherwise
+        tensors = dict(zip(net.state_dict(), tensors.values(), strict=True))
+    elif backbone.library == "timm":
+        return _timm_with(backbone.name, path)
+    _load_backbone(net, tensors, head_name, path)
+    return net
+
+
+def _timm_with(name: str, path: Path) -> nn.Module:
+    """timm's own loading of a file from its hub: some of its models rename or reshape tensors there."""
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit timm/{name}: {error}; delete it, and it is downloaded again") from error
+
+
+def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_name: str, path: str | Path) -> None:
+    """Loads all but the head, whatever head the file has, and says what does not fit."""
+
+    def is_head(name: str) -> bool:
+        return name.startswith(head_name + ".")
+
+    # DenseNet's published files call "norm.1" what the library calls "norm1"
+    renamed = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in tensors.items()}
+    own = {key: value for key, value in net.state_dict().items() if not is_head(key)}
+    found = {
+        key: value for key, value in renamed.items() if not is_head(key) and not re.match(r"(AuxLogits|aux\d)\.", key)
+    }
+    _check_fit(own, found, path)
+    net.load_state_dict(found, strict=False)
+
+
+def _check_fit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    # older files have no counter of batches, which nothing here reads
+    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in found if key not in own]
+    wrong = [key for key in own if key in found and own[key].shape != found[key].shape]
+    for what, keys in (("lacks", missing), ("has the unknown", unknown), ("has another shape for", wrong)):
+        if keys:
+            raise UserError(
+                f"{path} does not fit the model: it {what} {', '.join(keys[:3])}"
+                f"{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; is it of another --model_name?"
+            )
+    broken = [key for key, value in found.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{path} has values that are not finite in {', '.join(broken[:3])}; it cannot be used")
+
+
+# --- freezing ---------------------------------------------------------------------------------
+
+
+def freeze(model: Classifier, until: str | None = None) -> None:
+    """Freezes all but the head, or the modules up to and with the one named `until`.
+
+    Frozen means `requires_grad=False` and eval mode for good: batch-norm statistics do not move.
+
+    Args:
+        until: a dotted name, or a number that counts the backbone's children.
+
+    Raises:
+        UserError: no such module; the message lists those there are.
+    """
+    frozen = _modules_until(model.net, until) if until else _all_but(model.net, model.head_name)
+    model.frozen += frozen
+    for module in frozen:
+        module.requires_grad_(False)
+    for parameter in model.net.parameters(recurse=False):  # at the root: they freeze with the first
+        parameter.requires_grad_(False)
+    for parameter in model.head.parameters():
+        if not parameter.requires_grad:
+            raise UserError(f"--freeze_until {until} would freeze the head too, and nothing would be left to train")
+    model.train(model.training)
+
+
+def freeze_batch_norm(model: Classifier) -> None:
+    """Freezes batch norm alone, its statistics and its parameters."""
+    norms = [m for m in model.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    model.frozen += norms
+    for norm in norms:
+        norm.requires_grad_(False)
+    model.train(model.training)
+
+
+def _all_but(module: nn.Module, name: str) -> list[nn.Module]:
+    """The largest modules that do not hold the one of that name."""
+    first, _, rest = name.partition(".")
+    frozen: list[nn.Module] = []
+    for child_name, child in module.named_children():
+        if child_name != first:
+            frozen.append(child)
+        elif rest:
+            frozen += _all_but(child, rest)
+            for parameter in child.parameters(recurse=False):
+                parameter.requires_grad_(False)
+    return frozen
+
+
+def _modules_until(module: nn.Module, until: str) -> list[nn.Module]:
+    children = dict(module.named_children())
+    if until.isdigit() and until not in children:
+        n = int(until)
+        if not 1 <= n <= len(children):
+            raise UserError(f"--freeze_until {n}: the model has {len(children)} children: {', '.join(children)}")
+        return list(children.values())[:n]
+    first, _, rest = until.partition(".")
+    if first not in children:
+        raise UserError(
+            f"--freeze_until: there is no layer {first!r}; choose from {', '.join(children)}, or a dotted name below "
+            f"one of them{did_you_mean(first, children)}"
+        )
+    names = list(children)
+    before = [children[name] for name in names[: names.index(first)]]
+    return before + (_modules_until(children[first], rest) if rest else [children[first]])
+
+
+def count_parameters(model: Classifier) -> tuple[int, int]:
+    """Parameters in all, and those that train."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.net.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+
+
+# --- the checkpoint ---------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    path: str | Path, model: Classifier, about: Mapping[str, object], keep_previous: bool = False
+) -> None:
+    """Writes the one file that is enough to predict with: plain values and the state_dict.
+
+    Args:
+        about: what else belongs to it: `model_name, class_names, splits, metrics, config, ...`.
+        keep_previous: move an existing file to `<path>.prev`.
+    """
+    content = {
+        "format_version": FORMAT_VERSION,
+        **about,
+        **asdict(model.preprocess),
+        "mean": list(model.preprocess.mean),
+        "std": list(model.preprocess.std),
+        "head": model.head_name,
+        "versions": {"torch": str(torch.__version__)},
+        "state_dict": {key: value.detach().cpu().clone() for key, value in model.net.state_dict().items()},
+    }
+    with atomic_write(path, previous=f"{path}.prev" if keep_previous else None) as file:
+        torch.save(content, file)
+
+
+CHECKPOINT_KEYS = {"model_name", "class_names", "image_size", "resize", "interpolation", "mean", "std", "state_dict"}
+
+
+def load_checkpoint(path: str | Path) -> tuple[Classifier, dict]:
+    """Restores a model, in eval mode, and what its checkpoint tells of it.
+
+    Raises:
+        UserError: no checkpoint of this tool, a newer one, or a broken file.
+    """
+    content = weights.read(path)
+    version = content.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UserError(f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update the tool")
+    if version != FORMAT_VERSION or not content.keys() >= CHECKPOINT_KEYS:
+        raise UserError(f"{path} is not a checkpoint of this tool; train one with: python train.py --model_fn {path}")
+    backbone = find_backbone(content["model_name"])
+    preprocess = Preprocess(
+        content["image_size"],
+        content["resize"],
+        content["interpolation"],
+        tuple(content["mean"]),
+        tuple(content["std"]),
+    )
+    tensors = content.pop("state_dict")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net, _, _ = BUILDERS[backbone.library](backbone)
+    head_name, config = content["head"], content.get("config", {})
+    _replace_head(
+        net, head_name, len(content["class_names"]), config.get("head_hidden"), 0.0, content["model_name"]
+    )
+    _check_fit(net.state_dict(), tensors, path)
+    net.load_state_dict(tensors)
+    return Classifier(net, head_name, preprocess).to(memory_format=torch.channels_last).eval(), content

@@ -1,0 +1,107 @@
+"""Predicts the classes of images: checkpoint + images -> result.csv."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from utils import Parser, UserError, number, pick_device, pick_precision, run_main
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Every flag and its one default; None means that the checkpoint decides."""
+
+    model_fn: str = "resnet.pth"
+    input: tuple[str, ...] = ()
+    result: str = "result.csv"
+    gpu_id: int | None = None
+    batch_size: int | None = None
+    n_workers: int | None = None
+    precision: str | None = None
+
+
+EXAMPLES = """examples:
+  python predict.py --model_fn resnet.pth                     the held-out images of its training
+  python predict.py --model_fn resnet.pth --input photos a.jpg
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> dict:
+    """The flags that were given, and only those."""
+    default = PredictConfig
+    parser = Parser(prog="predict.py", description="Predicts the classes of images.", epilog=EXAMPLES)
+    group = parser.add_argument_group("input")
+    group.add_argument(
+        "--model_fn", metavar="FILE", help=f"a checkpoint that train.py wrote (default: {default.model_fn})"
+    )
+    group.add_argument(
+        "--input", nargs="+", metavar="PATH", help="image files and folders (default: the held-out images of training)"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--result", metavar="FILE", help=f"the table to write (default: {default.result})")
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--gpu_id", type=number(int, -1), metavar="N", help="-1 is the CPU (default: GPU 0 where there is one)"
+    )
+    group.add_argument("--batch_size", type=number(int, 1), metavar="N", help="images a pass (default: as in training)")
+    group.add_argument(
+        "--n_workers", type=number(int, 0), metavar="N", help="processes that decode images (default: by the cores)"
+    )
+    group.add_argument("--precision", metavar="NAME", help="auto, fp32, bf16 or fp16 (default: as in training)")
+    return vars(parser.parse_args(argv))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses and predicts; the exit status: 3 where some inputs could not be read."""
+    return predict(PredictConfig(**parse_args(argv)))
+
+
+def predict(config: PredictConfig) -> int:
+    """Writes one row for every input and says what came out."""
+    if not os.path.isfile(config.model_fn):
+        raise UserError(
+            f"there is no checkpoint {config.model_fn}; train one with python train.py, or name it with --model_fn FILE"
+        )
+    from data_loader import ImageDataset, eval_transform, make_loader
+    from engine import Engine
+    from model_loader import load_checkpoint
+    from results import predict_samples, write_predictions
+    from samples import input_samples
+
+    device = pick_device(config.gpu_id)
+    model, about = load_checkpoint(config.model_fn)
+    dtype = pick_precision(config.precision or about["precision"], device)
+    batch_size = config.batch_size or about["eval_batch_size"]
+    class_names = about["class_names"]
+    if config.input:
+        samples, title = input_samples(config.input, class_names), "accuracy"
+    else:
+        samples, title = held_out_samples(about["splits"])
+    engine = Engine(model, device, dtype, batch_size)
+    dataset = ImageDataset(samples, class_names, model.preprocess, eval_transform(model.preprocess))
+    loader = make_loader(dataset, batch_size, config.n_workers, pin_memory=device.type == "cuda")
+    counts = write_predictions(predict_samples(engine, loader, samples, class_names), config.result)
+    errors = f", {counts.n_errors} of them could not be read (status `error`)" if counts.n_errors else ""
+    print(f"wrote {config.result}: {counts.n_rows} rows{errors}")
+    if counts.n_labelled:
+        print(f"{title} {counts.accuracy_text}")
+    return 3 if counts.n_errors else 0
+
+
+def held_out_samples(splits: dict) -> tuple[list, str]:
+    """The images that training kept apart, and the name under which it reported their accuracy."""
+    from samples import Sample
+
+    name = splits["held_out"]
+
+    def here(path: str) -> str:
+        elsewhere = os.path.join(splits["cwd"], path)
+        return elsewhere if not os.path.exists(path) and os.path.exists(elsewhere) else path
+
+    samples = [Sample(here(path), label) for path, label in splits[name]]
+    return samples, f"{'validation' if name == 'valid' else name} accuracy"
+
+
+if __name__ == "__main__":
+    run_main(main)

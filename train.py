@@ -1,0 +1,369 @@
+"""Trains an image classifier from a folder of photos: argv -> one checkpoint."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from utils import Parser, UserError, number, pick_device, pick_precision, run_main
+
+if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
+    import torch
+
+    from data_loader import Preprocess
+    from model_loader import Classifier
+    from samples import Splits
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every flag and its one default; None means that the data or the weights decide."""
+
+    data_dir: str | None = None
+    dataset_name: str | None = None
+    train_ratio: float = 0.6
+    valid_ratio: float = 0.2
+    test_ratio: float = 0.2
+    batch_size: int = 32
+    n_workers: int | None = None
+    image_size: int | None = None
+    resize: int | None = None
+    augment: str = "basic"
+    model_name: str = "resnet"
+    use_pretrained: bool = False
+    weights: str | None = None
+    freeze: bool = False
+    freeze_until: str | None = None
+    freeze_bn: bool = False
+    head_hidden: int | None = None
+    dropout: float = 0.0
+    n_classes: int | None = None
+    n_epochs: int = 10
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    scheduler: str = "step"
+    step_size: int = 7
+    gamma: float = 0.1
+    model_fn: str | None = None
+    run_dir: str | None = None
+    seed: int = 0
+    gpu_id: int | None = None
+    precision: str = "auto"
+    verbose: int = 1
+
+
+EXAMPLES = """examples:
+  python train.py                                      random ResNet-34 on the built-in digits
+  python train.py --data_dir photos --model_name efficientnet_lite0 --use_pretrained --freeze
+  python train.py --data_dir photos --model_name resnet50 --use_pretrained --lr 1e-4 --n_epochs 20
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> dict:
+    """The flags that were given, and only those."""
+    parser = Parser(
+        prog="train.py", description="Trains an image classifier from a folder of photos.", epilog=EXAMPLES
+    )
+    default = TrainConfig
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_dir", metavar="DIR", help="folder with train/ + val/ class folders, or class folders")
+    data.add_argument(
+        "--dataset_name",
+        metavar="NAME",
+        help="known set (digits, hymenoptera, elpv) or a folder dataset/NAME (default: digits)",
+    )
+    for split in ("train", "valid", "test"):
+        share = getattr(default, f"{split}_ratio")
+        data.add_argument(
+            f"--{split}_ratio",
+            type=number(float, 0, 1),
+            metavar="R",
+            help=f"share of images for {split}, where the folder has no such split (default: {share})",
+        )
+    data.add_argument(
+        "--batch_size", type=number(int, 1), metavar="N", help=f"images a step (default: {default.batch_size})"
+    )
+    data.add_argument(
+        "--n_workers", type=number(int, 0), metavar="N", help="processes that decode images (default: by the cores)"
+    )
+    data.add_argument(
+        "--image_size", type=number(int, 1), metavar="N", help="pixels a side (default: what the weights want)"
+    )
+    data.add_argument(
+        "--resize",
+        type=number(int, 1),
+        metavar="N",
+        help="pixels of the shorter side before the crop (default: as the weights)",
+    )
+    data.add_argument("--augment", metavar="NAME", help=f"none or basic: crops and flips (default: {default.augment})")
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model_name",
+        metavar="NAME",
+        help="resnet, alexnet, vgg, squeezenet, densenet, efficientnet_lite0, any torchvision name, or timm/NAME "
+        f"(default: {default.model_name})",
+    )
+    model.add_argument("--use_pretrained", action="store_true", help="start from ImageNet weights (default: random)")
+    model.add_argument(
+        "--weights", metavar="FILE", help="start from a local .pth or .safetensors file, whatever its head"
+    )
+    model.add_argument("--freeze", action="store_true", help="train the new head alone (default: train all)")
+    model.add_argument(
+        "--freeze_until", metavar="LAYER", help="freeze the layers up to and with this one: a dotted name or a number"
+    )
+    model.add_argument("--freeze_bn", action="store_true", help="freeze batch norm alone (default: it trains)")
+    model.add_argument(
+        "--head_hidden", type=number(int, 1), metavar="N", help="units of a hidden layer in the head (default: none)"
+    )
+    model.add_argument(
+        "--dropout",
+        type=number(float, 0, 0.99),
+        metavar="P",
+        help=f"share of features dropped in the head (default: {default.dropout:g})",
+    )
+    model.add_argument(
+        "--n_classes", type=number(int, 2), metavar="N", help="checked against the data (default: from the data)"
+    )
+
+    optimisation = parser.add_argument_group("optimisation")
+    optimisation.add_argument(
+        "--n_epochs", type=number(int, 1), metavar="N", help=f"passes over the images (default: {default.n_epochs})"
+    )
+    optimisation.add_argument("--optimizer", metavar="NAME", help=f"adam or sgd (default: {default.optimizer})")
+    optimisation.add_argument(
+        "--lr", type=number(float, above=0), metavar="X", help=f"learning rate (default: {default.lr:g})"
+    )
+    optimisation.add_argument(
+        "--weight_decay", type=number(float, 0), metavar="X", help=f"pull to zero (default: {default.weight_decay:g})"
+    )
+    optimisation.add_argument(
+        "--momentum", type=number(float, 0, 1), metavar="X", help=f"of sgd (default: {default.momentum:g})"
+    )
+    optimisation.add_argument("--scheduler", metavar="NAME", help=f"step or none (default: {default.scheduler})")
+    optimisation.add_argument(
+        "--step_size",
+        type=number(int, 1),
+        metavar="N",
+        help=f"epochs between two drops of the learning rate (default: {default.step_size})",
+    )
+    optimisation.add_argument(
+        "--gamma", type=number(float, above=0), metavar="X", help=f"factor of such a drop (default: {default.gamma:g})"
+    )
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--model_fn", metavar="FILE", help="the checkpoint to write (default: <model_name>.pth)")
+    run.add_argument("--run_dir", metavar="DIR", help="TensorBoard and reports (default: runs/<model_name>-<time>)")
+    run.add_argument("--seed", type=number(int, 0), metavar="N", help=f"of every random draw (default: {default.seed})")
+    run.add_argument(
+        "--gpu_id", type=number(int, -1), metavar="N", help="-1 is the CPU (default: GPU 0 where there is one)"
+    )
+    run.add_argument("--precision", metavar="NAME", help=f"auto, fp32, bf16 or fp16 (default: {default.precision})")
+    run.add_argument(
+        "--verbose", type=number(int, 0, 2), metavar="N", help=f"0 result, 1 lines, 2 more (default: {default.verbose})"
+    )
+    return vars(parser.parse_args(argv))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses, checks and trains; the exit status."""
+    given = parse_args(argv)
+    config = TrainConfig(**{**known_set_defaults(given), **given})
+    check(config)
+    train(config)
+    return 0
+
+
+def known_set_defaults(given: dict) -> dict:
+    """What a known data set brings, where the user says nothing else."""
+    from samples import DATASETS
+
+    name = given.get("dataset_name", None if "data_dir" in given else "digits")
+    return {"dataset_name": name, **DATASETS[name].defaults} if name in DATASETS else {}
+
+
+def check(config: TrainConfig) -> None:
+    """Flags that exclude or need each other."""
+    if config.data_dir and config.dataset_name:
+        raise UserError("--data_dir and --dataset_name were both given; give one of them")
+    if config.use_pretrained and config.weights:
+        raise UserError("--use_pretrained and --weights were both given; give one of them")
+    if config.freeze and config.freeze_until:
+        raise UserError("--freeze and --freeze_until were both given; --freeze alone freezes all but the head")
+    total = config.train_ratio + config.valid_ratio + config.test_ratio
+    if abs(total - 1) > 1e-6 or not config.train_ratio or not config.valid_ratio:
+        raise UserError(
+            f"--train_ratio {config.train_ratio:g} --valid_ratio {config.valid_ratio:g} --test_ratio "
+            f"{config.test_ratio:g} must sum to 1, with train and valid above 0; for example 0.8 0.1 0.1"
+        )
+
+
+def train(config: TrainConfig) -> None:
+    """One run, from the data to the checkpoint and the accuracy on the held-out images."""
+    from data_loader import ImageDataset, eval_transform, make_loader, train_transform
+    from engine import Engine
+    from run import Run, default_run_dir, phase_metrics
+    from trainer import Trainer, make_optimizer, make_scheduler
+
+    device = pick_device(config.gpu_id)
+    dtype = pick_precision(config.precision, device)
+    say = print if config.verbose else lambda *_: None
+    splits = load_data(config, say)
+    model = build_model(config, splits).to(device)
+    describe(config, splits, model, device, dtype, say)
+
+    pin = device.type == "cuda"
+    classes, preprocess = splits.class_names, model.preprocess
+    train_set = ImageDataset(
+        splits.train, classes, preprocess, train_transform(config.augment, preprocess), config.seed
+    )
+    train_loader = make_loader(train_set, config.batch_size, config.n_workers, pin)
+    n_eval = eval_batch_size(config.batch_size)
+
+    def eval_loader(samples):
+        return make_loader(
+            ImageDataset(samples, classes, preprocess, eval_transform(preprocess)), n_eval, config.n_workers, pin
+        )
+
+    optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, config.momentum, config.weight_decay)
+    scheduler = make_scheduler(config.scheduler, optimizer, config.step_size, config.gamma)
+    model_fn = config.model_fn or f"{config.model_name.replace('/', '_')}.pth"
+    saver = Saver(model_fn, model, config, splits)
+    run = Run(config.run_dir or default_run_dir(config.model_name), splits, config.n_epochs, saver, config.verbose)
+    run.write_config(asdict(config))
+    engine = Engine(model, device, dtype, n_eval)
+    if config.verbose > 1 and not engine.is_folded:
+        say("evaluation runs unfolded: batch norm could not be joined to convolutions")
+    trainer = Trainer(model, engine, engine.refresh, optimizer, scheduler, device, dtype, config.seed)
+    best = trainer.fit(train_loader, eval_loader(splits.valid), run, config.n_epochs)
+
+    results = {"valid": best.valid}
+    if splits.test:
+        saver.restore()
+        results["test"] = trainer.evaluate(eval_loader(splits.test), run)
+        saver({"epoch": best.epoch + 1, **{name: phase_metrics(result) for name, result in results.items()}})
+    run.close()
+    report(config, run, model_fn, best.epoch + 1, results, say)
+
+
+def eval_batch_size(batch_size: int) -> int:
+    """Images in a pass of evaluation, in training and prediction alike; below 32 a pass wastes time."""
+    return max(32, batch_size)
+
+
+class Saver:
+    """Writes the run's checkpoint and reads its best weights back."""
+
+    def __init__(self, path: str, model: Classifier, config: TrainConfig, splits: Splits) -> None:
+        self.path, self.model = path, model
+        self.is_first = True
+        held_out = {
+            name: [[sample.path, sample.label] for sample in part]
+            for name, part in splits.by_name().items()
+            if name != "train"
+        }
+        self.about = {
+            "model_name": config.model_name,
+            "class_names": splits.class_names,
+            "splits": {"cwd": os.getcwd(), "held_out": splits.held_out, **held_out},
+            "temperature": 1.0,
+            "precision": config.precision,
+            "eval_batch_size": eval_batch_size(config.batch_size),
+            "config": asdict(config),
+        }
+
+    def __call__(self, metrics: dict) -> None:
+        from model_loader import save_checkpoint
+
+        save_checkpoint(self.path, self.model, {**self.about, "metrics": metrics}, keep_previous=self.is_first)
+        self.is_first = False
+
+    def restore(self) -> None:
+        """Puts the best weights back into the model."""
+        import weights
+
+        self.model.net.load_state_dict(weights.read(self.path)["state_dict"])
+
+
+def load_data(config: TrainConfig, say) -> Splits:
+    """The samples in their splits, with what was found said on the console."""
+    from samples import dataset_folder, load_splits
+
+    if config.data_dir:
+        folder = config.data_dir
+    else:
+        if config.dataset_name == "digits":
+            say("training on the built-in digits; for your own photos give --data_dir DIR")
+        folder = dataset_folder(config.dataset_name)
+    ratios = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
+    splits = load_splits(folder, ratios, config.seed)
+    n_classes = len(splits.class_names)
+    if config.n_classes not in (None, n_classes):
+        raise UserError(
+            f"--n_classes {config.n_classes}, but {folder} has {n_classes} classes: {', '.join(splits.class_names)}"
+        )
+    return splits
+
+
+def build_model(config: TrainConfig, splits: Splits) -> Classifier:
+    """The model as the flags ask for it, frozen where they say so."""
+    from model_loader import freeze, freeze_batch_norm, get_model
+
+    model = get_model(
+        config.model_name,
+        len(splits.class_names),
+        pretrained=config.use_pretrained,
+        weights_file=config.weights,
+        image_size=config.image_size,
+        resize=config.resize,
+        head_hidden=config.head_hidden,
+        dropout=config.dropout,
+        seed=config.seed,
+    )
+    if config.freeze or config.freeze_until:
+        freeze(model, config.freeze_until)
+    if config.freeze_bn:
+        freeze_batch_norm(model)
+    return model
+
+
+def describe(
+    config: TrainConfig, splits: Splits, model: Classifier, device: torch.device, dtype: torch.dtype, say
+) -> None:
+    """What was found and what will be done."""
+    from model_loader import count_parameters
+
+    names, counts = splits.class_names, ", ".join(f"{len(part)} {name}" for name, part in splits.by_name().items())
+    shown = ", ".join(names[:10]) + (f", ... ({len(names) - 10} more)" if len(names) > 10 else "")
+    n_all, n_trained = count_parameters(model)
+    preprocess: Preprocess = model.preprocess
+    say(f"data    {splits.root}: {splits.layout}; {counts} images")
+    say(f"classes {len(names)}: {shown}")
+    start = "pretrained" if config.use_pretrained else config.weights or "random"
+    say(
+        f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters train; "
+        f"{preprocess.image_size} x {preprocess.image_size} pixels, {device}, {str(dtype).removeprefix('torch.')}"
+    )
+    if (config.freeze or config.freeze_until) and start == "random":
+        say("warning: the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
+
+
+def report(config: TrainConfig, run, model_fn: str, best_epoch: int, results: dict, say) -> None:
+    """What came out, and what to type next; the last line is the accuracy that predict repeats."""
+    if run.skipped:
+        path, reason = next(iter(run.skipped.items()))
+        say(f"left out {len(run.skipped)} images that could not be read, listed in {run.folder}/skipped.csv; ")
+        say(f"        for example {path}: {reason}")
+    say(f"saved   {model_fn} (best epoch {best_epoch} of {config.n_epochs}) and {run.folder}")
+    say(f"next    python predict.py --model_fn {model_fn}")
+    say(f"        tensorboard --logdir {os.path.dirname(str(run.folder)) or run.folder}")
+    for name, result in results.items():
+        word = {"valid": "validation"}.get(name, name)
+        print(f"{word} accuracy {result.accuracy:.4f} ({result.correct}/{result.n_images})")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,235 @@
+"""Leaf helpers that every room may use and that know no other module of the house."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch takes seconds to import and --help must not wait for it
+    import torch
+
+
+class UserError(Exception):
+    """Something that the user can mend. Only `main` prints it, as one line, and exits with 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that reports a wrong command line as one line, with the nearest flag it knows."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,  # only what was given, so a default has one home
+            allow_abbrev=False,
+            **options,
+        )
+
+    def parse_args(self, args=None, namespace=None):
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            self.error(f"{flag} is not a flag of {self.prog}{did_you_mean(flag, self._option_string_actions)}")
+        return known
+
+    def error(self, message: str):
+        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
+        raise SystemExit(2)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean X?"` for the nearest of the known words, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def pick(flag: str, name: str, table: Iterable[str]) -> str:
+    """The name, if the table has it.
+
+    Raises:
+        UserError: it has not; the message lists what it has.
+    """
+    if name not in table:
+        raise UserError(f"{flag} {name!r} is unknown; choose from {', '.join(table)}{did_you_mean(name, table)}")
+    return name
+
+
+def run_main(main, argv: list[str] | None = None) -> None:
+    """Runs an entry point and turns what the user can mend into one line and exit status 2."""
+    try:
+        raise SystemExit(main(argv))
+    except UserError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        raise SystemExit(130) from None
+
+
+def number(kind: type, at_least: float = float("-inf"), at_most: float = float("inf"), above: float | None = None):
+    """A type for argparse: a number within bounds, with an error that says which."""
+
+    def parse(text: str):
+        bounds = f"above {above:g}" if above is not None else f"at least {at_least:g}"
+        if at_most < float("inf"):
+            bounds += f" and at most {at_most:g}"
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not at_least <= value <= at_most or (above is not None and value <= above):
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bounds}")
+        return value
+
+    return parse
+
+
+# --- addressed randomness ---------------------------------------------------------------------
+
+
+def seed_for(*address: int | str) -> int:
+    """A 63-bit seed that depends on the address alone: `seed_for(seed, "order", epoch)`.
+
+    Every random draw has such an address instead of a place in a stream, so that neither the number
+    of workers nor a resume can change it.
+    """
+    digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@contextlib.contextmanager
+def addressed_rng(*address: int | str) -> Iterator[None]:
+    """Draws of torch's CPU generator inside the block depend on the address alone."""
+    import torch
+
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed_for(*address))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+# --- device and precision ---------------------------------------------------------------------
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def pick_device(gpu_id: int | None = None) -> torch.device:
+    """The one place that chooses where to compute: CUDA 0, else MPS, else the CPU; -1 is the CPU.
+
+    Raises:
+        UserError: the device is not there; the message lists those that are.
+    """
+    import torch
+
+    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    if not gpus and torch.backends.mps.is_available():
+        gpus = [torch.device("mps", 0)]
+    if gpu_id == -1 or (gpu_id is None and not gpus):
+        return torch.device("cpu")
+    if not 0 <= (gpu_id or 0) < len(gpus):
+        there = "".join(f", {i} ({gpu})" for i, gpu in enumerate(gpus))
+        raise UserError(f"--gpu_id {gpu_id} is not on this machine; it has -1 (the CPU){there}")
+    return gpus[gpu_id or 0]
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type that convolutions compute in; weights stay in fp32.
+
+    Raises:
+        UserError: the name is unknown, or the device has no fp16.
+    """
+    import torch
+
+    pick("--precision", name, PRECISIONS)
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16 needs a GPU; on this CPU choose from auto, fp32, bf16")
+    if name == "auto":
+        return torch.bfloat16 if _has_bf16(device) else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether bf16 runs in hardware; emulated bf16 is slower than fp32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return sys.platform == "linux" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    # torch has no public question for this yet
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, question, bool)() for question in questions)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_write(
+    path: str | Path, mode: str = "wb", previous: str | Path | None = None, **options: Any
+) -> Iterator[IO]:
+    """A file that appears under its name only when it is whole and on the disk.
+
+    Args:
+        previous: where a file that already has that name is moved, once the new one is whole.
+
+    Raises:
+        UserError: the folder is missing, read-only or full; an earlier file stays as it was.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(handle, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600: a shared folder wants the usual
+        if previous and path.exists():
+            os.replace(path, previous)
+        os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with atomic_write(path, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _remove(path: str | None) -> None:
+    if path:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def progress(items: Iterable | None = None, **options: Any):
+    """A progress bar on stderr; none where stderr is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
