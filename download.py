@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from utils import UserError, atomic_write, progress
 
-CONNECT_SECONDS = 4.0  # a machine without a network must be told so at once, not after minutes
+CONNECT_SECONDS = 3.0  # a machine without a network must be told so at once, not after minutes
 READ_SECONDS = 30.0
 
 
@@ -34,7 +34,7 @@ def download(url: str, path: str | Path, sha256: str | None = None) -> Path:
         sha256: the checksum in hexadecimal, or its beginning.
 
     Raises:
-        DownloadError: no answer within 4 s, an HTTP error, a short file or a wrong checksum.
+        DownloadError: no answer within 3 s, an HTTP error, a short file or a wrong checksum.
     """
     path = Path(path)
     with _connect(url) as answer, atomic_write(path) as file:
@@ -70,7 +70,8 @@ def _connect(url: str):
 
     def connect() -> None:
         try:
-            result.append(urllib.request.urlopen(url, timeout=READ_SECONDS))
+            # a new opener reads the proxies of the environment as they are now
+            result.append(urllib.request.build_opener().open(url, timeout=READ_SECONDS))
         except (OSError, ValueError) as error:
             result.append(error)
 

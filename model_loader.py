@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import weights
 from data_loader import Preprocess
@@ -117,6 +119,23 @@ def _build_timm(backbone: Backbone) -> tuple[nn.Module, Preprocess, weights.Sour
 
 
 BUILDERS = {"torchvision": _build_torchvision, "timm": _build_timm}
+RANDOM_FILLS = frozenset("normal_ uniform_ trunc_normal_ kaiming_normal_ kaiming_uniform_ xavier_uniform_".split())
+
+
+class _NoRandomFills(TorchFunctionMode):
+    """Leaves out the drawing of weights that a file replaces at once: seconds for a VGG."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in RANDOM_FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def _build(backbone: Backbone, will_load: bool) -> tuple[nn.Module, Preprocess, weights.Source | None]:
+    """The library's network, how it wants its images, and where its pretrained weights are."""
+    with warnings.catch_warnings(), _NoRandomFills() if will_load else contextlib.nullcontext():
+        warnings.simplefilter("ignore")  # libraries warn of their own deprecations here
+        return BUILDERS[backbone.library](backbone)
 
 # --- the classifier ---------------------------------------------------------------------------
 
@@ -124,9 +143,11 @@ BUILDERS = {"torchvision": _build_torchvision, "timm": _build_timm}
 class _Float32Head:
     """Computes in fp32 whatever the precision, after a dropout that adds no names of its own."""
 
+    dropout = 0.0
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            return super().forward(self.drop(features.float()))
+            return super().forward(nn.functional.dropout(features.float(), self.dropout, self.training))
 
 
 class LinearHead(_Float32Head, nn.Linear):
@@ -196,9 +217,8 @@ def get_model(
             model whose head cannot be found.
     """
     backbone = find_backbone(model_name)
-    with addressed_rng(seed, "init"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # libraries warn of their own deprecations here
-        net, preprocess, source = BUILDERS[backbone.library](backbone)
+    with addressed_rng(seed, "init"):
+        net, preprocess, source = _build(backbone, will_load=pretrained or bool(weights_file))
         head_name = backbone.head or _find_head(net, model_name)
         if weights_file:
             tensors = weights.state_dict_of(weights.read(weights_file), weights_file)
@@ -245,10 +265,10 @@ def _replace_head(
         head = HiddenHead(
             nn.Linear(old.in_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, n_classes)
         )
-        dropout = 0.0
     else:
         head = LinearHead(old.in_features, n_classes)
-    head.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+    if not hidden:  # with a hidden layer it acts there
+        head.dropout = dropout
     parent, _, child = name.rpartition(".")
     setattr(net.get_submodule(parent), child, head)
 
@@ -358,8 +378,6 @@ def freeze(model: Classifier, until: str | None = None) -> None:
     model.frozen += frozen
     for module in frozen:
         module.requires_grad_(False)
-    for parameter in model.net.parameters(recurse=False):  # at the root: they freeze with the first
-        parameter.requires_grad_(False)
     for parameter in model.head.parameters():
         if not parameter.requires_grad:
             raise UserError(f"--freeze_until {until} would freeze the head too, and nothing would be left to train")
@@ -378,18 +396,24 @@ def freeze_batch_norm(model: Classifier) -> None:
 def _all_but(module: nn.Module, name: str) -> list[nn.Module]:
     """The largest modules that do not hold the one of that name."""
     first, _, rest = name.partition(".")
+    _freeze_own(module)
     frozen: list[nn.Module] = []
     for child_name, child in module.named_children():
         if child_name != first:
             frozen.append(child)
         elif rest:
             frozen += _all_but(child, rest)
-            for parameter in child.parameters(recurse=False):
-                parameter.requires_grad_(False)
     return frozen
 
 
+def _freeze_own(module: nn.Module) -> None:
+    """Parameters that a module holds itself, as ViT's class token, freeze with its first child."""
+    for parameter in module.parameters(recurse=False):
+        parameter.requires_grad_(False)
+
+
 def _modules_until(module: nn.Module, until: str) -> list[nn.Module]:
+    _freeze_own(module)
     children = dict(module.named_children())
     if until.isdigit() and until not in children:
         n = int(until)
@@ -463,9 +487,7 @@ def load_checkpoint(path: str | Path) -> tuple[Classifier, dict]:
         tuple(content["std"]),
     )
     tensors = content.pop("state_dict")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        net, _, _ = BUILDERS[backbone.library](backbone)
+    net, _, _ = _build(backbone, will_load=True)
     head_name, config = content["head"], content.get("config", {})
     _replace_head(
         net, head_name, len(content["class_names"]), config.get("head_hidden"), 0.0, content["model_name"]

@@ -80,7 +80,7 @@ def read(path: str | Path) -> dict:
         raise UserError(_refused(path)) from error
     # a damaged file leads the readers into all of these
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise UserError(f"{path} ({path.stat().st_size:,} bytes) is broken or only half there; bring it again") from error
+        raise UserError(f"{path} is broken or only half there; bring it again") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # a class that cannot be imported before the library
             raise

@@ -1,0 +1,29 @@
+# make demo: from nothing to a trained classifier and its predictions
+# make test: the whole test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint
+
+demo: $(VENV)/.installed
+	$(BIN)/python train.py --dataset_name digits --model_name efficientnet_lite0 --use_pretrained \
+	    --image_size 64 --freeze_until blocks.2 --n_epochs 3 --step_size 2 --model_fn demo.pth
+	$(BIN)/python predict.py --model_fn demo.pth
+	@echo; head -n 6 result.csv; echo
+	@echo "Look at the run:  $(BIN)/tensorboard --logdir runs"
+
+test: $(VENV)/.installed-tests
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed-tests
+	$(BIN)/ruff check .
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-tests: $(VENV)/.installed tests/requirements.txt
+	$(BIN)/python -m pip install --quiet -r tests/requirements.txt
+	@touch $@

@@ -1,0 +1,114 @@
+"""Tiny generated images, and the entry points as a user calls them."""
+
+from __future__ import annotations
+
+import http.server
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict
+import train
+from utils import run_main
+
+CLASSES = ("cat", "dog", "개")
+
+
+def save_image(path: Path, hue: int, seed: int, size: tuple[int, int] = (48, 40)) -> Path:
+    """A noisy image whose colour tells its class."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 120, (size[1], size[0], 3))
+    pixels[..., hue % 3] += 120
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype("uint8")).save(path)
+    return path
+
+
+def make_class_folders(root: Path, n_images: int, classes=CLASSES, seed: int = 0) -> Path:
+    for hue, name in enumerate(classes):
+        for n in range(n_images):
+            save_image(root / name / f"{n:02d}.png", hue, seed + 100 * hue + n)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """Every test works in its own folder, with its own cache of weights and no proxy."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def image_folder(tmp_path) -> Path:
+    """Class folders alone: 3 classes of 10 images."""
+    return make_class_folders(tmp_path / "photos", 10)
+
+
+@pytest.fixture
+def split_folder(tmp_path) -> Path:
+    """`train/` with 8 and `val/` with 5 images a class."""
+    make_class_folders(tmp_path / "split" / "train", 8)
+    make_class_folders(tmp_path / "split" / "val", 5, seed=1000)
+    return tmp_path / "split"
+
+
+@pytest.fixture
+def cli(capfd):
+    """Runs `train` or `predict` like the command line: `cli("train", "--lr", 1e-3).out`."""
+
+    def call(name: str, *args: object) -> SimpleNamespace:
+        capfd.readouterr()
+        main = {"train": train.main, "predict": predict.main}[name]
+        with pytest.raises(SystemExit) as stop:
+            run_main(main, [str(arg) for arg in args])
+        out, err = capfd.readouterr()
+        return SimpleNamespace(status=stop.value.code, out=out, err=err)
+
+    return call
+
+
+TINY = ("--model_name", "resnet18", "--image_size", 32, "--n_workers", 0, "--gpu_id", -1)
+
+
+@pytest.fixture
+def trained(cli, split_folder):
+    """A small model trained for two epochs on `split_folder`, as `tiny.pth` in the working folder."""
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 2, "--model_fn", "tiny.pth", "--run_dir", "r")
+    assert done.status == 0, done.err
+    return done
+
+
+@pytest.fixture
+def file_server(tmp_path):
+    """Serves `tmp_path/served`; `.requests` lists the paths that were asked for."""
+    folder, requests = tmp_path / "served", []
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def do_GET(self):
+            requests.append(self.path)
+            if self.path.startswith("http://"):  # asked as a proxy
+                self.path = "/" + self.path.rpartition("/")[2]
+            super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", folder=folder, requests=requests)
+    server.shutdown()
+    server.server_close()
+
+
+on_windows = sys.platform == "win32"

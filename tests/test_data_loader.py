@@ -1,0 +1,196 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_class_folders, save_image
+from PIL import Image
+
+from data_loader import (
+    AddressedSampler,
+    BadImage,
+    ImageDataset,
+    Preprocess,
+    decode,
+    eval_transform,
+    make_loader,
+    train_transform,
+)
+from samples import load_splits
+from utils import UserError
+
+PREPROCESS = Preprocess(32, 36, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}
+
+
+def make_dataset(root, augment="basic", seed=0):
+    splits = load_splits(root, RATIOS, 0)
+    return ImageDataset(splits.train, splits.class_names, PREPROCESS, train_transform(augment, PREPROCESS), seed)
+
+
+def arrow() -> Image.Image:
+    """Red above, blue below, green on the left: every orientation looks different."""
+    pixels = np.zeros((30, 20, 3), np.uint8)
+    pixels[:15, :, 0] = 255
+    pixels[15:, :, 2] = 255
+    pixels[:, :5] = (0, 255, 0)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_upright_whatever_its_exif_orientation(orientation, tmp_path):
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose that brings `arrow` to that orientation
+    image = arrow() if orientation == 1 else arrow().transpose(Image.Transpose(undo[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(decode(tmp_path / "a.png").permute(1, 2, 0).numpy(), np.asarray(arrow()))
+
+
+def test_every_mode_becomes_what_a_person_sees(tmp_path):
+    def corner(image, name):
+        image.save(tmp_path / name)
+        pixels = decode(tmp_path / name)
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape[0] == 3
+        return pixels[:, 0, 0].tolist()
+
+    assert corner(Image.new("L", (4, 4), 100), "grey.png") == [100] * 3
+    assert corner(Image.new("1", (4, 4), 1), "bit.png") == [255] * 3
+    assert corner(Image.new("RGBA", (4, 4), (10, 20, 30, 0)), "clear.png") == [255] * 3
+    assert corner(Image.new("RGBA", (4, 4), (10, 20, 30, 255)), "opaque.png") == [10, 20, 30]
+    assert corner(Image.new("LA", (4, 4), (50, 0)), "la.png") == [255] * 3
+    assert corner(Image.new("RGB", (4, 4), (255, 0, 0)).convert("P"), "palette.gif") == [255, 0, 0]
+    assert corner(Image.fromarray(np.full((4, 4), 32896, np.uint16)), "16bit.png") == [128] * 3
+    assert corner(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "cmyk.tif") == [255, 0, 0]
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 half a photo"])
+def test_what_is_no_image_is_refused_with_a_reason(content, tmp_path):
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(BadImage, match=r"\w+"):
+        decode(tmp_path / "x.jpg")
+
+
+def test_half_a_photo_is_no_photo(tmp_path):
+    path = save_image(tmp_path / "a.jpg", 0, 0, (300, 200))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadImage, match="truncated"):
+        decode(path)
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path):
+    with pytest.raises(BadImage, match="not a regular file"):
+        decode(tmp_path)
+    with pytest.raises(BadImage, match="No such file"):
+        decode(tmp_path / "gone.jpg")
+
+
+def test_a_large_jpeg_is_decoded_small_but_never_below_what_is_needed(tmp_path):
+    save_image(tmp_path / "big.jpg", 0, 0, (1000, 800))
+    assert decode(tmp_path / "big.jpg").shape == (3, 800, 1000)
+    assert decode(tmp_path / "big.jpg", 90).shape == (3, 100, 125)
+    assert decode(tmp_path / "big.jpg", 101).shape == (3, 200, 250)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        sampler = AddressedSampler(10, 4, seed)
+        sampler.epoch = epoch
+        return list(sampler)
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
+    assert sorted(index for batch in order(0, 1) for _, index in batch) == list(range(10))
+    assert [len(batch) for batch in order(0, 1)] == [4, 4, 2]
+
+
+@pytest.mark.parametrize(("n_workers", "start_method"), [(1, "fork"), (2, "spawn")])
+def test_the_number_of_workers_changes_no_pixel(n_workers, start_method, image_folder):
+    import multiprocessing
+
+    if start_method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {start_method} here")
+
+    def epochs(n, method=None):
+        loader = make_loader(make_dataset(image_folder), 4, n, start_method=method)
+        images = []
+        for epoch in range(2):
+            loader.batch_sampler.epoch = epoch
+            images += [batch.images for batch in loader]
+        return images
+
+    alone, together = epochs(0), epochs(n_workers, start_method)
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    n = len(alone) // 2
+    assert not any(torch.equal(a, b) for a, b in zip(alone[:n], alone[n:], strict=True)), "each epoch has its own crops"
+
+
+def test_the_view_of_a_sample_does_not_depend_on_its_batch(image_folder):
+    dataset = make_dataset(image_folder)
+    alone = dataset[(3, 7)][2]
+    for batch_size in (2, 5):
+        for batch in make_loader(dataset, batch_size, 0):
+            assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(dataset[(3, 7)][2], alone)
+    assert not torch.equal(make_dataset(image_folder, seed=1)[(3, 7)][2], alone)
+
+
+def test_drawing_a_view_leaves_the_other_random_numbers_alone(image_folder):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    make_dataset(image_folder)[(0, 0)]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_bad_image_is_left_out_of_its_batch_with_its_reason(image_folder):
+    bad = image_folder / "cat" / "00.png"
+    bad.write_bytes(b"nothing")
+    for n_workers in (0, 2):
+        batches = list(make_loader(make_dataset(image_folder, "none", None), 5, n_workers))
+        found = [(index, reason) for batch in batches for index, reason in batch.bad]
+        dataset = make_dataset(image_folder)
+        names = [dataset.samples[index].path for index, _ in found]
+        assert names == [str(bad)] * (str(bad) in [s.path for s in dataset.samples])
+        assert sum(len(batch.labels) for batch in batches) == len(dataset) - len(found)
+
+
+def test_a_batch_of_bad_images_alone_is_empty(tmp_path):
+    make_class_folders(tmp_path / "d", 5)
+    for path in (tmp_path / "d").rglob("*.png"):
+        path.write_bytes(b"")
+    for batch in make_loader(make_dataset(tmp_path / "d"), 4, 0):
+        assert len(batch.labels) == len(batch.images) == 0
+        assert batch.bad
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(UserError, match=r"did you mean basic\?"):
+        train_transform("basik", PREPROCESS)
+
+
+def test_preparing_for_evaluation_gives_the_crop_in_8_bits(tmp_path):
+    path = save_image(tmp_path / "a.png", 0, 0, (80, 60))
+    image = eval_transform(PREPROCESS)(decode(path))
+    assert image.shape == (3, 32, 32)
+    assert image.dtype == torch.uint8
+
+
+def test_sizes_keep_the_margin_of_the_weights():
+    own = Preprocess(224, 256, "bilinear", (0, 0, 0), (1, 1, 1))
+    assert own.at(None, None) == own
+    assert own.at(112, None).resize == 128
+    assert own.at(None, 300).resize == 300
+    with pytest.raises(UserError, match="smaller than --image_size"):
+        own.at(64, 52)
+
+
+def test_no_image_warns(tmp_path):
+    image = Image.new("P", (4, 4))
+    image.save(tmp_path / "p.png", transparency=b"\x00\x80")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode(tmp_path / "p.png")

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from torch import nn
+
+from engine import Engine, find_pairs
+from model_loader import BACKBONES, get_model
+
+CPU = torch.device("cpu")
+NAMES = [*BACKBONES, "timm/mobilenetv3_small_050", "googlenet", "vit_b_16"]
+
+
+def random_model(name):
+    """A model whose batch norms have statistics, as after training."""
+    model = get_model(name, 3, image_size=224 if "vit" in name else 64)
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+    return model.eval()
+
+
+def random_images(n, model):
+    size = model.preprocess.image_size
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_engine_agrees_with_the_plain_model(name):
+    model = random_model(name)
+    images = random_images(3, model)
+    with torch.no_grad():
+        plain = model(images).softmax(1)
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.02)):
+        engine = Engine(model, CPU, dtype, batch_size=4)
+        assert (engine(images).softmax(1) - plain).abs().max() < tolerance
+        has_norms = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+        assert engine.is_folded == has_norms
+
+
+def test_what_really_runs_is_paired_and_the_rest_left():
+    model = random_model("densenet")
+    pairs = dict(find_pairs(model))
+    assert pairs["net.features.conv0"] == "net.features.norm0"
+    assert "net.features.norm5" not in pairs.values(), "it takes a concatenation, not a convolution's output"
+
+
+def test_an_activation_inside_a_batch_norm_survives():
+    engine = Engine(random_model("efficientnet_lite0"), CPU, torch.float32, 2)
+    assert engine.is_folded
+    left = [m for m in engine.evaluated.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not left
+    assert any(isinstance(m, nn.ReLU6) for m in engine.evaluated.modules())
+
+
+def test_a_sample_does_not_depend_on_its_neighbours():
+    model = random_model("resnet18")
+    engine = Engine(model, CPU, torch.float32, batch_size=8)
+    images = random_images(8, model)
+    together = engine(images)
+    for n in range(8):
+        assert torch.equal(engine(images[n : n + 1])[0], together[n])
+
+
+def test_a_refresh_takes_over_new_weights_and_leaves_the_model_alone():
+    model = random_model("resnet18")
+    engine = Engine(model, CPU, torch.float32, 2)
+    images, state = random_images(2, model), {k: v.clone() for k, v in model.net.state_dict().items()}
+    before = engine(images)
+    model.head.weight.data.mul_(2)
+    assert torch.equal(engine(images), before)
+    engine.refresh()
+    assert not torch.equal(engine(images), before)
+    assert all(torch.equal(state[k], v) for k, v in model.net.state_dict().items() if not k.startswith("fc"))
+
+
+def test_a_model_that_cannot_be_folded_runs_plain():
+    model = random_model("resnet18")
+    # the convolution's output is used beside the batch norm too: folding would be wrong
+    block = model.net.layer1[0]
+    forward = block.forward
+    block.forward = lambda x: forward(x) + block.conv1(x)
+    engine = Engine(model, CPU, torch.float32, 2)
+    images = random_images(2, model)
+    with torch.no_grad():
+        assert torch.allclose(engine(images), model(images), atol=1e-4)

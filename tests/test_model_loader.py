@@ -1,0 +1,313 @@
+import pytest
+import torch
+from torch import nn
+
+import weights
+from model_loader import (
+    BACKBONES,
+    count_parameters,
+    freeze,
+    freeze_batch_norm,
+    get_model,
+    load_checkpoint,
+    save_checkpoint,
+)
+from utils import UserError
+
+SMALL = {"alexnet": 64, "inception_v3": 75, "vit_b_16": 224, "timm/vit_tiny_patch16_224": 224}
+
+
+def small_model(name, **options):
+    return get_model(name, 3, image_size=SMALL.get(name, 32), **options)
+
+
+def images_for(model, n=2):
+    size = model.preprocess.image_size
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def one_step(model):
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    loss = nn.functional.cross_entropy(model(images_for(model)), torch.tensor([0, 2]))
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "resnet18", "googlenet", "inception_v3", "timm/mobilenetv3_small_050"])
+def test_every_family_trains_frozen_and_saves_what_it_predicts(name, tmp_path):
+    model = small_model(name)
+    freeze(model)
+    before = {key: value.clone() for key, value in model.net.state_dict().items()}
+    one_step(model)
+    after = model.net.state_dict()
+    moved = {key for key in after if not torch.equal(before[key], after[key])}
+    assert moved == {f"{model.head_name}.weight", f"{model.head_name}.bias"}
+    model.eval()
+    about = {"model_name": name, "class_names": ["a", "b", "c"], "config": {}}
+    save_checkpoint(tmp_path / "m.pth", model, about)
+    restored, told = load_checkpoint(tmp_path / "m.pth")
+    assert torch.equal(restored(images_for(model)), model(images_for(model)))
+    assert told["class_names"] == ["a", "b", "c"]
+    assert restored.preprocess == model.preprocess
+
+
+def test_without_freezing_every_parameter_moves():
+    model = small_model("resnet18")
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    one_step(model)
+    assert not [key for key, value in model.named_parameters() if torch.equal(before[key], value)]
+
+
+def test_the_checkpoint_loads_without_this_tool(tmp_path):
+    from torchvision import models
+
+    model = small_model("resnet18")
+    save_checkpoint(tmp_path / "m.pth", model, {"model_name": "resnet18", "class_names": ["a", "b", "c"]})
+    plain = models.resnet18(num_classes=3)
+    plain.load_state_dict(torch.load(tmp_path / "m.pth", weights_only=True)["state_dict"])
+
+
+def test_size_and_normalisation_come_with_the_weights():
+    assert get_model("efficientnet_lite0", 2).preprocess.mean == (0.5, 0.5, 0.5)
+    convnext = get_model("convnext_tiny", 2).preprocess
+    assert (convnext.image_size, convnext.resize, convnext.interpolation) == (224, 236, "bilinear")
+    assert get_model("timm/mobilenetv3_small_050", 2).preprocess.interpolation == "bicubic"
+
+
+def test_a_size_that_a_backbone_cannot_take_names_those_it_can():
+    with pytest.raises(UserError, match=r"cannot take --image_size 64; of the usual sizes it takes 224$"):
+        get_model("vit_b_16", 2, image_size=64)
+    with pytest.raises(UserError, match=r"it takes 64, 96"):
+        get_model("alexnet", 2, image_size=20)
+
+
+def test_an_unknown_model_names_the_nearest():
+    with pytest.raises(UserError, match=r"did you mean resnet50\?"):
+        get_model("resnet5O", 2)
+    with pytest.raises(UserError, match=r"did you mean timm/resnet50"):
+        get_model("timm/resnett50", 2)
+
+
+# --- freezing ---------------------------------------------------------------------------------
+
+
+def test_frozen_until_a_layer_freezes_exactly_what_comes_before(tmp_path):
+    model = small_model("resnet18")
+    freeze(model, "layer1")
+    before = {key: value.clone() for key, value in model.net.state_dict().items()}
+    one_step(model)
+    still = {key for key, value in model.net.state_dict().items() if torch.equal(before[key], value)}
+    assert still == {key for key in before if key.split(".")[0] in ("conv1", "bn1", "layer1")}
+
+
+def test_dotted_names_reach_inside():
+    model = get_model("densenet", 2, image_size=32)
+    freeze(model, "features.denseblock1.denselayer2")
+    trained = [name for name, p in model.net.named_parameters() if p.requires_grad]
+    assert trained[0].startswith("features.denseblock1.denselayer3")
+    vit = get_model("vit_b_16", 2)
+    freeze(vit, "encoder.layers.encoder_layer_3")
+    frozen = {name for name, p in vit.net.named_parameters() if not p.requires_grad}
+    assert "class_token" in frozen
+    assert "encoder.pos_embedding" in frozen
+    assert not any("encoder_layer_4" in name for name in frozen)
+
+
+def test_a_number_counts_children():
+    model = small_model("resnet18")
+    freeze(model, "5")
+    assert [n for n, c in model.net.named_children() if not any(p.requires_grad for p in c.parameters())] == [
+        "conv1", "bn1", "relu", "maxpool", "layer1", "avgpool",
+    ]  # fmt: skip
+
+
+def test_a_wrong_layer_lists_the_right_ones():
+    with pytest.raises(UserError, match=r"no layer 'layer9'; choose from conv1, bn1.*did you mean layer\d"):
+        freeze(small_model("resnet18"), "layer9")
+    with pytest.raises(UserError, match="nothing would be left"):
+        freeze(small_model("resnet18"), "fc")
+
+
+def test_frozen_batch_norm_alone_does_not_move():
+    model = small_model("resnet18")
+    freeze_batch_norm(model)
+    before = {key: value.clone() for key, value in model.net.state_dict().items()}
+    one_step(model)
+    still = {key for key, value in model.net.state_dict().items() if torch.equal(before[key], value)}
+    assert still == {key for key in before if "bn" in key or "downsample.1" in key}
+
+
+def test_dropout_is_off_in_frozen_layers_and_adds_no_names():
+    model = small_model("timm/mobilenetv3_small_050", dropout=0.9)
+    freeze(model)
+    model.train()
+    images = images_for(model)
+    assert not any(m.training for m in model.net.modules() if m is not model.net and m is not model.head)
+    assert not torch.equal(model(images), model(images)), "the head drops features while it trains"
+    model.eval()
+    assert torch.equal(model(images), model(images))
+    assert set(model.net.state_dict()) == set(small_model("timm/mobilenetv3_small_050").net.state_dict())
+
+
+def test_a_hidden_layer_in_the_head():
+    model = small_model("resnet18", head_hidden=16, dropout=0.2)
+    assert [type(m).__name__ for m in model.head] == ["Linear", "ReLU", "Dropout", "Linear"]
+    assert count_parameters(model)[0] > count_parameters(small_model("resnet18"))[0]
+    with pytest.raises(UserError, match="is a convolution"):
+        small_model("squeezenet", head_hidden=16)
+
+
+# --- weights ----------------------------------------------------------------------------------
+
+
+def test_the_packaged_weights_need_no_network_and_fit_bit_for_bit():
+    model = get_model("efficientnet_lite0", 2, pretrained=True)
+    tensors = list(weights.read(weights.lite0_file()).values())
+    own = [value for key, value in model.net.state_dict().items() if not key.startswith("classifier")]
+    assert all(torch.equal(a, b) for a, b in zip(own, tensors, strict=False))
+
+
+@pytest.fixture
+def resnet18_address(file_server, monkeypatch):
+    """torchvision's ResNet-18 weights at the local server: a real state_dict and its address."""
+    import hashlib
+
+    from torchvision import models
+
+    torch.save(models.resnet18().state_dict(), file_server.folder / "w.pth")
+    content = (file_server.folder / "w.pth").read_bytes()
+    name = f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (file_server.folder / "w.pth").rename(file_server.folder / name)
+    monkeypatch.setattr(models.ResNet18_Weights.DEFAULT.value, "url", f"{file_server.url}/{name}")
+    return file_server.folder / name
+
+
+def test_pretrained_weights_are_downloaded_once(resnet18_address, file_server):
+    expected = torch.load(resnet18_address, weights_only=True)
+    for _ in range(2):
+        model = small_model("resnet18", pretrained=True)
+        assert torch.equal(model.net.conv1.weight, expected["conv1.weight"])
+    assert len(file_server.requests) == 1
+    assert (weights.cache_folder() / resnet18_address.name).read_bytes() == resnet18_address.read_bytes()
+
+
+def test_without_a_network_the_message_names_every_way_out(resnet18_address, file_server):
+    resnet18_address.unlink()
+    with pytest.raises(UserError) as caught:
+        small_model("resnet18", pretrained=True)
+    names = (file_server.url, resnet18_address.name, str(weights.cache_folder()), "--weights", "efficientnet_lite0")
+    for part in names:
+        assert part in str(caught.value)
+
+
+def test_a_file_in_the_cache_needs_no_network(resnet18_address, file_server):
+    weights.cache_folder().mkdir(parents=True)
+    resnet18_address.rename(weights.cache_folder() / resnet18_address.name)
+    small_model("resnet18", pretrained=True)
+    assert not file_server.requests
+
+
+def test_a_half_downloaded_file_in_the_cache_says_so(resnet18_address):
+    weights.cache_folder().mkdir(parents=True)
+    (weights.cache_folder() / resnet18_address.name).write_bytes(resnet18_address.read_bytes()[:10000])
+    with pytest.raises(UserError, match="only half there"):
+        small_model("resnet18", pretrained=True)
+
+
+def test_timm_weights_come_from_its_hub(file_server, monkeypatch):
+    import timm
+    from huggingface_hub import constants
+    from safetensors.torch import save_file
+
+    net = timm.create_model("mobilenetv3_small_050")
+    folder = file_server.folder / "timm" / net.pretrained_cfg["hf_hub_id"].split("/")[1] / "resolve" / "main"
+    folder.mkdir(parents=True)
+    save_file(net.state_dict(), folder / "model.safetensors")
+    monkeypatch.setattr(constants, "ENDPOINT", file_server.url)
+    model = small_model("timm/mobilenetv3_small_050", pretrained=True)
+    assert torch.equal(model.net.conv_stem.weight, net.conv_stem.weight)
+
+
+def test_a_local_file_is_taken_whatever_its_head(tmp_path):
+    from safetensors.torch import save_file
+    from torchvision import models
+
+    other = models.resnet18(num_classes=7)
+    torch.save(other.state_dict(), tmp_path / "w.pth")
+    save_file(other.state_dict(), tmp_path / "w.safetensors")
+    save_checkpoint(tmp_path / "own.pth", small_model("resnet18", seed=5), {"model_name": "resnet18"})
+    for name in ("w.pth", "w.safetensors"):
+        model = small_model("resnet18", weights_file=tmp_path / name)
+        assert torch.equal(model.net.layer4[1].conv2.weight, other.layer4[1].conv2.weight)
+    own = small_model("resnet18", weights_file=tmp_path / "own.pth")
+    assert torch.equal(own.net.conv1.weight, small_model("resnet18", seed=5).net.conv1.weight)
+
+
+def test_densenet_files_with_the_published_names_load(tmp_path):
+    import re
+
+    from torchvision import models
+
+    net = models.densenet121()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", k): v for k, v in net.state_dict().items()}
+    assert old.keys() != net.state_dict().keys()
+    torch.save(old, tmp_path / "w.pth")
+    model = small_model("densenet", weights_file=tmp_path / "w.pth")
+    assert torch.equal(model.net.features.denseblock4.denselayer16.conv2.weight,
+                       net.features.denseblock4.denselayer16.conv2.weight)  # fmt: skip
+
+
+class Payload:
+    """Writes a file when a careless reader opens it."""
+
+    def __reduce__(self):
+        return (open, ("payload-ran", "w"))
+
+
+def test_a_file_that_does_not_fit_is_refused_with_its_reason(tmp_path):
+    from torchvision import models
+
+    def refuse(content, match, name="resnet18"):
+        if isinstance(content, bytes):
+            (tmp_path / "w.pth").write_bytes(content)
+        else:
+            torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(UserError, match=match):
+            small_model(name, weights_file=tmp_path / "w.pth")
+
+    state = models.resnet18().state_dict()
+    refuse(models.resnet34().state_dict(), "has the unknown layer1.2")
+    refuse({key: value for key, value in state.items() if "layer4" not in key}, "lacks layer4")
+    refuse({**state, "conv1.weight": torch.zeros(64, 3, 3, 3)}, "another shape for conv1.weight")
+    refuse({**state, "conv1.weight": torch.full((64, 3, 7, 7), float("nan"))}, "not finite in conv1.weight")
+    refuse({}, "no tensors")
+    refuse([1, 2], "holds a list")
+    refuse(b"not a file of tensors", "no PyTorch file|broken")
+    refuse({"state_dict": state, "extra": Payload()}, "can run code")
+    assert not (tmp_path / "payload-ran").exists()
+    with pytest.raises(UserError, match="there is no file"):
+        small_model("resnet18", weights_file=tmp_path / "nowhere.pth")
+
+
+def test_a_checkpoint_that_cannot_be_used_says_why(tmp_path):
+    path = tmp_path / "m.pth"
+
+    def refuse(match):
+        with pytest.raises(UserError, match=match):
+            load_checkpoint(path)
+
+    save_checkpoint(path, small_model("resnet18"), {"model_name": "resnet18", "class_names": ["a", "b", "c"]})
+    content, whole = torch.load(path, weights_only=True), path.read_bytes()
+    path.write_bytes(whole[:5000])
+    refuse("only half there")
+    torch.save({**content, "format_version": 99}, path)
+    refuse("format 99")
+    torch.save(content["state_dict"], path)
+    refuse("not a checkpoint of this tool")
+    torch.save({**content, "model_name": "resnet34"}, path)
+    refuse("lacks layer1.2")
+    torch.save({**content, "class_names": ["a", "b"]}, path)
+    refuse("another shape for fc.weight")

@@ -1,0 +1,27 @@
+"""Every command of the README is one that the real parsers take."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import predict
+import train
+from model_loader import BACKBONES
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted({c for c in re.findall(r"python (train|predict)\.py((?: [^`\n|]+)?)", README) if "--help" not in c[1]})
+
+
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS)
+def test_a_command_of_the_readme_parses(name, arguments):
+    given = {"train": train, "predict": predict}[name].parse_args(shlex.split(arguments))
+    if name == "train":
+        train.check(train.TrainConfig(**given))
+
+
+def test_the_readme_names_every_backbone_of_the_table():
+    for name in BACKBONES:
+        assert f"`{name}`" in README
+    assert len(README.splitlines()) < 400

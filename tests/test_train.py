@@ -1,0 +1,160 @@
+import csv
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from conftest import TINY, make_class_folders
+
+import train
+from samples import DATASETS
+
+
+def state(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_the_main_job_trains_predicts_and_says_the_same_accuracy(cli, trained, split_folder):
+    assert re.search(r"validation accuracy \d\.\d{4} \(\d+/15\)\n$", trained.out)
+    assert not trained.err
+    predicted = cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0)
+    assert predicted.status == 0
+    assert predicted.out.splitlines()[-1] == trained.out.splitlines()[-1]
+
+
+def test_the_checkpoint_alone_is_enough_to_predict_with(trained):
+    content = torch.load("tiny.pth", weights_only=True)
+    keys = "format_version model_name class_names image_size resize interpolation mean std head temperature precision"
+    assert set(keys.split()) | {"splits", "metrics", "config", "versions", "state_dict"} <= content.keys()
+    assert content["class_names"] == ["cat", "dog", "개"]
+
+
+def test_a_run_leaves_its_record(trained, split_folder):
+    config = json.load(open("r/config.json", encoding="utf-8"))
+    assert config["n_epochs"] == 2
+    rows = list(csv.DictReader(open("r/metrics.csv", encoding="utf-8")))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    splits = list(csv.DictReader(open("r/splits.csv", encoding="utf-8")))
+    assert {row["split"] for row in splits} == {"train", "valid"}
+    assert len(splits) == 39
+    lines = [line for line in trained.out.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 2
+    assert lines[0].endswith("* best")
+
+
+@pytest.mark.parametrize("extra", [(), ("--freeze",), ("--freeze_until", "layer2"), ("--optimizer", "sgd")])
+def test_the_loss_falls(extra, cli, split_folder):
+    done = cli("train", "--data_dir", split_folder, *TINY, "--augment", "none", "--n_epochs", 4, *extra)
+    losses = [float(loss) for loss in re.findall(r"train loss (\S+)", done.out)]
+    assert losses[-1] < losses[0]
+
+
+def test_the_same_command_gives_the_same_weights_whatever_the_workers(cli, split_folder):
+    for n_workers in (0, 2):
+        cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 2, "--n_workers", n_workers,
+            "--model_fn", f"w{n_workers}.pth")  # fmt: skip
+    first, second = state("w0.pth"), state("w2.pth")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_test_split_is_measured_with_the_best_weights(cli, image_folder):
+    done = cli("train", "--data_dir", image_folder, *TINY, "--n_epochs", 2, "--model_fn", "m.pth")
+    assert re.search(r"test accuracy \d\.\d{4} \(\d/6\)\n$", done.out)
+    metrics = torch.load("m.pth", weights_only=True)["metrics"]
+    assert metrics["test"]["n_images"] == 6
+    predicted = cli("predict", "--model_fn", "m.pth", "--n_workers", 0)
+    assert predicted.out.splitlines()[-1] == done.out.splitlines()[-1]
+
+
+def test_an_earlier_checkpoint_stays_as_prev(cli, trained, split_folder):
+    earlier = state("tiny.pth")
+    cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 3, "--seed", 1, "--model_fn", "tiny.pth")
+    kept = state("tiny.pth.prev")
+    assert all(torch.equal(earlier[key], kept[key]) for key in earlier)
+
+
+def test_freezing_random_weights_warns(cli, split_folder):
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--freeze")
+    assert "warning: the frozen layers have random weights" in done.out
+
+
+def test_images_that_cannot_be_read_are_left_out_and_listed(cli, split_folder):
+    bad = [split_folder / "train" / "cat" / "00.png", split_folder / "val" / "dog" / "01.png"]
+    for path in bad:
+        path.write_bytes(b"no image")
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 2, "--run_dir", "r", "--n_workers", 2)
+    assert done.status == 0
+    rows = list(csv.DictReader(open("r/skipped.csv", encoding="utf-8")))
+    assert [row["path"] for row in rows] == sorted(map(str, bad))
+    assert "left out 2 images" in done.out
+    assert done.out.strip().endswith("/14)")
+    assert [path.read_bytes() for path in bad] == [b"no image"] * 2
+
+
+def test_without_a_data_folder_the_first_line_says_so(cli, monkeypatch):
+    monkeypatch.setattr(train, "train", lambda config: train.load_data(config, print))
+    assert cli("train").out.splitlines()[0] == (
+        "training on the built-in digits; for your own photos give --data_dir DIR"
+    )
+
+
+def test_a_known_set_brings_its_own_defaults_but_flags_win(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "train", seen.append)
+    train.main([])
+    train.main(["--dataset_name", "digits", "--image_size", "64"])
+    train.main(["--data_dir", "photos"])
+    assert [config.image_size for config in seen] == [DATASETS["digits"].defaults["image_size"], 64, None]
+    assert [config.augment for config in seen] == ["none", "none", "basic"]
+
+
+MISTAKES = {
+    "no such folder": (["--data_dir", "nowhere"], "nowhere does not exist"),
+    "both data flags": (["--data_dir", "photos", "--dataset_name", "digits"], "both given"),
+    "unknown set": (["--dataset_name", "digit"], "did you mean digits?"),
+    "unknown model": (["--data_dir", "photos", "--model_name", "resnet19"], "did you mean resnet"),
+    "misspelt flag": (["--data_dirr", "photos"], "did you mean --data_dir?"),
+    "no number": (["--lr", "fast"], "'fast' is not a number above 0"),
+    "negative": (["--batch_size", "-1"], "'-1' is not a whole number at least 1"),
+    "ratios": (["--train_ratio", "0.9"], "must sum to 1"),
+    "classes": (["--data_dir", "photos", "--n_classes", "5"], "has 3 classes: cat, dog, 개"),
+    "device": (["--data_dir", "photos", "--gpu_id", "99"], "--gpu_id 99 is not on this machine; it has -1"),
+    "precision": (["--data_dir", "photos", "--precision", "fp8"], "choose from auto, fp32, bf16, fp16"),
+    "optimizer": ([*TINY, "--data_dir", "photos", "--optimizer", "adan"], "did you mean adam?"),
+    "augment": ([*TINY, "--data_dir", "photos", "--augment", "basics"], "did you mean basic?"),
+    "layer": ([*TINY, "--data_dir", "photos", "--freeze_until", "layr1"], "did you mean layer1?"),
+    "both freezes": (["--freeze", "--freeze_until", "layer1"], "both given"),
+    "weights": ([*TINY, "--data_dir", "photos", "--weights", "no.pth"], "there is no file no.pth"),
+    "run folder": ([*TINY, "--data_dir", "photos", "--run_dir", "photos/cat/00.png"], "cannot write the run folder"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_in_one_line_that_says_what_to_do(name, cli, image_folder):
+    argv, expected = MISTAKES[name]
+    done = cli("train", *argv)
+    assert done.status == 2
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert expected in done.err
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_with_one_line(cli, split_folder):
+    inside_a_file = split_folder / "train" / "cat" / "00.png" / "m.pth"
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--model_fn", inside_a_file)
+    assert done.status == 2
+    assert "cannot write" in done.err
+
+
+def test_classes_that_differ_between_splits_are_listed(cli, split_folder):
+    shutil.move(split_folder / "val" / "dog", split_folder / "val" / "wolf")
+    done = cli("train", "--data_dir", split_folder, *TINY)
+    assert done.status == 2
+    assert "wolf" in done.err
+
+
+def test_a_hundred_classes_keep_the_console_short(cli, tmp_path):
+    make_class_folders(tmp_path / "many", 3, classes=[f"class{n:03d}" for n in range(100)])
+    done = cli("train", "--data_dir", tmp_path / "many", *TINY, "--n_epochs", 1)
+    assert "(90 more)" in done.out
