@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -190,29 +191,79 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def label_of(self, index: int) -> int:
+        """The class index of a sample, -1 where it has no known label."""
+        return self.class_index.get(self.samples[index].label, -1)
+
+    def views(self, index: int, epochs: Sequence[int]) -> list[torch.Tensor]:
+        """The views of a sample in those epochs, from one decode.
+
+        Raises:
+            BadImage: the file cannot be read.
+        """
+        sample, views = self.samples[index], []
+        image = decode(sample.path, self.preprocess.decode_side)
+        for epoch in epochs:
+            address = (self.seed, "augment", epoch, sample.key)
+            with addressed_rng(*address) if self.seed is not None else contextlib.nullcontext():
+                views.append(self.transform(image))
+        return views
+
     def __getitem__(self, place: tuple[int, int]) -> tuple[int, int, torch.Tensor | str]:
         epoch, index = place
-        sample = self.samples[index]
-        label = self.class_index.get(sample.label, -1)
         try:
-            image = decode(sample.path, self.preprocess.decode_side)
+            return index, self.label_of(index), self.views(index, [epoch])[0]
         except BadImage as error:
-            return index, label, str(error)
-        if self.seed is None:
-            return index, label, self.transform(image)
-        with addressed_rng(self.seed, "augment", epoch, sample.key):
-            return index, label, self.transform(image)
+            return index, self.label_of(index), str(error)
 
 
 def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
     """Stacks what could be read and keeps the reasons of the rest."""
     good = [item for item in items if not isinstance(item[2], str)]
-    # stacked as (n, height, width, 3): the memory order that convolutions like best
-    images = [image.permute(1, 2, 0) for _, _, image in good]
-    stacked = torch.stack(images).permute(0, 3, 1, 2) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     labels = torch.tensor([label for _, label, _ in good], dtype=torch.int64)
     indices = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
-    return Batch(stacked, labels, indices, [(index, reason) for index, _, reason in items if isinstance(reason, str)])
+    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
+    return Batch(stack([image for _, _, image in good]), labels, indices, bad)
+
+
+def stack(images: list[torch.Tensor]) -> torch.Tensor:
+    """Images of one size -> (n, 3, size, size), channels-last: the memory order that convolutions like best."""
+    if not images:
+        return torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+class ViewBatch(NamedTuple):
+    """Several views of several images; `places` names the sample and the view of each."""
+
+    images: torch.Tensor
+    places: list[tuple[int, int]]
+    bad: list[tuple[int, str]]
+
+
+class ViewDataset(Dataset):
+    """All the wanted views of a sample at once: `wanted` lists (place of the sample, views)."""
+
+    def __init__(self, dataset: ImageDataset, wanted: Sequence[tuple[int, tuple[int, ...]]]) -> None:
+        self.dataset, self.wanted = dataset, wanted
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, n: int) -> tuple[int, tuple[int, ...], list[torch.Tensor] | str]:
+        index, views = self.wanted[n]
+        try:
+            return index, views, self.dataset.views(index, views)
+        except BadImage as error:
+            return index, views, str(error)
+
+
+def collate_views(items: list[tuple[int, tuple[int, ...], list[torch.Tensor] | str]]) -> ViewBatch:
+    """Stacks the views of all images that could be read."""
+    good = [(index, views, images) for index, views, images in items if not isinstance(images, str)]
+    places = [(index, view) for index, views, _ in good for view in views]
+    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
+    return ViewBatch(stack([image for _, _, images in good for image in images]), places, bad)
 
 
 class AddressedSampler(Sampler):
@@ -250,18 +301,36 @@ def make_loader(
         n_workers: processes that decode; None chooses by the number of cores and images.
         start_method: `fork` or `spawn`; None takes what the system does best.
     """
-    n_batches = -(-len(dataset) // batch_size)
-    if n_workers is None:
-        n_workers = min(n_cores(), 16, n_batches)
-    options = {}
-    if n_workers:
-        # fork starts in milliseconds where it exists and is safe, spawn takes seconds
-        start_method = start_method or ("fork" if sys.platform == "linux" else "spawn")
-        options = {"multiprocessing_context": start_method, "persistent_workers": True, "prefetch_factor": 4}
     sampler = AddressedSampler(len(dataset), batch_size, dataset.seed)
+    options = worker_options(len(sampler), n_workers, start_method)
     return DataLoader(
-        dataset, batch_sampler=sampler, collate_fn=collate, num_workers=n_workers, pin_memory=pin_memory, **options
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=options["num_workers"] > 0,
+        **options,
     )
+
+
+def make_view_loader(dataset: ViewDataset, batch_size: int, n_workers: int | None = None) -> DataLoader:
+    """All wanted views once, in batches of about `batch_size` images."""
+    most_views = max((len(views) for _, views in dataset.wanted), default=1)
+    n_samples = max(1, batch_size // most_views)
+    options = worker_options(-(-len(dataset) // n_samples), n_workers)
+    return DataLoader(dataset, batch_size=n_samples, collate_fn=collate_views, **options)
+
+
+def worker_options(n_batches: int, n_workers: int | None, start_method: str | None = None) -> dict:
+    """How many processes decode, and how they start; None chooses by the cores and the work."""
+    # fork starts in milliseconds where it exists and is safe, spawn takes seconds
+    start_method = start_method or ("fork" if sys.platform == "linux" else "spawn")
+    if n_workers is None:
+        is_worth_it = start_method == "fork" or n_batches >= 32
+        n_workers = min(n_cores(), 16, n_batches) if is_worth_it else 0
+    if not n_workers:
+        return {"num_workers": 0}
+    return {"num_workers": n_workers, "multiprocessing_context": start_method, "prefetch_factor": 4}
 
 
 def n_cores() -> int:

@@ -6,12 +6,13 @@ Validation, feature extraction and prediction all compute with it, so that they 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from model_loader import Classifier
+from model_loader import Classifier, Top
 
 FOLD_TOLERANCE = 1e-3  # of the largest logit: folding rounds, a wrong pair is off by far more
 
@@ -24,7 +25,7 @@ class Engine:
 
     Args:
         model: read again at every `refresh`; it is never changed.
-        batch_size: the fixed number of images a pass computes; short batches are padded.
+        batch_size: the fixed number of images a pass computes.
     """
 
     def __init__(self, model: Classifier, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
@@ -50,17 +51,75 @@ class Engine:
             expected, found = plain(images), folded(images)
         return bool((expected - found).abs().max() <= FOLD_TOLERANCE * expected.abs().max().clamp(min=1.0))
 
-    @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (n, 3, size, size), n <= batch_size -> fp32 logits (n, classes) on the device."""
-        n = len(images)
-        if n == 0:
-            return torch.empty(0, device=self.device)
-        if n < self.batch_size:
-            images = torch.cat([images, images.new_zeros(self.batch_size - n, *images.shape[1:])])
-        images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.evaluated(images)[:n]
+        """uint8 images (n, 3, size, size) -> fp32 logits (n, classes) on the device."""
+        return self._in_fixed_shape(self.evaluated, images)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images (n, 3, size, size) -> what the head takes, (n, ...) on the device."""
+        return self._in_fixed_shape(self.evaluated.features, images)
+
+    def feature_bytes(self) -> int:
+        """Bytes of one image's features."""
+        size = self.model.preprocess.image_size
+        return self.features(torch.zeros(1, 3, size, size, dtype=torch.uint8)).nbytes
+
+    def _in_fixed_shape(self, compute: Callable, inputs: torch.Tensor) -> torch.Tensor:
+        return in_fixed_shape(compute, inputs, self.batch_size, self.device, self.dtype)
+
+
+class HeadEngine:
+    """The same for stored features: logits of the head and what follows it.
+
+    Args:
+        top: read again at every `refresh`.
+    """
+
+    def __init__(self, top: Top, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
+        self.top, self.device, self.dtype, self.batch_size = top, device, dtype, batch_size
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes over the head's present weights."""
+        self.evaluated = copy.deepcopy(self.top).eval().requires_grad_(False)
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (n, ...) -> fp32 logits (n, classes) on the device."""
+        return in_fixed_shape(self.evaluated, features, self.batch_size, self.device, self.dtype)
+
+
+class FrozenModel(nn.Module):
+    """Trains a head on a frozen backbone without storing anything: the backbone runs in the engine."""
+
+    def __init__(self, engine: Engine, top: Top) -> None:
+        super().__init__()
+        self.top = top
+        self._engine = (engine,)  # in a tuple: its copy of the model is no part of this one
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images (n, 3, size, size) -> fp32 logits (n, classes)."""
+        return self.top(self._engine[0].features(images).clone())  # a clone may take part in a backward pass
+
+
+@torch.inference_mode()
+def in_fixed_shape(
+    compute: Callable[[torch.Tensor], torch.Tensor],
+    inputs: torch.Tensor,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """`compute` over inputs (n, ...) in passes of exactly `batch_size`, the last one padded with zeros."""
+    outputs = []
+    for part in inputs.split(batch_size):
+        n = len(part)
+        if n < batch_size:
+            part = torch.cat([part, part.new_zeros(batch_size - n, *part.shape[1:])])
+        order = torch.channels_last if part.dim() == 4 else torch.contiguous_format
+        part = part.to(device, non_blocking=True, memory_format=order)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            outputs.append(compute(part)[:n])
+    return torch.cat(outputs) if len(outputs) != 1 else outputs[0]
 
 
 # --- folding ----------------------------------------------------------------------------------

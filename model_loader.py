@@ -162,6 +162,22 @@ class HiddenHead(_Float32Head, nn.Sequential):
     """Linear - ReLU - Dropout - Linear."""
 
 
+class _AtTheHead(Exception):
+    """The forward pass has come to the head."""
+
+
+class Top(nn.Module):
+    """The head and what follows it (SqueezeNet: its last ReLU and pooling): features in, fp32 logits out."""
+
+    def __init__(self, head: nn.Module, tail: nn.Module) -> None:
+        super().__init__()
+        self.head, self.tail = head, tail
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """What `Classifier.features` gives, (n, ...) -> logits, fp32 (n, classes)."""
+        return self.tail(self.head(features)).float()
+
+
 class Classifier(nn.Module):
     """A backbone with a new head: uint8 images in, fp32 logits out.
 
@@ -190,6 +206,40 @@ class Classifier(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images, uint8 (n, 3, size, size) -> logits, fp32 (n, classes)."""
         return self.net(self.normalize(images)).float()
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Images, uint8 (n, 3, size, size) -> what the head takes, (n, ...); nothing behind it is computed."""
+        found: list[torch.Tensor] = []
+
+        def stop(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            found.append(inputs[0])
+            raise _AtTheHead
+
+        handle = self.head.register_forward_pre_hook(stop)
+        try:
+            self.net(self.normalize(images))
+        except _AtTheHead:
+            pass
+        finally:
+            handle.remove()
+        return found[0]
+
+    def top(self) -> Top | None:
+        """The head and what follows it, sharing their weights, or None where this cannot be told.
+
+        What follows is looked up (the rest of the head's own sequence) and then checked by computing.
+        """
+        parent, _, child = self.head_name.rpartition(".")
+        siblings = self.net.get_submodule(parent)
+        rest = list(siblings)[int(child) + 1 :] if isinstance(siblings, nn.Sequential) else []
+        top = Top(self.head, nn.Sequential(*rest, nn.Flatten(1)))
+        size, was_training = self.preprocess.image_size, self.training
+        self.eval()
+        with torch.no_grad():
+            images = torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=self._mean.device)
+            expected, found = self(images), top(self.features(images))
+        self.train(was_training)
+        return top if found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4) else None
 
     def train(self, mode: bool = True) -> Classifier:
         """Training mode for what trains; frozen modules stay in eval mode."""

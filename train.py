@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from utils import Parser, UserError, number, pick_device, pick_precision, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
+    from pathlib import Path
+
     import torch
+    from torch import nn
 
     from data_loader import Preprocess
+    from engine import Engine
     from model_loader import Classifier
+    from run import Run
     from samples import Splits
 
 
@@ -52,6 +58,8 @@ class TrainConfig:
     seed: int = 0
     gpu_id: int | None = None
     precision: str = "auto"
+    views: int = 4
+    feature_cache: str = ".cache/features"
     verbose: int = 1
 
 
@@ -163,6 +171,18 @@ def parse_args(argv: list[str] | None = None) -> dict:
     )
     run.add_argument("--precision", metavar="NAME", help=f"auto, fp32, bf16 or fp16 (default: {default.precision})")
     run.add_argument(
+        "--views",
+        type=number(int, 0),
+        metavar="N",
+        help="augmented views of an image to store when the backbone is frozen; 0 makes a new one every epoch "
+        f"(default: {default.views})",
+    )
+    run.add_argument(
+        "--feature_cache",
+        metavar="DIR",
+        help=f"keeps the features of frozen backbones between runs, or none (default: {default.feature_cache})",
+    )
+    run.add_argument(
         "--verbose", type=number(int, 0, 2), metavar="N", help=f"0 result, 1 lines, 2 more (default: {default.verbose})"
     )
     return vars(parser.parse_args(argv))
@@ -203,8 +223,8 @@ def check(config: TrainConfig) -> None:
 
 def train(config: TrainConfig) -> None:
     """One run, from the data to the checkpoint and the accuracy on the held-out images."""
-    from data_loader import ImageDataset, eval_transform, make_loader, train_transform
     from engine import Engine
+    from features import open_cache
     from run import Run, default_run_dir, phase_metrics
     from trainer import Trainer, make_optimizer, make_scheduler
 
@@ -215,38 +235,71 @@ def train(config: TrainConfig) -> None:
     model = build_model(config, splits).to(device)
     describe(config, splits, model, device, dtype, say)
 
-    pin = device.type == "cuda"
-    classes, preprocess = splits.class_names, model.preprocess
-    train_set = ImageDataset(
-        splits.train, classes, preprocess, train_transform(config.augment, preprocess), config.seed
-    )
-    train_loader = make_loader(train_set, config.batch_size, config.n_workers, pin)
-    n_eval = eval_batch_size(config.batch_size)
-
-    def eval_loader(samples):
-        return make_loader(
-            ImageDataset(samples, classes, preprocess, eval_transform(preprocess)), n_eval, config.n_workers, pin
-        )
-
     optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, config.momentum, config.weight_decay)
     scheduler = make_scheduler(config.scheduler, optimizer, config.step_size, config.gamma)
     model_fn = config.model_fn or f"{config.model_name.replace('/', '_')}.pth"
     saver = Saver(model_fn, model, config, splits)
     run = Run(config.run_dir or default_run_dir(config.model_name), splits, config.n_epochs, saver, config.verbose)
     run.write_config(asdict(config))
-    engine = Engine(model, device, dtype, n_eval)
+    engine = Engine(model, device, dtype, eval_batch_size(config.batch_size))
     if config.verbose > 1 and not engine.is_folded:
         say("evaluation runs unfolded: batch norm could not be joined to convolutions")
-    trainer = Trainer(model, engine, engine.refresh, optimizer, scheduler, device, dtype, config.seed)
-    best = trainer.fit(train_loader, eval_loader(splits.valid), run, config.n_epochs)
-
-    results = {"valid": best.valid}
-    if splits.test:
-        saver.restore()
-        results["test"] = trainer.evaluate(eval_loader(splits.test), run)
-        saver({"epoch": best.epoch + 1, **{name: phase_metrics(result) for name, result in results.items()}})
+    with open_cache(config.feature_cache) as cache:
+        work = choose_work(config, splits, engine, run, cache, say)
+        trainer = Trainer(work.model, work.compute, work.refresh, optimizer, scheduler, device, dtype, config.seed)
+        best = trainer.fit(work.loaders["train"], work.loaders["valid"], run, config.n_epochs)
+        results = {"valid": best.valid}
+        if splits.test:
+            saver.restore()
+            results["test"] = trainer.evaluate(work.loaders["test"], run)
+            saver({"epoch": best.epoch + 1, **{name: phase_metrics(result) for name, result in results.items()}})
     run.close()
     report(config, run, model_fn, best.epoch + 1, results, say)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the trainer is handed: images and the whole model, or stored features and its head."""
+
+    model: nn.Module
+    compute: Callable[[torch.Tensor], torch.Tensor]
+    refresh: Callable[[], None]
+    loaders: dict[str, Iterable]
+
+
+def choose_work(config: TrainConfig, splits: Splits, engine: Engine, run: Run, cache: Path, say: Callable) -> Work:
+    """A wholly frozen backbone is computed once for all epochs; everything else runs image by image."""
+    from data_loader import ImageDataset, eval_transform, make_loader, train_transform
+    from engine import FrozenModel, HeadEngine
+    from features import extract, is_wholly_frozen
+
+    model, preprocess = engine.model, engine.model.preprocess
+    datasets = {
+        name: ImageDataset(part, splits.class_names, preprocess, eval_transform(preprocess))
+        for name, part in splits.by_name().items()
+    }
+    transform = train_transform(config.augment, preprocess)
+    datasets["train"] = ImageDataset(splits.train, splits.class_names, preprocess, transform, config.seed)
+    sizes = {name: config.batch_size if name == "train" else engine.batch_size for name in datasets}
+
+    top = model.top() if is_wholly_frozen(model) else None
+    if top is not None and config.views:
+        n_views = 1 if config.augment == "none" else min(config.views, config.n_epochs)
+        loaders = {}
+        for name, dataset in datasets.items():
+            recipe = (config.augment, n_views) if name == "train" else ("evaluation", 1)
+            extracted = extract(engine, dataset, cache, *recipe, config.n_workers, say)
+            run.skip(extracted.bad, name)
+            loaders[name] = extracted.loader(sizes[name])
+        head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size)
+        return Work(top, head, head.refresh, loaders)
+
+    pin = engine.device.type == "cuda"
+    loaders = {name: make_loader(dataset, sizes[name], config.n_workers, pin) for name, dataset in datasets.items()}
+    if top is not None:
+        head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size)
+        return Work(FrozenModel(engine, top), lambda images: head(engine.features(images)), head.refresh, loaders)
+    return Work(model, engine, engine.refresh, loaders)
 
 
 def eval_batch_size(batch_size: int) -> int:

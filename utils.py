@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import difflib
 import hashlib
 import os
@@ -132,6 +133,7 @@ def pick_device(gpu_id: int | None = None) -> torch.device:
     """
     import torch
 
+    keep_freed_memory()
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     if not gpus and torch.backends.mps.is_available():
         gpus = [torch.device("mps", 0)]
@@ -172,6 +174,20 @@ def _has_bf16(device: torch.device) -> bool:
     # torch has no public question for this yet
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, question, bool)() for question in questions)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep large freed blocks for the next batch in place of returning them.
+
+    Every activation is larger than glibc's threshold for asking the system; fetching and clearing its
+    pages again at every layer was seen to take a third of a forward pass. Elsewhere it does nothing.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(m_mmap_threshold, 1 << 30)
+            libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
 # --- files ------------------------------------------------------------------------------------

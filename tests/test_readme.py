@@ -11,7 +11,7 @@ import train
 from model_loader import BACKBONES
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted({c for c in re.findall(r"python (train|predict)\.py((?: [^`\n|]+)?)", README) if "--help" not in c[1]})
+COMMANDS = sorted(set(re.findall(r"python (train|predict)\.py((?: (?!--help)[^`\n|]+)?)", README)))
 
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)
