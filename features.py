@@ -99,14 +99,15 @@ class Store:
         self.shards: list[torch.Tensor] = []
         self.rows: dict[RowKey, tuple[int, int]] = {}
         for index in sorted(folder.glob("*.json")):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):  # broken: as if absent
                 self._open(index)
 
     def _open(self, index: Path) -> None:
         import torch
 
         about = json.loads(index.read_text(encoding="utf-8"))
-        shape, dtype = about["shape"], getattr(torch, about["dtype"])
+        dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        shape, dtype = about["shape"], dtypes[about["dtype"]]
         data = index.with_suffix(".bin")
         n_bytes = _n_elements(shape) * dtype.itemsize
         keys = [RowKey(*row) for row in about["rows"]]

