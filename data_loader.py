@@ -6,8 +6,9 @@ import contextlib
 import os
 import stat
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from samples import Sample
-from utils import UserError, addressed_rng, pick, seed_for
+from utils import MAX_PIXELS, UserError, addressed_rng, pick, seed_for
 
-MAX_PIXELS = 200_000_000  # 600 MB as RGB: larger than any camera's photo, smaller than a decompression bomb
+Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, which says how to raise it
 
 
 class BadImage(Exception):
@@ -29,15 +30,19 @@ class BadImage(Exception):
 # --- decoding ---------------------------------------------------------------------------------
 
 
-def decode(path: str | os.PathLike, shorter_side: int | None = None) -> torch.Tensor:
+def decode(
+    path: str | os.PathLike, shorter_side: int | None = None, max_pixels: int = MAX_PIXELS, bit_depth: int = 16
+) -> torch.Tensor:
     """Opens an image as a person sees it: the one way for training, validation and prediction.
 
-    EXIF orientation is applied, transparency laid on white, 16-bit values scaled by 65535, the first
-    frame of an animation taken.
+    EXIF orientation is applied, transparency laid on white, 16-bit values scaled to 8 bits, the first
+    frame of an animation taken. A photo that is cut short is refused, not shown by half.
 
     Args:
         shorter_side: large JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size, as long as the
             shorter side keeps this many pixels; it is several times faster.
+        max_pixels: width x height above which a file is refused before it fills the memory.
+        bit_depth: how many bits of a 16-bit greyscale file hold the picture: 10, 12, 14 or 16.
 
     Returns:
         A uint8 tensor (3, height, width), channels-last in memory.
@@ -45,23 +50,47 @@ def decode(path: str | os.PathLike, shorter_side: int | None = None) -> torch.Te
     Raises:
         BadImage: with the reason.
     """
+    with _opened(path, max_pixels) as image:
+        if shorter_side:
+            image.draft(None, (shorter_side, shorter_side))
+        image.load()
+        pixels = np.array(_to_rgb(_upright(image), bit_depth))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def check_header(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> None:
+    """What can be known of a file without decoding it: that it is there, an image, and not too large.
+
+    Raises:
+        BadImage: with the reason.
+    """
+    with _opened(path, max_pixels):
+        pass
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for ever
             raise BadImage("is not a regular file")
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImage(f"has {image.width} x {image.height} pixels, the limit is {MAX_PIXELS:,}")
-            if shorter_side:
-                image.draft(None, (shorter_side, shorter_side))
-            image.load()
-            pixels = np.asarray(_to_rgb(_upright(image)))
+        if not about.st_size:
+            raise BadImage("is empty")
+        with warnings.catch_warnings():
+            # each doubtful tag of a photo is worth a warning to Pillow
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                if image.width * image.height > max_pixels:
+                    raise BadImage(
+                        f"has {image.width} x {image.height} pixels, more than --max_pixels {max_pixels}; raise it"
+                    )
+                yield image
     except BadImage:
         raise
     # Pillow's plugins raise whatever a damaged file leads them into (SyntaxError, struct.error,
     # zlib.error, IndexError, ...), and for the user each means the same: this file cannot be read.
     except Exception as error:
         raise BadImage(_reason(error)) from error
-    return torch.from_numpy(pixels.copy() if not pixels.flags.writeable else pixels).permute(2, 0, 1)
 
 
 def _reason(error: Exception) -> str:
@@ -79,12 +108,14 @@ def _upright(image: Image.Image) -> Image.Image:
         return image  # a photo with damaged EXIF data is still a photo
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, bit_depth: int) -> Image.Image:
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.float64)
+        grey, most = np.asarray(image), 2**bit_depth - 1
         if grey.min() < 0 or grey.max() > 65535:
             raise BadImage("has 32-bit integer pixels, whose range is unknown")
-        return Image.fromarray((grey / 65535 * 255).round().astype(np.uint8)).convert("RGB")
+        if grey.max() > most:
+            raise BadImage(f"has the value {grey.max()}, more than --bit_depth {bit_depth} allows ({most})")
+        return Image.fromarray((grey.astype(np.float32) * (255 / most)).round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise BadImage("has floating-point pixels, whose range is unknown")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
@@ -101,7 +132,7 @@ class Preprocess:
     """How a backbone wants its images; it comes with the weights and goes into the checkpoint.
 
     `resize` is the length of the shorter side and `image_size` the side of the centre crop, in
-    pixels; `mean` and `std` are for RGB values from 0 to 1.
+    pixels; `mean` and `std` are for RGB values from 0 to 1; `bit_depth` is that of 16-bit files.
     """
 
     image_size: int
@@ -109,14 +140,15 @@ class Preprocess:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    bit_depth: int = 16
 
-    def at(self, image_size: int | None, resize: int | None) -> Preprocess:
+    def at(self, image_size: int | None, resize: int | None, bit_depth: int = 16) -> Preprocess:
         """The same for other sizes; the margin around the crop keeps its share."""
         size = image_size or self.image_size
         resize = resize or (round(size * self.resize / self.image_size) if image_size else self.resize)
         if resize < size:
             raise UserError(f"--resize {resize} is smaller than --image_size {size}; give at least {size}")
-        return Preprocess(size, resize, self.interpolation, self.mean, self.std)
+        return replace(self, image_size=size, resize=resize, bit_depth=bit_depth)
 
     @property
     def decode_side(self) -> int:
@@ -124,8 +156,18 @@ class Preprocess:
         return 2 * self.resize
 
 
+class LimitAspect(v2.Transform):
+    """Cuts very long images to the middle 4:1: a strip of 1 x 5000 would be resized to 256 x 1,280,000."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 (3, height, width) -> the same, or its middle."""
+        height, width = image.shape[-2:]
+        return v2.functional.center_crop(image, [min(height, 4 * width), min(width, 4 * height)])
+
+
 def _resize_crop(p: Preprocess) -> list[v2.Transform]:
-    return [v2.Resize(p.resize, v2.InterpolationMode(p.interpolation)), v2.CenterCrop(p.image_size)]
+    interpolation = v2.InterpolationMode(p.interpolation)
+    return [LimitAspect(), v2.Resize(p.resize, interpolation), v2.CenterCrop(p.image_size)]
 
 
 def _random_crop(p: Preprocess) -> list[v2.Transform]:
@@ -172,6 +214,7 @@ class ImageDataset(Dataset):
     Args:
         class_names: the training order; a sample's label is its place here, -1 where it has none.
         seed: None for evaluation, where nothing is random.
+        max_pixels: the limit of `decode`.
     """
 
     def __init__(
@@ -181,12 +224,14 @@ class ImageDataset(Dataset):
         preprocess: Preprocess,
         transform: v2.Transform,
         seed: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.samples = samples
         self.class_index = {name: index for index, name in enumerate(class_names)}
         self.preprocess = preprocess
         self.transform = transform
         self.seed = seed
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -202,7 +247,7 @@ class ImageDataset(Dataset):
             BadImage: the file cannot be read.
         """
         sample, views = self.samples[index], []
-        image = decode(sample.path, self.preprocess.decode_side)
+        image = decode(sample.path, self.preprocess.decode_side, self.max_pixels, self.preprocess.bit_depth)
         for epoch in epochs:
             address = (self.seed, "augment", epoch, sample.key)
             with addressed_rng(*address) if self.seed is not None else contextlib.nullcontext():
@@ -293,16 +338,14 @@ def make_loader(
     batch_size: int,
     n_workers: int | None = None,
     pin_memory: bool = False,
-    start_method: str | None = None,
 ) -> DataLoader:
     """A loader over a data set; `loader.batch_sampler.epoch` chooses the epoch.
 
     Args:
         n_workers: processes that decode; None chooses by the number of cores and images.
-        start_method: `fork` or `spawn`; None takes what the system does best.
     """
     sampler = AddressedSampler(len(dataset), batch_size, dataset.seed)
-    options = worker_options(len(sampler), n_workers, start_method)
+    options = worker_options(len(sampler), n_workers)
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -321,16 +364,18 @@ def make_view_loader(dataset: ViewDataset, batch_size: int, n_workers: int | Non
     return DataLoader(dataset, batch_size=n_samples, collate_fn=collate_views, **options)
 
 
-def worker_options(n_batches: int, n_workers: int | None, start_method: str | None = None) -> dict:
+# fork starts in milliseconds where it exists and is safe, spawn takes seconds
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+
+
+def worker_options(n_batches: int, n_workers: int | None) -> dict:
     """How many processes decode, and how they start; None chooses by the cores and the work."""
-    # fork starts in milliseconds where it exists and is safe, spawn takes seconds
-    start_method = start_method or ("fork" if sys.platform == "linux" else "spawn")
     if n_workers is None:
-        is_worth_it = start_method == "fork" or n_batches >= 32
+        is_worth_it = START_METHOD == "fork" or n_batches >= 32
         n_workers = min(n_cores(), 16, n_batches) if is_worth_it else 0
     if not n_workers:
         return {"num_workers": 0}
-    return {"num_workers": n_workers, "multiprocessing_context": start_method, "prefetch_factor": 4}
+    return {"num_workers": n_workers, "multiprocessing_context": START_METHOD, "prefetch_factor": 4}
 
 
 def n_cores() -> int:

@@ -68,6 +68,7 @@ def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str) -> str:
         **asdict(dataset.preprocess),
         "recipe": recipe,
         "seed": dataset.seed,
+        "max_pixels": dataset.max_pixels,
         "dtype": str(engine.dtype),
         "device": engine.device.type,
         "folded": engine.is_folded,

@@ -256,6 +256,7 @@ def get_model(
     weights_file: str | None = None,
     image_size: int | None = None,
     resize: int | None = None,
+    bit_depth: int = 16,
     head_hidden: int | None = None,
     dropout: float = 0.0,
     seed: int = 0,
@@ -276,7 +277,7 @@ def get_model(
         elif pretrained:
             net = _load_pretrained(net, backbone, source, head_name, model_name)
         _replace_head(net, head_name, n_classes, head_hidden, dropout, model_name)
-    model = Classifier(net, head_name, preprocess.at(image_size, resize))
+    model = Classifier(net, head_name, preprocess.at(image_size, resize, bit_depth))
     _check_size(model, n_classes, model_name, preprocess.image_size)
     return model.to(memory_format=torch.channels_last)
 
@@ -535,6 +536,7 @@ def load_checkpoint(path: str | Path) -> tuple[Classifier, dict]:
         content["interpolation"],
         tuple(content["mean"]),
         tuple(content["std"]),
+        content.get("bit_depth", 16),
     )
     tensors = content.pop("state_dict")
     net, _, _ = _build(backbone, will_load=True)

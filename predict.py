@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from utils import Parser, UserError, number, pick_device, pick_precision, run_main
+from utils import MAX_PIXELS, Parser, UserError, number, pick_device, pick_precision, run_main
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class PredictConfig:
     batch_size: int | None = None
     n_workers: int | None = None
     precision: str | None = None
+    max_pixels: int = MAX_PIXELS
 
 
 EXAMPLES = """examples:
@@ -50,6 +51,12 @@ def parse_args(argv: list[str] | None = None) -> dict:
         "--n_workers", type=number(int, 0), metavar="N", help="processes that decode images (default: by the cores)"
     )
     group.add_argument("--precision", metavar="NAME", help="auto, fp32, bf16 or fp16 (default: as in training)")
+    group.add_argument(
+        "--max_pixels",
+        type=number(int, 1),
+        metavar="N",
+        help=f"width x height above which an image is refused (default: {default.max_pixels})",
+    )
     return vars(parser.parse_args(argv))
 
 
@@ -80,7 +87,8 @@ def predict(config: PredictConfig) -> int:
     else:
         samples, title = held_out_samples(about["splits"])
     engine = Engine(model, device, dtype, batch_size)
-    dataset = ImageDataset(samples, class_names, model.preprocess, eval_transform(model.preprocess))
+    prepare = eval_transform(model.preprocess)
+    dataset = ImageDataset(samples, class_names, model.preprocess, prepare, max_pixels=config.max_pixels)
     loader = make_loader(dataset, batch_size, config.n_workers, pin_memory=device.type == "cuda")
     start = time.perf_counter()
     counts = write_predictions(predict_samples(engine, loader, samples, class_names), config.result)

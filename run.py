@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -19,37 +20,46 @@ METRICS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accurac
 
 
 class Run:
-    """Console, TensorBoard, `metrics.csv` and the best checkpoint of one training.
+    """Console, TensorBoard, `metrics.csv`, the best checkpoint and the files left out of one training.
 
     Args:
-        save: writes the checkpoint of the present weights, given the epoch's metrics.
+        splits: the samples as they were found.
+        max_bad: the share of unreadable images above which the run stops.
     """
 
     def __init__(
-        self, folder: str | Path, splits: Splits, n_epochs: int, save: Callable[[dict], None], verbose: int = 1
+        self, folder: str | Path, splits: Splits, n_epochs: int, max_bad: float = 1.0, verbose: int = 1
     ) -> None:
         self.folder = Path(folder)
         self.splits = splits
+        self.n_found = sum(len(part) for part in splits.by_name().values())
         self.n_epochs = n_epochs
-        self.save = save
+        self.max_bad = max_bad
         self.verbose = verbose
         self.skipped: dict[str, str] = {}
+        self.save: Callable[[dict], None] = lambda metrics: None
+        self._rows: list[list] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.board = SummaryWriter(str(self.folder))
         except OSError as error:
             raise UserError(f"cannot write the run folder {folder}: {error.strerror}; give --run_dir DIR") from error
-        self._rows: list[list] = []
 
-    def write_config(self, config: Mapping[str, object]) -> None:
-        """`config.json` and `splits.csv`: what was asked for, and which image is where."""
+    def begin(self, config: Mapping[str, object], splits: Splits, save: Callable[[dict], None]) -> None:
+        """Writes `config.json` and `splits.csv`: what was asked for, and which image is where.
+
+        Args:
+            splits: the samples as they are trained on.
+            save: writes the checkpoint of the present weights, given the epoch's metrics.
+        """
+        self.splits, self.save = splits, save
         write_text(self.folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         rows = [
             (sample.path, sample.label, split)
             for split, samples in self.splits.by_name().items()
             for sample in samples
         ]
-        _write_csv(self.folder / "splits.csv", ("path", "label", "split"), rows)
+        write_csv(self.folder / "splits.csv", ("path", "label", "split"), rows)
 
     def log(self, result: EpochResult, is_best: bool) -> None:
         """One line on the console, one in `metrics.csv`, one point in every curve."""
@@ -68,7 +78,7 @@ class Run:
         seconds = train.seconds + valid.seconds
         values = (train.loss, train.accuracy, valid.loss, valid.accuracy, result.lr, train.images_per_second, seconds)
         self._rows.append([step, *(f"{value:.6g}" for value in values)])
-        _write_csv(self.folder / "metrics.csv", METRICS, self._rows)
+        write_csv(self.folder / "metrics.csv", METRICS, self._rows)
         if self.verbose:
             width = len(str(self.n_epochs))
             print(
@@ -83,12 +93,28 @@ class Run:
         self.save({"epoch": result.epoch + 1, "valid": phase_metrics(result.valid)})
 
     def skip(self, bad: Sequence[tuple[int, str]], phase: str) -> None:
-        """Lists images that could not be read in `skipped.csv`, each once."""
+        """Takes note of images, by their place in a split, that could not be read."""
         samples: list[Sample] = getattr(self.splits, phase)
-        new = {samples[index].path: reason for index, reason in bad if samples[index].path not in self.skipped}
-        if new:
-            self.skipped |= new
-            _write_csv(self.folder / "skipped.csv", ("path", "reason"), sorted(self.skipped.items()))
+        self.leave_out({samples[index].path: reason for index, reason in bad})
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Lists images that could not be read in `skipped.csv`, each once.
+
+        Raises:
+            UserError: they are more than `max_bad` allows.
+        """
+        new = {path: reason for path, reason in reasons.items() if path not in self.skipped}
+        if not new:
+            return
+        self.skipped |= new
+        write_csv(self.folder / "skipped.csv", ("path", "reason"), sorted(self.skipped.items()))
+        if len(self.skipped) > self.max_bad * self.n_found:
+            path, reason = next(iter(new.items()))
+            raise UserError(
+                f"{len(self.skipped)} of {self.n_found} images cannot be read, more than --max_bad {self.max_bad:g}; "
+                f"for example {path}: {reason}; they are listed in {self.folder / 'skipped.csv'}: mend or remove "
+                "them, or raise --max_bad"
+            )
 
     def close(self) -> None:
         """Ends the TensorBoard file."""
@@ -109,9 +135,8 @@ def default_run_dir(model_name: str) -> str:
     return name
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
-    import io
-
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Writes a table atomically, in UTF-8."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(header)

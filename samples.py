@@ -73,7 +73,7 @@ def subfolders(folder: str | Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for entry in os.scandir(folder):
-        if entry.is_dir() and _is_visible(entry.name):
+        if _is_dir(entry) and _is_visible(entry.name):
             if nfc(entry.name) in found:
                 raise UserError(f"{folder} has two folders named {nfc(entry.name)!r}; rename or merge them")
             found[nfc(entry.name)] = os.path.join(folder, entry.name)
@@ -94,8 +94,15 @@ def walk_images(folder: str | Path) -> Iterator[str]:
         except OSError as error:
             raise UserError(f"cannot read the folder {current}: {error.strerror}") from error
         visible = [entry for entry in entries if _is_visible(entry.name)]
-        pending.extend(entry.path for entry in reversed(visible) if entry.is_dir())
-        yield from (entry.path for entry in visible if is_image_name(entry.name) and not entry.is_dir())
+        pending.extend(entry.path for entry in reversed(visible) if _is_dir(entry))
+        yield from (entry.path for entry in visible if is_image_name(entry.name) and not _is_dir(entry))
+
+
+def _is_dir(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: reading it will tell
+        return False
 
 
 def _is_visible(name: str) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING
 
-from utils import Parser, UserError, number, pick_device, pick_precision, run_main
+from utils import MAX_PIXELS, Parser, UserError, number, pick, pick_device, pick_precision, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     from pathlib import Path
@@ -35,7 +35,11 @@ class TrainConfig:
     n_workers: int | None = None
     image_size: int | None = None
     resize: int | None = None
+    bit_depth: int = 16
     augment: str = "basic"
+    on_leak: str = "warn"
+    max_bad: float = 0.05
+    max_pixels: int = MAX_PIXELS
     model_name: str = "resnet"
     use_pretrained: bool = False
     weights: str | None = None
@@ -105,6 +109,30 @@ def parse_args(argv: list[str] | None = None) -> dict:
         type=number(int, 1),
         metavar="N",
         help="pixels of the shorter side before the crop (default: as the weights)",
+    )
+    data.add_argument(
+        "--bit_depth",
+        type=number(int, 10, 16),
+        metavar="N",
+        help=f"bits that hold the picture in 16-bit greyscale files (default: {default.bit_depth})",
+    )
+    data.add_argument(
+        "--on_leak",
+        metavar="NAME",
+        help="warn, drop (the training copy) or error, where one image stands in two splits or two classes "
+        f"(default: {default.on_leak})",
+    )
+    data.add_argument(
+        "--max_bad",
+        type=number(float, 0, 1),
+        metavar="R",
+        help=f"share of unreadable images above which the run stops (default: {default.max_bad:g})",
+    )
+    data.add_argument(
+        "--max_pixels",
+        type=number(int, 1),
+        metavar="N",
+        help=f"width x height above which an image is refused (default: {default.max_pixels})",
     )
     data.add_argument("--augment", metavar="NAME", help=f"none or basic: crops and flips (default: {default.augment})")
 
@@ -231,16 +259,18 @@ def train(config: TrainConfig) -> None:
     device = pick_device(config.gpu_id)
     dtype = pick_precision(config.precision, device)
     say = print if config.verbose else lambda *_: None
-    splits = load_data(config, say)
-    model = build_model(config, splits).to(device)
+    found = load_data(config, say)
+    model = build_model(config, found).to(device)
+    run_dir = config.run_dir or default_run_dir(config.model_name)
+    run = Run(run_dir, found, config.n_epochs, config.max_bad, config.verbose)
+    splits = checked(config, found, run, say)
     describe(config, splits, model, device, dtype, say)
 
     optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, config.momentum, config.weight_decay)
     scheduler = make_scheduler(config.scheduler, optimizer, config.step_size, config.gamma)
     model_fn = config.model_fn or f"{config.model_name.replace('/', '_')}.pth"
     saver = Saver(model_fn, model, config, splits)
-    run = Run(config.run_dir or default_run_dir(config.model_name), splits, config.n_epochs, saver, config.verbose)
-    run.write_config(asdict(config))
+    run.begin(asdict(config), splits, saver)
     engine = Engine(model, device, dtype, eval_batch_size(config.batch_size))
     if config.verbose > 1 and not engine.is_folded:
         say("evaluation runs unfolded: batch norm could not be joined to convolutions")
@@ -274,12 +304,12 @@ def choose_work(config: TrainConfig, splits: Splits, engine: Engine, run: Run, c
     from features import extract, is_wholly_frozen
 
     model, preprocess = engine.model, engine.model.preprocess
+    transforms = {name: (eval_transform(preprocess), None) for name in splits.by_name()}
+    transforms["train"] = (train_transform(config.augment, preprocess), config.seed)
     datasets = {
-        name: ImageDataset(part, splits.class_names, preprocess, eval_transform(preprocess))
+        name: ImageDataset(part, splits.class_names, preprocess, *transforms[name], config.max_pixels)
         for name, part in splits.by_name().items()
     }
-    transform = train_transform(config.augment, preprocess)
-    datasets["train"] = ImageDataset(splits.train, splits.class_names, preprocess, transform, config.seed)
     sizes = {name: config.batch_size if name == "train" else engine.batch_size for name in datasets}
 
     top = model.top() if is_wholly_frozen(model) else None
@@ -361,6 +391,28 @@ def load_data(config: TrainConfig, say) -> Splits:
     return splits
 
 
+def checked(config: TrainConfig, splits: Splits, run: Run, say) -> Splits:
+    """The splits without what cannot be used, with every doubt said and listed in the run folder."""
+    from audit import ON_LEAK, find_duplicates, unreadable, without
+    from run import write_csv
+
+    pick("--on_leak", config.on_leak, ON_LEAK)
+    samples = [sample for part in splits.by_name().values() for sample in part]
+    reasons = unreadable(samples, config.max_pixels)
+    run.leave_out(reasons)
+    duplicates = find_duplicates(splits)
+    if duplicates.copies:
+        fields = ("group", "path", "label", "split")
+        write_csv(run.folder / "duplicates.csv", fields, [astuple(copy) for copy in duplicates.copies])
+        text = f"{duplicates.text()}; all are listed in {run.folder / 'duplicates.csv'}"
+        if config.on_leak == "error":
+            raise UserError(f"{text}; remove one of each, or use --on_leak drop or warn")
+        hint = "; --on_leak drop leaves out the training copies" if config.on_leak == "warn" else ", dropped"
+        say(f"warning: {text}{hint}")
+    dropped = duplicates.to_drop() if config.on_leak == "drop" else []
+    return without(splits, [*reasons, *dropped]) if reasons or dropped else splits
+
+
 def build_model(config: TrainConfig, splits: Splits) -> Classifier:
     """The model as the flags ask for it, frozen where they say so."""
     from model_loader import freeze, freeze_batch_norm, get_model
@@ -372,6 +424,7 @@ def build_model(config: TrainConfig, splits: Splits) -> Classifier:
         weights_file=config.weights,
         image_size=config.image_size,
         resize=config.resize,
+        bit_depth=config.bit_depth,
         head_hidden=config.head_hidden,
         dropout=config.dropout,
         seed=config.seed,

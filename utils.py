@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # torch takes seconds to import and --help must not wait for 
     import torch
 
 
+MAX_PIXELS = 200_000_000  # 600 MB as RGB: larger than any camera's photo, smaller than a decompression bomb
+
+
 class UserError(Exception):
     """Something that the user can mend. Only `main` prints it, as one line, and exits with 2."""
 

@@ -1,0 +1,142 @@
+"""What is wrong with a data set, found before it is trained on: unreadable files, duplicates, leaks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from data_loader import BadImage, check_header, n_cores
+from samples import Sample, Splits
+from utils import UserError, progress
+
+ON_LEAK = ("warn", "drop", "error")
+
+
+def unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
+    """Path -> reason of every file whose header alone shows that it cannot be used."""
+
+    def reason_of(sample: Sample) -> str | None:
+        try:
+            check_header(sample.path, max_pixels)
+        except BadImage as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(n_cores()) as pool:  # it waits for the disk more than it computes
+        reasons = pool.map(reason_of, samples, chunksize=64)
+        checked = progress(zip(samples, reasons, strict=True), total=len(samples), desc="checking", unit="file")
+        return {sample.path: reason for sample, reason in checked if reason}
+
+
+def without(splits: Splits, paths: Iterable[str]) -> Splits:
+    """The same splits with some files left out.
+
+    Raises:
+        UserError: a class has no training image left, or no validation image is left at all.
+    """
+    gone = set(paths)
+    left = {name: [s for s in getattr(splits, name) if s.path not in gone] for name in ("train", "valid", "test")}
+    missing = set(splits.class_names) - {sample.label for sample in left["train"]}
+    if missing:
+        raise UserError(f"no image of {', '.join(sorted(missing))} is left to train on; see --max_bad and --on_leak")
+    if not left["valid"]:
+        raise UserError("no image is left to validate on; see --max_bad and --on_leak")
+    return replace(splits, **left)
+
+
+# --- duplicates -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One of several files with the same content; `group` is the beginning of its hash."""
+
+    group: str
+    path: str
+    label: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Files that are in two splits or in two classes, group by group."""
+
+    copies: list[Copy]
+
+    def groups(self) -> Iterator[list[Copy]]:
+        """The copies of each content."""
+        by_group: dict[str, list[Copy]] = {}
+        for copy in self.copies:
+            by_group.setdefault(copy.group, []).append(copy)
+        yield from by_group.values()
+
+    def text(self) -> str:
+        """`3 images are in two splits (a = b), 1 in two classes (c = d)`."""
+        parts = []
+        for what in ("split", "label"):
+            groups = [group for group in self.groups() if _differ(group, what)]
+            if groups:
+                first = groups[0][0]
+                other = next(copy for copy in groups[0] if getattr(copy, what) != getattr(first, what))
+                name = {"split": "splits", "label": "classes"}[what]
+                parts.append(f"{len(groups)} image(s) stand in two {name} ({first.path} = {other.path})")
+        return ", ".join(parts)
+
+    def to_drop(self) -> list[str]:
+        """Training copies of what another split or another class holds too.
+
+        Between validation and test it is the validation copy; the test split is never touched.
+        """
+        paths = []
+        for group in self.groups():
+            splits = {copy.split for copy in group}
+            last = "test" if "test" in splits else "valid" if "valid" in splits else ""
+            paths += [copy.path for copy in group if copy.split not in (last, "test")]
+        return paths
+
+
+def find_duplicates(splits: Splits) -> Duplicates:
+    """Files of identical content that stand in two splits or in two classes.
+
+    Only files of equal length are read at all.
+    """
+    lengths: dict[int, list[tuple[str, Sample]]] = {}
+    for split, samples in splits.by_name().items():
+        for sample in samples:
+            if length := _length(sample.path):
+                lengths.setdefault(length, []).append((split, sample))
+    candidates = [pair for pairs in lengths.values() if len(pairs) > 1 for pair in pairs]
+    with ThreadPoolExecutor(n_cores()) as pool:  # hashing lets other threads run
+        hashes = list(pool.map(lambda pair: _content_hash(pair[1].path), candidates, chunksize=16))
+    by_hash: dict[str, list[Copy]] = {}
+    for (split, sample), digest in zip(candidates, hashes, strict=True):
+        if digest:
+            by_hash.setdefault(digest, []).append(Copy(digest[:12], sample.path, sample.label, split))
+    wrong = [group for group in by_hash.values() if _differ(group, "split") or _differ(group, "label")]
+    return Duplicates([copy for group in wrong for copy in group])
+
+
+def _differ(group: Sequence[Copy], what: str) -> bool:
+    return len(Counter(getattr(copy, what) for copy in group)) > 1
+
+
+def _length(path: str) -> int:
+    try:
+        return os.path.getsize(path) if os.path.isfile(path) else 0
+    except OSError:
+        return 0
+
+
+def _content_hash(path: str) -> str | None:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:  # it will be told as unreadable
+        return None
+    return digest.hexdigest()
