@@ -1,10 +1,11 @@
 # make demo: from nothing to a trained classifier and its predictions
 # make test: the whole test suite
+# make bench: this tool against plain loops, on this machine
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --dataset_name digits --model_name efficientnet_lite0 --use_pretrained \
@@ -18,6 +19,9 @@ test: $(VENV)/.installed-tests
 
 lint: $(VENV)/.installed-tests
 	$(BIN)/ruff check .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/speed.py
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

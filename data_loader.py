@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import sys
@@ -322,15 +323,21 @@ class AddressedSampler(Sampler):
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-self.n_samples // self.batch_size)
+        return len(self._bounds()) - 1
+
+    def _bounds(self) -> list[int]:
+        bounds = [*range(0, self.n_samples, self.batch_size), self.n_samples]
+        if self.seed is not None and self.n_samples % self.batch_size == 1 and len(bounds) > 2:
+            del bounds[-2]  # one image alone has no batch statistics: it joins the batch before
+        return bounds
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = range(self.n_samples)
         if self.seed is not None:
             generator = torch.Generator().manual_seed(seed_for(self.seed, "order", self.epoch))
             order = torch.randperm(self.n_samples, generator=generator).tolist()
-        for start in range(0, self.n_samples, self.batch_size):
-            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+        for start, end in itertools.pairwise(self._bounds()):
+            yield [(self.epoch, index) for index in order[start:end]]
 
 
 def make_loader(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import stat
@@ -25,20 +26,33 @@ class DownloadError(Exception):
     """The file could not be brought; the message is the reason alone."""
 
 
-def download(url: str, path: str | Path, sha256: str | None = None) -> Path:
+def sha256_of(path: str | Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def download(
+    url: str, path: str | Path, sha256: str | None = None, check: Callable[[Path], None] | None = None
+) -> Path:
     """Brings `url` to `path`, whole or not at all, with a progress bar.
 
     Proxies are taken from the usual environment variables.
 
     Args:
         sha256: the checksum in hexadecimal, or its beginning.
+        check: looks at the whole file before it gets its name, and raises `DownloadError` if it is not right.
 
     Raises:
         DownloadError: no answer within 3 s, an HTTP error, a short file or a wrong checksum.
     """
     path = Path(path)
     with _connect(url) as answer, atomic_write(path) as file:
-        n_bytes = int(answer.headers.get("Content-Length") or 0)
+        length = answer.headers.get("Content-Length") or ""
+        n_bytes = int(length) if length.isdigit() else 0
         digest, received = hashlib.sha256(), 0
         with progress(total=n_bytes or None, unit="B", unit_scale=True, desc=path.name) as bar:
             for block in _blocks(answer):
@@ -50,6 +64,9 @@ def download(url: str, path: str | Path, sha256: str | None = None) -> Path:
             raise DownloadError(f"the connection broke after {received} of {n_bytes} bytes")
         if sha256 and not digest.hexdigest().startswith(sha256):
             raise DownloadError(f"the file has SHA-256 {digest.hexdigest()}, expected {sha256}")
+        if check:
+            file.flush()
+            check(Path(file.name))
     return path
 
 
@@ -57,7 +74,7 @@ def _blocks(answer) -> Iterator[bytes]:
     while True:
         try:
             block = answer.read(1 << 20)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise DownloadError(f"the connection broke: {error}") from error
         if not block:
             return
@@ -72,7 +89,7 @@ def _connect(url: str):
         try:
             # a new opener reads the proxies of the environment as they are now
             result.append(urllib.request.build_opener().open(url, timeout=READ_SECONDS))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             result.append(error)
 
     thread = threading.Thread(target=connect, daemon=True)

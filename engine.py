@@ -40,10 +40,22 @@ class Engine:
         plain.to(self.device, memory_format=torch.channels_last)
         if self.pairs is None:
             self.pairs = find_pairs(plain)
-            self.is_folded = bool(self.pairs) and self._agrees(plain, fold(copy.deepcopy(plain), self.pairs))
+            self.is_folded = bool(self.pairs) and self._agrees(plain)
         self.evaluated = fold(plain, self.pairs) if self.is_folded else plain
+        if self.dtype != torch.float32:
+            self._cast_weights()
 
-    def _agrees(self, plain: Classifier, folded: Classifier) -> bool:
+    def _cast_weights(self) -> None:
+        """Casts once what autocast would cast again in every batch."""
+        head = set(self.evaluated.head.modules())
+        for module in self.evaluated.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in head:
+                module.to(self.dtype)
+
+    def _agrees(self, plain: Classifier) -> bool:
+        # with statistics as after training: those of a new network are nearly the identity and hide wrong pairs
+        plain = _with_random_statistics(copy.deepcopy(plain))
+        folded = fold(copy.deepcopy(plain), self.pairs)
         size = plain.preprocess.image_size
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=generator).to(self.device)
@@ -165,6 +177,20 @@ def find_pairs(model: Classifier) -> list[tuple[str, str]]:
         for handle in handles:
             handle.remove()
     return [(conv, norm) for conv, norm in pairs if runs[conv] == runs[norm] == 1]
+
+
+def _with_random_statistics(model: Classifier) -> Classifier:
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            shape = module.running_mean.shape
+            draws = torch.rand(4, *shape, generator=generator).to(module.running_mean)
+            module.running_mean.copy_(draws[0] - 0.5)
+            module.running_var.copy_(draws[1] + 0.5)
+            if module.affine:
+                module.weight.data.copy_(draws[2] + 0.5)
+                module.bias.data.copy_(draws[3] - 0.5)
+    return model
 
 
 def fold(model: Classifier, pairs: list[tuple[str, str]]) -> Classifier:

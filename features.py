@@ -33,6 +33,8 @@ CACHE = ".cache/features"
 CACHE_LIMIT = 20e9  # bytes; what was used longest ago goes first
 SHARD_SECONDS = 60.0  # a run that is killed loses at most this much of its extraction
 SHARD_BYTES = 512e6
+RECIPE_NAME = "[0-9a-f]" * 32  # patterns of our own names: nothing else in the folder is ever touched
+SHARD_NAME = "[0-9]" * 20 + "-" + "[0-9a-f]" * 8
 STALE_SECONDS = 24 * 3600.0  # a file without an index is of a dead run by then
 
 
@@ -60,6 +62,7 @@ def row_key(sample: Sample, view: int) -> RowKey | None:
 
 def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str) -> str:
     """A hash of all that every row depends on but its file: weights, sizes, recipe, seed, precision."""
+    import timm
     import torch
     import torchvision
 
@@ -73,10 +76,15 @@ def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str) -> str:
         "device": engine.device.type,
         "folded": engine.is_folded,
         "batch_size": engine.batch_size,
-        "versions": [str(torch.__version__), str(torchvision.__version__)],
+        "versions": [str(torch.__version__), str(torchvision.__version__), timm.__version__],
+        # two networks can hold the same weights and differ in their padding or activation
+        "layers": [
+            (name, type(module).__qualname__, module.extra_repr())
+            for name, module in model.net.named_modules()
+            if name != model.head_name and not name.startswith(model.head_name + ".")
+        ],
     }
     digest.update(json.dumps(about, sort_keys=True).encode())
-    digest.update(repr(type(model.net)).encode())
     for name, tensor in model.net.state_dict().items():
         if not name.startswith(model.head_name + "."):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -99,7 +107,7 @@ class Store:
         self.folder = folder
         self.shards: list[torch.Tensor] = []
         self.rows: dict[RowKey, tuple[int, int]] = {}
-        for index in sorted(folder.glob("*.json")):
+        for index in sorted(folder.glob(f"{SHARD_NAME}.json")):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):  # broken: as if absent
                 self._open(index)
 
@@ -115,7 +123,8 @@ class Store:
         if os.path.getsize(data) != n_bytes or len(keys) != shape[0]:
             return
         shard = torch.from_file(str(data), shared=False, size=_n_elements(shape), dtype=dtype).view(shape)
-        os.utime(index)  # it is in use now, others are older
+        with contextlib.suppress(OSError):  # a cache that may only be read is a cache too
+            os.utime(index)  # it is in use now, others are older
         self.rows.update({key: (len(self.shards), row) for row, key in enumerate(keys)})
         self.shards.append(shard)
 
@@ -181,7 +190,7 @@ def open_cache(folder: str) -> Iterator[Path]:
 def cache_entries(cache: Path) -> list[tuple[float, int, Path]]:
     """(last use, bytes, index file) of every shard, the one used longest ago first."""
     entries = []
-    for index in cache.glob("*/*.json"):
+    for index in cache.glob(f"{RECIPE_NAME}/{SHARD_NAME}.json"):
         with contextlib.suppress(OSError):
             n_bytes = index.stat().st_size + index.with_suffix(".bin").stat().st_size
             entries.append((index.stat().st_mtime, n_bytes, index))
@@ -198,7 +207,8 @@ def prune(cache: Path, needed: int = 0, limit: float = CACHE_LIMIT, keep: Sequen
         if index.parent not in keep:
             _remove_shard(index)
             total -= n_bytes
-    for path in [*cache.glob("*/*.tmp"), *cache.glob("*/*.bin")]:
+    pattern = f"{RECIPE_NAME}/{SHARD_NAME}"
+    for path in [*cache.glob(f"{pattern}.tmp"), *cache.glob(f"{pattern}.bin")]:
         with contextlib.suppress(OSError):
             is_orphan = not path.with_suffix(".json").exists()
             if is_orphan and abs(time.time() - path.stat().st_mtime) > STALE_SECONDS:

@@ -85,9 +85,11 @@ def _build_torchvision(backbone: Backbone) -> tuple[nn.Module, Preprocess, weigh
         # the auxiliary heads serve training from nothing alone; the pretrained weights expect the
         # library's change of scale at the input
         options = {"aux_logits": False, "transform_input": True, "init_weights": False}
-    net = models.get_model(backbone.name, weights=None, **options)
     enum = models.get_model_weights(backbone.name).DEFAULT
     preset = enum.transforms()
+    if backbone.name.startswith("vit_"):
+        options = {"image_size": preset.crop_size[0]}  # vit_h_14 is built for another size than its weights
+    net = models.get_model(backbone.name, weights=None, **options)
     file_name = enum.url.rpartition("/")[2]
     preprocess = Preprocess(
         preset.crop_size[0], preset.resize_size[0], preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
@@ -99,7 +101,12 @@ def _build_torchvision(backbone: Backbone) -> tuple[nn.Module, Preprocess, weigh
 def _build_timm(backbone: Backbone) -> tuple[nn.Module, Preprocess, weights.Source | None]:
     import timm
 
-    net = timm.create_model(backbone.name, pretrained=False)
+    try:
+        net = timm.create_model(backbone.name, pretrained=False)
+        if not net.num_classes:  # made for features alone: it gets a head like the others
+            net = timm.create_model(backbone.name, pretrained=False, num_classes=1000)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"timm cannot build timm/{backbone.name}: {error}") from error
     about = net.pretrained_cfg
     size = about["input_size"][-1]
     preprocess = Preprocess(
@@ -109,13 +116,15 @@ def _build_timm(backbone: Backbone) -> tuple[nn.Module, Preprocess, weights.Sour
         tuple(about["mean"]),
         tuple(about["std"]),
     )
-    if not about.get("hf_hub_id"):
-        return net, preprocess, None
-    from huggingface_hub import constants
+    if repository := about.get("hf_hub_id"):
+        from huggingface_hub import constants
 
-    repository = about["hf_hub_id"]
-    url = f"{constants.ENDPOINT}/{repository}/resolve/main/model.safetensors"
-    return net, preprocess, weights.Source(url, repository.replace("/", "--") + ".safetensors")
+        url = f"{constants.ENDPOINT}/{repository}/resolve/main/model.safetensors"
+        name = repository.replace("/", "--") + ".safetensors"
+        return net, preprocess, weights.Source(url, name, hub_id=repository)
+    if url := about.get("url"):
+        return net, preprocess, weights.Source(url, url.rpartition("/")[2])
+    return net, preprocess, None
 
 
 BUILDERS = {"torchvision": _build_torchvision, "timm": _build_timm}
@@ -231,7 +240,8 @@ class Classifier(nn.Module):
         """
         parent, _, child = self.head_name.rpartition(".")
         siblings = self.net.get_submodule(parent)
-        rest = list(siblings)[int(child) + 1 :] if isinstance(siblings, nn.Sequential) else []
+        names = [name for name, _ in siblings.named_children()]
+        rest = list(siblings)[names.index(child) + 1 :] if isinstance(siblings, nn.Sequential) else []
         top = Top(self.head, nn.Sequential(*rest, nn.Flatten(1)))
         size, was_training = self.preprocess.image_size, self.training
         self.eval()
@@ -255,6 +265,7 @@ def get_model(
     pretrained: bool = False,
     weights_file: str | None = None,
     image_size: int | None = None,
+    preferred_size: int | None = None,
     resize: int | None = None,
     bit_depth: int = 16,
     head_hidden: int | None = None,
@@ -262,6 +273,9 @@ def get_model(
     seed: int = 0,
 ) -> Classifier:
     """Builds a backbone with a new head for `n_classes`.
+
+    Args:
+        preferred_size: taken without an `image_size`, where the backbone can; else it is the weights' own.
 
     Raises:
         UserError: an unknown name, weights that are missing or do not fit, a size it cannot take, or a
@@ -271,14 +285,15 @@ def get_model(
     with addressed_rng(seed, "init"):
         net, preprocess, source = _build(backbone, will_load=pretrained or bool(weights_file))
         head_name = backbone.head or _find_head(net, model_name)
-        if weights_file:
-            tensors = weights.state_dict_of(weights.read(weights_file), weights_file)
-            _load_backbone(net, tensors, head_name, weights_file)
-        elif pretrained:
-            net = _load_pretrained(net, backbone, source, head_name, model_name)
         _replace_head(net, head_name, n_classes, head_hidden, dropout, model_name)
-    model = Classifier(net, head_name, preprocess.at(image_size, resize, bit_depth))
-    _check_size(model, n_classes, model_name, preprocess.image_size)
+    model = Classifier(net, head_name, preprocess.at(image_size or preferred_size, resize, bit_depth))
+    if not image_size and preferred_size and _try_size(model, preferred_size, n_classes):
+        model.preprocess = preprocess.at(None, resize, bit_depth)
+    _check_size(model, n_classes, model_name, preprocess.image_size)  # before a download, which may take long
+    if weights_file:
+        _load_file(net, weights_file, head_name, model_name)
+    elif pretrained:
+        _load_pretrained(net, backbone, source, head_name, model_name)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -335,7 +350,10 @@ def _check_size(model: Classifier, n_classes: int, model_name: str, own_size: in
     if size == own_size:
         raise UserError(f"--model_name {model_name} cannot be used as a classifier here: {error}")
     works = [str(s) for s in sorted({own_size, *SIZES_TO_TRY}) if _try_size(model, s, n_classes) is None]
-    raise UserError(f"{model_name} cannot take --image_size {size}; of the usual sizes it takes {', '.join(works)}")
+    raise UserError(
+        f"{model_name} cannot take --image_size {size}; of the usual sizes it takes {', '.join(works)} "
+        f"(without --image_size: {own_size})"
+    )
 
 
 def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
@@ -353,20 +371,28 @@ def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
 # --- weights into the backbone ----------------------------------------------------------------
 
 
+def _load_file(net: nn.Module, path: str | Path, head_name: str, model_name: str) -> None:
+    content = weights.read(path)
+    inside = content.get("model_name", model_name)
+    if inside != model_name:
+        raise UserError(f"{path} is a checkpoint of {inside}; use --model_name {inside}, or another --weights FILE")
+    _load_backbone(net, weights.state_dict_of(content, path), head_name, path)
+
+
 def _load_pretrained(
     net: nn.Module, backbone: Backbone, source: weights.Source | None, head_name: str, model_name: str
-) -> nn.Module:
+) -> None:
     if source is None:
         raise UserError(f"timm has no pretrained weights for {model_name}; choose another or give --weights FILE")
     path = weights.lite0_file() if backbone.packaged else weights.cached_or_downloaded(source, model_name)
     tensors = weights.state_dict_of(weights.read(path), path)
     if backbone.packaged:
         # tensor by tensor in order: the package names the same layers otherwise
-        tensors = dict(zip(net.state_dict(), tensors.values(), strict=True))
+        names = [name for name in net.state_dict() if not name.startswith(f"{head_name}.")]
+        tensors = dict(zip(names, tensors.values(), strict=False))  # the head's own are the last
     elif backbone.library == "timm":
-        return _timm_with(backbone.name, path)
+        tensors = _timm_with(backbone.name, path).state_dict()
     _load_backbone(net, tensors, head_name, path)
-    return net
 
 
 def _timm_with(name: str, path: Path) -> nn.Module:
@@ -374,8 +400,10 @@ def _timm_with(name: str, path: Path) -> nn.Module:
     import timm
 
     try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
-    except RuntimeError as error:
+        # the hub's files are plain state_dicts, also of models whose own loader reads another format
+        overlay = {"file": str(path), "custom_load": False}
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} does not fit timm/{name}: {error}; delete it, and it is downloaded again") from error
 
 
@@ -463,23 +491,22 @@ def _freeze_own(module: nn.Module) -> None:
         parameter.requires_grad_(False)
 
 
-def _modules_until(module: nn.Module, until: str) -> list[nn.Module]:
+def _modules_until(module: nn.Module, until: str, above: str = "") -> list[nn.Module]:
     _freeze_own(module)
     children = dict(module.named_children())
-    if until.isdigit() and until not in children:
-        n = int(until)
-        if not 1 <= n <= len(children):
-            raise UserError(f"--freeze_until {n}: the model has {len(children)} children: {', '.join(children)}")
-        return list(children.values())[:n]
+    if not above and until.isdigit() and until not in children and 1 <= int(until) <= len(children):
+        return list(children.values())[: int(until)]
     first, _, rest = until.partition(".")
     if first not in children:
+        names = [above + name for name in children]
+        known = ", ".join(names) or above.rstrip(".")
         raise UserError(
-            f"--freeze_until: there is no layer {first!r}; choose from {', '.join(children)}, or a dotted name below "
-            f"one of them{did_you_mean(first, children)}"
+            f"--freeze_until: there is no layer {above + first!r}; choose from {known}, or a dotted name below one of "
+            f"them{did_you_mean(above + first, names)}"
         )
     names = list(children)
     before = [children[name] for name in names[: names.index(first)]]
-    return before + (_modules_until(children[first], rest) if rest else [children[first]])
+    return before + (_modules_until(children[first], rest, f"{above}{first}.") if rest else [children[first]])
 
 
 def count_parameters(model: Classifier) -> tuple[int, int]:
@@ -515,6 +542,7 @@ def save_checkpoint(
 
 
 CHECKPOINT_KEYS = {"model_name", "class_names", "image_size", "resize", "interpolation", "mean", "std", "state_dict"}
+CHECKPOINT_KEYS |= {"head", "precision", "eval_batch_size", "splits"}
 
 
 def load_checkpoint(path: str | Path) -> tuple[Classifier, dict]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from dataclasses import dataclass
 
-from utils import MAX_PIXELS, Parser, UserError, number, pick_device, pick_precision, run_main
+from utils import MAX_PIXELS, Parser, UserError, check_target, number, pick_device, pick_precision, run_main
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ EXAMPLES = """examples:
 def parse_args(argv: list[str] | None = None) -> dict:
     """The flags that were given, and only those."""
     default = PredictConfig
-    parser = Parser(prog="predict.py", description="Predicts the classes of images.", epilog=EXAMPLES)
+    parser = Parser("--input", prog="predict.py", description="Predicts the classes of images.", epilog=EXAMPLES)
     group = parser.add_argument_group("input")
     group.add_argument(
         "--model_fn", metavar="FILE", help=f"a checkpoint that train.py wrote (default: {default.model_fn})"
@@ -67,15 +68,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def predict(config: PredictConfig) -> int:
     """Writes one row for every input and says what came out."""
+    from samples import input_samples, is_image_name
+
     if not os.path.isfile(config.model_fn):
-        raise UserError(
-            f"there is no checkpoint {config.model_fn}; train one with python train.py, or name it with --model_fn FILE"
-        )
+        here = ", ".join(sorted(glob.glob("*.pth")))
+        hint = f"this folder has {here}" if here else "train one with python train.py"
+        raise UserError(f"there is no checkpoint {config.model_fn}; {hint}; name it with --model_fn FILE")
+    check_target(config.result, "--result")
+    if config.result.endswith(".pth") or is_image_name(config.result):
+        raise UserError(f"--result {config.result} would overwrite a model or a photo; give a name like result.csv")
     from data_loader import ImageDataset, eval_transform, make_loader
     from engine import Engine
     from model_loader import load_checkpoint
     from results import predict_samples, write_predictions
-    from samples import input_samples
 
     device = pick_device(config.gpu_id)
     model, about = load_checkpoint(config.model_fn)
@@ -107,8 +112,9 @@ def held_out_samples(splits: dict) -> tuple[list, str]:
     name = splits["held_out"]
 
     def here(path: str) -> str:
-        elsewhere = os.path.join(splits["cwd"], path)
-        return elsewhere if not os.path.exists(path) and os.path.exists(elsewhere) else path
+        # the folder of the training first: another one can hold other photos of the same names
+        there = os.path.join(splits["cwd"], path)
+        return there if os.path.exists(there) and os.getcwd() != splits["cwd"] else path
 
     samples = [Sample(here(path), label) for path, label in splits[name]]
     return samples, f"{'validation' if name == 'valid' else name} accuracy"

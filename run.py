@@ -41,6 +41,8 @@ class Run:
         self._rows: list[list] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if any(self.folder.iterdir()):
+                raise UserError(f"the run folder {folder} is not empty; give a new one, or leave --run_dir out")
             self.board = SummaryWriter(str(self.folder))
         except OSError as error:
             raise UserError(f"cannot write the run folder {folder}: {error.strerror}; give --run_dir DIR") from error
@@ -92,9 +94,9 @@ class Run:
         """Writes the checkpoint the moment that a better epoch is known."""
         self.save({"epoch": result.epoch + 1, "valid": phase_metrics(result.valid)})
 
-    def skip(self, bad: Sequence[tuple[int, str]], phase: str) -> None:
+    def skip(self, bad: Sequence[tuple[int, str]], split: str) -> None:
         """Takes note of images, by their place in a split, that could not be read."""
-        samples: list[Sample] = getattr(self.splits, phase)
+        samples: list[Sample] = getattr(self.splits, split)
         self.leave_out({samples[index].path: reason for index, reason in bad})
 
     def leave_out(self, reasons: Mapping[str, str]) -> None:
@@ -115,6 +117,11 @@ class Run:
                 f"for example {path}: {reason}; they are listed in {self.folder / 'skipped.csv'}: mend or remove "
                 "them, or raise --max_bad"
             )
+
+    @property
+    def n_logged(self) -> int:
+        """Epochs that were recorded."""
+        return len(self._rows)
 
     def close(self) -> None:
         """Ends the TensorBoard file."""

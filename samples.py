@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,8 @@ class Splits:
     train: list[Sample] = field(repr=False)
     valid: list[Sample] = field(repr=False)
     test: list[Sample] = field(repr=False)
+    made: tuple[str, ...] = ()  # the splits that were cut from the training images here
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # files without an image's ending, by ending
 
     def by_name(self) -> dict[str, list[Sample]]:
         """The splits that hold images, by name."""
@@ -72,7 +75,11 @@ def subfolders(folder: str | Path) -> dict[str, str]:
         UserError: two folders have the same name but for its Unicode form.
     """
     found: dict[str, str] = {}
-    for entry in os.scandir(folder):
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    for entry in entries:
         if _is_dir(entry) and _is_visible(entry.name):
             if nfc(entry.name) in found:
                 raise UserError(f"{folder} has two folders named {nfc(entry.name)!r}; rename or merge them")
@@ -81,7 +88,24 @@ def subfolders(folder: str | Path) -> dict[str, str]:
 
 
 def walk_images(folder: str | Path) -> Iterator[str]:
-    """Every image below `folder`, sorted by name; links are followed, but not in circles."""
+    """Every file below `folder` that is an image by its ending, sorted by name."""
+    return (path for path in walk_files(folder) if is_image_name(path))
+
+
+def count_others(folder: str | Path) -> dict[str, int]:
+    """Visible files below `folder` that are no images by their ending: ending -> count."""
+    others = (path for path in walk_files(folder) if not is_image_name(path))
+    return dict(sorted(Counter(os.path.splitext(path)[1].lower() or "no ending" for path in others).items()))
+
+
+def others_text(others: Mapping[str, int]) -> str:
+    """`passed over 3 files that are no images by their ending (.heic 2, .txt 1)`."""
+    kinds = ", ".join(f"{ending} {count}" for ending, count in others.items())
+    return f"passed over {sum(others.values())} files that are no images by their ending ({kinds})"
+
+
+def walk_files(folder: str | Path) -> Iterator[str]:
+    """Every visible file below `folder`, sorted by name; links are followed, but not in circles."""
     pending, seen = [str(folder)], set()
     while pending:
         current = pending.pop()
@@ -95,7 +119,7 @@ def walk_images(folder: str | Path) -> Iterator[str]:
             raise UserError(f"cannot read the folder {current}: {error.strerror}") from error
         visible = [entry for entry in entries if _is_visible(entry.name)]
         pending.extend(entry.path for entry in reversed(visible) if _is_dir(entry))
-        yield from (entry.path for entry in visible if is_image_name(entry.name) and not _is_dir(entry))
+        yield from (entry.path for entry in visible if not _is_dir(entry))
 
 
 def _is_dir(entry: os.DirEntry) -> bool:
@@ -113,14 +137,29 @@ def _class_samples(folder: str | Path, root: str | Path) -> list[Sample]:
     """The samples of a folder of class folders."""
     samples = []
     for label, path in subfolders(folder).items():
+        splits_below = [name for name in subfolders(path) if _split_of(name)]
+        if splits_below:
+            what = f"holds the folder(s) {', '.join(splits_below)}"
+            raise UserError(f"{path} was taken for a class, but it {what}{_did_you_mean_below(root)}; {EXPECTED}")
         images = [Sample(image, label, sample_key(image, root)) for image in walk_images(path)]
         if not images:
-            raise UserError(
-                f"the class folder {path} holds no images (endings: {' '.join(sorted(IMAGE_ENDINGS))}); "
-                "put images into it or remove it"
-            )
+            hint = _did_you_mean_below(root)
+            raise UserError(f"{path} was taken for a class, but it holds no images{hint}; {EXPECTED}")
         samples += images
     return samples
+
+
+def _split_of(folder_name: str) -> str | None:
+    return next((split for split, names in SPLIT_FOLDERS.items() if folder_name.lower() in names), None)
+
+
+def _did_you_mean_below(root: str | Path) -> str:
+    """The folder one or two levels below that has `train` in it, as a hint."""
+    for path in subfolders(root).values():
+        for candidate in (path, *subfolders(path).values()):
+            if any(_split_of(name) == "train" for name in subfolders(candidate)):
+                return f"; did you mean --data_dir {candidate}?"
+    return ""
 
 
 def sample_key(path: str | Path, root: str | Path) -> str:
@@ -134,15 +173,12 @@ Parts = dict[str, list[Sample]]
 
 
 def _split_folders(root: Path) -> Parts | None:
-    """`train/` + `val/` [+ `test/`] of class folders."""
-    folders = {name.lower(): path for name, path in subfolders(root).items()}
-    found = {
-        split: next((folders[name] for name in names if name in folders), None)
-        for split, names in SPLIT_FOLDERS.items()
-    }
-    if not found["train"] or not (found["valid"] or found["test"]):
+    """`train/` [+ `val/`] [+ `test/`] of class folders."""
+    folders = subfolders(root)
+    found = {split: path for name, path in folders.items() if (split := _split_of(name))}
+    if "train" not in found or len(found) < min(2, len(folders)):
         return None
-    return {split: _class_samples(path, root) for split, path in found.items() if path}
+    return {split: _class_samples(found[split], root) for split in SPLIT_FOLDERS if split in found}
 
 
 def _class_folders(root: Path) -> Parts | None:
@@ -178,12 +214,18 @@ def load_splits(root: str | Path, ratios: Mapping[str, float], seed: int) -> Spl
         n_loose = sum(1 for _ in walk_images(root))
         found = f"{n_loose} images but no class folders" if n_loose else "no images"
         raise UserError(f"{root} holds {found}; {EXPECTED}")
+    for split, samples in parts.items():
+        if not samples:
+            what = "holds no class folders with images; put them there, or remove it"
+            raise UserError(f"the {split} folder in {root} {what}; {EXPECTED}")
     class_names = sorted({sample.label for sample in parts["train"]})
     if len(class_names) < 2:
-        raise UserError(f"{root} has one class only ({class_names[0]!r}); {EXPECTED}")
+        raise UserError(f"{root} has one class only ({class_names[0]!r}){_did_you_mean_below(root)}; {EXPECTED}")
     _check_classes(parts, class_names)
-    parts = _fill_splits(parts, ratios, seed)
-    return Splits(layout, str(root), class_names, parts["train"], parts["valid"], parts.get("test", []))
+    filled = _fill_splits(parts, ratios, seed)
+    made = tuple(name for name in filled if name not in parts)
+    three = [filled.get(name, []) for name in SPLIT_FOLDERS]
+    return Splits(layout, str(root), class_names, *three, made=made, passed_over=count_others(root))
 
 
 def _check_classes(parts: Parts, class_names: list[str]) -> None:
@@ -298,7 +340,7 @@ DATASETS = {
         _make_digits,
         "1,797 handwritten digits from scikit-learn",
         # 8 x 8 pixels in truth, no mirror images, and a first run that a newcomer has the patience for
-        {"image_size": 32, "augment": "none", "n_epochs": 5, "step_size": 4},
+        {"preferred_size": 32, "augment": "none", "n_epochs": 5, "step_size": 4},
     ),
     "hymenoptera": KnownSet(_make_hymenoptera, "398 photos of ants and bees, downloaded"),
     "elpv": KnownSet(_make_elpv, "2,624 solar cells from pip's elpv-dataset"),
@@ -356,19 +398,24 @@ def input_samples(paths: Sequence[str], class_names: Sequence[str]) -> list[Samp
     samples: list[Sample] = []
     for path in paths:
         if os.path.isdir(path):
-            found = _labelled(path, class_names)
+            found, others = _labelled(path, class_names), count_others(path)
+            if others:
+                print(f"{path}: {others_text(others)}")
             if not found:
-                raise UserError(f"--input {path} is a folder without images; give a folder of photos, or files")
+                print(f"{path}: a folder without images")
             samples += found
         elif os.path.lexists(path):
             samples.append(Sample(path))
         else:
             raise UserError(f"--input {path} does not exist; give files or folders that do")
+    if not samples:
+        raise UserError(f"--input {' '.join(paths)}: no images were found; give photos, or folders of photos")
     return samples
 
 
 def _labelled(folder: str, class_names: Sequence[str]) -> list[Sample]:
     """The images of a folder; its subfolders are labels only where every one is a class name."""
+    folder = os.path.normpath(folder)
     children = subfolders(folder)
     if children and set(children) <= set(class_names):
         direct = [Sample(path) for path in walk_images(folder) if os.path.dirname(path) == folder]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING
 
-from utils import MAX_PIXELS, Parser, UserError, number, pick, pick_device, pick_precision, run_main
+from utils import MAX_PIXELS, Parser, UserError, check_target, number, pick, pick_device, pick_precision, run_main, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     from pathlib import Path
@@ -34,6 +35,7 @@ class TrainConfig:
     batch_size: int = 32
     n_workers: int | None = None
     image_size: int | None = None
+    preferred_size: int | None = None  # a known set's own, where the backbone can take it; no flag
     resize: int | None = None
     bit_depth: int = 16
     augment: str = "basic"
@@ -57,6 +59,7 @@ class TrainConfig:
     scheduler: str = "step"
     step_size: int = 7
     gamma: float = 0.1
+    early_stop: int | None = None
     model_fn: str | None = None
     run_dir: str | None = None
     seed: int = 0
@@ -77,7 +80,10 @@ EXAMPLES = """examples:
 def parse_args(argv: list[str] | None = None) -> dict:
     """The flags that were given, and only those."""
     parser = Parser(
-        prog="train.py", description="Trains an image classifier from a folder of photos.", epilog=EXAMPLES
+        "--data_dir",
+        prog="train.py",
+        description="Trains an image classifier from a folder of photos.",
+        epilog=EXAMPLES,
     )
     default = TrainConfig
     data = parser.add_argument_group("data")
@@ -93,7 +99,8 @@ def parse_args(argv: list[str] | None = None) -> dict:
             f"--{split}_ratio",
             type=number(float, 0, 1),
             metavar="R",
-            help=f"share of images for {split}, where the folder has no such split (default: {share})",
+            help=f"share of images for {split}, where the folder has no such split (default: {share}, or what the "
+            "others leave)",
         )
     data.add_argument(
         "--batch_size", type=number(int, 1), metavar="N", help=f"images a step (default: {default.batch_size})"
@@ -190,6 +197,10 @@ def parse_args(argv: list[str] | None = None) -> dict:
         "--gamma", type=number(float, above=0), metavar="X", help=f"factor of such a drop (default: {default.gamma:g})"
     )
 
+    optimisation.add_argument(
+        "--early_stop", type=number(int, 1), metavar="N", help="end after N epochs without a better one (default: off)"
+    )
+
     run = parser.add_argument_group("run")
     run.add_argument("--model_fn", metavar="FILE", help="the checkpoint to write (default: <model_name>.pth)")
     run.add_argument("--run_dir", metavar="DIR", help="TensorBoard and reports (default: runs/<model_name>-<time>)")
@@ -219,7 +230,7 @@ def parse_args(argv: list[str] | None = None) -> dict:
 def main(argv: list[str] | None = None) -> int:
     """Parses, checks and trains; the exit status."""
     given = parse_args(argv)
-    config = TrainConfig(**{**known_set_defaults(given), **given})
+    config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check(config)
     train(config)
     return 0
@@ -233,6 +244,25 @@ def known_set_defaults(given: dict) -> dict:
     return {"dataset_name": name, **DATASETS[name].defaults} if name in DATASETS else {}
 
 
+def ratios(given: dict) -> dict:
+    """The three shares; those that were not given divide what is left, as their defaults do.
+
+    Raises:
+        UserError: the shares do not sum to 1, or leave nothing to train or to validate on.
+    """
+    names = ("train_ratio", "valid_ratio", "test_ratio")
+    shares = {name: given.get(name, getattr(TrainConfig, name)) for name in names}
+    open_names = [name for name in names if name not in given]
+    left = 1 - sum(given.get(name, 0) for name in names)
+    if open_names and len(open_names) < 3:
+        default = sum(getattr(TrainConfig, name) for name in open_names)
+        shares |= {name: max(0.0, left) * getattr(TrainConfig, name) / default for name in open_names}
+    if abs(sum(shares.values()) - 1) > 1e-6 or shares["train_ratio"] <= 0 or shares["valid_ratio"] <= 0:
+        text = " ".join(f"--{name} {share:g}" for name, share in shares.items())
+        raise UserError(f"{text} must sum to 1, with train and valid above 0; for example 0.8 0.1 0.1")
+    return shares
+
+
 def check(config: TrainConfig) -> None:
     """Flags that exclude or need each other."""
     if config.data_dir and config.dataset_name:
@@ -241,16 +271,22 @@ def check(config: TrainConfig) -> None:
         raise UserError("--use_pretrained and --weights were both given; give one of them")
     if config.freeze and config.freeze_until:
         raise UserError("--freeze and --freeze_until were both given; --freeze alone freezes all but the head")
-    total = config.train_ratio + config.valid_ratio + config.test_ratio
-    if abs(total - 1) > 1e-6 or not config.train_ratio or not config.valid_ratio:
-        raise UserError(
-            f"--train_ratio {config.train_ratio:g} --valid_ratio {config.valid_ratio:g} --test_ratio "
-            f"{config.test_ratio:g} must sum to 1, with train and valid above 0; for example 0.8 0.1 0.1"
-        )
+    model_fn = checkpoint_name(config)
+    check_target(model_fn, "--model_fn")
+    if os.path.exists(model_fn) and not zipfile.is_zipfile(model_fn):
+        raise UserError(f"--model_fn {model_fn} is there and no checkpoint; give another name")
+
+
+def checkpoint_name(config: TrainConfig) -> str:
+    """`--model_fn`, or a name after the model."""
+    return config.model_fn or f"{config.model_name.replace('/', '_')}.pth"
 
 
 def train(config: TrainConfig) -> None:
     """One run, from the data to the checkpoint and the accuracy on the held-out images."""
+    say = print if config.verbose else lambda *_: None
+    found = load_data(config, say)  # before the imports below: a wrong folder is told at once
+
     from engine import Engine
     from features import open_cache
     from run import Run, default_run_dir, phase_metrics
@@ -258,8 +294,6 @@ def train(config: TrainConfig) -> None:
 
     device = pick_device(config.gpu_id)
     dtype = pick_precision(config.precision, device)
-    say = print if config.verbose else lambda *_: None
-    found = load_data(config, say)
     model = build_model(config, found).to(device)
     run_dir = config.run_dir or default_run_dir(config.model_name)
     run = Run(run_dir, found, config.n_epochs, config.max_bad, config.verbose)
@@ -268,8 +302,7 @@ def train(config: TrainConfig) -> None:
 
     optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, config.momentum, config.weight_decay)
     scheduler = make_scheduler(config.scheduler, optimizer, config.step_size, config.gamma)
-    model_fn = config.model_fn or f"{config.model_name.replace('/', '_')}.pth"
-    saver = Saver(model_fn, model, config, splits)
+    saver = Saver(checkpoint_name(config), model, config, splits)
     run.begin(asdict(config), splits, saver)
     engine = Engine(model, device, dtype, eval_batch_size(config.batch_size))
     if config.verbose > 1 and not engine.is_folded:
@@ -277,14 +310,14 @@ def train(config: TrainConfig) -> None:
     with open_cache(config.feature_cache) as cache:
         work = choose_work(config, splits, engine, run, cache, say)
         trainer = Trainer(work.model, work.compute, work.refresh, optimizer, scheduler, device, dtype, config.seed)
-        best = trainer.fit(work.loaders["train"], work.loaders["valid"], run, config.n_epochs)
+        best = trainer.fit(work.loaders["train"], work.loaders["valid"], run, config.n_epochs, config.early_stop)
         results = {"valid": best.valid}
         if splits.test:
             saver.restore()
-            results["test"] = trainer.evaluate(work.loaders["test"], run)
+            results["test"] = trainer.evaluate(work.loaders["test"], run, "test")
             saver({"epoch": best.epoch + 1, **{name: phase_metrics(result) for name, result in results.items()}})
     run.close()
-    report(config, run, model_fn, best.epoch + 1, results, say)
+    report(run, saver, best.epoch + 1, results, say)
 
 
 @dataclass(frozen=True)
@@ -333,8 +366,8 @@ def choose_work(config: TrainConfig, splits: Splits, engine: Engine, run: Run, c
 
 
 def eval_batch_size(batch_size: int) -> int:
-    """Images in a pass of evaluation, in training and prediction alike; below 32 a pass wastes time."""
-    return max(32, batch_size)
+    """Images in a pass of evaluation, in training and prediction alike; below 32 it wastes time, above 256 memory."""
+    return min(max(32, batch_size), 256)
 
 
 class Saver:
@@ -343,6 +376,7 @@ class Saver:
     def __init__(self, path: str, model: Classifier, config: TrainConfig, splits: Splits) -> None:
         self.path, self.model = path, model
         self.is_first = True
+        self.previous = f"{path}.prev" if os.path.exists(path) else None
         held_out = {
             name: [[sample.path, sample.label] for sample in part]
             for name, part in splits.by_name().items()
@@ -381,8 +415,8 @@ def load_data(config: TrainConfig, say) -> Splits:
         if config.dataset_name == "digits":
             say("training on the built-in digits; for your own photos give --data_dir DIR")
         folder = dataset_folder(config.dataset_name)
-    ratios = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
-    splits = load_splits(folder, ratios, config.seed)
+    shares = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
+    splits = load_splits(folder, shares, config.seed)
     n_classes = len(splits.class_names)
     if config.n_classes not in (None, n_classes):
         raise UserError(
@@ -408,7 +442,7 @@ def checked(config: TrainConfig, splits: Splits, run: Run, say) -> Splits:
         if config.on_leak == "error":
             raise UserError(f"{text}; remove one of each, or use --on_leak drop or warn")
         hint = "; --on_leak drop leaves out the training copies" if config.on_leak == "warn" else ", dropped"
-        say(f"warning: {text}{hint}")
+        warn(f"{text}{hint}")
     dropped = duplicates.to_drop() if config.on_leak == "drop" else []
     return without(splits, [*reasons, *dropped]) if reasons or dropped else splits
 
@@ -423,6 +457,7 @@ def build_model(config: TrainConfig, splits: Splits) -> Classifier:
         pretrained=config.use_pretrained,
         weights_file=config.weights,
         image_size=config.image_size,
+        preferred_size=config.preferred_size,
         resize=config.resize,
         bit_depth=config.bit_depth,
         head_hidden=config.head_hidden,
@@ -441,12 +476,16 @@ def describe(
 ) -> None:
     """What was found and what will be done."""
     from model_loader import count_parameters
+    from samples import others_text
 
     names, counts = splits.class_names, ", ".join(f"{len(part)} {name}" for name, part in splits.by_name().items())
     shown = ", ".join(names[:10]) + (f", ... ({len(names) - 10} more)" if len(names) > 10 else "")
     n_all, n_trained = count_parameters(model)
     preprocess: Preprocess = model.preprocess
-    say(f"data    {splits.root}: {splits.layout}; {counts} images")
+    made = f" ({' and '.join(splits.made)} cut from train)" if splits.made else ""
+    say(f"data    {splits.root}: {splits.layout}; {counts} images{made}")
+    if splits.passed_over:
+        say(f"        {others_text(splits.passed_over)}")
     say(f"classes {len(names)}: {shown}")
     start = "pretrained" if config.use_pretrained else config.weights or "random"
     say(
@@ -454,18 +493,21 @@ def describe(
         f"{preprocess.image_size} x {preprocess.image_size} pixels, {device}, {str(dtype).removeprefix('torch.')}"
     )
     if (config.freeze or config.freeze_until) and start == "random":
-        say("warning: the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
+        warn("the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
 
 
-def report(config: TrainConfig, run, model_fn: str, best_epoch: int, results: dict, say) -> None:
+def report(run: Run, saver: Saver, best_epoch: int, results: dict, say) -> None:
     """What came out, and what to type next; the last line is the accuracy that predict repeats."""
     if run.skipped:
         path, reason = next(iter(run.skipped.items()))
-        say(f"left out {len(run.skipped)} images that could not be read, listed in {run.folder}/skipped.csv; ")
+        n = len(run.skipped)
+        say(f"left out {n} image{'s' * (n != 1)} that could not be read, listed in {run.folder / 'skipped.csv'},")
         say(f"        for example {path}: {reason}")
-    say(f"saved   {model_fn} (best epoch {best_epoch} of {config.n_epochs}) and {run.folder}")
-    say(f"next    python predict.py --model_fn {model_fn}")
-    say(f"        tensorboard --logdir {os.path.dirname(str(run.folder)) or run.folder}")
+    say(f"saved   {saver.path} (best epoch {best_epoch} of {run.n_logged}) and {run.folder}")
+    if saver.previous:
+        say(f"        the earlier {saver.path} is now {saver.previous}")
+    say(f"next    python predict.py --model_fn {saver.path}")
+    say(f"        tensorboard --logdir {run.folder.parent}")
     for name, result in results.items():
         word = {"valid": "validation"}.get(name, name)
         print(f"{word} accuracy {result.accuracy:.4f} ({result.correct}/{result.n_images})")

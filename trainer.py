@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from data_loader import Batch
-from utils import pick, progress, seed_for
+from utils import UserError, pick, progress, seed_for
 
 # --- tables -----------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class Recorder(Protocol):
     def save_best(self, result: EpochResult) -> None:
         """Keeps the weights of the best epoch so far."""
 
-    def skip(self, bad: list[tuple[int, str]], phase: str) -> None:
+    def skip(self, bad: list[tuple[int, str]], split: str) -> None:
         """Takes note of images that could not be read."""
 
 
@@ -143,8 +143,19 @@ class Trainer:
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
-    def fit(self, train_loader: DataLoader, valid_loader: DataLoader, run: Recorder, n_epochs: int) -> EpochResult:
-        """Runs the epochs and returns the best one."""
+    def fit(
+        self,
+        train_loader: DataLoader,
+        valid_loader: DataLoader,
+        run: Recorder,
+        n_epochs: int,
+        early_stop: int | None = None,
+    ) -> EpochResult:
+        """Runs the epochs and returns the best one.
+
+        Args:
+            early_stop: end after this many epochs without a better one.
+        """
         for epoch in range(n_epochs):
             lr = self.optimizer.param_groups[-1]["lr"]
             train = self.train_one_epoch(train_loader, run, epoch, n_epochs)
@@ -156,6 +167,8 @@ class Trainer:
                 run.save_best(result)
             run.log(result, is_best)
             self.scheduler.step()
+            if early_stop and epoch - self.best.epoch >= early_stop:
+                break
         return self.best
 
     def is_best(self, result: EpochResult) -> bool:
@@ -168,34 +181,36 @@ class Trainer:
         loader.batch_sampler.epoch = epoch
         return self._run(loader, self._train_step, run, f"epoch {epoch + 1}/{n_epochs}", "train")
 
-    def evaluate(self, loader: DataLoader, run: Recorder) -> PhaseResult:
-        """One pass over another split, with the present weights."""
+    def evaluate(self, loader: DataLoader, run: Recorder, split: str = "valid") -> PhaseResult:
+        """One pass over the split of that name, with the present weights."""
         self.refresh()
-        return self._run(loader, self._evaluate_step, run, "validation", "valid")
+        return self._run(loader, self._evaluate_step, run, split, split)
 
-    def _run(self, loader: DataLoader, step: Callable, run: Recorder, title: str, phase: str) -> PhaseResult:
+    def _run(self, loader: DataLoader, step: Callable, run: Recorder, title: str, split: str) -> PhaseResult:
         start = time.perf_counter()
         # summed on the device and read once: a .item() a batch would make a GPU wait for each
         loss_sum = torch.zeros((), dtype=torch.float64 if self.device.type != "mps" else torch.float32)
         loss_sum, correct, n_images = loss_sum.to(self.device), torch.zeros((), device=self.device), 0
         for batch in progress(loader, desc=title, unit="batch"):
             if batch.bad:
-                run.skip(batch.bad, phase)
+                run.skip(batch.bad, split)
             if len(batch.labels):
                 labels = batch.labels.to(self.device, non_blocking=True)
                 logits, loss = step(batch, labels)
                 loss_sum += loss.detach() * len(labels)
                 correct += (logits.argmax(1) == labels).sum()
                 n_images += len(labels)
+        if not n_images:
+            raise UserError(f"no image of the {split} split could be read; see skipped.csv in the run folder")
         seconds = time.perf_counter() - start
-        mean_loss = loss_sum.item() / n_images if n_images else math.nan
+        mean_loss = loss_sum.item() / n_images
         return PhaseResult(mean_loss, round(correct.item()), n_images, seconds)
 
     def _train_step(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(seed_for(self.seed, "step", self.step))
         images = batch.images.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.model(images)
+            logits = self._forward(images)
         loss = nn.functional.cross_entropy(logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -203,6 +218,17 @@ class Trainer:
         self.scaler.update()
         self.step += 1
         return logits, loss
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        try:
+            return self.model(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "batch norm cannot train on a batch of one image of this size; give a larger --batch_size or "
+                "--image_size, or freeze it with --freeze_bn"
+            ) from error
 
     def _evaluate_step(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.evaluate_batch(batch.images)

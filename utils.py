@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -27,9 +28,14 @@ class UserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that reports a wrong command line as one line, with the nearest flag it knows."""
+    """argparse that reports a wrong command line as one line, with the nearest flag it knows.
 
-    def __init__(self, **options: Any) -> None:
+    Args:
+        paths_flag: the flag that a word without a flag was probably meant for.
+    """
+
+    def __init__(self, paths_flag: str | None = None, **options: Any) -> None:
+        self.paths_flag = paths_flag
         super().__init__(
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,  # only what was given, so a default has one home
@@ -39,9 +45,17 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         known, unknown = self.parse_known_args(args, namespace)
+        if unknown and not unknown[0].startswith("-"):
+            hint = f"; did you mean {self.paths_flag} {unknown[0]}?" if self.paths_flag else ""
+            self.error(f"{unknown[0]!r} stands without a flag{hint}")
         if unknown:
-            flag = unknown[0].partition("=")[0]
-            self.error(f"{flag} is not a flag of {self.prog}{did_you_mean(flag, self._option_string_actions)}")
+            flag, flags = unknown[0].partition("=")[0], list(self._option_string_actions)
+            longer = [known_flag for known_flag in flags if known_flag.startswith(flag) and len(flag) > 3]
+            hint = f"; did you mean {' or '.join(longer)}?" if longer else did_you_mean(flag, flags)
+            self.error(f"{flag} is not a flag of {self.prog}{hint}")
+        for name, value in vars(known).items():
+            if value == "" or (isinstance(value, list) and "" in value):
+                self.error(f"--{name} was given an empty value; give one, or leave the flag out")
         return known
 
     def error(self, message: str):
@@ -68,6 +82,9 @@ def pick(flag: str, name: str, table: Iterable[str]) -> str:
 
 def run_main(main, argv: list[str] | None = None) -> None:
     """Runs an entry point and turns what the user can mend into one line and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a console without Korean letters is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     try:
         raise SystemExit(main(argv))
     except UserError as error:
@@ -144,7 +161,7 @@ def pick_device(gpu_id: int | None = None) -> torch.device:
         return torch.device("cpu")
     if not 0 <= (gpu_id or 0) < len(gpus):
         there = "".join(f", {i} ({gpu})" for i, gpu in enumerate(gpus))
-        raise UserError(f"--gpu_id {gpu_id} is not on this machine; it has -1 (the CPU){there}")
+        raise UserError(f"--gpu_id {gpu_id} is not on this machine; it has -1 (the CPU){there}: give that, or none")
     return gpus[gpu_id or 0]
 
 
@@ -203,23 +220,26 @@ def atomic_write(
     """A file that appears under its name only when it is whole and on the disk.
 
     Args:
-        previous: where a file that already has that name is moved, once the new one is whole.
+        previous: where a file that already has that name is kept, once the new one is whole.
 
     Raises:
         UserError: the folder is missing, read-only or full; an earlier file stays as it was.
     """
     path = Path(path)
     temporary = None
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, mode, **options) as file:
+        os.close(handle)
+        with open(temporary, mode, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600: a shared folder wants the usual
         if previous and path.exists():
-            os.replace(path, previous)
+            _keep(path, previous, temporary)
         os.replace(temporary, path)
     except OSError as error:
         _remove(temporary)
@@ -229,10 +249,37 @@ def atomic_write(
         raise
 
 
+def check_target(path: str | Path, flag: str) -> None:
+    """Checks before the work that a file can be written there after it.
+
+    Raises:
+        UserError: the path is a folder, or its folder cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{flag} {path} is a folder; give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot write there ({error.strerror}); give another place") from error
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text atomically."""
-    with atomic_write(path, "w", encoding="utf-8", newline="") as file:
+    """Writes UTF-8 text atomically; names that are no Unicode are shown with backslashes."""
+    with atomic_write(path, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
         file.write(text)
+
+
+def _keep(path: Path, previous: str | Path, temporary: str) -> None:
+    """Gives the file a second name, so that at no instant the first is without a file."""
+    second = f"{temporary}.prev"
+    try:
+        os.link(path, second)
+    except OSError:  # not every file system has links
+        shutil.copy2(path, second)
+    os.replace(second, previous)
 
 
 def _umask() -> int:
@@ -245,6 +292,11 @@ def _remove(path: str | None) -> None:
     if path:
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+def warn(text: str) -> None:
+    """A line on stderr that `--verbose 0` does not hide."""
+    sys.stderr.write(f"warning: {text}\n")
 
 
 def progress(items: Iterable | None = None, **options: Any):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from download import DownloadError, download
+from download import DownloadError, download, sha256_of
 from utils import UserError
 
 NO_NETWORK = "--model_name efficientnet_lite0 --use_pretrained needs no network"
@@ -22,6 +22,7 @@ class Source:
     url: str
     file_name: str
     sha256: str | None = None
+    hub_id: str | None = None  # its repository on the Hugging Face hub, whose own cache is looked at too
 
 
 def cache_folder() -> Path:
@@ -36,16 +37,31 @@ def cached_or_downloaded(source: Source, model_name: str) -> Path:
         UserError: it is in neither; the message names every way out. Never falls back to anything.
     """
     path = cache_folder() / source.file_name
+    if source.hub_id and not path.exists():
+        from huggingface_hub import try_to_load_from_cache
+
+        in_hub_cache = try_to_load_from_cache(source.hub_id, "model.safetensors")
+        path = Path(in_hub_cache) if isinstance(in_hub_cache, str) else path
     if path.exists():
+        if source.sha256 and not sha256_of(path).startswith(source.sha256):
+            raise UserError(f"{path} is broken or only half there: its checksum is wrong; delete it, and start again")
         return path
     try:
-        return download(source.url, path, source.sha256)
+        return download(source.url, path, source.sha256, check=_is_weights)
     except DownloadError as error:
         raise UserError(
             f"the pretrained weights of {model_name} could not be downloaded from {source.url}: {error}. "
             f"Bring that file on another machine and put it into {path.parent} as {path.name}, "
             f"or give it with --weights FILE, or leave the network out: {NO_NETWORK}"
         ) from error
+
+
+def _is_weights(path: Path) -> None:
+    """A login page of a hotel network is no file of weights, whatever its name."""
+    try:
+        read(path)
+    except UserError as error:
+        raise DownloadError("what came is no file of weights") from error
 
 
 def lite0_file() -> Path:
@@ -68,32 +84,53 @@ def read(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"there is no file {path}")
+        raise UserError(f"there is no file {path}; give a .pth or .safetensors file that is there")
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             from safetensors.torch import load_file
 
             content = load_file(path)
+        elif _is_torchscript(path):
+            raise UserError(f"{path} is a TorchScript program, not weights; save its state_dict instead")
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refused(path)) from error
+    except PermissionError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     # a damaged file leads the readers into all of these
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise UserError(f"{path} is broken or only half there; bring it again") from error
+        raise UserError(f"{path} is broken or only half there; delete it, and bring it again") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # a class that cannot be imported before the library
             raise
-        raise UserError(f"{path} is broken or only half there; bring it again") from error
+        raise UserError(f"{path} is broken or only half there; delete it, and bring it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict or a checkpoint")
     return content
 
 
+def _is_safetensors(path: Path) -> bool:
+    """By its content: a length of 8 bytes and then a JSON header."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return any(name.endswith("/constants.pkl") for name in file.namelist())
+
+
 def _refused(path: Path) -> str:
-    # whole models saved by torch.save(model) are zip files whose pickle names classes
-    kind = "holds more than tensors and plain values" if zipfile.is_zipfile(path) else "is no PyTorch file"
-    return f"{path} {kind}; it was not opened, because such a file can run code: save a state_dict instead"
+    if not zipfile.is_zipfile(path):
+        return f"{path} is no PyTorch file; give a checkpoint of this tool, or a .pth or .safetensors file of weights"
+    # torch.save(model) writes a zip file whose pickle names classes
+    return (
+        f"{path} holds more than numbers and plain values and was not opened, because such a file can run code; "
+        "where it was made, save only the weights: torch.save(model.state_dict(), FILE)"
+    )
 
 
 def state_dict_of(content: dict, path: str | Path) -> dict[str, torch.Tensor]:
@@ -102,7 +139,10 @@ def state_dict_of(content: dict, path: str | Path) -> dict[str, torch.Tensor]:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    tensors = {key.removeprefix("module."): value for key, value in content.items() if torch.is_tensor(value)}
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and torch.is_tensor(value)}
+    for prefix in ("module.", "model."):  # of wrappers around the network
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     if not tensors:
         raise UserError(f"{path} holds no tensors; give a state_dict or a checkpoint of this tool")
     return tensors

@@ -92,10 +92,10 @@ class Bench:
     def finetune(self) -> None:
         """Seconds an epoch of full fine-tuning of ResNet-18, same batch size and workers."""
         ours, theirs = [], []
-        for _ in range(self.options.rounds):
+        for n in range(self.options.rounds):
             run("train.py", "--data_dir", self.data, "--model_name", "resnet18", "--n_epochs", 2,
-                "--n_workers", 2, "--run_dir", "runs/bench", cwd=self.scratch)  # fmt: skip
-            with open(self.scratch / "runs" / "bench" / "metrics.csv", encoding="utf-8") as file:
+                "--n_workers", 2, "--run_dir", f"runs/bench{n}", cwd=self.scratch)  # fmt: skip
+            with open(self.scratch / "runs" / f"bench{n}" / "metrics.csv", encoding="utf-8") as file:
                 ours.append(float(list(csv.DictReader(file))[-1]["seconds"]))
             found = plain(self.scratch, "train", self.data, "--arch", "resnet18", "--n_epochs", 2,
                           "--batch_size", 32, "--n_workers", 2)  # fmt: skip

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import io
+import os
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -77,12 +81,29 @@ def cli(capfd):
 TINY = ("--model_name", "resnet18", "--image_size", 32, "--n_workers", 0, "--gpu_id", -1)
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory) -> SimpleNamespace:
+    """One small training of two epochs, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("trained")
+    make_class_folders(folder / "split" / "train", 8)
+    make_class_folders(folder / "split" / "val", 5, seed=1000)
+    (folder / "work").mkdir()
+    argv = ("--data_dir", folder / "split", *TINY, "--n_epochs", 2, "--model_fn", "tiny.pth", "--run_dir", "r")
+    out, err, here = io.StringIO(), io.StringIO(), Path.cwd()
+    os.chdir(folder / "work")
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = train.main([str(arg) for arg in argv])
+    finally:
+        os.chdir(here)
+    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue(), folder=folder / "work")
+
+
 @pytest.fixture
-def trained(cli, split_folder):
-    """A small model trained for two epochs on `split_folder`, as `tiny.pth` in the working folder."""
-    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 2, "--model_fn", "tiny.pth", "--run_dir", "r")
-    assert done.status == 0, done.err
-    return done
+def trained(trained_once, tmp_path) -> SimpleNamespace:
+    """That training's `tiny.pth` and run folder `r` in the working folder."""
+    shutil.copytree(trained_once.folder, tmp_path, dirs_exist_ok=True)
+    return trained_once
 
 
 @pytest.fixture

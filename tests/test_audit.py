@@ -48,8 +48,8 @@ def test_identical_files_in_two_splits_or_classes_are_found(leaky):
 def test_leaks_are_counted_with_an_example_and_listed(cli, leaky):
     done = cli("train", "--data_dir", leaky, *TINY, "--n_epochs", 1, "--run_dir", "r")
     assert done.status == 0
-    assert "warning: 1 image(s) stand in two splits (" in done.out
-    assert "1 image(s) stand in two classes (" in done.out
+    assert "warning: 1 image(s) stand in two splits (" in done.err
+    assert "1 image(s) stand in two classes (" in done.err
     found = rows("r/duplicates.csv")
     assert len(found) == 4
     assert found[0].keys() == {"group", "path", "label", "split"}
@@ -173,3 +173,24 @@ def test_two_epochs_give_the_same_weights_for_any_number_and_kind_of_workers(cli
         found.append(weights("m.pth"))
     for other in found[1:]:
         assert all(torch.equal(found[0][key], other[key]) for key in other)
+
+
+def test_the_order_of_the_file_system_changes_no_number(cli, split_folder, monkeypatch):
+    argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 1)
+    cli("train", *argv, "--model_fn", "a.pth")
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: reversed(list(scandir(folder))))
+    cli("train", *argv, "--model_fn", "b.pth")
+    first, second = weights("a.pth"), weights("b.pth")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_validation_split_without_a_class_changes_no_weight(cli, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 1)
+    cli("train", *argv, "--model_fn", "a.pth")
+    shutil.rmtree(split_folder / "val" / "cat")
+    done = cli("train", *argv, "--model_fn", "b.pth")
+    assert "/10)" in done.out
+    first, second = (torch.load(name, weights_only=True) for name in ("a.pth", "b.pth"))
+    assert first["class_names"] == second["class_names"]
+    assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in first["state_dict"])

@@ -124,11 +124,20 @@ def test_workers_change_no_pixel(image_folder):
 
 def test_the_view_of_a_sample_does_not_depend_on_its_batch(image_folder):
     dataset = make_dataset(image_folder)
-    alone = dataset[(3, 7)][2]
-    for batch_size in (2, 5):
-        for batch in make_loader(dataset, batch_size, 0):
+
+    def view(batch_size, n_workers):
+        loader = make_loader(dataset, batch_size, n_workers)
+        loader.batch_sampler.epoch = 3
+        for batch in loader:
             assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(dataset[(3, 7)][2], alone)
+            if 7 in batch.indices:
+                return batch.images[batch.indices.tolist().index(7)]
+        return None
+
+    alone = dataset[(3, 7)][2]
+    assert torch.equal(view(2, 0), alone)
+    assert torch.equal(view(5, 2), alone)
+    assert not torch.equal(dataset[(4, 7)][2], alone)
     assert not torch.equal(make_dataset(image_folder, seed=1)[(3, 7)][2], alone)
 
 

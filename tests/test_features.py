@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -102,10 +103,10 @@ def test_a_partly_frozen_backbone_is_no_function():
 def test_early_and_late_images_that_cannot_be_read_are_listed(cli, split_folder):
     bad = split_folder / "train" / "cat" / "00.png"
     bad.write_bytes(bad.read_bytes()[:-200])  # its header is whole: only decoding shows it
-    for _ in range(2):  # computed, then from the cache
-        done = cli("train", "--data_dir", split_folder, *FROZEN, "--run_dir", "r")
-        assert "left out 1 images" in done.out
-        assert str(bad) in open("r/skipped.csv", encoding="utf-8").read()
+    for run_dir in ("computed", "cached"):
+        done = cli("train", "--data_dir", split_folder, *FROZEN, "--run_dir", run_dir)
+        assert "left out 1 image that" in done.out
+        assert str(bad) in open(f"{run_dir}/skipped.csv", encoding="utf-8").read()
 
 
 # --- kept between runs ------------------------------------------------------------------------
@@ -245,10 +246,14 @@ def test_two_runs_at_once_leave_a_right_cache(cli, split_folder):
 # --- its size ---------------------------------------------------------------------------------
 
 
+def recipe(name):
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
 def add_shard(cache, name, age):
-    store = Store(cache / name)
-    store.add([features.RowKey(0, name, name, 1, 1)], torch.zeros(1, 250))
-    (index,) = (cache / name).glob("*.json")
+    folder = cache / recipe(name)
+    Store(folder).add([features.RowKey(0, name, name, 1, 1)], torch.zeros(1, 250))
+    (index,) = folder.glob("*.json")
     os.utime(index, (time.time() - age,) * 2)
 
 
@@ -257,26 +262,53 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
         add_shard(tmp_path, name, age)
     total = sum(n_bytes for _, n_bytes, _ in cache_entries(tmp_path))
     prune(tmp_path, limit=total - 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["middle", "new"]
-    prune(tmp_path, needed=10**9, limit=10**9, keep=[tmp_path / "middle"])
-    assert [path.name for path in tmp_path.iterdir()] == ["middle"]
+    assert {path.name for path in tmp_path.iterdir()} == {recipe("middle"), recipe("new")}
+    prune(tmp_path, needed=10**9, limit=10**9, keep=[tmp_path / recipe("middle")])
+    assert [path.name for path in tmp_path.iterdir()] == [recipe("middle")]
 
 
 def test_leftovers_of_dead_runs_are_removed_but_not_those_of_living_ones(tmp_path):
     add_shard(tmp_path, "a", 0)
-    for name, age in (("dead.tmp", 3), ("dead.bin", 3), ("living.tmp", 0), ("living.bin", 0)):
-        (tmp_path / "a" / name).write_bytes(b"x")
-        os.utime(tmp_path / "a" / name, (time.time() - age * 86400,) * 2)
+    folder = tmp_path / recipe("a")
+    for n, age in enumerate((3, 0)):
+        for ending in ("tmp", "bin"):
+            path = folder / f"{n:020d}-{'ab' * 4}.{ending}"
+            path.write_bytes(b"x")
+            os.utime(path, (time.time() - age * 86400,) * 2)
     prune(tmp_path)
-    left = {path.name for path in (tmp_path / "a").iterdir() if path.suffix != ".json"}
-    assert {"living.tmp", "living.bin"} < left
-    assert not left & {"dead.tmp", "dead.bin"}
+    left = sorted(path.name for path in folder.iterdir() if "abab" in path.name)
+    assert left == [f"{1:020d}-{'ab' * 4}.{ending}" for ending in ("bin", "tmp")]
+
+
+def test_nothing_but_its_own_files_is_ever_removed_from_the_folder(tmp_path):
+    mine = [tmp_path / "proj" / "firmware.bin", tmp_path / "proj" / "notes.tmp", tmp_path / recipe("a") / "x.bin",
+            tmp_path / "proj" / "pair.json", tmp_path / "proj" / "pair.bin"]  # fmt: skip
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+        os.utime(path, (0, 0))
+    prune(tmp_path, needed=10**12)
+    features.main(["--feature_cache", str(tmp_path), "--clear"])
+    assert all(path.exists() for path in mine)
+
+
+def test_networks_that_differ_only_in_their_layers_share_no_features(image_folder, tmp_path):
+    keys = set()
+    for name in ("timm/efficientnet_b0", "timm/tf_efficientnet_b0"):
+        model = get_model(name, 3, image_size=32)
+        engine = Engine(model, CPU, torch.float32, 4)
+        dataset = ImageDataset([], [], model.preprocess, None)
+        torch.manual_seed(0)
+        for tensor in model.net.state_dict().values():
+            tensor.zero_()
+        keys.add(features.recipe_key(engine, dataset, "evaluation"))
+    assert len(keys) == 2
 
 
 def test_the_cache_is_shown_and_emptied(tmp_path, capsys):
     add_shard(tmp_path / "cache", "a", 0)
     assert features.main(["--feature_cache", str(tmp_path / "cache")]) == 0
-    assert re.search(r"1 files  a\n.*in .*cache; at most 20.0 GB", capsys.readouterr().out)
+    assert re.search(r"1 files  [0-9a-f]{32}\n.*in .*cache; at most 20.0 GB", capsys.readouterr().out)
     features.main(["--feature_cache", str(tmp_path / "cache"), "--clear"])
     assert "removed" in capsys.readouterr().out
     assert not cache_entries(tmp_path / "cache")

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,12 @@ SMALL = {"alexnet": 64, "inception_v3": 75, "vit_b_16": 224, "timm/vit_tiny_patc
 
 def small_model(name, **options):
     return get_model(name, 3, image_size=SMALL.get(name, 32), **options)
+
+
+def about(name):
+    """What train.py writes beside the weights, as far as a checkpoint must have it."""
+    names = ["a", "b", "c"]
+    return {"model_name": name, "class_names": names, "precision": "fp32", "eval_batch_size": 32, "splits": {}}
 
 
 def images_for(model, n=2):
@@ -46,8 +54,7 @@ def test_every_family_trains_frozen_and_saves_what_it_predicts(name, tmp_path):
     moved = {key for key in after if not torch.equal(before[key], after[key])}
     assert moved == {f"{model.head_name}.weight", f"{model.head_name}.bias"}
     model.eval()
-    about = {"model_name": name, "class_names": ["a", "b", "c"], "config": {}}
-    save_checkpoint(tmp_path / "m.pth", model, about)
+    save_checkpoint(tmp_path / "m.pth", model, about(name))
     restored, told = load_checkpoint(tmp_path / "m.pth")
     assert torch.equal(restored(images_for(model)), model(images_for(model)))
     assert told["class_names"] == ["a", "b", "c"]
@@ -65,7 +72,7 @@ def test_the_checkpoint_loads_without_this_tool(tmp_path):
     from torchvision import models
 
     model = small_model("resnet18")
-    save_checkpoint(tmp_path / "m.pth", model, {"model_name": "resnet18", "class_names": ["a", "b", "c"]})
+    save_checkpoint(tmp_path / "m.pth", model, about("resnet18"))
     plain = models.resnet18(num_classes=3)
     plain.load_state_dict(torch.load(tmp_path / "m.pth", weights_only=True)["state_dict"])
 
@@ -78,7 +85,7 @@ def test_size_and_normalisation_come_with_the_weights():
 
 
 def test_a_size_that_a_backbone_cannot_take_names_those_it_can():
-    with pytest.raises(UserError, match=r"cannot take --image_size 64; of the usual sizes it takes 224$"):
+    with pytest.raises(UserError, match=r"cannot take --image_size 64; of the usual sizes it takes 224 \(without"):
         get_model("vit_b_16", 2, image_size=64)
     with pytest.raises(UserError, match=r"it takes 64, 96"):
         get_model("alexnet", 2, image_size=20)
@@ -101,6 +108,18 @@ def test_frozen_until_a_layer_freezes_exactly_what_comes_before(tmp_path):
     one_step(model)
     still = {key for key, value in model.net.state_dict().items() if torch.equal(before[key], value)}
     assert still == {key for key in before if key.split(".")[0] in ("conv1", "bn1", "layer1")}
+
+
+def test_a_frozen_prefix_builds_no_graph():
+    model = small_model("resnet18")
+    freeze(model, "layer2")
+    seen = {}
+    for name in ("layer2", "layer3"):
+        model.net.get_submodule(name).register_forward_hook(lambda m, i, out, name=name: seen.update({name: out}))
+    model.train()
+    model(images_for(model))
+    assert seen["layer2"].grad_fn is None
+    assert seen["layer3"].grad_fn is not None
 
 
 def test_dotted_names_reach_inside():
@@ -217,6 +236,23 @@ def test_a_half_downloaded_file_in_the_cache_says_so(resnet18_address):
         small_model("resnet18", pretrained=True)
 
 
+def test_a_damaged_file_in_the_cache_is_found_by_its_checksum(resnet18_address):
+    weights.cache_folder().mkdir(parents=True)
+    content = bytearray(resnet18_address.read_bytes())
+    content[len(content) // 2] ^= 1
+    (weights.cache_folder() / resnet18_address.name).write_bytes(content)
+    with pytest.raises(UserError, match="checksum is wrong; delete it"):
+        small_model("resnet18", pretrained=True)
+
+
+def test_a_login_page_is_not_kept_as_weights(file_server, monkeypatch):
+    source = weights.Source(f"{file_server.url}/w.safetensors", "w.safetensors")
+    (file_server.folder / "w.safetensors").write_text("<html>please log in</html>")
+    with pytest.raises(UserError, match="no file of weights"):
+        weights.cached_or_downloaded(source, "timm/x")
+    assert not list(weights.cache_folder().iterdir())
+
+
 def test_timm_weights_come_from_its_hub(file_server, monkeypatch):
     import timm
     from huggingface_hub import constants
@@ -227,8 +263,37 @@ def test_timm_weights_come_from_its_hub(file_server, monkeypatch):
     folder.mkdir(parents=True)
     save_file(net.state_dict(), folder / "model.safetensors")
     monkeypatch.setattr(constants, "ENDPOINT", file_server.url)
-    model = small_model("timm/mobilenetv3_small_050", pretrained=True)
-    assert torch.equal(model.net.conv_stem.weight, net.conv_stem.weight)
+    for _ in range(2):
+        model = small_model("timm/mobilenetv3_small_050", pretrained=True)
+        assert torch.equal(model.net.conv_stem.weight, net.conv_stem.weight)
+    assert len(file_server.requests) == 1
+
+
+def test_timm_weights_of_models_with_a_loader_of_their_own(file_server, monkeypatch):
+    import timm
+    from safetensors.torch import save_file
+
+    net = timm.create_model("vit_tiny_patch16_224")
+    name = net.pretrained_cfg["hf_hub_id"].replace("/", "--") + ".safetensors"
+    weights.cache_folder().mkdir(parents=True)
+    save_file(net.state_dict(), weights.cache_folder() / name)
+    model = small_model("timm/vit_tiny_patch16_224", pretrained=True)
+    assert torch.equal(model.net.patch_embed.proj.weight, net.patch_embed.proj.weight)
+
+
+def test_a_model_without_a_head_gets_one_and_one_with_two_is_refused():
+    model = get_model("timm/resnet50_clip_gap.openai", 3, image_size=64)
+    assert model(images_for(model)).shape == (2, 3)
+    with pytest.raises(UserError, match="its head cannot be found"):
+        get_model("timm/deit_tiny_distilled_patch16_224", 3)
+    with pytest.raises(UserError, match=r"timm cannot build timm/resnet18\.bogus"):
+        get_model("timm/resnet18.bogus", 3)
+
+
+def test_the_size_of_a_known_set_is_taken_where_the_backbone_can():
+    assert get_model("resnet18", 3, preferred_size=32).preprocess.image_size == 32
+    assert get_model("alexnet", 3, preferred_size=32).preprocess.image_size == 224
+    assert get_model("resnet18", 3, image_size=64, preferred_size=32).preprocess.image_size == 64
 
 
 def test_a_local_file_is_taken_whatever_its_head(tmp_path):
@@ -238,10 +303,14 @@ def test_a_local_file_is_taken_whatever_its_head(tmp_path):
     other = models.resnet18(num_classes=7)
     torch.save(other.state_dict(), tmp_path / "w.pth")
     save_file(other.state_dict(), tmp_path / "w.safetensors")
-    save_checkpoint(tmp_path / "own.pth", small_model("resnet18", seed=5), {"model_name": "resnet18"})
-    for name in ("w.pth", "w.safetensors"):
+    save_checkpoint(tmp_path / "own.pth", small_model("resnet18", seed=5), about("resnet18"))
+    torch.save({f"model.{key}": value for key, value in other.state_dict().items()}, tmp_path / "wrapped.pth")
+    save_file(other.state_dict(), tmp_path / "misnamed.pth")
+    for name in ("w.pth", "w.safetensors", "wrapped.pth", "misnamed.pth"):
         model = small_model("resnet18", weights_file=tmp_path / name)
         assert torch.equal(model.net.layer4[1].conv2.weight, other.layer4[1].conv2.weight)
+    with pytest.raises(UserError, match="is a checkpoint of resnet18; use --model_name resnet18"):
+        small_model("resnet34", weights_file=tmp_path / "own.pth")
     own = small_model("resnet18", weights_file=tmp_path / "own.pth")
     assert torch.equal(own.net.conv1.weight, small_model("resnet18", seed=5).net.conv1.weight)
 
@@ -284,9 +353,15 @@ def test_a_file_that_does_not_fit_is_refused_with_its_reason(tmp_path):
     refuse({**state, "conv1.weight": torch.zeros(64, 3, 3, 3)}, "another shape for conv1.weight")
     refuse({**state, "conv1.weight": torch.full((64, 3, 7, 7), float("nan"))}, "not finite in conv1.weight")
     refuse({}, "no tensors")
+    refuse({0: torch.zeros(1)}, "no tensors")
     refuse([1, 2], "holds a list")
-    refuse(b"not a file of tensors", "no PyTorch file|broken")
+    refuse(b"not a file of tensors", "is no PyTorch file; give")
     refuse({"state_dict": state, "extra": Payload()}, "can run code")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch advises against what people still have
+        torch.jit.save(torch.jit.script(nn.ReLU()), str(tmp_path / "w.pth"))
+    with pytest.raises(UserError, match="TorchScript"):
+        small_model("resnet18", weights_file=tmp_path / "w.pth")
     assert not (tmp_path / "payload-ran").exists()
     with pytest.raises(UserError, match="there is no file"):
         small_model("resnet18", weights_file=tmp_path / "nowhere.pth")
@@ -299,7 +374,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(tmp_path):
         with pytest.raises(UserError, match=match):
             load_checkpoint(path)
 
-    save_checkpoint(path, small_model("resnet18"), {"model_name": "resnet18", "class_names": ["a", "b", "c"]})
+    save_checkpoint(path, small_model("resnet18"), about("resnet18"))
     content, whole = torch.load(path, weights_only=True), path.read_bytes()
     path.write_bytes(whole[:5000])
     refuse("only half there")

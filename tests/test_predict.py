@@ -62,13 +62,17 @@ def test_a_name_with_a_newline_is_one_row(cli, trained, image_folder):
 
 
 MISTAKES = {
-    "no checkpoint": (["--model_fn", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
+    "no checkpoint": (["--model_fn", "nowhere.pth"], "there is no checkpoint nowhere.pth; this folder has"),
     "no input": (["--model_fn", "tiny.pth", "--input", "nowhere"], "--input nowhere does not exist"),
-    "empty folder": (["--model_fn", "tiny.pth", "--input", "empty"], "folder without images"),
+    "empty folder": (["--model_fn", "tiny.pth", "--input", "empty"], "no images were found"),
     "no model": (["--model_fn", "text.pth"], "text.pth"),
     "device": (["--model_fn", "tiny.pth", "--gpu_id", "7"], "--gpu_id 7 is not on this machine"),
     "flag": (["--model_file", "tiny.pth"], "did you mean --model_fn?"),
     "result": (["--model_fn", "tiny.pth", "--result", "tiny.pth/result.csv"], "cannot write"),
+    "result into a folder": (["--model_fn", "tiny.pth", "--result", "empty"], "--result empty is a folder"),
+    "result over the model": (["--model_fn", "tiny.pth", "--result", "tiny.pth"], "would overwrite a model"),
+    "another model": (["--model_fn", "resnet.pth"], "this folder has text.pth, tiny.pth; name it with --model_fn"),
+    "no flag": (["photos"], "did you mean --input photos?"),
 }
 
 

@@ -83,9 +83,41 @@ def test_what_is_no_data_folder_is_told_with_what_was_found(tmp_path):
     assert "one class only ('only')" in error(tmp_path / "one")
     make_class_folders(tmp_path / "hole", 3)
     (tmp_path / "hole" / "zebra").mkdir()
-    assert "zebra holds no images" in error(tmp_path / "hole")
+    assert "zebra was taken for a class, but it holds no images" in error(tmp_path / "hole")
     make_class_folders(tmp_path / "few", 2)
     assert "has 2 image(s), too few" in error(tmp_path / "few")
+    make_class_folders(tmp_path / "hollow" / "train", 2)
+    (tmp_path / "hollow" / "val").mkdir()
+    assert "the valid folder in" in error(tmp_path / "hollow")
+    save_image(tmp_path / "flat" / "train" / "a.png", 0, 0)
+    save_image(tmp_path / "flat" / "val" / "a.png", 0, 0)
+    assert "the train folder in" in error(tmp_path / "flat")
+
+
+def test_a_folder_above_the_right_one_is_told(tmp_path):
+    make_class_folders(tmp_path / "top" / "photos" / "train", 2)
+    make_class_folders(tmp_path / "top" / "photos" / "val", 2)
+    (tmp_path / "top" / "a").mkdir()
+    for folder in (tmp_path / "top", tmp_path):
+        with pytest.raises(UserError, match=r"did you mean --data_dir .*photos\?"):
+            load_splits(folder, RATIOS, 0)
+
+
+def test_train_alone_and_train_with_test_get_the_splits_they_lack(tmp_path):
+    make_class_folders(tmp_path / "a" / "train", 8)
+    splits = load_splits(tmp_path / "a", RATIOS, 0)
+    assert (len(splits.valid), len(splits.test), splits.made) == (3, 6, ("valid", "test"))
+    make_class_folders(tmp_path / "a" / "test", 2, seed=9)
+    splits = load_splits(tmp_path / "a", RATIOS, 0)
+    assert (len(splits.train), len(splits.valid), len(splits.test), splits.made) == (18, 6, 6, ("valid",))
+
+
+def test_files_that_are_no_images_are_counted_by_their_ending(image_folder):
+    for name in ("a.heic", "b.heic", "c.txt"):
+        (image_folder / "cat" / name).write_bytes(b"x")
+    splits = load_splits(image_folder, RATIOS, 0)
+    assert splits.passed_over == {".heic": 2, ".txt": 1}
+    assert "3 files that are no images by their ending (.heic 2, .txt 1)" in samples.others_text(splits.passed_over)
 
 
 def test_a_class_that_training_lacks_is_listed(split_folder):
@@ -159,6 +191,10 @@ def test_hymenoptera_is_downloaded_checked_and_unpacked(file_server, monkeypatch
 
 
 def test_folders_are_labels_in_prediction_only_where_all_are_classes(image_folder, capsys):
+    save_image(image_folder / "loose.png", 0, 0)
+    for folder in (str(image_folder), f"{image_folder}{os.sep}"):
+        assert len(input_samples([folder], ["cat", "dog", "개"])) == 31
+    (image_folder / "loose.png").unlink()
     labelled = input_samples([str(image_folder)], ["cat", "dog", "개"])
     assert [s.label for s in labelled] == ["cat"] * 10 + ["dog"] * 10 + ["개"] * 10
     unlabelled = input_samples([str(image_folder)], ["cat", "dog"])

@@ -1,7 +1,10 @@
 import csv
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -50,6 +53,15 @@ def test_the_loss_falls(extra, cli, split_folder):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("frozen", [(), ("--freeze",)])
+def test_training_ends_early_without_a_better_epoch(frozen, cli, split_folder):
+    # a rate of almost nothing: no epoch betters the first
+    argv = ("--data_dir", split_folder, *TINY, *frozen, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 9)
+    done = cli("train", *argv, "--early_stop", 2)
+    assert len(re.findall(r"^epoch", done.out, re.MULTILINE)) == 3
+    assert "best epoch 1 of 3" in done.out
+
+
 def test_the_test_split_is_measured_with_the_best_weights(cli, image_folder):
     done = cli("train", "--data_dir", image_folder, *TINY, "--n_epochs", 2, "--model_fn", "m.pth")
     assert re.search(r"test accuracy \d\.\d{4} \(\d/6\)\n$", done.out)
@@ -61,14 +73,17 @@ def test_the_test_split_is_measured_with_the_best_weights(cli, image_folder):
 
 def test_an_earlier_checkpoint_stays_as_prev(cli, trained, split_folder):
     earlier = state("tiny.pth")
-    cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 3, "--seed", 1, "--model_fn", "tiny.pth")
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 3, "--seed", 1, "--model_fn", "tiny.pth")
+    assert "the earlier tiny.pth is now tiny.pth.prev" in done.out
     kept = state("tiny.pth.prev")
     assert all(torch.equal(earlier[key], kept[key]) for key in earlier)
 
 
 def test_freezing_random_weights_warns(cli, split_folder):
     done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--freeze")
-    assert "warning: the frozen layers have random weights" in done.out
+    assert done.err == (
+        "warning: the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning\n"
+    )
 
 
 def test_images_that_cannot_be_read_are_left_out_and_listed(cli, split_folder):
@@ -98,7 +113,8 @@ def test_a_known_set_brings_its_own_defaults_but_flags_win(monkeypatch):
     train.main([])
     train.main(["--dataset_name", "digits", "--image_size", "64"])
     train.main(["--data_dir", "photos"])
-    assert [config.image_size for config in seen] == [DATASETS["digits"].defaults["image_size"], 64, None]
+    assert [config.image_size for config in seen] == [None, 64, None]
+    assert [config.preferred_size for config in seen] == [DATASETS["digits"].defaults["preferred_size"]] * 2 + [None]
     assert [config.augment for config in seen] == ["none", "none", "basic"]
 
 
@@ -108,9 +124,15 @@ MISTAKES = {
     "unknown set": (["--dataset_name", "digit"], "did you mean digits?"),
     "unknown model": (["--data_dir", "photos", "--model_name", "resnet19"], "did you mean resnet"),
     "misspelt flag": (["--data_dirr", "photos"], "did you mean --data_dir?"),
+    "empty value": (["--data_dir", "photos", "--weights", ""], "--weights was given an empty value"),
     "no number": (["--lr", "fast"], "'fast' is not a number above 0"),
     "negative": (["--batch_size", "-1"], "'-1' is not a whole number at least 1"),
-    "ratios": (["--train_ratio", "0.9"], "must sum to 1"),
+    "ratios": (["--train_ratio", "0.9", "--valid_ratio", "0.2"], "must sum to 1"),
+    "no ratio left": (["--train_ratio", "1"], "must sum to 1"),
+    "half a flag": (["--model", "resnet"], "did you mean --model_name or --model_fn?"),
+    "no flag": (["photos"], "'photos' stands without a flag; did you mean --data_dir photos?"),
+    "model into a folder": (["--data_dir", "photos", "--model_fn", "photos"], "--model_fn photos is a folder"),
+    "model over a photo": (["--data_dir", "photos", "--model_fn", "photos/cat/00.png"], "is there and no checkpoint"),
     "classes": (["--data_dir", "photos", "--n_classes", "5"], "has 3 classes: cat, dog, 개"),
     "device": (["--data_dir", "photos", "--gpu_id", "99"], "--gpu_id 99 is not on this machine; it has -1"),
     "precision": (["--data_dir", "photos", "--precision", "fp8"], "choose from auto, fp32, bf16, fp16"),
@@ -120,6 +142,7 @@ MISTAKES = {
     "both freezes": (["--freeze", "--freeze_until", "layer1"], "both given"),
     "weights": ([*TINY, "--data_dir", "photos", "--weights", "no.pth"], "there is no file no.pth"),
     "run folder": ([*TINY, "--data_dir", "photos", "--run_dir", "photos/cat/00.png"], "cannot write the run folder"),
+    "run among photos": ([*TINY, "--data_dir", "photos", "--run_dir", "photos"], "run folder photos is not empty"),
 }
 
 
@@ -138,6 +161,60 @@ def test_a_checkpoint_that_cannot_be_written_stops_with_one_line(cli, split_fold
     done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--model_fn", inside_a_file)
     assert done.status == 2
     assert "cannot write" in done.err
+    assert "epoch" not in done.out, "it is known before the work"
+
+
+@pytest.mark.parametrize("frozen", [(), ("--freeze",)])
+def test_a_bad_image_in_the_test_split_is_the_one_that_is_listed(frozen, cli, image_folder):
+    cli("train", "--data_dir", image_folder, *TINY, "--n_epochs", 1, "--run_dir", "r0")
+    rows = csv.DictReader(open("r0/splits.csv", encoding="utf-8"))
+    victim = next(row["path"] for row in rows if row["split"] == "test")
+    content = open(victim, "rb").read()
+    open(victim, "wb").write(content[:-100])
+    done = cli("train", "--data_dir", image_folder, *TINY, *frozen, "--n_epochs", 1, "--run_dir", "r1")
+    assert done.status == 0
+    assert [row["path"] for row in csv.DictReader(open("r1/skipped.csv", encoding="utf-8"))] == [victim]
+    assert re.search(r"test accuracy .*/5\)\n$", done.out)
+
+
+def test_a_split_of_which_nothing_can_be_read_is_an_error(cli, split_folder):
+    for path in (split_folder / "val").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:-200])
+    for frozen in ((), ("--freeze",)):
+        done = cli("train", "--data_dir", split_folder, *TINY, *frozen, "--n_epochs", 1, "--max_bad", 1)
+        assert done.status == 2
+        assert "no image of the valid split could be read" in done.err
+
+
+def test_a_lone_last_image_joins_the_batch_before(cli, split_folder):
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--batch_size", 23)  # 24 images
+    assert done.status == 0
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--batch_size", 1)
+    assert done.status == 2
+    assert "larger --batch_size" in done.err
+
+
+def test_a_console_without_korean_letters_is_no_reason_to_stop(split_folder):
+    argv = [sys.executable, train.__file__, "--data_dir", str(split_folder), *map(str, TINY), "--n_epochs", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run(argv, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"classes 3: cat, dog, \\uac1c" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_unicode_is_no_reason_to_stop(cli, split_folder):
+    os.rename(split_folder / "train" / "cat" / "00.png", os.fsencode(split_folder / "train" / "cat") + b"/caf\xe9.png")
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--run_dir", "r")
+    assert done.status == 0
+    assert "caf\\udce9.png" in open("r/splits.csv", encoding="utf-8").read()
+
+
+def test_ratios_that_are_not_given_divide_what_is_left():
+    assert train.ratios({}) == {"train_ratio": 0.6, "valid_ratio": 0.2, "test_ratio": 0.2}
+    shares = train.ratios({"train_ratio": 0.8})
+    assert shares["valid_ratio"] == shares["test_ratio"] == pytest.approx(0.1)
+    assert train.ratios({"test_ratio": 0.0})["train_ratio"] == pytest.approx(0.75)
 
 
 def test_classes_that_differ_between_splits_are_listed(cli, split_folder):
