@@ -1,4 +1,4 @@
-"""Folders and known data sets -> labelled samples in splits."""
+"""Folders and tables -> labelled samples in splits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from download import DownloadError, download, extract
-from utils import UserError, did_you_mean, progress, seed_for
+from utils import UserError, pick, seed_for
 
 IMAGE_ENDINGS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .jp2 .ico .tga".split()
@@ -228,6 +227,69 @@ def load_splits(root: str | Path, ratios: Mapping[str, float], seed: int) -> Spl
     return Splits(layout, str(root), class_names, *three, made=made, passed_over=count_others(root))
 
 
+def load_table(
+    table: str | Path,
+    ratios: Mapping[str, float],
+    seed: int,
+    root: str | Path | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+) -> Splits:
+    """Reads a CSV of paths and labels, a line an image, and cuts it into splits.
+
+    Args:
+        root: what the paths are relative to; the table's own folder without it.
+        path_column, label_column: their names; guessed from the usual ones without them.
+
+    Raises:
+        UserError: no such file or column, an empty cell, a path twice, or too few classes or images.
+    """
+    import pandas
+
+    table = Path(table)
+    try:
+        # as text: a class named 007 or NA keeps its name
+        frame = pandas.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"--labels {table} cannot be read: {reason}; expected a CSV with a header line") from error
+    columns = [
+        _column(frame.columns, given, usual, flag, table)
+        for given, usual, flag in (
+            (path_column, PATH_COLUMNS, "--path_column"),
+            (label_column, LABEL_COLUMNS, "--label_column"),
+        )
+    ]
+    root, samples, seen = Path(root) if root else table.parent, [], {}
+    for line, (path, label) in enumerate(zip(*(frame[column] for column in columns), strict=True), start=2):
+        if not path.strip() or not label.strip():
+            raise UserError(f"--labels {table}: line {line} has no {columns[1 if path.strip() else 0]}; fill it in")
+        key = nfc(path).replace("\\", "/")
+        if key in seen:
+            raise UserError(f"--labels {table}: {path!r} stands in line {seen[key]} and in line {line}; remove one")
+        seen[key] = line
+        samples.append(Sample(os.path.normpath(os.path.join(root, path)), nfc(label), key))
+    class_names = sorted({sample.label for sample in samples})
+    if len(class_names) < 2:
+        raise UserError(f"--labels {table} has {len(class_names)} class(es) in {columns[1]!r}; two or more are needed")
+    parts = stratified_split(samples, ratios, seed)
+    three = [parts.get(name, []) for name in SPLIT_FOLDERS]
+    return Splits("a table of paths and labels", str(table), class_names, *three, made=tuple(parts)[1:])
+
+
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "file_dir", "image", "image_path", "img", "id")
+LABEL_COLUMNS = ("label", "class", "category", "target", "species", "diagnosis", "y")
+
+
+def _column(columns: Sequence[str], given: str | None, usual: Sequence[str], flag: str, table: Path) -> str:
+    if given:
+        return pick(flag, given, list(columns))
+    found = [column for name in usual for column in columns if column.strip().lower() == name]
+    if not found:
+        raise UserError(f"--labels {table} has the columns {', '.join(columns)}; name the right one with {flag}")
+    return found[0]
+
+
 def _check_classes(parts: Parts, class_names: list[str]) -> None:
     for split, samples in parts.items():
         unknown = sorted({sample.label for sample in samples} - set(class_names))
@@ -276,114 +338,6 @@ def stratified_split(samples: list[Sample], ratios: Mapping[str, float], seed: i
             parts[name] += members[start:end]
             start = end
     return {name: sorted(part, key=lambda sample: (sample.label, sample.key)) for name, part in parts.items()}
-
-
-# --- known data sets --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class KnownSet:
-    """A data set that this tool can bring by itself, and the flags that suit it."""
-
-    make: Callable[[Path], None]
-    about: str
-    defaults: Mapping[str, object] = field(default_factory=dict)
-
-
-def _make_digits(folder: Path) -> None:
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    for n, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        path = folder / str(label) / f"{n:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((pixels * 255 / 16).round().astype("uint8")).save(path)
-
-
-HYMENOPTERA_URL = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
-HYMENOPTERA_SHA256 = "fbc41b31d544714d18dd1230b1e2b455e1557766e13e67f9f5a7a23af7c02209"
-
-
-def _make_hymenoptera(folder: Path) -> None:
-    archive = folder.parent / "hymenoptera_data.zip"
-    try:
-        download(HYMENOPTERA_URL, archive, HYMENOPTERA_SHA256)
-    except DownloadError as error:
-        raise UserError(
-            f"could not download {HYMENOPTERA_URL}: {error}; unpack it on another machine and give --data_dir DIR, "
-            "or use --dataset_name digits, which needs no network"
-        ) from error
-    folder.rmdir()
-    extract(archive, folder, strip="hymenoptera_data")
-    archive.unlink()
-
-
-def _make_elpv(folder: Path) -> None:
-    import shutil
-    from importlib.util import find_spec
-
-    package = find_spec("elpv_dataset")
-    if package is None:
-        raise UserError("--dataset_name elpv needs its package: pip install elpv-dataset (90 MB, CC BY-NC-SA)")
-    source = Path(package.origin).parent / "data"
-    lines = (source / "labels.csv").read_text(encoding="utf-8").splitlines()
-    for line in progress(lines, desc="elpv", unit="image"):
-        image, probability, _ = line.split()
-        label = "defective" if float(probability) >= 0.5 else "functional"
-        (folder / label).mkdir(exist_ok=True)
-        shutil.copyfile(source / image, folder / label / Path(image).name)
-
-
-DATASETS = {
-    "digits": KnownSet(
-        _make_digits,
-        "1,797 handwritten digits from scikit-learn",
-        # 8 x 8 pixels in truth, no mirror images, and a first run that a newcomer has the patience for
-        {"preferred_size": 32, "augment": "none", "n_epochs": 5, "step_size": 4},
-    ),
-    "hymenoptera": KnownSet(_make_hymenoptera, "398 photos of ants and bees, downloaded"),
-    "elpv": KnownSet(_make_elpv, "2,624 solar cells from pip's elpv-dataset"),
-}
-
-
-def dataset_folder(name: str, base: str | Path = "dataset") -> Path:
-    """The folder of a data set below `base`; a known one is made there at its first use.
-
-    Raises:
-        UserError: no such folder and no known set of that name, or it cannot be made.
-    """
-    folder = Path(base) / name
-    if folder.is_dir():
-        return folder
-    if name not in DATASETS:
-        raise UserError(
-            f"--dataset_name {name!r} is neither a known set ({', '.join(DATASETS)}) nor the folder {folder}"
-            f"{did_you_mean(name, DATASETS)}; for a folder elsewhere use --data_dir DIR"
-        )
-    _make_beside(folder, DATASETS[name].make)
-    return folder
-
-
-def _make_beside(folder: Path, make: Callable[[Path], None]) -> None:
-    """Makes the set in a folder of another name, so that a broken attempt is never taken for it."""
-    import shutil
-    import tempfile
-
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
-    try:
-        made = staging / folder.name
-        made.mkdir()
-        make(made)
-        os.replace(made, folder)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 # --- inputs of prediction ---------------------------------------------------------------------

@@ -29,6 +29,9 @@ class TrainConfig:
 
     data_dir: str | None = None
     dataset_name: str | None = None
+    labels: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
     train_ratio: float = 0.6
     valid_ratio: float = 0.2
     test_ratio: float = 0.2
@@ -93,6 +96,13 @@ def parse_args(argv: list[str] | None = None) -> dict:
         metavar="NAME",
         help="known set (digits, hymenoptera, elpv) or a folder dataset/NAME (default: digits)",
     )
+    data.add_argument(
+        "--labels",
+        metavar="CSV",
+        help="table of paths and labels, in place of class folders; its paths are relative to --data_dir, or to itself",
+    )
+    data.add_argument("--path_column", metavar="NAME", help="its column of paths (default: by the usual names)")
+    data.add_argument("--label_column", metavar="NAME", help="its column of labels (default: by the usual names)")
     for split in ("train", "valid", "test"):
         share = getattr(default, f"{split}_ratio")
         data.add_argument(
@@ -238,9 +248,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def known_set_defaults(given: dict) -> dict:
     """What a known data set brings, where the user says nothing else."""
-    from samples import DATASETS
+    from known_sets import DATASETS
 
-    name = given.get("dataset_name", None if "data_dir" in given else "digits")
+    is_own = "data_dir" in given or "labels" in given
+    name = given.get("dataset_name", None if is_own else "digits")
     return {"dataset_name": name, **DATASETS[name].defaults} if name in DATASETS else {}
 
 
@@ -267,6 +278,8 @@ def check(config: TrainConfig) -> None:
     """Flags that exclude or need each other."""
     if config.data_dir and config.dataset_name:
         raise UserError("--data_dir and --dataset_name were both given; give one of them")
+    if config.labels and config.dataset_name:
+        raise UserError("--labels and --dataset_name were both given; give one of them")
     if config.use_pretrained and config.weights:
         raise UserError("--use_pretrained and --weights were both given; give one of them")
     if config.freeze and config.freeze_until:
@@ -407,21 +420,21 @@ class Saver:
 
 def load_data(config: TrainConfig, say) -> Splits:
     """The samples in their splits, with what was found said on the console."""
-    from samples import dataset_folder, load_splits
+    from known_sets import dataset_folder
+    from samples import load_splits, load_table
 
-    if config.data_dir:
-        folder = config.data_dir
+    shares = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
+    if config.labels:
+        columns = (config.path_column, config.label_column)
+        splits = load_table(config.labels, shares, config.seed, config.data_dir, *columns)
     else:
         if config.dataset_name == "digits":
             say("training on the built-in digits; for your own photos give --data_dir DIR")
-        folder = dataset_folder(config.dataset_name)
-    shares = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
-    splits = load_splits(folder, shares, config.seed)
+        splits = load_splits(config.data_dir or dataset_folder(config.dataset_name), shares, config.seed)
     n_classes = len(splits.class_names)
     if config.n_classes not in (None, n_classes):
-        raise UserError(
-            f"--n_classes {config.n_classes}, but {folder} has {n_classes} classes: {', '.join(splits.class_names)}"
-        )
+        names = ", ".join(splits.class_names)
+        raise UserError(f"--n_classes {config.n_classes}, but {splits.root} has {n_classes} classes: {names}")
     return splits
 
 

@@ -1,13 +1,12 @@
 import os
 import random
 import unicodedata
-import zipfile
 
 import pytest
 from conftest import make_class_folders, save_image
 
 import samples
-from samples import dataset_folder, input_samples, load_splits, stratified_split, walk_images
+from samples import input_samples, load_splits, load_table, stratified_split, walk_images
 from utils import UserError
 
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}
@@ -133,63 +132,6 @@ def test_a_validation_split_without_a_class_is_fine(split_folder):
     assert load_splits(split_folder, RATIOS, 0).class_names == ["cat", "dog", "개"]
 
 
-def test_digits_are_written_once_as_png_files():
-    folder = dataset_folder("digits")
-    images = list(walk_images(folder))
-    assert len(images) == 1797
-    assert str(folder) == os.path.join("dataset", "digits")
-    stamp = os.stat(images[0]).st_mtime_ns
-    assert os.stat(next(walk_images(dataset_folder("digits")))).st_mtime_ns == stamp
-
-
-def test_a_folder_below_dataset_is_a_data_set_by_its_name(tmp_path):
-    make_class_folders(tmp_path / "dataset" / "mine", 4)
-    assert load_splits(dataset_folder("mine"), RATIOS, 0).class_names == ["cat", "dog", "개"]
-
-
-def test_an_unknown_data_set_names_the_nearest():
-    with pytest.raises(UserError, match=r"did you mean digits\?"):
-        dataset_folder("digit")
-
-
-def test_elpv_without_its_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install elpv-dataset"):
-        dataset_folder("elpv")
-    assert not os.path.exists("dataset/elpv")
-
-
-def test_elpv_is_made_from_its_package(tmp_path, monkeypatch):
-    data = tmp_path / "site" / "elpv_dataset" / "data"
-    for n in range(4):
-        save_image(data / "images" / f"cell{n}.png", 0, n)
-    (data / "labels.csv").write_text(
-        "".join(f"images/cell{n}.png  {p}  mono\n" for n, p in enumerate((0.0, 0.3333333, 0.6666667, 1.0)))
-    )
-    (data.parent / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    folder = dataset_folder("elpv")
-    assert sorted(os.listdir(folder / "defective")) == ["cell2.png", "cell3.png"]
-    assert sorted(os.listdir(folder / "functional")) == ["cell0.png", "cell1.png"]
-
-
-def test_hymenoptera_is_downloaded_checked_and_unpacked(file_server, monkeypatch):
-    import hashlib
-
-    archive = file_server.folder / "hymenoptera_data.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        for split in ("train", "val"):
-            for name in ("ants", "bees"):
-                file.writestr(f"hymenoptera_data/{split}/{name}/1.jpg", b"x")
-    monkeypatch.setattr(samples, "HYMENOPTERA_URL", f"{file_server.url}/hymenoptera_data.zip")
-    with pytest.raises(UserError, match="SHA-256"):
-        dataset_folder("hymenoptera")
-    assert not os.path.exists("dataset/hymenoptera")
-    monkeypatch.setattr(samples, "HYMENOPTERA_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
-    assert os.listdir(dataset_folder("hymenoptera") / "train" / "ants") == ["1.jpg"]
-    assert os.listdir("dataset") == ["hymenoptera"]
-
-
 def test_folders_are_labels_in_prediction_only_where_all_are_classes(image_folder, capsys):
     save_image(image_folder / "loose.png", 0, 0)
     for folder in (str(image_folder), f"{image_folder}{os.sep}"):
@@ -200,3 +142,56 @@ def test_folders_are_labels_in_prediction_only_where_all_are_classes(image_folde
     unlabelled = input_samples([str(image_folder)], ["cat", "dog"])
     assert {s.label for s in unlabelled} == {None}
     assert "not taken as labels" in capsys.readouterr().out
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def write_table(root, header, rows):
+    text = "\n".join([header, *rows]) + "\n"
+    (root / "labels.csv").write_text(text, encoding="utf-8-sig")
+    return root / "labels.csv"
+
+
+def table_rows(root):
+    return [f"{path.parent.name}/{path.name},{path.parent.name}" for path in sorted(root.rglob("*.png"))]
+
+
+def test_a_table_of_paths_and_labels_is_a_data_set(image_folder):
+    table = write_table(image_folder, "Filename,Species", table_rows(image_folder))
+    splits = load_table(table, RATIOS, 0)
+    assert splits.class_names == ["cat", "dog", "개"]
+    assert {name: len(part) for name, part in splits.by_name().items()} == {"train": 18, "valid": 6, "test": 6}
+    by_folder = load_splits(image_folder, RATIOS, 0)
+    assert [s.key for s in splits.test] == [s.key for s in by_folder.test], "the same photos, the same split"
+    assert all(os.path.isfile(s.path) for s in splits.train)
+
+
+def test_a_label_keeps_its_name_as_it_is_written(image_folder):
+    rows = [row.rpartition(",")[0] + (",007" if "cat" in row else ",NA") for row in table_rows(image_folder)]
+    assert load_table(write_table(image_folder, "path,label", rows), RATIOS, 0).class_names == ["007", "NA"]
+
+
+def test_the_paths_of_a_table_can_be_relative_to_another_folder(image_folder, tmp_path):
+    (tmp_path / "tables").mkdir()
+    table = write_table(tmp_path / "tables", "a,b", table_rows(image_folder))
+    splits = load_table(table, RATIOS, 0, image_folder, "a", "b")
+    assert all(os.path.isfile(s.path) for s in splits.train)
+
+
+def test_a_table_that_cannot_be_used_says_where_and_why(image_folder):
+    rows = table_rows(image_folder)
+
+    def error(header, rows, **options):
+        with pytest.raises(UserError) as caught:
+            load_table(write_table(image_folder, header, rows), RATIOS, 0, **options)
+        return str(caught.value)
+
+    assert "has the columns a, b; name the right one with --path_column" in error("a,b", rows)
+    assert "did you mean path?" in error("path,label", rows, path_column="paht")
+    assert "line 3 has no label" in error("path,label", [rows[0], "x.png,"])
+    assert "stands in line 2 and in line 3" in error("path,label", [rows[0], rows[0]])
+    assert "1 class(es) in 'label'" in error("path,label", ["a.png,x", "b.png,x"])
+    assert "cannot be read" in error("", [])
+    with pytest.raises(UserError, match="No such file"):
+        load_table(image_folder / "nothing.csv", RATIOS, 0)

@@ -11,7 +11,7 @@ import torch
 from conftest import TINY, make_class_folders
 
 import train
-from samples import DATASETS
+from known_sets import DATASETS
 
 
 def state(path):
@@ -116,6 +116,16 @@ def test_a_known_set_brings_its_own_defaults_but_flags_win(monkeypatch):
     assert [config.image_size for config in seen] == [None, 64, None]
     assert [config.preferred_size for config in seen] == [DATASETS["digits"].defaults["preferred_size"]] * 2 + [None]
     assert [config.augment for config in seen] == ["none", "none", "basic"]
+
+
+def test_a_table_of_labels_trains_and_predicts(cli, image_folder, tmp_path):
+    images = sorted(image_folder.rglob("*.png"))
+    lines = [f"photos/{path.parent.name}/{path.name},{path.parent.name}" for path in images]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,class", *lines, "photos/gone.png,cat"]), encoding="utf-8")
+    done = cli("train", "--labels", "labels.csv", *TINY, "--n_epochs", 1, "--run_dir", "r", "--model_fn", "m.pth")
+    assert done.status == 0, done.err
+    assert [row["path"] for row in csv.DictReader(open("r/skipped.csv", encoding="utf-8"))] == ["photos/gone.png"]
+    assert cli("predict", "--model_fn", "m.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
 
 
 MISTAKES = {
