@@ -1,7 +1,7 @@
 """The frozen backbone as a function: extract once, keep, reuse.
 
-    python features.py           shows what the cache holds
-    python features.py --clear   empties it
+python features.py           shows what the cache holds
+python features.py --clear   empties it
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from utils import Parser, UserError, progress, run_main, write_text
+from flags import Parser, run_main
+from utils import UserError, progress, write_text
 
 if TYPE_CHECKING:
     import torch

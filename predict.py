@@ -7,21 +7,26 @@ import os
 import time
 from dataclasses import dataclass
 
-from utils import MAX_PIXELS, Parser, UserError, check_target, number, pick_device, pick_precision, run_main
+from flags import flag, number, parse_flags, run_main
+from utils import MAX_PIXELS, UserError, check_target, pick_device, pick_precision
 
 
 @dataclass(frozen=True)
 class PredictConfig:
     """Every flag and its one default; None means that the checkpoint decides."""
 
-    model_fn: str = "resnet.pth"
-    input: tuple[str, ...] = ()
-    result: str = "result.csv"
-    gpu_id: int | None = None
-    batch_size: int | None = None
-    n_workers: int | None = None
-    precision: str | None = None
-    max_pixels: int = MAX_PIXELS
+    model_fn: str = flag("resnet.pth", "a checkpoint that train.py wrote", "FILE", group="input")
+    input: tuple[str, ...] = flag(
+        (), "image files and folders (default: the held-out images of training)", "PATH", group="input", many=True
+    )
+    result: str = flag("result.csv", "the table to write", "FILE", group="output")
+    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 where there is one)", "N", number(int, -1), "run")
+    batch_size: int | None = flag(None, "images a pass (default: as in training)", "N", number(int, 1), "run")
+    n_workers: int | None = flag(
+        None, "processes that decode images (default: by the cores)", "N", number(int, 0), "run"
+    )
+    precision: str | None = flag(None, "auto, fp32, bf16 or fp16 (default: as in training)", "NAME", group="run")
+    max_pixels: int = flag(MAX_PIXELS, "width x height above which an image is refused", "N", number(int, 1), "run")
 
 
 EXAMPLES = """examples:
@@ -32,33 +37,8 @@ EXAMPLES = """examples:
 
 def parse_args(argv: list[str] | None = None) -> dict:
     """The flags that were given, and only those."""
-    default = PredictConfig
-    parser = Parser("--input", prog="predict.py", description="Predicts the classes of images.", epilog=EXAMPLES)
-    group = parser.add_argument_group("input")
-    group.add_argument(
-        "--model_fn", metavar="FILE", help=f"a checkpoint that train.py wrote (default: {default.model_fn})"
-    )
-    group.add_argument(
-        "--input", nargs="+", metavar="PATH", help="image files and folders (default: the held-out images of training)"
-    )
-    group = parser.add_argument_group("output")
-    group.add_argument("--result", metavar="FILE", help=f"the table to write (default: {default.result})")
-    group = parser.add_argument_group("run")
-    group.add_argument(
-        "--gpu_id", type=number(int, -1), metavar="N", help="-1 is the CPU (default: GPU 0 where there is one)"
-    )
-    group.add_argument("--batch_size", type=number(int, 1), metavar="N", help="images a pass (default: as in training)")
-    group.add_argument(
-        "--n_workers", type=number(int, 0), metavar="N", help="processes that decode images (default: by the cores)"
-    )
-    group.add_argument("--precision", metavar="NAME", help="auto, fp32, bf16 or fp16 (default: as in training)")
-    group.add_argument(
-        "--max_pixels",
-        type=number(int, 1),
-        metavar="N",
-        help=f"width x height above which an image is refused (default: {default.max_pixels})",
-    )
-    return vars(parser.parse_args(argv))
+    about = "Predicts the classes of images."
+    return parse_flags(PredictConfig, argv, paths_flag="--input", prog="predict.py", description=about, epilog=EXAMPLES)
 
 
 def main(argv: list[str] | None = None) -> int:

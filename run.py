@@ -57,9 +57,7 @@ class Run:
         self.splits, self.save = splits, save
         write_text(self.folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         rows = [
-            (sample.path, sample.label, split)
-            for split, samples in self.splits.by_name().items()
-            for sample in samples
+            (sample.path, sample.label, split) for split, samples in self.splits.by_name().items() for sample in samples
         ]
         write_csv(self.folder / "splits.csv", ("path", "label", "split"), rows)
 

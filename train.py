@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING
 
-from utils import MAX_PIXELS, Parser, UserError, check_target, number, pick, pick_device, pick_precision, run_main, warn
+from flags import flag, number, parse_flags, run_main
+from utils import MAX_PIXELS, UserError, check_target, pick, pick_device, pick_precision, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     from pathlib import Path
@@ -27,50 +28,101 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
 class TrainConfig:
     """Every flag and its one default; None means that the data or the weights decide."""
 
-    data_dir: str | None = None
-    dataset_name: str | None = None
-    labels: str | None = None
-    path_column: str | None = None
-    label_column: str | None = None
-    train_ratio: float = 0.6
-    valid_ratio: float = 0.2
-    test_ratio: float = 0.2
-    batch_size: int = 32
-    n_workers: int | None = None
-    image_size: int | None = None
+    data_dir: str | None = flag(
+        None, "folder with train/ + val/ class folders, or class folders (default: the digits)", "DIR", group="data"
+    )
+    dataset_name: str | None = flag(
+        None, "known set (digits, hymenoptera, elpv) or a folder dataset/NAME (default: digits)", "NAME", group="data"
+    )
+    labels: str | None = flag(
+        None,
+        "table of paths and labels in place of class folders; its paths are relative to --data_dir, or to itself "
+        "(default: none)",
+        "CSV",
+        group="data",
+    )
+    path_column: str | None = flag(None, "its column of paths (default: by the usual names)", "NAME", group="data")
+    label_column: str | None = flag(None, "its column of labels (default: by the usual names)", "NAME", group="data")
+    train_ratio: float = flag(0.6, "share of images for training", "R", number(float, 0, 1), "data")
+    valid_ratio: float = flag(
+        0.2, "share for validation, if the data has no such split", "R", number(float, 0, 1), "data"
+    )
+    test_ratio: float = flag(
+        0.2, "share kept for the end, if the data has no such split", "R", number(float, 0, 1), "data"
+    )
+    batch_size: int = flag(32, "images a step", "N", number(int, 1), "data")
+    n_workers: int | None = flag(
+        None, "processes that decode images (default: by the cores)", "N", number(int, 0), "data"
+    )
+    image_size: int | None = flag(None, "pixels a side (default: as the weights want)", "N", number(int, 1), "data")
     preferred_size: int | None = None  # a known set's own, where the backbone can take it; no flag
-    resize: int | None = None
-    bit_depth: int = 16
-    augment: str = "basic"
-    on_leak: str = "warn"
-    max_bad: float = 0.05
-    max_pixels: int = MAX_PIXELS
-    model_name: str = "resnet"
-    use_pretrained: bool = False
-    weights: str | None = None
-    freeze: bool = False
-    freeze_until: str | None = None
-    freeze_bn: bool = False
-    head_hidden: int | None = None
-    dropout: float = 0.0
-    n_classes: int | None = None
-    n_epochs: int = 10
-    optimizer: str = "adam"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    scheduler: str = "step"
-    step_size: int = 7
-    gamma: float = 0.1
-    early_stop: int | None = None
-    model_fn: str | None = None
-    run_dir: str | None = None
-    seed: int = 0
-    gpu_id: int | None = None
-    precision: str = "auto"
-    views: int = 4
-    feature_cache: str = ".cache/features"
-    verbose: int = 1
+    resize: int | None = flag(
+        None, "pixels of the shorter side before the crop (default: as the weights want)", "N", number(int, 1), "data"
+    )
+    bit_depth: int = flag(16, "bits that hold the picture in 16-bit greyscale files", "N", number(int, 10, 16), "data")
+    augment: str = flag("basic", "none or basic (crops and flips)", "NAME", group="data")
+    on_leak: str = flag(
+        "warn",
+        "warn, drop (the training copy) or error, where one image stands in two splits or classes",
+        "NAME",
+        group="data",
+    )
+    max_bad: float = flag(
+        0.05, "share of unreadable images above which the run stops", "R", number(float, 0, 1), "data"
+    )
+    max_pixels: int = flag(MAX_PIXELS, "width x height above which an image is refused", "N", number(int, 1), "data")
+    model_name: str = flag(
+        "resnet",
+        "resnet, alexnet, vgg, squeezenet, densenet, efficientnet_lite0, any torchvision name, or timm/NAME",
+        "NAME",
+        group="model",
+    )
+    use_pretrained: bool = flag(False, "start from ImageNet weights (default: random)", group="model")
+    weights: str | None = flag(
+        None, "start from a local .pth or .safetensors file, whatever its head (default: none)", "FILE", group="model"
+    )
+    freeze: bool = flag(False, "train the new head alone (default: train all)", group="model")
+    freeze_until: str | None = flag(
+        None,
+        "freeze the layers up to and with this one: a dotted name or a number (default: none)",
+        "LAYER",
+        group="model",
+    )
+    freeze_bn: bool = flag(False, "freeze batch norm alone (default: it trains)", group="model")
+    head_hidden: int | None = flag(
+        None, "units of a hidden layer in the head (default: no such layer)", "N", number(int, 1), "model"
+    )
+    dropout: float = flag(0.0, "share of features dropped in the head", "P", number(float, 0, 0.99), "model")
+    n_classes: int | None = flag(
+        None, "checked against the data (default: from the data)", "N", number(int, 2), "model"
+    )
+    n_epochs: int = flag(10, "passes over the images", "N", number(int, 1), "optimisation")
+    optimizer: str = flag("adam", "adam or sgd", "NAME", group="optimisation")
+    lr: float = flag(1e-3, "learning rate", "X", number(float, above=0), "optimisation")
+    weight_decay: float = flag(0.0, "pull of the weights to zero", "X", number(float, 0), "optimisation")
+    momentum: float = flag(0.9, "of sgd", "X", number(float, 0, 1), "optimisation")
+    scheduler: str = flag("step", "step or none", "NAME", group="optimisation")
+    step_size: int = flag(7, "epochs between two drops of the learning rate", "N", number(int, 1), "optimisation")
+    gamma: float = flag(0.1, "factor of such a drop", "X", number(float, above=0), "optimisation")
+    early_stop: int | None = flag(
+        None, "end after N epochs without a better one (default: off)", "N", number(int, 1), "optimisation"
+    )
+    model_fn: str | None = flag(None, "the checkpoint to write (default: <model_name>.pth)", "FILE", group="run")
+    run_dir: str | None = flag(None, "TensorBoard and reports (default: runs/<model_name>-<time>)", "DIR", group="run")
+    seed: int = flag(0, "of every random draw", "N", number(int, 0), "run")
+    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 where there is one)", "N", number(int, -1), "run")
+    precision: str = flag("auto", "auto, fp32, bf16 or fp16", "NAME", group="run")
+    views: int = flag(
+        4,
+        "augmented views of an image to store when the backbone is frozen; 0 makes a new one every epoch",
+        "N",
+        number(int, 0),
+        "run",
+    )
+    feature_cache: str = flag(
+        ".cache/features", "keeps the features of frozen backbones between runs, or none", "DIR", group="run"
+    )
+    verbose: int = flag(1, "0 result, 1 lines, 2 more", "N", number(int, 0, 2), "run")
 
 
 EXAMPLES = """examples:
@@ -82,159 +134,8 @@ EXAMPLES = """examples:
 
 def parse_args(argv: list[str] | None = None) -> dict:
     """The flags that were given, and only those."""
-    parser = Parser(
-        "--data_dir",
-        prog="train.py",
-        description="Trains an image classifier from a folder of photos.",
-        epilog=EXAMPLES,
-    )
-    default = TrainConfig
-    data = parser.add_argument_group("data")
-    data.add_argument("--data_dir", metavar="DIR", help="folder with train/ + val/ class folders, or class folders")
-    data.add_argument(
-        "--dataset_name",
-        metavar="NAME",
-        help="known set (digits, hymenoptera, elpv) or a folder dataset/NAME (default: digits)",
-    )
-    data.add_argument(
-        "--labels",
-        metavar="CSV",
-        help="table of paths and labels, in place of class folders; its paths are relative to --data_dir, or to itself",
-    )
-    data.add_argument("--path_column", metavar="NAME", help="its column of paths (default: by the usual names)")
-    data.add_argument("--label_column", metavar="NAME", help="its column of labels (default: by the usual names)")
-    for split in ("train", "valid", "test"):
-        share = getattr(default, f"{split}_ratio")
-        data.add_argument(
-            f"--{split}_ratio",
-            type=number(float, 0, 1),
-            metavar="R",
-            help=f"share of images for {split}, where the folder has no such split (default: {share}, or what the "
-            "others leave)",
-        )
-    data.add_argument(
-        "--batch_size", type=number(int, 1), metavar="N", help=f"images a step (default: {default.batch_size})"
-    )
-    data.add_argument(
-        "--n_workers", type=number(int, 0), metavar="N", help="processes that decode images (default: by the cores)"
-    )
-    data.add_argument(
-        "--image_size", type=number(int, 1), metavar="N", help="pixels a side (default: what the weights want)"
-    )
-    data.add_argument(
-        "--resize",
-        type=number(int, 1),
-        metavar="N",
-        help="pixels of the shorter side before the crop (default: as the weights)",
-    )
-    data.add_argument(
-        "--bit_depth",
-        type=number(int, 10, 16),
-        metavar="N",
-        help=f"bits that hold the picture in 16-bit greyscale files (default: {default.bit_depth})",
-    )
-    data.add_argument(
-        "--on_leak",
-        metavar="NAME",
-        help="warn, drop (the training copy) or error, where one image stands in two splits or two classes "
-        f"(default: {default.on_leak})",
-    )
-    data.add_argument(
-        "--max_bad",
-        type=number(float, 0, 1),
-        metavar="R",
-        help=f"share of unreadable images above which the run stops (default: {default.max_bad:g})",
-    )
-    data.add_argument(
-        "--max_pixels",
-        type=number(int, 1),
-        metavar="N",
-        help=f"width x height above which an image is refused (default: {default.max_pixels})",
-    )
-    data.add_argument("--augment", metavar="NAME", help=f"none or basic: crops and flips (default: {default.augment})")
-
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model_name",
-        metavar="NAME",
-        help="resnet, alexnet, vgg, squeezenet, densenet, efficientnet_lite0, any torchvision name, or timm/NAME "
-        f"(default: {default.model_name})",
-    )
-    model.add_argument("--use_pretrained", action="store_true", help="start from ImageNet weights (default: random)")
-    model.add_argument(
-        "--weights", metavar="FILE", help="start from a local .pth or .safetensors file, whatever its head"
-    )
-    model.add_argument("--freeze", action="store_true", help="train the new head alone (default: train all)")
-    model.add_argument(
-        "--freeze_until", metavar="LAYER", help="freeze the layers up to and with this one: a dotted name or a number"
-    )
-    model.add_argument("--freeze_bn", action="store_true", help="freeze batch norm alone (default: it trains)")
-    model.add_argument(
-        "--head_hidden", type=number(int, 1), metavar="N", help="units of a hidden layer in the head (default: none)"
-    )
-    model.add_argument(
-        "--dropout",
-        type=number(float, 0, 0.99),
-        metavar="P",
-        help=f"share of features dropped in the head (default: {default.dropout:g})",
-    )
-    model.add_argument(
-        "--n_classes", type=number(int, 2), metavar="N", help="checked against the data (default: from the data)"
-    )
-
-    optimisation = parser.add_argument_group("optimisation")
-    optimisation.add_argument(
-        "--n_epochs", type=number(int, 1), metavar="N", help=f"passes over the images (default: {default.n_epochs})"
-    )
-    optimisation.add_argument("--optimizer", metavar="NAME", help=f"adam or sgd (default: {default.optimizer})")
-    optimisation.add_argument(
-        "--lr", type=number(float, above=0), metavar="X", help=f"learning rate (default: {default.lr:g})"
-    )
-    optimisation.add_argument(
-        "--weight_decay", type=number(float, 0), metavar="X", help=f"pull to zero (default: {default.weight_decay:g})"
-    )
-    optimisation.add_argument(
-        "--momentum", type=number(float, 0, 1), metavar="X", help=f"of sgd (default: {default.momentum:g})"
-    )
-    optimisation.add_argument("--scheduler", metavar="NAME", help=f"step or none (default: {default.scheduler})")
-    optimisation.add_argument(
-        "--step_size",
-        type=number(int, 1),
-        metavar="N",
-        help=f"epochs between two drops of the learning rate (default: {default.step_size})",
-    )
-    optimisation.add_argument(
-        "--gamma", type=number(float, above=0), metavar="X", help=f"factor of such a drop (default: {default.gamma:g})"
-    )
-
-    optimisation.add_argument(
-        "--early_stop", type=number(int, 1), metavar="N", help="end after N epochs without a better one (default: off)"
-    )
-
-    run = parser.add_argument_group("run")
-    run.add_argument("--model_fn", metavar="FILE", help="the checkpoint to write (default: <model_name>.pth)")
-    run.add_argument("--run_dir", metavar="DIR", help="TensorBoard and reports (default: runs/<model_name>-<time>)")
-    run.add_argument("--seed", type=number(int, 0), metavar="N", help=f"of every random draw (default: {default.seed})")
-    run.add_argument(
-        "--gpu_id", type=number(int, -1), metavar="N", help="-1 is the CPU (default: GPU 0 where there is one)"
-    )
-    run.add_argument("--precision", metavar="NAME", help=f"auto, fp32, bf16 or fp16 (default: {default.precision})")
-    run.add_argument(
-        "--views",
-        type=number(int, 0),
-        metavar="N",
-        help="augmented views of an image to store when the backbone is frozen; 0 makes a new one every epoch "
-        f"(default: {default.views})",
-    )
-    run.add_argument(
-        "--feature_cache",
-        metavar="DIR",
-        help=f"keeps the features of frozen backbones between runs, or none (default: {default.feature_cache})",
-    )
-    run.add_argument(
-        "--verbose", type=number(int, 0, 2), metavar="N", help=f"0 result, 1 lines, 2 more (default: {default.verbose})"
-    )
-    return vars(parser.parse_args(argv))
+    about = "Trains an image classifier from a folder of photos."
+    return parse_flags(TrainConfig, argv, paths_flag="--data_dir", prog="train.py", description=about, epilog=EXAMPLES)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import difflib
@@ -27,42 +26,6 @@ class UserError(Exception):
     """Something that the user can mend. Only `main` prints it, as one line, and exits with 2."""
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse that reports a wrong command line as one line, with the nearest flag it knows.
-
-    Args:
-        paths_flag: the flag that a word without a flag was probably meant for.
-    """
-
-    def __init__(self, paths_flag: str | None = None, **options: Any) -> None:
-        self.paths_flag = paths_flag
-        super().__init__(
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            argument_default=argparse.SUPPRESS,  # only what was given, so a default has one home
-            allow_abbrev=False,
-            **options,
-        )
-
-    def parse_args(self, args=None, namespace=None):
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown and not unknown[0].startswith("-"):
-            hint = f"; did you mean {self.paths_flag} {unknown[0]}?" if self.paths_flag else ""
-            self.error(f"{unknown[0]!r} stands without a flag{hint}")
-        if unknown:
-            flag, flags = unknown[0].partition("=")[0], list(self._option_string_actions)
-            longer = [known_flag for known_flag in flags if known_flag.startswith(flag) and len(flag) > 3]
-            hint = f"; did you mean {' or '.join(longer)}?" if longer else did_you_mean(flag, flags)
-            self.error(f"{flag} is not a flag of {self.prog}{hint}")
-        for name, value in vars(known).items():
-            if value == "" or (isinstance(value, list) and "" in value):
-                self.error(f"--{name} was given an empty value; give one, or leave the flag out")
-        return known
-
-    def error(self, message: str):
-        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
-        raise SystemExit(2)
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean X?"` for the nearest of the known words, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1)
@@ -78,40 +41,6 @@ def pick(flag: str, name: str, table: Iterable[str]) -> str:
     if name not in table:
         raise UserError(f"{flag} {name!r} is unknown; choose from {', '.join(table)}{did_you_mean(name, table)}")
     return name
-
-
-def run_main(main, argv: list[str] | None = None) -> None:
-    """Runs an entry point and turns what the user can mend into one line and exit status 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a console without Korean letters is no reason to stop
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        raise SystemExit(main(argv))
-    except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        raise SystemExit(130) from None
-
-
-def number(kind: type, at_least: float = float("-inf"), at_most: float = float("inf"), above: float | None = None):
-    """A type for argparse: a number within bounds, with an error that says which."""
-
-    def parse(text: str):
-        bounds = f"above {above:g}" if above is not None else f"at least {at_least:g}"
-        if at_most < float("inf"):
-            bounds += f" and at most {at_most:g}"
-        try:
-            value = kind(text)
-        except ValueError:
-            value = float("nan")
-        if not at_least <= value <= at_most or (above is not None and value <= above):
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bounds}")
-        return value
-
-    return parse
 
 
 # --- addressed randomness ---------------------------------------------------------------------

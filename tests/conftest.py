@@ -18,7 +18,7 @@ from PIL import Image
 
 import predict
 import train
-from utils import run_main
+from flags import run_main
 
 CLASSES = ("cat", "dog", "개")
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from backbones import BACKBONES
 from engine import Engine, find_pairs
-from model_loader import BACKBONES, get_model
+from model_loader import get_model
 
 CPU = torch.device("cpu")
 NAMES = [*BACKBONES, "timm/mobilenetv3_small_050", "googlenet", "vit_b_16", "maxvit_t"]

@@ -13,10 +13,11 @@ from conftest import TINY, save_image
 
 import features
 import train
+from backbones import BACKBONES
 from data_loader import ImageDataset, eval_transform, train_transform
 from engine import Engine, HeadEngine
 from features import Store, cache_entries, extract, is_wholly_frozen, open_cache, prune
-from model_loader import BACKBONES, freeze, get_model
+from model_loader import freeze, get_model
 from samples import load_splits
 from utils import UserError
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import weights
+from backbones import BACKBONES
 from model_loader import (
-    BACKBONES,
     count_parameters,
     freeze,
     freeze_batch_norm,

@@ -8,7 +8,7 @@ import pytest
 
 import predict
 import train
-from model_loader import BACKBONES
+from backbones import BACKBONES
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"python (train|predict)\.py((?: (?!--help)[^`\n|]+)?)", README)))

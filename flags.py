@@ -1,0 +1,121 @@
+"""The command line: the fields of a config are its flags."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from utils import UserError, did_you_mean
+
+
+def flag(
+    default: Any, help: str, metavar: str | None = None, type: Callable = str, group: str = "", many: bool = False
+) -> Any:
+    """A field of a config dataclass that is a flag of the same name; its default has no other home.
+
+    Args:
+        help: the default is added to it, unless it says by itself what happens without the flag.
+        many: the flag takes several values.
+    """
+    metadata = {"help": help, "metavar": metavar, "type": type, "group": group, "many": many}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse_flags(config: type, argv: list[str] | None, **options: Any) -> dict:
+    """The flags that were given, and only those.
+
+    Args:
+        config: a dataclass whose fields were made by `flag`; fields without a help text are no flags.
+        options: of the `Parser`.
+    """
+    parser, groups = Parser(**options), {}
+    for field in dataclasses.fields(config):
+        about = field.metadata
+        if not about:
+            continue
+        group = groups.setdefault(about["group"], None) or parser.add_argument_group(about["group"])
+        groups[about["group"]] = group
+        help_text = about["help"]
+        if "(default: " not in help_text:
+            shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            help_text += f" (default: {'off' if field.default is False else shown})"
+        if field.default is False:
+            group.add_argument(f"--{field.name}", action="store_true", help=help_text)
+        else:
+            nargs = {"nargs": "+"} if about["many"] else {}
+            group.add_argument(f"--{field.name}", metavar=about["metavar"], type=about["type"], help=help_text, **nargs)
+    return vars(parser.parse_args(argv))
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that reports a wrong command line as one line, with the nearest flag it knows.
+
+    Args:
+        paths_flag: the flag that a word without a flag was probably meant for.
+    """
+
+    def __init__(self, paths_flag: str | None = None, **options: Any) -> None:
+        self.paths_flag = paths_flag
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,  # only what was given, so a default has one home
+            allow_abbrev=False,
+            **options,
+        )
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse, with errors of one line and without empty values."""
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown and not unknown[0].startswith("-"):
+            hint = f"; did you mean {self.paths_flag} {unknown[0]}?" if self.paths_flag else ""
+            self.error(f"{unknown[0]!r} stands without a flag{hint}")
+        if unknown:
+            flag, flags = unknown[0].partition("=")[0], list(self._option_string_actions)
+            longer = [known_flag for known_flag in flags if known_flag.startswith(flag) and len(flag) > 3]
+            hint = f"; did you mean {' or '.join(longer)}?" if longer else did_you_mean(flag, flags)
+            self.error(f"{flag} is not a flag of {self.prog}{hint}")
+        for name, value in vars(known).items():
+            if value == "" or (isinstance(value, list) and "" in value):
+                self.error(f"--{name} was given an empty value; give one, or leave the flag out")
+        return known
+
+    def error(self, message: str):
+        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
+        raise SystemExit(2)
+
+
+def number(kind: type, at_least: float = float("-inf"), at_most: float = float("inf"), above: float | None = None):
+    """A type for argparse: a number within bounds, with an error that says which."""
+
+    def parse(text: str) -> float | int:
+        bounds = f"above {above:g}" if above is not None else f"at least {at_least:g}"
+        if at_most < float("inf"):
+            bounds += f" and at most {at_most:g}"
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not at_least <= value <= at_most or (above is not None and value <= above):
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bounds}")
+        return value
+
+    return parse
+
+
+def run_main(main, argv: list[str] | None = None) -> None:
+    """Runs an entry point and turns what the user can mend into one line and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a console without Korean letters is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        raise SystemExit(main(argv))
+    except UserError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        raise SystemExit(130) from None
