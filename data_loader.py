@@ -197,6 +197,30 @@ def train_transform(name: str, preprocess: Preprocess) -> v2.Transform:
     return v2.Compose(AUGMENTS[pick("--augment", name, AUGMENTS)](preprocess))
 
 
+class Mixer:
+    """Mixes the images of a batch and their labels: mixup (Zhang et al. 2018), cutmix (Yun et al. 2019).
+
+    It draws from torch's generator, so whoever seeds that addresses the draws. Where both are wanted,
+    each batch draws one of them.
+
+    Args:
+        mixup, cutmix: the alpha of their Beta distributions; 0 leaves one out.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, n_classes: int) -> None:
+        kinds = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
+        self.transforms = [kind(alpha=alpha, num_classes=n_classes) for kind, alpha in kinds if alpha]
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images or features (n, ...) and labels, int64 (n,) -> both mixed; the labels are (n, classes) then."""
+        transform = self.transforms[int(torch.randint(len(self.transforms), ()))]
+        shape = images.shape
+        if images.dim() == 2:  # stored features of one vector an image
+            images = images[:, :, None, None]
+        mixed, targets = transform(images.float(), labels)
+        return mixed.reshape(shape), targets
+
+
 # --- batches ----------------------------------------------------------------------------------
 
 

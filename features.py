@@ -70,7 +70,7 @@ def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str) -> str:
     model, digest = engine.model, hashlib.sha256()
     about = {
         **asdict(dataset.preprocess),
-        "recipe": recipe,
+        "recipe": [recipe, repr(dataset.transform)],
         "seed": dataset.seed,
         "max_pixels": dataset.max_pixels,
         "dtype": str(engine.dtype),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     import torch
     from torch import nn
 
-    from data_loader import Preprocess
+    from data_loader import Mixer, Preprocess
     from engine import Engine
     from model_loader import Classifier
     from run import Run
@@ -61,6 +61,10 @@ class TrainConfig:
     )
     bit_depth: int = flag(16, "bits that hold the picture in 16-bit greyscale files", "N", number(int, 10, 16), "data")
     augment: str = flag("basic", "none or basic (crops and flips)", "NAME", group="data")
+    mixup: float = flag(0.0, "mixes pairs of images; the alpha of mixup, 0.2 is usual", "A", number(float, 0), "data")
+    cutmix: float = flag(
+        0.0, "puts a part of one image into another; the alpha of cutmix, 1 is usual", "A", number(float, 0), "data"
+    )
     on_leak: str = flag(
         "warn",
         "warn, drop (the training copy) or error, where one image stands in two splits or classes",
@@ -223,7 +227,8 @@ def train(config: TrainConfig) -> None:
         say("evaluation runs unfolded: batch norm could not be joined to convolutions")
     with open_cache(config.feature_cache) as cache:
         work = choose_work(config, splits, engine, run, cache, say)
-        trainer = Trainer(work.model, work.compute, work.refresh, optimizer, scheduler, device, dtype, config.seed)
+        mix = make_mixer(config, len(splits.class_names))
+        trainer = Trainer(work.model, work.compute, work.refresh, optimizer, scheduler, device, dtype, config.seed, mix)
         best = trainer.fit(work.loaders["train"], work.loaders["valid"], run, config.n_epochs, config.early_stop)
         results = {"valid": best.valid}
         if splits.test:
@@ -232,6 +237,13 @@ def train(config: TrainConfig) -> None:
             saver({"epoch": best.epoch + 1, **{name: phase_metrics(result) for name, result in results.items()}})
     run.close()
     report(run, saver, best.epoch + 1, results, say)
+
+
+def make_mixer(config: TrainConfig, n_classes: int) -> Mixer | None:
+    """What mixes the images of a batch, where the flags ask for it."""
+    from data_loader import Mixer
+
+    return Mixer(config.mixup, config.cutmix, n_classes) if config.mixup or config.cutmix else None
 
 
 @dataclass(frozen=True)
@@ -260,7 +272,7 @@ def choose_work(config: TrainConfig, splits: Splits, engine: Engine, run: Run, c
     sizes = {name: config.batch_size if name == "train" else engine.batch_size for name in datasets}
 
     top = model.top() if is_wholly_frozen(model) else None
-    if top is not None and config.views:
+    if top is not None and config.views and not config.cutmix:  # a part of a picture has no part in its features
         n_views = 1 if config.augment == "none" else min(config.views, config.n_epochs)
         loaders = {}
         for name, dataset in datasets.items():

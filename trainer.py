@@ -116,7 +116,8 @@ class Trainer:
         evaluate_batch: the same for evaluation: the engine over that model.
         refresh: tells the engine that the weights have changed.
         dtype: what convolutions compute in; weights stay in fp32.
-        seed: dropout of step `s` is drawn from `(seed, s)`.
+        seed: dropout and mixing of step `s` are drawn from `(seed, s)`.
+        mix: mixes a batch's images and its labels, which are then shares of classes.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Trainer:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        mix: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> None:
         self.model = model
         self.evaluate_batch = evaluate_batch
@@ -138,6 +140,7 @@ class Trainer:
         self.device = device
         self.dtype = dtype
         self.seed = seed
+        self.mix = mix
         self.step = 0
         self.best: EpochResult | None = None
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
@@ -208,10 +211,12 @@ class Trainer:
 
     def _train_step(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(seed_for(self.seed, "step", self.step))
-        images = batch.images.to(self.device, non_blocking=True)
+        images, targets = batch.images.to(self.device, non_blocking=True), labels
+        if self.mix:
+            images, targets = self.mix(images, labels)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self._forward(images)
-        loss = nn.functional.cross_entropy(logits, labels)
+        loss = nn.functional.cross_entropy(logits, targets)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)

@@ -10,6 +10,7 @@ from data_loader import (
     AddressedSampler,
     BadImage,
     ImageDataset,
+    Mixer,
     Preprocess,
     decode,
     eval_transform,
@@ -17,7 +18,7 @@ from data_loader import (
     train_transform,
 )
 from samples import load_splits
-from utils import UserError
+from utils import UserError, addressed_rng
 
 PREPROCESS = Preprocess(32, 36, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}
@@ -62,6 +63,11 @@ def test_every_mode_becomes_what_a_person_sees(tmp_path):
     assert corner(Image.new("LA", (4, 4), (50, 0)), "la.png") == [255] * 3
     assert corner(Image.new("RGB", (4, 4), (255, 0, 0)).convert("P"), "palette.gif") == [255, 0, 0]
     assert corner(Image.fromarray(np.full((4, 4), 32896, np.uint16)), "16bit.png") == [128] * 3
+    clear = Image.new("P", (4, 4), 0)
+    clear.putpalette([255, 0, 0])
+    clear.save(tmp_path / "p.png", transparency=0)
+    assert decode(tmp_path / "p.png")[:, 0, 0].tolist() == [255] * 3
+    assert corner(clear, "q.png") == [255, 0, 0]
     assert corner(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "cmyk.tif") == [255, 0, 0]
 
 
@@ -168,6 +174,29 @@ def test_a_batch_of_bad_images_alone_is_empty(tmp_path):
     for batch in make_loader(make_dataset(tmp_path / "d"), 4, 0):
         assert len(batch.labels) == len(batch.images) == 0
         assert batch.bad
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0), (0, 1.0), (0.2, 1.0)])
+def test_mixing_is_drawn_from_its_address(mixup, cutmix):
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    labels, mixer = torch.tensor([0, 1, 2, 0]), Mixer(mixup, cutmix, 3)
+
+    def mixed(step):
+        with addressed_rng(0, "step", step):
+            return mixer(images, labels)
+
+    assert all(torch.equal(a, b) for a, b in zip(mixed(1), mixed(1), strict=True))
+    assert not torch.equal(mixed(1)[1], mixed(2)[1])
+    pictures, targets = mixed(1)
+    assert pictures.shape == images.shape
+    assert targets.sum(1).tolist() == pytest.approx([1] * 4)
+    assert mixer.transforms[0](images.float(), labels)[1].shape == (4, 3)
+
+
+def test_stored_features_are_mixed_as_vectors():
+    features = torch.eye(4)
+    mixed, targets = Mixer(1.0, 0, 4)(features, torch.arange(4))
+    assert torch.allclose(mixed, targets), "both are mixed by the same share with the same neighbour"
 
 
 def test_an_unknown_recipe_names_the_nearest():

@@ -53,6 +53,22 @@ def test_the_loss_falls(extra, cli, split_folder):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("mixing", [("--mixup", 0.2), ("--cutmix", 1), ("--mixup", 0.2, "--cutmix", 1)])
+@pytest.mark.parametrize("frozen", [(), ("--freeze",)])
+def test_mixing_trains_the_same_weights_whatever_the_workers(mixing, frozen, cli, split_folder):
+    found = []
+    for n_workers in (0, 2):
+        argv = ("--data_dir", split_folder, *TINY, *frozen, *mixing, "--n_epochs", 1, "--n_workers", n_workers)
+        done = cli("train", *argv, "--model_fn", "m.pth", "--feature_cache", "none")
+        assert done.status == 0, done.err
+        assert ("views to compute" in done.out) == (bool(frozen) and "--cutmix" not in mixing)
+        found.append(state("m.pth"))
+    plain = cli("train", "--data_dir", split_folder, *TINY, *frozen, "--n_epochs", 1, "--model_fn", "m.pth")
+    assert plain.status == 0
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+    assert not torch.equal(found[0]["fc.weight"], state("m.pth")["fc.weight"])
+
+
 @pytest.mark.parametrize("frozen", [(), ("--freeze",)])
 def test_training_ends_early_without_a_better_epoch(frozen, cli, split_folder):
     # a rate of almost nothing: no epoch betters the first
