@@ -85,7 +85,10 @@ class Bench:
             found = plain(self.scratch, "train", self.data, "--arch", "efficientnet_lite0", "--n_epochs", n_epochs)
             theirs.append(found["seconds_per_epoch"] * N_EPOCHS)
         yardstick = statistics.median(theirs)
-        for title, seconds in (("25 epochs, frozen", first), ("the same again, other --lr", second)):
+        for title, seconds in (
+            ("25 epochs of a head on a frozen EfficientNet-Lite0", first),
+            ("the same again with another `--lr`", second),
+        ):
             ours = statistics.median(seconds)
             self.row(title, yardstick, ours, "s", yardstick / ours)
 
@@ -101,7 +104,7 @@ class Bench:
                           "--batch_size", 32, "--n_workers", 2)  # fmt: skip
             theirs.append(found["seconds_per_epoch"])
         a, b = statistics.median(theirs), statistics.median(ours)
-        self.row("an epoch of ResNet-18", a, b, "s", a / b)
+        self.row("an epoch of full fine-tuning of ResNet-18", a, b, "s", a / b)
 
     def predict(self) -> None:
         """Images per second of prediction with ResNet-34 over 1,000 small JPEGs."""
@@ -119,7 +122,7 @@ class Bench:
             ]
             theirs.append(max(found["images_per_s"] for found in plains))
         a, b = statistics.median(theirs), statistics.median(ours)
-        self.row("prediction, ResNet-34", a, b, "images/s", b / a)
+        self.row("prediction with ResNet-34", a, b, "images/s", b / a)
 
     def memory(self) -> None:
         """Peak memory of prediction's main process for 1,000 and for 100,000 inputs."""
