@@ -180,6 +180,10 @@ def _random_crop(p: Preprocess) -> list[v2.Transform]:
 AUGMENTS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
     "none": _resize_crop,
     "basic": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip()],
+    "flips": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()],
+    # Mueller and Hutter 2021; Cubuk et al. 2020
+    "trivial": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()],
+    "rand": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip(), v2.RandAugment()],
 }
 
 

@@ -60,7 +60,9 @@ class TrainConfig:
         None, "pixels of the shorter side before the crop (default: as the weights want)", "N", number(int, 1), "data"
     )
     bit_depth: int = flag(16, "bits that hold the picture in 16-bit greyscale files", "N", number(int, 10, 16), "data")
-    augment: str = flag("basic", "none or basic (crops and flips)", "NAME", group="data")
+    augment: str = flag(
+        "basic", "none, basic (crops, mirrored), flips (both ways), trivial or rand (colours too)", "NAME", group="data"
+    )
     mixup: float = flag(0.0, "mixes pairs of images; the alpha of mixup, 0.2 is usual", "A", number(float, 0), "data")
     cutmix: float = flag(
         0.0, "puts a part of one image into another; the alpha of cutmix, 1 is usual", "A", number(float, 0), "data"
@@ -101,13 +103,16 @@ class TrainConfig:
         None, "checked against the data (default: from the data)", "N", number(int, 2), "model"
     )
     n_epochs: int = flag(10, "passes over the images", "N", number(int, 1), "optimisation")
-    optimizer: str = flag("adam", "adam or sgd", "NAME", group="optimisation")
+    optimizer: str = flag("adam", "adam, adamw or sgd", "NAME", group="optimisation")
     lr: float = flag(1e-3, "learning rate", "X", number(float, above=0), "optimisation")
     weight_decay: float = flag(0.0, "pull of the weights to zero", "X", number(float, 0), "optimisation")
     momentum: float = flag(0.9, "of sgd", "X", number(float, 0, 1), "optimisation")
     scheduler: str = flag("step", "step or none", "NAME", group="optimisation")
     step_size: int = flag(7, "epochs between two drops of the learning rate", "N", number(int, 1), "optimisation")
     gamma: float = flag(0.1, "factor of such a drop", "X", number(float, above=0), "optimisation")
+    label_smoothing: float = flag(
+        0.0, "share of each label given to all classes, in training", "P", number(float, 0, 0.99), "optimisation"
+    )
     early_stop: int | None = flag(
         None, "end after N epochs without a better one (default: off)", "N", number(int, 1), "optimisation"
     )
@@ -228,7 +233,18 @@ def train(config: TrainConfig) -> None:
     with open_cache(config.feature_cache) as cache:
         work = choose_work(config, splits, engine, run, cache, say)
         mix = make_mixer(config, len(splits.class_names))
-        trainer = Trainer(work.model, work.compute, work.refresh, optimizer, scheduler, device, dtype, config.seed, mix)
+        trainer = Trainer(
+            work.model,
+            work.compute,
+            work.refresh,
+            optimizer,
+            scheduler,
+            device,
+            dtype,
+            config.seed,
+            mix,
+            config.label_smoothing,
+        )
         best = trainer.fit(work.loaders["train"], work.loaders["valid"], run, config.n_epochs, config.early_stop)
         results = {"valid": best.valid}
         if splits.test:

@@ -21,6 +21,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda parameters, lr, momentum, decay, fused: torch.optim.Adam(
         parameters, lr, weight_decay=decay, fused=fused
     ),
+    "adamw": lambda parameters, lr, momentum, decay, fused: torch.optim.AdamW(
+        parameters, lr, weight_decay=decay, fused=fused
+    ),
     "sgd": lambda parameters, lr, momentum, decay, fused: torch.optim.SGD(
         parameters, lr, momentum, weight_decay=decay, fused=fused
     ),
@@ -118,6 +121,7 @@ class Trainer:
         dtype: what convolutions compute in; weights stay in fp32.
         seed: dropout and mixing of step `s` are drawn from `(seed, s)`.
         mix: mixes a batch's images and its labels, which are then shares of classes.
+        label_smoothing: of the loss in training; that of evaluation is plain cross entropy.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class Trainer:
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
         mix: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         self.model = model
         self.evaluate_batch = evaluate_batch
@@ -141,6 +146,7 @@ class Trainer:
         self.dtype = dtype
         self.seed = seed
         self.mix = mix
+        self.label_smoothing = label_smoothing
         self.step = 0
         self.best: EpochResult | None = None
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
@@ -216,7 +222,7 @@ class Trainer:
             images, targets = self.mix(images, labels)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self._forward(images)
-        loss = nn.functional.cross_entropy(logits, targets)
+        loss = nn.functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)

@@ -128,8 +128,9 @@ def test_workers_change_no_pixel(image_folder):
     assert not any(torch.equal(a, b) for a, b in zip(alone[:n], alone[n:], strict=True)), "each epoch has its own crops"
 
 
-def test_the_view_of_a_sample_does_not_depend_on_its_batch(image_folder):
-    dataset = make_dataset(image_folder)
+@pytest.mark.parametrize("augment", ["basic", "flips", "trivial", "rand"])
+def test_the_view_of_a_sample_does_not_depend_on_its_batch(augment, image_folder):
+    dataset = make_dataset(image_folder, augment)
 
     def view(batch_size, n_workers):
         loader = make_loader(dataset, batch_size, n_workers)

@@ -62,9 +62,13 @@ def test_strange_shapes_are_prepared_to_the_usual_size(size, tmp_path):
     Image.new("RGB", size, (9, 99, 199)).save(tmp_path / "a.png")
     image = decode(tmp_path / "a.png", PREPROCESS.decode_side)
     assert image.shape[1:] == (size[1], size[0])
-    for transform in (eval_transform(PREPROCESS), *(train_transform(name, PREPROCESS) for name in AUGMENTS)):
-        assert transform(image)[:, 16, 16].tolist() == [9, 99, 199]
-        assert transform(image).shape == (3, 32, 32)
+    recipes = {"evaluation": eval_transform(PREPROCESS), **{n: train_transform(n, PREPROCESS) for n in AUGMENTS}}
+    for name, transform in recipes.items():
+        prepared = transform(image)
+        assert prepared.shape == (3, 32, 32)
+        assert prepared.dtype == torch.uint8
+        if name not in ("trivial", "rand"):  # which change colours
+            assert prepared[:, 16, 16].tolist() == [9, 99, 199]
 
 
 def test_a_very_large_photo_is_decoded_and_a_bomb_refused(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from conftest import TINY, make_class_folders
 
 import train
+from data_loader import AUGMENTS
 from known_sets import DATASETS
 
 
@@ -46,7 +47,9 @@ def test_a_run_leaves_its_record(trained, split_folder):
     assert lines[0].endswith("* best")
 
 
-@pytest.mark.parametrize("extra", [(), ("--freeze",), ("--freeze_until", "layer2"), ("--optimizer", "sgd")])
+@pytest.mark.parametrize(
+    "extra", [(), ("--freeze",), ("--freeze_until", "layer2"), ("--optimizer", "sgd"), ("--optimizer", "adamw")]
+)
 def test_the_loss_falls(extra, cli, split_folder):
     done = cli("train", "--data_dir", split_folder, *TINY, "--augment", "none", "--n_epochs", 4, *extra)
     losses = [float(loss) for loss in re.findall(r"train loss (\S+)", done.out)]
@@ -67,6 +70,24 @@ def test_mixing_trains_the_same_weights_whatever_the_workers(mixing, frozen, cli
     assert plain.status == 0
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
     assert not torch.equal(found[0]["fc.weight"], state("m.pth")["fc.weight"])
+
+
+def test_label_smoothing_is_in_the_training_loss_alone(cli, split_folder):
+    # a rate of almost nothing and no moving statistics: both runs evaluate the same model
+    argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 1)
+    plain = cli("train", *argv, "--model_fn", "a.pth", "--run_dir", "a")
+    smooth = cli("train", *argv, "--model_fn", "b.pth", "--run_dir", "b", "--label_smoothing", 0.5)
+    assert plain.status == smooth.status == 0
+    first, second = (next(csv.DictReader(open(f"{name}/metrics.csv", encoding="utf-8"))) for name in "ab")
+    assert first["train_loss"] != second["train_loss"]
+    assert first["valid_loss"] == second["valid_loss"]
+
+
+@pytest.mark.parametrize("augment", ["none", "basic", "flips", "trivial", "rand"])
+def test_every_augmentation_trains(augment, cli, split_folder):
+    assert augment in AUGMENTS
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--augment", augment)
+    assert done.status == 0, done.err
 
 
 @pytest.mark.parametrize("frozen", [(), ("--freeze",)])

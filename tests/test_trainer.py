@@ -26,7 +26,7 @@ def test_a_pass_over_nothing_has_no_accuracy():
     assert math.isnan(PhaseResult(math.nan, 0, 0, 0.0).accuracy)
 
 
-@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_the_optimizer_holds_only_what_trains(name):
     parameters = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), requires_grad=False)]
     optimizer = make_optimizer(name, parameters, 0.1)
@@ -44,7 +44,7 @@ def test_the_learning_rate_drops_after_step_size_epochs():
 
 
 def test_unknown_names_list_what_there_is():
-    with pytest.raises(UserError, match=r"choose from adam, sgd; did you mean adam\?"):
+    with pytest.raises(UserError, match=r"choose from adam, adamw, sgd; did you mean adam\?"):
         make_optimizer("adan", [], 0.1)
     with pytest.raises(UserError, match="choose from step, none"):
         make_scheduler("stop", None, 1, 0.1)
