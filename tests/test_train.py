@@ -56,8 +56,10 @@ def test_the_loss_falls(extra, cli, split_folder):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("mixing", [("--mixup", 0.2), ("--cutmix", 1), ("--mixup", 0.2, "--cutmix", 1)])
-@pytest.mark.parametrize("frozen", [(), ("--freeze",)])
+@pytest.mark.parametrize(
+    ("mixing", "frozen"),
+    [(("--mixup", 0.2), ("--freeze",)), (("--cutmix", 1), ("--freeze",)), (("--mixup", 0.2, "--cutmix", 1), ())],
+)
 def test_mixing_trains_the_same_weights_whatever_the_workers(mixing, frozen, cli, split_folder):
     found = []
     for n_workers in (0, 2):
