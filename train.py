@@ -288,6 +288,7 @@ def choose_work(config: TrainConfig, splits: Splits, engine: Engine, run: Run, c
     sizes = {name: config.batch_size if name == "train" else engine.batch_size for name in datasets}
 
     top = model.top() if is_wholly_frozen(model) else None
+    head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size) if top is not None else None
     if top is not None and config.views and not config.cutmix:  # a part of a picture has no part in its features
         n_views = 1 if config.augment == "none" else min(config.views, config.n_epochs)
         loaders = {}
@@ -296,13 +297,11 @@ def choose_work(config: TrainConfig, splits: Splits, engine: Engine, run: Run, c
             extracted = extract(engine, dataset, cache, *recipe, config.n_workers, say)
             run.skip(extracted.bad, name)
             loaders[name] = extracted.loader(sizes[name])
-        head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size)
         return Work(top, head, head.refresh, loaders)
 
     pin = engine.device.type == "cuda"
     loaders = {name: make_loader(dataset, sizes[name], config.n_workers, pin) for name, dataset in datasets.items()}
-    if top is not None:
-        head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size)
+    if head is not None:
         return Work(FrozenModel(engine, top), lambda images: head(engine.features(images)), head.refresh, loaders)
     return Work(model, engine, engine.refresh, loaders)
 

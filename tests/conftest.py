@@ -78,6 +78,14 @@ def cli(capfd):
     return call
 
 
+def assert_one_line_error(done: SimpleNamespace, expected: str) -> None:
+    """A mistake of the user ends with status 2 and one line on stderr."""
+    assert done.status == 2
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert expected in done.err
+
+
 TINY = ("--model_name", "resnet18", "--image_size", 32, "--n_workers", 0, "--gpu_id", -1)
 
 

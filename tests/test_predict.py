@@ -3,6 +3,7 @@ import os
 
 import pytest
 import torch
+from conftest import assert_one_line_error
 
 
 def rows(path="result.csv"):
@@ -82,10 +83,7 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_do(name, cli, trained, tmp
     (tmp_path / "text.pth").write_text("hello")
     argv, expected = MISTAKES[name]
     done = cli("predict", *argv)
-    assert done.status == 2
-    assert done.err.startswith("error: ")
-    assert done.err.count("\n") == 1
-    assert expected in done.err
+    assert_one_line_error(done, expected)
 
 
 def test_any_family_predicts_the_recorded_accuracy(cli, split_folder):

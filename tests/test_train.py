@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY, make_class_folders
+from conftest import TINY, assert_one_line_error, make_class_folders
 
 import train
 from data_loader import AUGMENTS
@@ -199,10 +199,7 @@ MISTAKES = {
 def test_a_mistake_ends_in_one_line_that_says_what_to_do(name, cli, image_folder):
     argv, expected = MISTAKES[name]
     done = cli("train", *argv)
-    assert done.status == 2
-    assert done.err.startswith("error: ")
-    assert done.err.count("\n") == 1
-    assert expected in done.err
+    assert_one_line_error(done, expected)
 
 
 def test_a_checkpoint_that_cannot_be_written_stops_with_one_line(cli, split_folder):
