@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	@echo "Look at the run:  $(BIN)/tensorboard --logdir runs"
 
 test: $(VENV)/.installed-tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: $(VENV)/.installed-tests
 	$(BIN)/ruff check .

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import config
 import predict
-import train
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {path.stem: path for path in ROOT.glob("*.py")}
@@ -43,13 +43,13 @@ def test_help_answers_without_importing_torch(name):
     assert "examples:" in done.stdout
 
 
-@pytest.mark.parametrize("room", [train, predict])
+@pytest.mark.parametrize("room", [config, predict])
 def test_every_flag_has_a_default_and_every_default_a_flag(room, capsys):
     with pytest.raises(SystemExit):
         room.parse_args(["--help"])
     shown = capsys.readouterr().out
-    config = {"train": "TrainConfig", "predict": "PredictConfig"}[room.__name__]
-    for name in set(getattr(room, config).__dataclass_fields__) - {"preferred_size"}:
+    table = {"config": "TrainConfig", "predict": "PredictConfig"}[room.__name__]
+    for name in set(getattr(room, table).__dataclass_fields__) - {"preferred_size"}:
         assert f"--{name}" in shown
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import config
 import predict
-import train
 from backbones import BACKBONES
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -16,9 +16,9 @@ COMMANDS = sorted(set(re.findall(r"python (train|predict)\.py((?: (?!--help)[^`\
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)
 def test_a_command_of_the_readme_parses(name, arguments):
-    given = {"train": train, "predict": predict}[name].parse_args(shlex.split(arguments))
+    given = {"train": config, "predict": predict}[name].parse_args(shlex.split(arguments))
     if name == "train":
-        train.check(train.TrainConfig(**given))
+        config.check(config.TrainConfig(**given))
 
 
 def test_the_readme_names_every_backbone_of_the_table():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import TINY, assert_one_line_error, make_class_folders
 
+import config
 import train
 from data_loader import AUGMENTS
 from known_sets import DATASETS
@@ -257,10 +258,10 @@ def test_a_name_that_is_no_unicode_is_no_reason_to_stop(cli, split_folder):
 
 
 def test_ratios_that_are_not_given_divide_what_is_left():
-    assert train.ratios({}) == {"train_ratio": 0.6, "valid_ratio": 0.2, "test_ratio": 0.2}
-    shares = train.ratios({"train_ratio": 0.8})
+    assert config.ratios({}) == {"train_ratio": 0.6, "valid_ratio": 0.2, "test_ratio": 0.2}
+    shares = config.ratios({"train_ratio": 0.8})
     assert shares["valid_ratio"] == shares["test_ratio"] == pytest.approx(0.1)
-    assert train.ratios({"test_ratio": 0.0})["train_ratio"] == pytest.approx(0.75)
+    assert config.ratios({"test_ratio": 0.0})["train_ratio"] == pytest.approx(0.75)
 
 
 def test_classes_that_differ_between_splits_are_listed(cli, split_folder):
