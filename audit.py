@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from data_loader import BadImage, check_header, n_cores
-from samples import Sample, Splits
+from splits import Sample, Splits
 from utils import UserError, progress
 
 ON_LEAK = ("warn", "drop", "error")

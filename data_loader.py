@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from samples import Sample
+from splits import Sample
 from utils import MAX_PIXELS, UserError, addressed_rng, pick, seed_for
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, which says how to raise it

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from data_loader import ImageDataset
     from engine import Engine
-    from samples import Sample
+    from splits import Sample
 
 CACHE = ".cache/features"
 CACHE_LIMIT = 20e9  # bytes; what was used longest ago goes first

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from download import DownloadError, download, extract
+from archives import extract
+from download import DownloadError, download
 from utils import UserError, did_you_mean, progress
 
 

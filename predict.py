@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def predict(config: PredictConfig) -> int:
     """Writes one row for every input and says what came out."""
-    from samples import input_samples, is_image_name
+    from listing import is_image_name
+    from samples import input_samples
 
     if not os.path.isfile(config.model_fn):
         here = ", ".join(sorted(glob.glob("*.pth")))
@@ -87,7 +88,7 @@ def predict(config: PredictConfig) -> int:
 
 def held_out_samples(splits: dict) -> tuple[list, str]:
     """The images that training kept apart, and the name under which it reported their accuracy."""
-    from samples import Sample
+    from splits import Sample
 
     name = splits["held_out"]
 

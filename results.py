@@ -11,7 +11,7 @@ from typing import IO
 import torch
 from torch.utils.data import DataLoader
 
-from samples import Sample
+from splits import Sample
 from utils import atomic_write, progress
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from samples import Sample, Splits
+from splits import Sample, Splits
 from trainer import EpochResult
 from utils import UserError, write_text
 

@@ -3,133 +3,12 @@
 from __future__ import annotations
 
 import os
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils import UserError, pick, seed_for
-
-IMAGE_ENDINGS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .jp2 .ico .tga".split()
-)
-PASSED_OVER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-SPLIT_FOLDERS = {
-    "train": ("train", "training", "training_set"),
-    "valid": ("val", "valid", "validation"),
-    "test": ("test", "testing", "test_set"),
-}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image. `key` names it in every random draw, the same on every machine."""
-
-    path: str
-    label: str | None = None
-    key: str = ""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Samples by split, and the class names in the order of the training folders."""
-
-    layout: str
-    root: str
-    class_names: list[str]
-    train: list[Sample] = field(repr=False)
-    valid: list[Sample] = field(repr=False)
-    test: list[Sample] = field(repr=False)
-    made: tuple[str, ...] = ()  # the splits that were cut from the training images here
-    passed_over: Mapping[str, int] = field(default_factory=dict)  # files without an image's ending, by ending
-
-    def by_name(self) -> dict[str, list[Sample]]:
-        """The splits that hold images, by name."""
-        return {name: part for name in SPLIT_FOLDERS if (part := getattr(self, name))}
-
-    @property
-    def held_out(self) -> str:
-        """The split that the last line of training speaks of, and predict takes by default."""
-        return "test" if self.test else "valid"
-
-
-# --- listing ----------------------------------------------------------------------------------
-
-
-def nfc(name: str) -> str:
-    """Unicode NFC: macOS writes Korean names decomposed, and they must match all the same."""
-    return unicodedata.normalize("NFC", name)
-
-
-def is_image_name(name: str) -> bool:
-    """Whether the ending of a file name is that of an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
-
-
-def subfolders(folder: str | Path) -> dict[str, str]:
-    """The visible folders below `folder`: NFC name -> path, sorted by name.
-
-    Raises:
-        UserError: two folders have the same name but for its Unicode form.
-    """
-    found: dict[str, str] = {}
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-    for entry in entries:
-        if _is_dir(entry) and _is_visible(entry.name):
-            if nfc(entry.name) in found:
-                raise UserError(f"{folder} has two folders named {nfc(entry.name)!r}; rename or merge them")
-            found[nfc(entry.name)] = os.path.join(folder, entry.name)
-    return dict(sorted(found.items()))
-
-
-def walk_images(folder: str | Path) -> Iterator[str]:
-    """Every file below `folder` that is an image by its ending, sorted by name."""
-    return (path for path in walk_files(folder) if is_image_name(path))
-
-
-def count_others(folder: str | Path) -> dict[str, int]:
-    """Visible files below `folder` that are no images by their ending: ending -> count."""
-    others = (path for path in walk_files(folder) if not is_image_name(path))
-    return dict(sorted(Counter(os.path.splitext(path)[1].lower() or "no ending" for path in others).items()))
-
-
-def others_text(others: Mapping[str, int]) -> str:
-    """`passed over 3 files that are no images by their ending (.heic 2, .txt 1)`."""
-    kinds = ", ".join(f"{ending} {count}" for ending, count in others.items())
-    return f"passed over {sum(others.values())} files that are no images by their ending ({kinds})"
-
-
-def walk_files(folder: str | Path) -> Iterator[str]:
-    """Every visible file below `folder`, sorted by name; links are followed, but not in circles."""
-    pending, seen = [str(folder)], set()
-    while pending:
-        current = pending.pop()
-        real = os.path.realpath(current)
-        if real in seen:
-            continue
-        seen.add(real)
-        try:
-            entries = sorted(os.scandir(current), key=lambda entry: nfc(entry.name))
-        except OSError as error:
-            raise UserError(f"cannot read the folder {current}: {error.strerror}") from error
-        visible = [entry for entry in entries if _is_visible(entry.name)]
-        pending.extend(entry.path for entry in reversed(visible) if _is_dir(entry))
-        yield from (entry.path for entry in visible if not _is_dir(entry))
-
-
-def _is_dir(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself: reading it will tell
-        return False
-
-
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in PASSED_OVER
+from listing import count_others, nfc, others_text, subfolders, walk_images
+from splits import SPLIT_FOLDERS, Parts, Sample, Splits, stratified_split
+from utils import UserError, pick
 
 
 def _class_samples(folder: str | Path, root: str | Path) -> list[Sample]:
@@ -167,9 +46,6 @@ def sample_key(path: str | Path, root: str | Path) -> str:
 
 
 # --- layouts ----------------------------------------------------------------------------------
-
-Parts = dict[str, list[Sample]]
-
 
 def _split_folders(root: Path) -> Parts | None:
     """`train/` [+ `val/`] [+ `test/`] of class folders."""
@@ -308,72 +184,52 @@ def _fill_splits(parts: Parts, ratios: Mapping[str, float], seed: int) -> Parts:
     return parts | stratified_split(parts["train"], wanted, seed)
 
 
-def stratified_split(samples: list[Sample], ratios: Mapping[str, float], seed: int) -> Parts:
-    """Cuts every class by the ratios, in an order that depends on the seed and the keys alone.
-
-    Because each image draws its own place, a photo that is added later moves no other across by more
-    than the rounding of the ratio: yesterday's test images do not become today's training images.
-
-    Raises:
-        UserError: a class has too few images for every split to get one.
-    """
-    total, names = sum(ratios.values()), [name for name, ratio in ratios.items() if ratio > 0]
-    parts: Parts = {name: [] for name in names}
-    by_label: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_label.setdefault(sample.label, []).append(sample)
-    for label, members in by_label.items():
-        count = len(members)
-        if count < len(names):
-            raise UserError(
-                f"the class {label!r} has {count} image(s), too few for {' + '.join(names)}; "
-                "add images, or set --test_ratio 0"
-            )
-        members.sort(key=lambda sample: (seed_for(seed, "split", sample.key), sample.key))
-        start, share = 0, 0.0
-        for place, name in enumerate(names):
-            share += ratios[name] / total
-            # every split gets at least one image, and leaves one for each that follows
-            end = min(max(round(count * share), start + 1), count - (len(names) - place - 1))
-            parts[name] += members[start:end]
-            start = end
-    return {name: sorted(part, key=lambda sample: (sample.label, sample.key)) for name, part in parts.items()}
-
-
 # --- inputs of prediction ---------------------------------------------------------------------
 
 
-def input_samples(paths: Sequence[str], class_names: Sequence[str]) -> list[Sample]:
-    """Files, and the images of folders in sorted order; labelled by their folder where all are classes.
+def samples_at(path: str, class_names: Sequence[str]) -> Iterator[Sample]:
+    """What one input of prediction stands for, one by one: a file, or the images of a folder in sorted order.
+
+    The folders are labels only where every one of them is a class name.
 
     Raises:
-        UserError: a path does not exist, or a folder holds no images.
+        UserError: the path does not exist.
     """
-    samples: list[Sample] = []
-    for path in paths:
-        if os.path.isdir(path):
-            found, others = _labelled(path, class_names), count_others(path)
-            if others:
-                print(f"{path}: {others_text(others)}")
-            if not found:
-                print(f"{path}: a folder without images")
-            samples += found
-        elif os.path.lexists(path):
-            samples.append(Sample(path))
-        else:
-            raise UserError(f"--input {path} does not exist; give files or folders that do")
+    if os.path.isdir(path):
+        is_empty = True
+        for sample in _labelled(path, class_names):
+            is_empty = False
+            yield sample
+        if is_empty:
+            print(f"{path}: a folder without images")
+        if others := count_others(path):
+            print(f"{path}: {others_text(others)}")
+    elif os.path.lexists(path):
+        yield Sample(path)
+    else:
+        raise UserError(f"--input {path} does not exist; give files or folders that do")
+
+
+def input_samples(paths: Sequence[str], class_names: Sequence[str]) -> list[Sample]:
+    """All that `--input` stands for, in its order.
+
+    Raises:
+        UserError: a path does not exist, or there are no images.
+    """
+    samples = [sample for path in paths for sample in samples_at(path, class_names)]
     if not samples:
         raise UserError(f"--input {' '.join(paths)}: no images were found; give photos, or folders of photos")
     return samples
 
 
-def _labelled(folder: str, class_names: Sequence[str]) -> list[Sample]:
+def _labelled(folder: str, class_names: Sequence[str]) -> Iterator[Sample]:
     """The images of a folder; its subfolders are labels only where every one is a class name."""
     folder = os.path.normpath(folder)
     children = subfolders(folder)
-    if children and set(children) <= set(class_names):
-        direct = [Sample(path) for path in walk_images(folder) if os.path.dirname(path) == folder]
-        return direct + [Sample(path, label) for label, below in children.items() for path in walk_images(below)]
-    if children:
+    are_classes = bool(children) and set(children) <= set(class_names)
+    if children and not are_classes:
         print(f"{folder}: its folders are not all class names, so they are not taken as labels")
-    return [Sample(path) for path in walk_images(folder)]
+    labels = {path: name for name, path in children.items()} if are_classes else {}
+    for path in walk_images(folder):
+        below = os.path.relpath(path, folder).split(os.sep, 1)[0]
+        yield Sample(path, labels.get(os.path.join(folder, below)))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from engine import Engine
     from model_loader import Classifier
     from run import Run
-    from samples import Splits
+    from splits import Splits
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -244,8 +244,8 @@ def describe(
     config: TrainConfig, splits: Splits, model: Classifier, device: torch.device, dtype: torch.dtype, say
 ) -> None:
     """What was found and what will be done."""
+    from listing import others_text
     from model_loader import count_parameters
-    from samples import others_text
 
     names, counts = splits.class_names, ", ".join(f"{len(part)} {name}" for name, part in splits.by_name().items())
     shown = ", ".join(names[:10]) + (f", ... ({len(names) - 10} more)" if len(names) > 10 else "")

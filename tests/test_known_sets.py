@@ -6,7 +6,8 @@ from conftest import make_class_folders, save_image
 
 import known_sets
 from known_sets import dataset_folder
-from samples import load_splits, walk_images
+from listing import walk_images
+from samples import load_splits
 from utils import UserError
 
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}

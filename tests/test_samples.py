@@ -5,8 +5,9 @@ import unicodedata
 import pytest
 from conftest import make_class_folders, save_image
 
-import samples
-from samples import input_samples, load_splits, load_table, stratified_split, walk_images
+from listing import others_text, walk_images
+from samples import input_samples, load_splits, load_table
+from splits import Sample, stratified_split
 from utils import UserError
 
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}
@@ -37,7 +38,7 @@ def test_the_split_does_not_depend_on_the_order_of_the_file_system(image_folder)
 
 
 def test_the_split_is_the_same_on_every_machine():
-    made = [samples.Sample(f"/anywhere/{n}.png", "a", f"a/{n}.png") for n in range(10)]
+    made = [Sample(f"/anywhere/{n}.png", "a", f"a/{n}.png") for n in range(10)]
     parts = stratified_split(made, RATIOS, seed=0)
     assert [s.key for s in parts["test"]] == ["a/2.png", "a/9.png"]
 
@@ -116,7 +117,7 @@ def test_files_that_are_no_images_are_counted_by_their_ending(image_folder):
         (image_folder / "cat" / name).write_bytes(b"x")
     splits = load_splits(image_folder, RATIOS, 0)
     assert splits.passed_over == {".heic": 2, ".txt": 1}
-    assert "3 files that are no images by their ending (.heic 2, .txt 1)" in samples.others_text(splits.passed_over)
+    assert "3 files that are no images by their ending (.heic 2, .txt 1)" in others_text(splits.passed_over)
 
 
 def test_a_class_that_training_lacks_is_listed(split_folder):
