@@ -47,11 +47,18 @@ class TrainConfig:
     )
     bit_depth: int = flag(16, "bits that hold the picture in 16-bit greyscale files", "N", number(int, 10, 16), "data")
     augment: str = flag(
-        "basic", "none, basic (crops, mirrored), flips (both ways), trivial or rand (colours too)", "NAME", group="data"
+        "basic",
+        "none, basic (crops, mirrored), flips (crops, mirrored both ways), shifts (nearly the whole image, both ways), "
+        "trivial or rand (colours too)",
+        "NAME",
+        group="data",
     )
     mixup: float = flag(0.0, "mixes pairs of images; the alpha of mixup, 0.2 is usual", "A", number(float, 0), "data")
     cutmix: float = flag(
         0.0, "puts a part of one image into another; the alpha of cutmix, 1 is usual", "A", number(float, 0), "data"
+    )
+    class_weights: str = flag(
+        "none", "none, or balanced: rare classes count as much as frequent ones in training", "NAME", group="data"
     )
     on_leak: str = flag(
         "warn",
@@ -91,13 +98,28 @@ class TrainConfig:
     n_epochs: int = flag(10, "passes over the images", "N", number(int, 1), "optimisation")
     optimizer: str = flag("adam", "adam, adamw or sgd", "NAME", group="optimisation")
     lr: float = flag(1e-3, "learning rate", "X", number(float, above=0), "optimisation")
+    backbone_lr: float | None = flag(
+        None, "learning rate of all but the head (default: as --lr)", "X", number(float, above=0), "optimisation"
+    )
     weight_decay: float = flag(0.0, "pull of the weights to zero", "X", number(float, 0), "optimisation")
     momentum: float = flag(0.9, "of sgd", "X", number(float, 0, 1), "optimisation")
-    scheduler: str = flag("step", "step or none", "NAME", group="optimisation")
-    step_size: int = flag(7, "epochs between two drops of the learning rate", "N", number(int, 1), "optimisation")
-    gamma: float = flag(0.1, "factor of such a drop", "X", number(float, above=0), "optimisation")
+    scheduler: str = flag("step", "of the learning rate: step, plateau, cosine or none", "NAME", group="optimisation")
+    step_size: int = flag(7, "of step: epochs between two drops", "N", number(int, 1), "optimisation")
+    gamma: float = flag(0.1, "of step and plateau: factor of a drop", "X", number(float, above=0), "optimisation")
+    patience: int = flag(
+        4, "of plateau: epochs without a lower validation loss before a drop", "N", number(int, 0), "optimisation"
+    )
+    warmup_epochs: float = flag(
+        0.0, "epochs in which the learning rate grows, step by step", "X", number(float, 0), "optimisation"
+    )
     label_smoothing: float = flag(
         0.0, "share of each label given to all classes, in training", "P", number(float, 0, 0.99), "optimisation"
+    )
+    monitor: str = flag(
+        "accuracy",
+        "what chooses the best epoch: accuracy, loss or macro_f1 of validation",
+        "NAME",
+        group="optimisation",
     )
     early_stop: int | None = flag(
         None, "end after N epochs without a better one (default: off)", "N", number(int, 1), "optimisation"
@@ -169,6 +191,8 @@ def check(config: TrainConfig) -> None:
         raise UserError("--labels and --dataset_name were both given; give one of them")
     if config.use_pretrained and config.weights:
         raise UserError("--use_pretrained and --weights were both given; give one of them")
+    if config.scheduler == "plateau" and config.gamma >= 1:
+        raise UserError(f"--scheduler plateau needs a --gamma below 1, not {config.gamma:g}; 0.1 is usual")
     if config.freeze and config.freeze_until:
         raise UserError("--freeze and --freeze_until were both given; --freeze alone freezes all but the head")
     model_fn = checkpoint_name(config)

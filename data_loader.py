@@ -176,10 +176,16 @@ def _random_crop(p: Preprocess) -> list[v2.Transform]:
     return [v2.RandomResizedCrop(p.image_size, scale=(0.35, 1.0), interpolation=interpolation)]
 
 
+def _shift(p: Preprocess) -> list[v2.Transform]:
+    """Moves the picture by what `resize` leaves around `image_size`, and shows nearly all of it."""
+    return [LimitAspect(), v2.Resize(p.resize, v2.InterpolationMode(p.interpolation)), v2.RandomCrop(p.image_size)]
+
+
 # All of them work on 8-bit tensors: float contrast was seen to differ with the number of threads.
 AUGMENTS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
     "none": _resize_crop,
     "basic": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip()],
+    "shifts": lambda p: [*_shift(p), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()],
     "flips": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()],
     # Mueller and Hutter 2021; Cubuk et al. 2020
     "trivial": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from archives import extract
 from download import DownloadError, download
-from utils import UserError, did_you_mean, progress
+from utils import UserError, did_you_mean, progress, seed_for
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,31 @@ def _make_elpv(folder: Path) -> None:
     if package is None:
         raise UserError("--dataset_name elpv needs its package: pip install elpv-dataset (90 MB, CC BY-NC-SA)")
     source = Path(package.origin).parent / "data"
-    lines = (source / "labels.csv").read_text(encoding="utf-8").splitlines()
-    for line in progress(lines, desc="elpv", unit="image"):
-        image, probability, _ = line.split()
+    rows = [line.split() for line in (source / "labels.csv").read_text(encoding="utf-8").splitlines()]
+    test = _stratified_share(rows, ELPV_TEST_SHARE)
+    for image, probability, _ in progress(rows, desc="elpv", unit="image"):
+        split = "test" if image in test else "train"
         label = "defective" if float(probability) >= 0.5 else "functional"
-        (folder / label).mkdir(exist_ok=True)
-        shutil.copyfile(source / image, folder / label / Path(image).name)
+        target = folder / split / label / Path(image).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / image, target)
+
+
+ELPV_TEST_SHARE = 0.25  # Deitsch et al. 2019: 1,968 cells to train on and 656 to test
+
+
+def _stratified_share(rows: list[list[str]], share: float) -> set[str]:
+    """Names of that share of the rows `name, probability, type`, the same share of each probability and type."""
+    strata: dict[tuple[str, ...], list[str]] = {}
+    for name, *about in rows:
+        strata.setdefault(tuple(about), []).append(name)
+    chosen, n_before = set(), 0
+    for _, names in sorted(strata.items()):
+        # of the running count: rounding each stratum by itself would not give the share of the whole
+        n = round((n_before + len(names)) * share) - round(n_before * share)
+        chosen |= set(sorted(names, key=lambda name: seed_for("elpv", name))[:n])
+        n_before += len(names)
+    return chosen
 
 
 DATASETS = {

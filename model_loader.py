@@ -79,6 +79,12 @@ class Classifier(nn.Module):
         """The layer that was replaced."""
         return self.net.get_submodule(self.head_name)
 
+    def parameters_by_part(self) -> dict[str, list[nn.Parameter]]:
+        """Those of `backbone` and `head`, each in its order."""
+        head = list(self.head.parameters())
+        others = {id(p) for p in head}
+        return {"backbone": [p for p in self.net.parameters() if id(p) not in others], "head": head}
+
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (n, 3, h, w) -> fp32 in the scale that the weights were trained with."""
         return (images.float() - self._mean) / self._std

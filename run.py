@@ -16,8 +16,6 @@ from splits import Sample, Splits
 from trainer import EpochResult
 from utils import UserError, write_text
 
-METRICS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "lr", "images_per_s", "seconds")
-
 
 class Run:
     """Console, TensorBoard, `metrics.csv`, the best checkpoint and the files left out of one training.
@@ -38,7 +36,7 @@ class Run:
         self.verbose = verbose
         self.skipped: dict[str, str] = {}
         self.save: Callable[[dict], None] = lambda metrics: None
-        self._rows: list[list] = []
+        self._rows: list[dict[str, str]] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if any(self.folder.iterdir()):
@@ -69,24 +67,29 @@ class Run:
             "Train/Accuracy": train.accuracy,
             "Validation/Loss": valid.loss,
             "Validation/Accuracy": valid.accuracy,
-            "LearningRate/head": result.lr,
+            "Validation/MacroF1": valid.macro_f1,
+            **{f"LearningRate/{group}": rate for group, rate in result.rates.items()},
             "Speed/images_per_second": train.images_per_second,
         }
         for tag, value in scalars.items():
             self.board.add_scalar(tag, value, step)
         self.board.flush()
-        seconds = train.seconds + valid.seconds
-        values = (train.loss, train.accuracy, valid.loss, valid.accuracy, result.lr, train.images_per_second, seconds)
-        self._rows.append([step, *(f"{value:.6g}" for value in values)])
-        write_csv(self.folder / "metrics.csv", METRICS, self._rows)
+        self._rows.append(metrics_row(result))
+        write_csv(self.folder / "metrics.csv", list(self._rows[0]), [row.values() for row in self._rows])
+        width, backbone = len(str(self.n_epochs)), ""
+        if result.rates.get("backbone", result.rates["head"]) != result.rates["head"]:
+            backbone = f" (backbone {result.rates['backbone']:.2g})"
+        self.note(
+            f"epoch {step:{width}d}/{self.n_epochs}  train loss {train.loss:.4f} acc {train.accuracy:.4f}  "
+            f"val loss {valid.loss:.4f} acc {valid.accuracy:.4f} f1 {valid.macro_f1:.4f}  "
+            f"lr {result.rates['head']:.2g}{backbone}  "
+            f"{train.images_per_second:.0f} images/s{'  * best' if is_best else ''}"
+        )
+
+    def note(self, text: str) -> None:
+        """A line for the console, unless it is to be quiet."""
         if self.verbose:
-            width = len(str(self.n_epochs))
-            print(
-                f"epoch {step:{width}d}/{self.n_epochs}  train loss {train.loss:.4f} acc {train.accuracy:.4f}  "
-                f"val loss {valid.loss:.4f} acc {valid.accuracy:.4f}  lr {result.lr:.2g}  "
-                f"{train.images_per_second:.0f} images/s{'  * best' if is_best else ''}",
-                flush=True,
-            )
+            print(text, flush=True)
 
     def save_best(self, result: EpochResult) -> None:
         """Writes the checkpoint the moment that a better epoch is known."""
@@ -124,6 +127,24 @@ class Run:
     def close(self) -> None:
         """Ends the TensorBoard file."""
         self.board.close()
+
+
+def metrics_row(result: EpochResult) -> dict[str, str]:
+    """A line of `metrics.csv`; a rate is empty where nothing of its part trains."""
+    train, valid = result.train, result.valid
+    values = {
+        "train_loss": train.loss,
+        "train_accuracy": train.accuracy,
+        "valid_loss": valid.loss,
+        "valid_accuracy": valid.accuracy,
+        "valid_macro_f1": valid.macro_f1,
+        "lr": result.rates.get("head"),
+        "backbone_lr": result.rates.get("backbone"),
+        "images_per_s": train.images_per_second,
+        "seconds": train.seconds + valid.seconds,
+    }
+    texts = {name: "" if value is None else f"{value:.6g}" for name, value in values.items()}
+    return {"epoch": str(result.epoch + 1), **texts}
 
 
 def phase_metrics(phase) -> dict[str, float | int]:

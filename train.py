@@ -17,9 +17,10 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     import torch
     from torch import nn
 
-    from data_loader import Mixer, Preprocess
+    from data_loader import Preprocess
     from engine import Engine
     from model_loader import Classifier
+    from recipe import Recipe
     from run import Run
     from splits import Splits
 
@@ -41,8 +42,9 @@ def train(config: TrainConfig) -> None:
     from engine import Engine
     from features import open_cache
     from run import Run, default_run_dir, phase_metrics
-    from trainer import Trainer, make_optimizer, make_scheduler
+    from trainer import Trainer
 
+    check_names(config)
     device = pick_device(config.gpu_id)
     dtype = pick_precision(config.precision, device)
     model = build_model(config, found).to(device)
@@ -51,8 +53,6 @@ def train(config: TrainConfig) -> None:
     splits = checked(config, found, run, say)
     describe(config, splits, model, device, dtype, say)
 
-    optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, config.momentum, config.weight_decay)
-    scheduler = make_scheduler(config.scheduler, optimizer, config.step_size, config.gamma)
     saver = Saver(checkpoint_name(config), model, config, splits)
     run.begin(asdict(config), splits, saver)
     engine = Engine(model, device, dtype, eval_batch_size(config.batch_size))
@@ -60,19 +60,8 @@ def train(config: TrainConfig) -> None:
         say("evaluation runs unfolded: batch norm could not be joined to convolutions")
     with open_cache(config.feature_cache) as cache:
         work = choose_work(config, splits, engine, run, cache, say)
-        mix = make_mixer(config, len(splits.class_names))
-        trainer = Trainer(
-            work.model,
-            work.compute,
-            work.refresh,
-            optimizer,
-            scheduler,
-            device,
-            dtype,
-            config.seed,
-            mix,
-            config.label_smoothing,
-        )
+        recipe = make_recipe(config, model, splits, n_steps=len(work.loaders["train"]))
+        trainer = Trainer(work.model, work.compute, work.refresh, recipe, device, dtype, config.seed, config.monitor)
         best = trainer.fit(work.loaders["train"], work.loaders["valid"], run, config.n_epochs, config.early_stop)
         results = {"valid": best.valid}
         if splits.test:
@@ -83,11 +72,45 @@ def train(config: TrainConfig) -> None:
     report(run, saver, best.epoch + 1, results, say)
 
 
-def make_mixer(config: TrainConfig, n_classes: int) -> Mixer | None:
-    """What mixes the images of a batch, where the flags ask for it."""
-    from data_loader import Mixer
+def check_names(config: TrainConfig) -> None:
+    """Every flag that names a row of a table, before any work is done.
 
-    return Mixer(config.mixup, config.cutmix, n_classes) if config.mixup or config.cutmix else None
+    Raises:
+        UserError: there is no such row.
+    """
+    from data_loader import AUGMENTS
+    from recipe import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS
+    from trainer import MONITORS
+
+    tables = {
+        "augment": AUGMENTS,
+        "class_weights": CLASS_WEIGHTS,
+        "optimizer": OPTIMIZERS,
+        "scheduler": SCHEDULERS,
+        "monitor": MONITORS,
+    }
+    for name, table in tables.items():
+        pick(f"--{name}", getattr(config, name), table)
+
+
+def make_recipe(config: TrainConfig, model: Classifier, splits: Splits, n_steps: int) -> Recipe:
+    """How the weights learn, as the flags ask for it; `n_steps` is of an epoch."""
+    from collections import Counter
+
+    from data_loader import Mixer
+    from recipe import CLASS_WEIGHTS, Plan, Recipe, Schedule, TrainingLoss, make_optimizer
+
+    rates = {"backbone": config.backbone_lr or config.lr, "head": config.lr}
+    parameters = model.parameters_by_part()
+    optimizer = make_optimizer(config.optimizer, parameters, rates, config.momentum, config.weight_decay)
+    plan = Plan(config.n_epochs, config.step_size, config.gamma, config.patience)
+    schedule = Schedule(config.scheduler, optimizer, plan, round(config.warmup_epochs * n_steps))
+    counts = Counter(sample.label for sample in splits.train)
+    weights = CLASS_WEIGHTS[config.class_weights]([counts[name] for name in splits.class_names])
+    loss = TrainingLoss(weights, config.label_smoothing)
+    mixes = config.mixup or config.cutmix
+    mix = Mixer(config.mixup, config.cutmix, len(splits.class_names)) if mixes else None
+    return Recipe(optimizer, schedule, loss, mix)
 
 
 @dataclass(frozen=True)

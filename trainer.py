@@ -1,10 +1,10 @@
-"""The epoch loop: both phases, the scheduler, the best weights, each epoch recorded."""
+"""The epoch loop: both phases, the schedule, the best weights, each epoch recorded."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,66 +13,24 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from data_loader import Batch
+from recipe import Recipe
 from utils import UserError, pick, progress, seed_for
-
-# --- tables -----------------------------------------------------------------------------------
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": lambda parameters, lr, momentum, decay, fused: torch.optim.Adam(
-        parameters, lr, weight_decay=decay, fused=fused
-    ),
-    "adamw": lambda parameters, lr, momentum, decay, fused: torch.optim.AdamW(
-        parameters, lr, weight_decay=decay, fused=fused
-    ),
-    "sgd": lambda parameters, lr, momentum, decay, fused: torch.optim.SGD(
-        parameters, lr, momentum, weight_decay=decay, fused=fused
-    ),
-}
-
-
-def make_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.9, weight_decay: float = 0.0
-) -> torch.optim.Optimizer:
-    """The optimizer of that name over those parameters that train.
-
-    Raises:
-        UserError: there is no such optimizer.
-    """
-    make = OPTIMIZERS[pick("--optimizer", name, OPTIMIZERS)]
-    trained = [p for p in parameters if p.requires_grad]
-    # one pass over the weights in place of a dozen: a third of a step of ResNet-34 on small images
-    fused = trained[0].device.type in ("cpu", "cuda")
-    return make(trained, lr, momentum, weight_decay, fused)
-
-
-SCHEDULERS: dict[str, Callable[..., torch.optim.lr_scheduler.LRScheduler]] = {
-    "step": lambda optimizer, step_size, gamma: torch.optim.lr_scheduler.StepLR(optimizer, step_size, gamma),
-    "none": lambda optimizer, step_size, gamma: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
-}
-
-
-def make_scheduler(
-    name: str, optimizer: torch.optim.Optimizer, step_size: int, gamma: float
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning-rate schedule of that name; it moves once an epoch.
-
-    Raises:
-        UserError: there is no such schedule.
-    """
-    return SCHEDULERS[pick("--scheduler", name, SCHEDULERS)](optimizer, step_size, gamma)
-
 
 # --- results ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """One pass over a split. `loss` is the mean cross entropy in nats; images/s is of the whole pass."""
+    """One pass over a split. `loss` is the mean cross entropy in nats; images/s is of the whole pass.
+
+    `macro_f1` is the mean of the classes' F1.
+    """
 
     loss: float
     correct: int
     n_images: int
     seconds: float
+    macro_f1: float = math.nan
 
     @property
     def accuracy(self) -> float:
@@ -87,12 +45,41 @@ class PhaseResult:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Both phases of one epoch; `epoch` counts from 0."""
+    """Both phases of one epoch; `epoch` counts from 0, `rates` are the learning rates that it ended with."""
 
     epoch: int
     train: PhaseResult
     valid: PhaseResult
-    lr: float
+    rates: Mapping[str, float]
+
+
+def macro_f1(confusion: torch.Tensor) -> float:
+    """The mean F1 of the classes that occur, as labels or as predictions.
+
+    Args:
+        confusion: images by (true class, predicted class), (classes, classes).
+    """
+    confusion = confusion.double()
+    both = confusion.sum(0) + confusion.sum(1)
+    scores = 2 * confusion.diagonal() / both
+    return scores[both > 0].mean().item()
+
+
+def count_pairs(labels: torch.Tensor, predicted: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Images by (true class, predicted class): two int64 (n,) -> fp32 (classes, classes), on their device.
+
+    fp32 counts exactly up to 2^24, every device adds it, and the order of the additions does not matter.
+    """
+    pairs, ones = labels * n_classes + predicted, torch.ones(len(labels), device=labels.device)
+    return ones.new_zeros(n_classes * n_classes).index_add_(0, pairs, ones).view(n_classes, n_classes)
+
+
+# What an epoch is chosen by: of its validation, the more the better.
+MONITORS: dict[str, Callable[[PhaseResult], float]] = {
+    "accuracy": lambda valid: valid.accuracy,
+    "loss": lambda valid: -valid.loss,
+    "macro_f1": lambda valid: valid.macro_f1,
+}
 
 
 class Recorder(Protocol):
@@ -107,21 +94,27 @@ class Recorder(Protocol):
     def skip(self, bad: list[tuple[int, str]], split: str) -> None:
         """Takes note of images that could not be read."""
 
+    def note(self, text: str) -> None:
+        """A line for the console."""
+
 
 # --- the loop ---------------------------------------------------------------------------------
 
 
 class Trainer:
-    """Trains what requires a gradient and keeps the epoch with the best validation accuracy.
+    """Trains what requires a gradient and keeps the epoch with the best validation.
 
     Args:
         model: images (or stored features) in, fp32 logits (n, classes) out.
         evaluate_batch: the same for evaluation: the engine over that model.
         refresh: tells the engine that the weights have changed.
+        recipe: how the weights learn; evaluation's loss is plain cross entropy.
         dtype: what convolutions compute in; weights stay in fp32.
         seed: dropout and mixing of step `s` are drawn from `(seed, s)`.
-        mix: mixes a batch's images and its labels, which are then shares of classes.
-        label_smoothing: of the loss in training; that of evaluation is plain cross entropy.
+        monitor: what the best epoch is chosen by, a row of `MONITORS`.
+
+    Raises:
+        UserError: there is no such monitor.
     """
 
     def __init__(
@@ -129,24 +122,20 @@ class Trainer:
         model: nn.Module,
         evaluate_batch: Callable[[torch.Tensor], torch.Tensor],
         refresh: Callable[[], None],
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        recipe: Recipe,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
-        mix: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
-        label_smoothing: float = 0.0,
+        monitor: str = "accuracy",
     ) -> None:
         self.model = model
         self.evaluate_batch = evaluate_batch
         self.refresh = refresh
-        self.optimizer = optimizer
-        self.scheduler = scheduler
+        self.recipe = recipe
         self.device = device
         self.dtype = dtype
         self.seed = seed
-        self.mix = mix
-        self.label_smoothing = label_smoothing
+        self.monitor = MONITORS[pick("--monitor", monitor, MONITORS)]
         self.step = 0
         self.best: EpochResult | None = None
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
@@ -166,23 +155,27 @@ class Trainer:
             early_stop: end after this many epochs without a better one.
         """
         for epoch in range(n_epochs):
-            lr = self.optimizer.param_groups[-1]["lr"]
             train = self.train_one_epoch(train_loader, run, epoch, n_epochs)
             valid = self.evaluate(valid_loader, run)
-            result = EpochResult(epoch, train, valid, lr)
+            result = EpochResult(epoch, train, valid, self.recipe.schedule.rates)
             is_best = self.is_best(result)
             if is_best:
                 self.best = result
                 run.save_best(result)
             run.log(result, is_best)
-            self.scheduler.step()
+            if text := self.recipe.schedule.after_epoch(valid.loss):
+                run.note(text)
             if early_stop and epoch - self.best.epoch >= early_stop:
                 break
         return self.best
 
     def is_best(self, result: EpochResult) -> bool:
         """Whether the epoch beats all before it; ties keep the earlier one."""
-        return self.best is None or result.valid.accuracy > self.best.valid.accuracy
+        return self.best is None or self._score(result) > self._score(self.best)
+
+    def _score(self, result: EpochResult) -> float:
+        score = self.monitor(result.valid)
+        return -math.inf if math.isnan(score) else score  # so that any number beats a loss that is none
 
     def train_one_epoch(self, loader: DataLoader, run: Recorder, epoch: int, n_epochs: int) -> PhaseResult:
         """One pass over the training split with a step a batch."""
@@ -199,7 +192,7 @@ class Trainer:
         start = time.perf_counter()
         # summed on the device and read once: a .item() a batch would make a GPU wait for each
         loss_sum = torch.zeros((), dtype=torch.float64 if self.device.type != "mps" else torch.float32)
-        loss_sum, correct, n_images = loss_sum.to(self.device), torch.zeros((), device=self.device), 0
+        loss_sum, confusion = loss_sum.to(self.device), torch.zeros((), device=self.device)
         for batch in progress(loader, desc=title, unit="batch"):
             if batch.bad:
                 run.skip(batch.bad, split)
@@ -207,26 +200,27 @@ class Trainer:
                 labels = batch.labels.to(self.device, non_blocking=True)
                 logits, loss = step(batch, labels)
                 loss_sum += loss.detach() * len(labels)
-                correct += (logits.argmax(1) == labels).sum()
-                n_images += len(labels)
+                confusion = confusion + count_pairs(labels, logits.argmax(1), logits.shape[1])
+        n_images = round(confusion.sum().item())
         if not n_images:
             raise UserError(f"no image of the {split} split could be read; see skipped.csv in the run folder")
         seconds = time.perf_counter() - start
-        mean_loss = loss_sum.item() / n_images
-        return PhaseResult(mean_loss, round(correct.item()), n_images, seconds)
+        correct = round(confusion.trace().item())
+        return PhaseResult(loss_sum.item() / n_images, correct, n_images, seconds, macro_f1(confusion.cpu()))
 
     def _train_step(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(seed_for(self.seed, "step", self.step))
         images, targets = batch.images.to(self.device, non_blocking=True), labels
-        if self.mix:
-            images, targets = self.mix(images, labels)
+        if self.recipe.mix:
+            images, targets = self.recipe.mix(images, labels)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self._forward(images)
-        loss = nn.functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.recipe.loss(logits, targets)
+        self.recipe.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.recipe.optimizer)
         self.scaler.update()
+        self.recipe.schedule.after_step()
         self.step += 1
         return logits, loss
 

@@ -39,18 +39,27 @@ def test_elpv_without_its_package_says_what_to_install(monkeypatch):
     assert not os.path.exists("dataset/elpv")
 
 
-def test_elpv_is_made_from_its_package(tmp_path, monkeypatch):
+def test_elpv_is_made_from_its_package_with_the_split_of_its_paper(tmp_path, monkeypatch):
     data = tmp_path / "site" / "elpv_dataset" / "data"
-    for n in range(4):
-        save_image(data / "images" / f"cell{n}.png", 0, n)
-    (data / "labels.csv").write_text(
-        "".join(f"images/cell{n}.png  {p}  mono\n" for n, p in enumerate((0.0, 0.3333333, 0.6666667, 1.0)))
-    )
+    # as many of each probability and type as the real set has, divided by ten
+    sizes = {"0.0 mono": 59, "0.0 poly": 92, "0.3333333333333333 mono": 12, "0.3333333333333333 poly": 18}
+    sizes |= {"0.6666666666666666 mono": 5, "0.6666666666666666 poly": 5, "1.0 mono": 31, "1.0 poly": 40}
+    kinds = [kind for kind, size in sizes.items() for _ in range(size)]
+    save_image(data / "images" / "cell0.png", 0, 0)
+    for n in range(1, len(kinds)):
+        os.link(data / "images" / "cell0.png", data / "images" / f"cell{n}.png")
+    (data / "labels.csv").write_text("".join(f"images/cell{n}.png  {kind}\n" for n, kind in enumerate(kinds)))
     (data.parent / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     folder = dataset_folder("elpv")
-    assert sorted(os.listdir(folder / "defective")) == ["cell2.png", "cell3.png"]
-    assert sorted(os.listdir(folder / "functional")) == ["cell0.png", "cell1.png"]
+    found = {}
+    for path in folder.rglob("*.png"):
+        kind = kinds[int(path.stem.removeprefix("cell"))]
+        assert path.parent.name == ("functional" if kind < "0.5" else "defective")
+        found.setdefault(path.parent.parent.name, []).append(kind)
+    assert len(found["test"]) == round(len(kinds) / 4)
+    assert len(found["train"]) + len(found["test"]) == len(kinds)
+    assert all(abs(found["test"].count(kind) - size / 4) < 1 for kind, size in sizes.items())
 
 
 def test_hymenoptera_is_downloaded_checked_and_unpacked(file_server, monkeypatch):

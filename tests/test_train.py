@@ -86,11 +86,59 @@ def test_label_smoothing_is_in_the_training_loss_alone(cli, split_folder):
     assert first["valid_loss"] == second["valid_loss"]
 
 
-@pytest.mark.parametrize("augment", ["none", "basic", "flips", "trivial", "rand"])
+@pytest.mark.parametrize("augment", AUGMENTS)
 def test_every_augmentation_trains(augment, cli, split_folder):
-    assert augment in AUGMENTS
     done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--augment", augment)
     assert done.status == 0, done.err
+
+
+def metrics(run_dir):
+    return list(csv.DictReader(open(f"{run_dir}/metrics.csv", encoding="utf-8")))
+
+
+def test_backbone_and_head_learn_at_their_own_rates_and_both_are_logged(cli, split_folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 2, "--step_size", 1, "--optimizer", "sgd", "--momentum", 0)
+    done = cli("train", *argv, "--lr", 0.1, "--backbone_lr", 1e-12, "--run_dir", "r", "--model_fn", "m.pth")
+    assert done.status == 0, done.err
+    assert "lr 0.1 (backbone 1e-12)" in done.out
+    assert [(row["lr"], row["backbone_lr"]) for row in metrics("r")] == [("0.1", "1e-12"), ("0.01", "1e-13")]
+    board = EventAccumulator("r")
+    board.Reload()
+    for part, rate in (("head", 0.1), ("backbone", 1e-12)):
+        points = board.Scalars(f"LearningRate/{part}")
+        assert [point.value for point in points] == pytest.approx([rate, rate / 10])
+    from model_loader import get_model
+
+    before = get_model("resnet18", 3, image_size=32).net.state_dict()
+    moved = {key for key, value in state("m.pth").items() if not torch.allclose(value, before[key], atol=1e-6)}
+    parameters = {key for key in moved if "running" not in key and "batches" not in key}
+    assert parameters == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("frozen", [(), ("--freeze",)])
+@pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
+def test_the_schedule_of_the_flags_is_the_one_that_runs(scheduler, frozen, cli, split_folder):
+    # a rate of almost nothing: the validation loss never falls by what a plateau asks for
+    argv = ("--data_dir", split_folder, *TINY, *frozen, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 4)
+    done = cli("train", *argv, "--scheduler", scheduler, "--patience", 1, "--gamma", 0.5, "--run_dir", "r")
+    factors = [float(row["lr"]) / 1e-12 for row in metrics("r")]
+    expected = {"plateau": [1, 1, 1, 0.5], "cosine": [1, 0.853553, 0.5, 0.146447]}[scheduler]
+    assert factors == pytest.approx(expected, abs=1e-4)
+    assert done.out.count("plateau no lower validation loss") == (scheduler == "plateau")
+
+
+def test_balanced_weights_change_the_training_loss_alone(cli, split_folder):
+    for n in range(1, 8):
+        (split_folder / "train" / "cat" / f"{n:02d}.png").unlink()
+    argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 1, "--batch_size", 17)
+    rows = []
+    for weights in ("none", "balanced"):
+        assert cli("train", *argv, "--class_weights", weights, "--run_dir", weights).status == 0
+        rows += metrics(weights)
+    assert rows[0]["train_loss"] != rows[1]["train_loss"]
+    assert rows[0]["valid_loss"] == rows[1]["valid_loss"]
 
 
 @pytest.mark.parametrize("frozen", [(), ("--freeze",)])
@@ -188,6 +236,10 @@ MISTAKES = {
     "precision": (["--data_dir", "photos", "--precision", "fp8"], "choose from auto, fp32, bf16, fp16"),
     "optimizer": ([*TINY, "--data_dir", "photos", "--optimizer", "adan"], "did you mean adam?"),
     "augment": ([*TINY, "--data_dir", "photos", "--augment", "basics"], "did you mean basic?"),
+    "scheduler": ([*TINY, "--data_dir", "photos", "--scheduler", "cosin"], "did you mean cosine?"),
+    "monitor": ([*TINY, "--data_dir", "photos", "--monitor", "f1"], "choose from accuracy, loss, macro_f1"),
+    "class weights": ([*TINY, "--data_dir", "photos", "--class_weights", "equal"], "choose from none, balanced"),
+    "no drop": (["--data_dir", "photos", "--scheduler", "plateau", "--gamma", "1"], "needs a --gamma below 1"),
     "layer": ([*TINY, "--data_dir", "photos", "--freeze_until", "layr1"], "did you mean layer1?"),
     "both freezes": (["--freeze", "--freeze_until", "layer1"], "both given"),
     "weights": ([*TINY, "--data_dir", "photos", "--weights", "no.pth"], "there is no file no.pth"),

@@ -2,49 +2,47 @@ import math
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
-from trainer import EpochResult, PhaseResult, Trainer, make_optimizer, make_scheduler
+from trainer import EpochResult, PhaseResult, Trainer, count_pairs, macro_f1
 from utils import UserError
 
+NAN = math.nan
+# five epochs of validation, and those that each monitor takes for a new best
+EPOCHS = [
+    PhaseResult(loss, correct, 10, 1.0, f1)
+    for correct, loss, f1 in ((5, NAN, 0.5), (7, 0.9, 0.4), (7, 0.9, 0.6), (6, 0.7, 0.6), (9, 0.8, NAN))
+]
+CHOSEN = {"accuracy": [0, 1, 4], "loss": [0, 1, 3], "macro_f1": [0, 2]}
 
-def phase(correct, loss=1.0):
-    return PhaseResult(loss, correct, 10, 1.0)
 
-
-def test_the_best_epoch_has_the_highest_accuracy_and_ties_keep_the_earlier():
-    trainer = Trainer(None, None, None, None, None, torch.device("cpu"))
-    chosen = []
-    for epoch, correct in enumerate((5, 7, 7, 6, 9)):
-        result = EpochResult(epoch, phase(10), phase(correct), 0.1)
+@pytest.mark.parametrize("monitor", CHOSEN)
+def test_the_monitor_chooses_the_best_epoch_and_ties_keep_the_earlier(monitor):
+    trainer, chosen = Trainer(None, None, None, None, torch.device("cpu"), monitor=monitor), []
+    for epoch, valid in enumerate(EPOCHS):
+        result = EpochResult(epoch, valid, valid, {})
         if trainer.is_best(result):
             trainer.best = result
             chosen.append(epoch)
-    assert chosen == [0, 1, 4]
+    assert chosen == CHOSEN[monitor]
+
+
+def test_an_unknown_monitor_lists_what_there_is():
+    with pytest.raises(UserError, match=r"choose from accuracy, loss, macro_f1; did you mean loss\?"):
+        Trainer(None, None, None, None, torch.device("cpu"), monitor="los")
+
+
+@pytest.mark.parametrize("n_classes", [2, 7])
+def test_macro_f1_is_that_of_scikit_learn(n_classes):
+    labels, predicted = torch.randint(0, n_classes, (2, 50), generator=torch.Generator().manual_seed(n_classes))
+    labels[labels == 1] = 0  # a class that is predicted alone
+    confusion = sum(
+        count_pairs(*parts, n_classes + 2) for parts in zip(labels.split(25), predicted.split(25), strict=True)
+    )
+    assert confusion.sum() == 50
+    expected = f1_score(labels, predicted, average="macro", zero_division=0)
+    assert macro_f1(confusion) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_pass_over_nothing_has_no_accuracy():
     assert math.isnan(PhaseResult(math.nan, 0, 0, 0.0).accuracy)
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_the_optimizer_holds_only_what_trains(name):
-    parameters = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), requires_grad=False)]
-    optimizer = make_optimizer(name, parameters, 0.1)
-    assert optimizer.param_groups[0]["params"] == parameters[:1]
-
-
-def test_the_learning_rate_drops_after_step_size_epochs():
-    optimizer = make_optimizer("sgd", [torch.nn.Parameter(torch.ones(1))], 1.0)
-    scheduler, rates = make_scheduler("step", optimizer, 2, 0.1), []
-    for _ in range(5):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01])
-
-
-def test_unknown_names_list_what_there_is():
-    with pytest.raises(UserError, match=r"choose from adam, adamw, sgd; did you mean adam\?"):
-        make_optimizer("adan", [], 0.1)
-    with pytest.raises(UserError, match="choose from step, none"):
-        make_scheduler("stop", None, 1, 0.1)
