@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from splits import Sample
+from stop import start_worker
 from utils import MAX_PIXELS, UserError, addressed_rng, pick, seed_for
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, which says how to raise it
@@ -416,7 +417,12 @@ def worker_options(n_batches: int, n_workers: int | None) -> dict:
         n_workers = min(n_cores(), 16, n_batches) if is_worth_it else 0
     if not n_workers:
         return {"num_workers": 0}
-    return {"num_workers": n_workers, "multiprocessing_context": START_METHOD, "prefetch_factor": 4}
+    return {
+        "num_workers": n_workers,
+        "multiprocessing_context": START_METHOD,
+        "prefetch_factor": 4,
+        "worker_init_fn": start_worker,
+    }
 
 
 def n_cores() -> int:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import stop
 from utils import UserError, did_you_mean
 
 
@@ -107,15 +108,18 @@ def number(kind: type, at_least: float = float("-inf"), at_most: float = float("
 
 
 def run_main(main, argv: list[str] | None = None) -> None:
-    """Runs an entry point and turns what the user can mend into one line and exit status 2."""
+    """Runs an entry point and turns what the user can mend into one line and exit status 2, a signal into 128 + it."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a console without Korean letters is no reason to stop
             stream.reconfigure(errors="backslashreplace")
-    try:
-        raise SystemExit(main(argv))
-    except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        raise SystemExit(130) from None
+    with stop.handled():
+        try:
+            raise SystemExit(main(argv))
+        except UserError as error:
+            stop.end_workers()
+            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            raise SystemExit(2) from None
+        except stop.Stopped as stopped:
+            stop.end_workers()
+            sys.stderr.write(f"stopped{stopped.hint}\n")
+            raise SystemExit(stopped.status) from None
