@@ -3,6 +3,7 @@
     python benchmarks/speed.py                       generated photos
     python benchmarks/speed.py --data_dir photos     your own, with train/ and val/ class folders
     python benchmarks/speed.py --only frozen predict
+    python benchmarks/speed.py --only accuracy --data_dir photos      is the fast way as good? (long)
 
 Ours is the whole process from start to exit with all its reports, except for prediction; the plain
 loops are timed without their imports. Figures are medians over --rounds; the ratio is of the medians.
@@ -92,6 +93,23 @@ class Bench:
             ours = statistics.median(seconds)
             self.row(title, yardstick, ours, "s", yardstick / ours)
 
+    def accuracy(self) -> None:
+        """Best validation accuracy of 25 epochs of that head, the mean over seeds, both sides."""
+        ours, theirs = [], []
+        for seed in range(self.options.seeds):
+            folder = f"runs/seed{seed}"
+            run("train.py", "--data_dir", self.data, "--model_name", "efficientnet_lite0", "--freeze",
+                "--use_pretrained", "--n_epochs", N_EPOCHS, "--seed", seed, "--run_dir", folder,
+                cwd=self.scratch)  # fmt: skip
+            with open(self.scratch / folder / "metrics.csv", encoding="utf-8") as file:
+                ours.append(max(float(row["valid_accuracy"]) for row in csv.DictReader(file)))
+            found = plain(self.scratch, "train", self.data, "--arch", "efficientnet_lite0", "--n_epochs", N_EPOCHS,
+                          "--seed", seed)  # fmt: skip
+            theirs.append(found["best"])
+            print(f"seed {seed}: plain loop {theirs[-1]:.4f}, this tool {ours[-1]:.4f}", flush=True)
+        means = statistics.mean(theirs), statistics.mean(ours)
+        print(f"mean best validation accuracy: plain loop {means[0]:.4f}, this tool {means[1]:.4f}", flush=True)
+
     def finetune(self) -> None:
         """Seconds an epoch of full fine-tuning of ResNet-18, same batch size and workers."""
         ours, theirs = [], []
@@ -124,6 +142,39 @@ class Bench:
         a, b = statistics.median(theirs), statistics.median(ours)
         self.row("prediction with ResNet-34", a, b, "images/s", b / a)
 
+    def decode(self) -> None:
+        """Milliseconds to open a JPEG and to prepare it, on one core: why there is one decoder, and which."""
+        sys.path.insert(0, str(ROOT))
+        import torch
+        from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+        from data_loader import Preprocess, decode, eval_transform
+
+        torch.set_num_threads(1)
+        preprocess = Preprocess(224, 256, "bilinear", (0.5,) * 3, (0.5,) * 3)
+        ways = {
+            "Pillow, whole": _pillow,
+            "torchvision": lambda path: decode_jpeg(read_file(path), mode=ImageReadMode.RGB),
+            "this tool": lambda path: decode(path, preprocess.decode_side),
+        }
+        small = sorted(map(str, (self.data / "train").rglob("*.jpg")))[:100]
+        for name, paths in (("photos of the data set", small), ("a photo of 12 megapixels", [self._large()] * 5)):
+            for way, open_image in ways.items():
+                times = [_seconds(lambda p=p, way=open_image: way(p)) for p in paths * 3]
+                print(f"decode {name}, {way}: {1e3 * statistics.median(times):.1f} ms", flush=True)
+        images, prepare = [decode(path, preprocess.decode_side) for path in small], eval_transform(preprocess)
+        times = [_seconds(lambda image=image: prepare(image)) for image in images * 3]
+        print(f"resize and crop: {1e3 * statistics.median(times):.1f} ms", flush=True)
+
+    def _large(self) -> str:
+        import numpy as np
+        from PIL import Image
+
+        small = np.random.default_rng(0).integers(0, 255, (375, 500, 3)).astype("uint8")
+        path = self.scratch / "large.jpg"
+        Image.fromarray(small).resize((4000, 3000), Image.Resampling.BICUBIC).save(path, quality=92)
+        return str(path)
+
     def memory(self) -> None:
         """Peak memory of prediction's main process for 1,000 and for 100,000 inputs."""
         photos = make_photos(self.scratch / "small", 40, 200)
@@ -148,6 +199,20 @@ class Bench:
         torch.save({**content, "image_size": 224, "resize": 256}, self.scratch / target)
 
 
+def _pillow(path: str):
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def _seconds(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def machine() -> str:
     """Cores, bf16 or not, and the library: what the figures depend on."""
     sys.path.insert(0, str(ROOT))
@@ -161,13 +226,14 @@ def machine() -> str:
     return f"{n_cores()} cores, {device}, {bf16}, torch {torch.__version__.split('+')[0]}"
 
 
-WORK = ("frozen", "finetune", "predict", "memory")
+WORK = ("frozen", "finetune", "predict", "decode", "memory", "accuracy")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), help="photos with train/ and val/")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (default: 3)")
+    parser.add_argument("--seeds", type=int, default=5, help="of the comparison of accuracies (default: 5)")
     parser.add_argument("--plain_epochs", type=int, default=2, help="epochs of the frozen plain loop (default: 2)")
     parser.add_argument("--only", nargs="+", choices=WORK, default=WORK[:3], help="which work (default: the first 3)")
     options = parser.parse_args()
