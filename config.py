@@ -15,7 +15,11 @@ class TrainConfig:
     """Every flag and its one default; None means that the data or the weights decide."""
 
     data_dir: str | None = flag(
-        None, "folder with train/ + val/ class folders, or class folders (default: the digits)", "DIR", group="data"
+        None,
+        "your photos: a folder (train/ + val/ class folders, class folders, files like cat.1.jpg, or a table), "
+        "a .zip or .tar.gz of one, or a .csv (default: the digits)",
+        "DIR",
+        group="data",
     )
     dataset_name: str | None = flag(
         None, "known set (digits, hymenoptera, elpv) or a folder dataset/NAME (default: digits)", "NAME", group="data"
@@ -29,6 +33,15 @@ class TrainConfig:
     )
     path_column: str | None = flag(None, "its column of paths (default: by the usual names)", "NAME", group="data")
     label_column: str | None = flag(None, "its column of labels (default: by the usual names)", "NAME", group="data")
+    group_column: str | None = flag(
+        None,
+        "its column whose images stay together in one split: a plant, a patient (default: group, if it is there)",
+        "NAME",
+        group="data",
+    )
+    splits: str | None = flag(
+        None, "a splits.csv of an earlier run: the same images in the same splits (default: none)", "CSV", group="data"
+    )
     train_ratio: float = flag(0.6, "share of images for training", "R", number(float, 0, 1), "data")
     valid_ratio: float = flag(
         0.2, "share for validation, if the data has no such split", "R", number(float, 0, 1), "data"
@@ -159,7 +172,7 @@ def known_set_defaults(given: dict) -> dict:
     """What a known data set brings, where the user says nothing else."""
     from known_sets import DATASETS
 
-    is_own = "data_dir" in given or "labels" in given
+    is_own = given.keys() & {"data_dir", "labels", "splits"}
     name = given.get("dataset_name", None if is_own else "digits")
     return {"dataset_name": name, **DATASETS[name].defaults} if name in DATASETS else {}
 

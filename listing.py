@@ -64,20 +64,33 @@ def others_text(others: Mapping[str, int]) -> str:
 
 def walk_files(folder: str | Path) -> Iterator[str]:
     """Every visible file below `folder`, sorted by name; links are followed, but not in circles."""
-    pending, seen = [str(folder)], set()
+    pending: list[tuple[str, frozenset[str]]] = [(str(folder), frozenset())]
     while pending:
-        current = pending.pop()
+        current, above = pending.pop()
         real = os.path.realpath(current)
-        if real in seen:
+        if real in above:
             continue
-        seen.add(real)
         try:
             entries = sorted(os.scandir(current), key=lambda entry: nfc(entry.name))
         except OSError as error:
             raise UserError(f"cannot read the folder {current}: {error.strerror}") from error
-        visible = [entry for entry in entries if is_visible(entry.name)]
-        pending.extend(entry.path for entry in reversed(visible) if _is_dir(entry))
-        yield from (entry.path for entry in visible if not _is_dir(entry))
+        visible = [(entry, _is_dir(entry)) for entry in entries if is_visible(entry.name)]
+        pending.extend((entry.path, above | {real}) for entry, is_dir in reversed(visible) if is_dir)
+        yield from (entry.path for entry, is_dir in visible if not is_dir)
+
+
+def file_names(folder: str | Path) -> list[str]:
+    """The names of the visible files that lie in a folder itself, sorted."""
+    try:
+        entries = [entry for entry in os.scandir(folder) if is_visible(entry.name)]
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    return sorted(entry.name for entry in entries if not _is_dir(entry))
+
+
+def image_names(folder: str | Path) -> list[str]:
+    """Those of them that are images by their ending."""
+    return [name for name in file_names(folder) if is_image_name(name)]
 
 
 def _is_dir(entry: os.DirEntry) -> bool:

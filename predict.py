@@ -17,8 +17,16 @@ class PredictConfig:
 
     model_fn: str = flag("resnet.pth", "a checkpoint that train.py wrote", "FILE", group="input")
     input: tuple[str, ...] = flag(
-        (), "image files and folders (default: the held-out images of training)", "PATH", group="input", many=True
+        (),
+        "images, folders, archives and tables (default: the held-out images of training)",
+        "PATH",
+        group="input",
+        many=True,
     )
+    path_column: str | None = flag(
+        None, "a table's column of paths (default: by the usual names)", "NAME", group="input"
+    )
+    label_column: str | None = flag(None, "its column of labels (default: by the usual names)", "NAME", group="input")
     result: str = flag("result.csv", "the table to write", "FILE", group="output")
     gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 where there is one)", "N", number(int, -1), "run")
     batch_size: int | None = flag(None, "images a pass (default: as in training)", "N", number(int, 1), "run")
@@ -62,14 +70,16 @@ def predict(config: PredictConfig) -> int:
     from engine import Engine
     from model_loader import load_checkpoint
     from results import predict_samples, write_predictions
+    from tables import Columns
 
     device = pick_device(config.gpu_id)
     model, about = load_checkpoint(config.model_fn)
     dtype = pick_precision(config.precision or about["precision"], device)
     batch_size = config.batch_size or about["eval_batch_size"]
     class_names = about["class_names"]
+    columns = Columns(config.path_column, config.label_column)
     if config.input:
-        samples, title = input_samples(config.input, class_names), "accuracy"
+        samples, title = input_samples(config.input, class_names, columns), "accuracy"
     else:
         samples, title = held_out_samples(about["splits"])
     engine = Engine(model, device, dtype, batch_size)
@@ -77,8 +87,7 @@ def predict(config: PredictConfig) -> int:
     dataset = ImageDataset(samples, class_names, model.preprocess, prepare, max_pixels=config.max_pixels)
     loader = make_loader(dataset, batch_size, config.n_workers, pin_memory=device.type == "cuda")
     start = time.perf_counter()
-    temperature = about.get("temperature", 1.0)
-    counts = write_predictions(predict_samples(engine, loader, samples, class_names, temperature), config.result)
+    counts = write_predictions(predict_samples(engine, loader, samples, class_names), config.result)
     speed = counts.n_rows / (time.perf_counter() - start)
     errors = f", {counts.n_errors} of them could not be read (status `error`)" if counts.n_errors else ""
     print(f"wrote {config.result}: {counts.n_rows} rows{errors}; {speed:.1f} images/s")
@@ -89,7 +98,6 @@ def predict(config: PredictConfig) -> int:
 
 def held_out_samples(splits: dict) -> tuple[list, str]:
     """The images that training kept apart, and the name under which it reported their accuracy."""
-    from report import split_title
     from splits import Sample
 
     name = splits["held_out"]
@@ -100,7 +108,7 @@ def held_out_samples(splits: dict) -> tuple[list, str]:
         return there if os.path.exists(there) and os.getcwd() != splits["cwd"] else path
 
     samples = [Sample(here(path), label) for path, label in splits[name]]
-    return samples, f"{split_title(name)} accuracy"
+    return samples, f"{'validation' if name == 'valid' else name} accuracy"
 
 
 if __name__ == "__main__":

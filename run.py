@@ -12,7 +12,6 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from report import split_title, write_report
 from splits import Sample, Splits
 from trainer import EpochResult
 from utils import UserError, write_text
@@ -55,10 +54,10 @@ class Run:
         """
         self.splits, self.save = splits, save
         write_text(self.folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        rows = [
-            (sample.path, sample.label, split) for split, samples in self.splits.by_name().items() for sample in samples
-        ]
-        write_csv(self.folder / "splits.csv", ("path", "label", "split"), rows)
+        samples = [(split, sample) for split, part in self.splits.by_name().items() for sample in part]
+        fields = ("path", "label", "split", "group") if any(s.group for _, s in samples) else ("path", "label", "split")
+        rows = [[{"split": split, **vars(sample)}[name] for name in fields] for split, sample in samples]
+        write_csv(self.folder / "splits.csv", fields, rows)
 
     def log(self, result: EpochResult, is_best: bool) -> None:
         """One line on the console, one in `metrics.csv`, one point in every curve."""
@@ -119,10 +118,6 @@ class Run:
                 f"for example {path}: {reason}; they are listed in {self.folder / 'skipped.csv'}: mend or remove "
                 "them, or raise --max_bad"
             )
-
-    def report(self, judged: Mapping[str, Mapping]) -> None:
-        """Writes `report.json`: how good the saved weights are, by split."""
-        write_report(self.folder / "report.json", {split_title(name): about for name, about in judged.items()})
 
     @property
     def n_logged(self) -> int:

@@ -1,235 +1,246 @@
-"""Folders and tables -> labelled samples in splits."""
+"""Data -> labelled samples: in splits for training, one by one for prediction."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from listing import count_others, nfc, others_text, subfolders, walk_images
-from splits import SPLIT_FOLDERS, Parts, Sample, Splits, stratified_split
-from utils import UserError, pick
+from archives import is_archive_name, unpacked
+from layouts import EXPECTED, ByFolder, ByTable, Place, Reader, recognise, tables_in, why_not
+from listing import count_others, others_text, subfolders, walk_images
+from splits import SPLIT_FOLDERS, Parts, Sample, Splits, crossing_groups, read_splits, stratified_split
+from tables import USUAL, Columns, Finder, Table, is_table_name
+from utils import UserError
+
+# --- for training -----------------------------------------------------------------------------
 
 
-def _class_samples(folder: str | Path, root: str | Path) -> list[Sample]:
-    """The samples of a folder of class folders."""
-    samples = []
-    for label, path in subfolders(folder).items():
-        splits_below = [name for name in subfolders(path) if _split_of(name)]
-        if splits_below:
-            what = f"holds the folder(s) {', '.join(splits_below)}"
-            raise UserError(f"{path} was taken for a class, but it {what}{_did_you_mean_below(root)}; {EXPECTED}")
-        images = [Sample(image, label, sample_key(image, root)) for image in walk_images(path)]
-        if not images:
-            hint = _did_you_mean_below(root)
-            raise UserError(f"{path} was taken for a class, but it holds no images{hint}; {EXPECTED}")
-        samples += images
-    return samples
-
-
-def _split_of(folder_name: str) -> str | None:
-    return next((split for split, names in SPLIT_FOLDERS.items() if folder_name.lower() in names), None)
-
-
-def _did_you_mean_below(root: str | Path) -> str:
-    """The folder one or two levels below that has `train` in it, as a hint."""
-    for path in subfolders(root).values():
-        for candidate in (path, *subfolders(path).values()):
-            if any(_split_of(name) == "train" for name in subfolders(candidate)):
-                return f"; did you mean --data_dir {candidate}?"
-    return ""
-
-
-def sample_key(path: str | Path, root: str | Path) -> str:
-    """The path below the data folder, with `/` and in NFC, so that it is the same everywhere."""
-    return nfc(os.path.relpath(path, root)).replace(os.sep, "/")
-
-
-# --- layouts ----------------------------------------------------------------------------------
-
-def _split_folders(root: Path) -> Parts | None:
-    """`train/` [+ `val/`] [+ `test/`] of class folders."""
-    folders = subfolders(root)
-    found = {split: path for name, path in folders.items() if (split := _split_of(name))}
-    if "train" not in found or len(found) < min(2, len(folders)):
-        return None
-    return {split: _class_samples(found[split], root) for split in SPLIT_FOLDERS if split in found}
-
-
-def _class_folders(root: Path) -> Parts | None:
-    """Class folders only."""
-    return {"train": _class_samples(root, root)} if subfolders(root) else None
-
-
-LAYOUTS: dict[str, Callable[[Path], Parts | None]] = {
-    "split folders of class folders": _split_folders,
-    "class folders": _class_folders,
-}
-
-EXPECTED = "expected DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg, or DIR/CLASS/*.jpg, for two classes or more"
-
-
-def load_splits(root: str | Path, ratios: Mapping[str, float], seed: int) -> Splits:
-    """Recognises the layout of a data folder and returns its samples in splits.
+def load_splits(
+    root: str | Path | None,
+    ratios: Mapping[str, float],
+    seed: int,
+    labels: str | Path | None = None,
+    columns: Columns = USUAL,
+    splits: str | Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Splits:
+    """Recognises the layout of a data set and returns its samples in splits.
 
     Args:
-        ratios: the shares of `train`, `valid` and `test`, used where the folder has no such split.
+        root: a folder, an archive of one, or a table.
+        ratios: the shares of `train`, `valid` and `test`, used where the data has no such split.
+        labels: a table of paths, relative to `root` or else to itself, and labels.
+        columns: the names of its columns, where they are not the usual ones.
+        splits: a `splits.csv` that says which image is where.
 
     Raises:
         UserError: what was found is not what a classifier can be trained on.
     """
-    root = Path(root)
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"the data folder {root} {what}; {EXPECTED}")
-    layout, parts = next(
-        ((name, parts) for name, recognise in LAYOUTS.items() if (parts := recognise(root))), ("", None)
-    )
-    if parts is None:
-        n_loose = sum(1 for _ in walk_images(root))
-        found = f"{n_loose} images but no class folders" if n_loose else "no images"
-        raise UserError(f"{root} holds {found}; {EXPECTED}")
-    for split, samples in parts.items():
-        if not samples:
-            what = "holds no class folders with images; put them there, or remove it"
-            raise UserError(f"the {split} folder in {root} {what}; {EXPECTED}")
-    class_names = sorted({sample.label for sample in parts["train"]})
-    if len(class_names) < 2:
-        raise UserError(f"{root} has one class only ({class_names[0]!r}){_did_you_mean_below(root)}; {EXPECTED}")
-    _check_classes(parts, class_names)
-    filled = _fill_splits(parts, ratios, seed)
+    parts, layout, notes, others = {}, "images", [], {}
+    if root is not None or labels is not None:
+        layout, reader = open_data(root, labels, columns, say)
+        root, parts, notes = reader.root, *_read(reader, columns)
+        others = dict(sorted(reader.others.items()))
+    if splits:
+        known = [sample for part in parts.values() for sample in part] or None
+        parts, told = read_splits(splits, known)
+        layout, root, notes = f"{layout} split as in {splits}", root or splits, notes + told
+    class_names = _class_names(parts, root)
+    filled = parts if "valid" in parts else _with_missing_splits(parts, ratios, seed)
+    notes += _group_notes(filled) + _absent_notes(filled, class_names)
     made = tuple(name for name in filled if name not in parts)
     three = [filled.get(name, []) for name in SPLIT_FOLDERS]
-    return Splits(layout, str(root), class_names, *three, made=made, passed_over=count_others(root))
+    return Splits(layout, str(root), class_names, *three, made=made, passed_over=others, notes=tuple(notes))
 
 
-def load_table(
-    table: str | Path,
-    ratios: Mapping[str, float],
-    seed: int,
-    root: str | Path | None = None,
-    path_column: str | None = None,
-    label_column: str | None = None,
-) -> Splits:
-    """Reads a CSV of paths and labels, a line an image, and cuts it into splits.
-
-    Args:
-        root: what the paths are relative to; the table's own folder without it.
-        path_column, label_column: their names; guessed from the usual ones without them.
+def open_data(
+    root: str | Path | None, labels: str | Path | None, columns: Columns, say: Callable[[str], None]
+) -> tuple[str, Reader]:
+    """The name of the layout and what reads it; an archive is unpacked.
 
     Raises:
-        UserError: no such file or column, an empty cell, a path twice, or too few classes or images.
+        UserError: there is no such folder or file, or no layout was recognised.
     """
-    import pandas
-
-    table = Path(table)
-    try:
-        # as text: a class named 007 or NA keeps its name
-        frame = pandas.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"--labels {table} cannot be read: {reason}; expected a CSV with a header line") from error
-    columns = [
-        _column(frame.columns, given, usual, flag, table)
-        for given, usual, flag in (
-            (path_column, PATH_COLUMNS, "--path_column"),
-            (label_column, LABEL_COLUMNS, "--label_column"),
-        )
-    ]
-    root, samples, seen = Path(root) if root else table.parent, [], {}
-    for line, (path, label) in enumerate(zip(*(frame[column] for column in columns), strict=True), start=2):
-        if not path.strip() or not label.strip():
-            raise UserError(f"--labels {table}: line {line} has no {columns[1 if path.strip() else 0]}; fill it in")
-        key = nfc(path).replace("\\", "/")
-        if key in seen:
-            raise UserError(f"--labels {table}: {path!r} stands in line {seen[key]} and in line {line}; remove one")
-        seen[key] = line
-        samples.append(Sample(os.path.normpath(os.path.join(root, path)), nfc(label), key))
-    class_names = sorted({sample.label for sample in samples})
-    if len(class_names) < 2:
-        raise UserError(f"--labels {table} has {len(class_names)} class(es) in {columns[1]!r}; two or more are needed")
-    parts = stratified_split(samples, ratios, seed)
-    three = [parts.get(name, []) for name in SPLIT_FOLDERS]
-    return Splits("a table of paths and labels", str(table), class_names, *three, made=tuple(parts)[1:])
-
-
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "file_dir", "image", "image_path", "img", "id")
-LABEL_COLUMNS = ("label", "class", "category", "target", "species", "diagnosis", "y")
-
-
-def _column(columns: Sequence[str], given: str | None, usual: Sequence[str], flag: str, table: Path) -> str:
-    if given:
-        return pick(flag, given, list(columns))
-    found = [column for name in usual for column in columns if column.strip().lower() == name]
+    if root is not None and os.path.isfile(root) and is_table_name(root) and labels is None:
+        root, labels = None, root
+    if root is not None:
+        root = _folder(root, say)
+    if labels is not None:
+        table = Table(labels, columns)
+        table.need("path", "label")
+        folder = root or os.path.dirname(labels) or "."
+        return f"a table of paths and labels ({table.about()})", ByTable({"": table}, folder, is_whole=bool(root))
+    found = recognise(root, columns)
     if not found:
-        raise UserError(f"--labels {table} has the columns {', '.join(columns)}; name the right one with {flag}")
-    return found[0]
+        raise UserError(why_not(root, columns))
+    name, reader = found
+    if isinstance(reader, ByTable):
+        name += f" ({', '.join(table.about() for table in reader.tables.values())})"
+    return name, reader
 
 
-def _check_classes(parts: Parts, class_names: list[str]) -> None:
+def _folder(root: str | Path, say: Callable[[str], None]) -> str:
+    """The data folder itself, or that into which an archive was unpacked."""
+    if os.path.isfile(root) and is_archive_name(root):
+        return str(unpacked(root, say))
+    if not os.path.isdir(root):
+        what = "is a file, but no archive and no table" if os.path.exists(root) else "does not exist"
+        raise UserError(f"the data folder {root} {what}; {EXPECTED}, or a .zip, .tar.gz or .csv file")
+    return str(Path(root))
+
+
+def _read(reader: Reader, columns: Columns) -> tuple[Parts, list[str]]:
+    """The samples by split, those to be cut as `train`, and notes on what is no sample."""
+    parts: Parts = {}
+    for split, sample in reader.samples():
+        parts.setdefault(split or "train", []).append(sample)
+    n_samples = sum(map(len, parts.values()))
+    if len(reader.missing) == n_samples:
+        example = f", for example {reader.missing[0]}" if reader.missing else ""
+        raise UserError(f"none of the {n_samples} images of the table is in {reader.root}{example}; give --data_dir")
+    notes = []
+    if reader.missing:
+        notes.append(f"{len(reader.missing)} images of the table are not there (for example {reader.missing[0]})")
+    if reader.left_out:
+        folders = Counter(os.path.dirname(path) for path in reader.left_out)
+        shown = ", ".join(f"{folder} {count}" for folder, count in folders.most_common(5))
+        notes.append(f"left out {len(reader.left_out)} images whose class is not told ({shown})")
+    if not isinstance(reader, ByTable):
+        notes += [
+            f"{table.file} was not read, the names tell the classes; --labels {table.file} takes it"
+            for table in tables_in(reader.root, columns)
+        ]
+    return parts, notes
+
+
+def _class_names(parts: Parts, root: str | Path) -> list[str]:
+    if "train" not in parts:
+        raise UserError(f"{root} has no images for training; {EXPECTED}")
+    class_names = sorted({sample.label for sample in parts["train"]})
     for split, samples in parts.items():
-        unknown = sorted({sample.label for sample in samples} - set(class_names))
-        if unknown:
+        labels = {sample.label for sample in samples}
+        if unknown := sorted(labels - set(class_names)):
+            lacking = ", ".join(sorted(set(class_names) - labels))
             raise UserError(
-                f"the {split} split has classes that training lacks: {', '.join(unknown)}; "
-                f"training has {', '.join(class_names)}: rename or remove those folders"
+                f"the {split} split has classes that training lacks: {', '.join(unknown)}"
+                f"{f' (and it lacks {lacking})' if lacking else ''}; "
+                f"training has {', '.join(class_names)}: rename or remove those folders or labels"
             )
+    if len(class_names) < 2:
+        raise UserError(f"{root} has one class only ({class_names[0]!r}); {EXPECTED}")
+    return class_names
 
 
-def _fill_splits(parts: Parts, ratios: Mapping[str, float], seed: int) -> Parts:
+def _with_missing_splits(parts: Parts, ratios: Mapping[str, float], seed: int) -> Parts:
     """Makes the splits that the layout does not bring, out of its training images."""
-    if "valid" in parts:
-        return parts
     wanted = {name: ratios[name] for name in SPLIT_FOLDERS if name not in parts or name == "train"}
-    return parts | stratified_split(parts["train"], wanted, seed)
+    cut = stratified_split(parts["train"], wanted, seed)
+    if not cut["valid"]:
+        raise UserError(
+            "every class has one group only, and a group stays in one split; add images of other groups, "
+            "or give validation images of their own"
+        )
+    return parts | {name: part for name, part in cut.items() if part}
 
 
-# --- inputs of prediction ---------------------------------------------------------------------
+def _group_notes(parts: Parts) -> list[str]:
+    n_groups = len({sample.group for part in parts.values() for sample in part if sample.group})
+    if crossing := crossing_groups(parts):
+        return [f"{len(crossing)} of {n_groups} groups stand in more than one split (for example {crossing[0]})"]
+    return [f"kept {n_groups} groups together, each in one split"] if n_groups else []
 
 
-def samples_at(path: str, class_names: Sequence[str]) -> Iterator[Sample]:
-    """What one input of prediction stands for, one by one: a file, or the images of a folder in sorted order.
+def _absent_notes(parts: Parts, class_names: list[str]) -> list[str]:
+    """Classes that a split has no images of: nothing is measured there."""
+    notes = []
+    for split, samples in parts.items():
+        if absent := sorted(set(class_names) - {sample.label for sample in samples}):
+            notes.append(f"the {split} split has no images of {', '.join(absent)}")
+    return notes
 
-    The folders are labels only where every one of them is a class name.
+
+# --- for prediction ---------------------------------------------------------------------------
+
+
+def samples_at(
+    path: str, class_names: Sequence[str], columns: Columns = USUAL, say: Callable[[str], None] = print
+) -> Iterator[Sample]:
+    """What one input of prediction stands for, one by one.
+
+    A folder or an archive stands for its images in sorted order, in any layout; a table for its lines; any
+    other file for itself. Labels are known where all that the layout or the table gives are class names.
 
     Raises:
-        UserError: the path does not exist.
+        UserError: the path does not exist, or the archive or the table cannot be read.
     """
     if os.path.isdir(path):
-        is_empty = True
-        for sample in _labelled(path, class_names):
-            is_empty = False
-            yield sample
-        if is_empty:
-            print(f"{path}: a folder without images")
-        if others := count_others(path):
-            print(f"{path}: {others_text(others)}")
-    elif os.path.lexists(path):
-        yield Sample(path)
-    else:
+        yield from _in_folder(os.path.normpath(path), class_names, columns, say)
+    elif not os.path.lexists(path):
         raise UserError(f"--input {path} does not exist; give files or folders that do")
+    elif is_archive_name(path):
+        yield from _in_folder(str(unpacked(path, say)), class_names, columns, say)
+    elif is_table_name(path):
+        yield from _in_table(path, class_names, columns, say)
+    else:
+        yield Sample(path)
 
 
-def input_samples(paths: Sequence[str], class_names: Sequence[str]) -> list[Sample]:
+def input_samples(paths: Sequence[str], class_names: Sequence[str], columns: Columns = USUAL) -> list[Sample]:
     """All that `--input` stands for, in its order.
 
     Raises:
         UserError: a path does not exist, or there are no images.
     """
-    samples = [sample for path in paths for sample in samples_at(path, class_names)]
+    samples = [sample for path in paths for sample in samples_at(path, class_names, columns)]
     if not samples:
         raise UserError(f"--input {' '.join(paths)}: no images were found; give photos, or folders of photos")
     return samples
 
 
-def _labelled(folder: str, class_names: Sequence[str]) -> Iterator[Sample]:
-    """The images of a folder; its subfolders are labels only where every one is a class name."""
-    folder = os.path.normpath(folder)
-    children = subfolders(folder)
-    are_classes = bool(children) and set(children) <= set(class_names)
-    if children and not are_classes:
-        print(f"{folder}: its folders are not all class names, so they are not taken as labels")
-    labels = {path: name for name, path in children.items()} if are_classes else {}
+def _in_folder(folder: str, class_names: Sequence[str], columns: Columns, say: Callable) -> Iterator[Sample]:
+    label_of, is_empty = _label_of(folder, class_names, columns, say), True
     for path in walk_images(folder):
-        below = os.path.relpath(path, folder).split(os.sep, 1)[0]
-        yield Sample(path, labels.get(os.path.join(folder, below)))
+        is_empty = False
+        yield Sample(path, label_of(path))
+    if is_empty:
+        say(f"{folder}: a folder without images")
+    if others := count_others(folder):
+        say(f"{folder}: {others_text(others)}")
+
+
+def _label_of(folder: str, class_names: Sequence[str], columns: Columns, say: Callable) -> Callable:
+    """What tells the label of an image of the folder, where it has a layout whose labels are all class names."""
+    reader = _reader_of(folder, class_names, columns)
+    labels = reader.labels() if reader else set(subfolders(folder))
+    unknown = sorted(labels - set(class_names))
+    if reader and labels and not unknown:
+        return reader.label_of
+    if unknown:
+        found = f"its folders or labels are not all class names ({', '.join(unknown[:3])})"
+        say(f"{folder}: {found}, so they are not taken as labels")
+    return lambda path: None
+
+
+def _reader_of(folder: str, class_names: Sequence[str], columns: Columns) -> Reader | None:
+    children = subfolders(folder)
+    if children and set(children) <= set(class_names):  # also one class alone
+        return ByFolder(folder, [Place(path, "", name) for name, path in children.items()])
+    try:
+        return found[1] if (found := recognise(folder, columns)) else None
+    except UserError:  # no data set to train on is still a folder of photos
+        return None
+
+
+def _in_table(file: str, class_names: Sequence[str], columns: Columns, say: Callable) -> Iterator[Sample]:
+    table = Table(file, columns)
+    table.need("path")
+    root = os.path.dirname(file) or "."
+    find, known = Finder(root), set(class_names)
+    labels = ByTable({"": table}, root).labels()
+    if unknown := sorted(labels - known):
+        say(f"{file}: {len(unknown)} of its labels are no class names ({', '.join(unknown[:3])}) and are left out")
+    for row in table.rows():
+        path = find(row.path) or os.path.normpath(os.path.join(root, row.path))
+        yield Sample(path, row.label if row.label in known else None)

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
 
+from listing import nfc
+from tables import Finder, Row, Table
 from utils import UserError, seed_for
 
 SPLIT_FOLDERS = {
     "train": ("train", "training", "training_set"),
-    "valid": ("val", "valid", "validation"),
+    "valid": ("val", "valid", "validation", "validation_set", "val_set"),
     "test": ("test", "testing", "test_set"),
 }
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. `key` names it in every random draw, the same on every machine."""
+    """One image. `key` names it in every random draw, the same on every machine.
+
+    Images of one `group` (a plant, a patient, a module) stay together in one split.
+    """
 
     path: str
     label: str | None = None
     key: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Splits:
     test: list[Sample] = field(repr=False)
     made: tuple[str, ...] = ()  # the splits that were cut from the training images here
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files without an image's ending, by ending
+    notes: tuple[str, ...] = ()  # what else the user should know of how they were found
 
     def by_name(self) -> dict[str, list[Sample]]:
         """The splits that hold images, by name."""
@@ -49,33 +61,167 @@ class Splits:
 Parts = dict[str, list[Sample]]
 
 
-def stratified_split(samples: list[Sample], ratios: Mapping[str, float], seed: int) -> Parts:
+def split_of(name: str) -> str | None:
+    """The split that a folder or a cell of that name means."""
+    return next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)
+
+
+# --- cutting ----------------------------------------------------------------------------------
+
+
+def stratified_split(samples: Sequence[Sample], ratios: Mapping[str, float], seed: int) -> Parts:
     """Cuts every class by the ratios, in an order that depends on the seed and the keys alone.
 
     Because each image draws its own place, a photo that is added later moves no other across by more
     than the rounding of the ratio: yesterday's test images do not become today's training images.
+    A group draws one place for all its images, among the groups with the same rarest class.
 
     Raises:
         UserError: a class has too few images for every split to get one.
     """
-    total, names = sum(ratios.values()), [name for name, ratio in ratios.items() if ratio > 0]
+    names = [name for name, ratio in ratios.items() if ratio > 0]
+    shares = [ratios[name] / sum(ratios.values()) for name in names]
     parts: Parts = {name: [] for name in names}
-    by_label: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_label.setdefault(sample.label, []).append(sample)
-    for label, members in by_label.items():
-        count = len(members)
-        if count < len(names):
+    for label, units in _strata(samples, seed).items():
+        if len(units) < len(names) and not units[0][0].group:
             raise UserError(
-                f"the class {label!r} has {count} image(s), too few for {' + '.join(names)}; "
+                f"the class {label!r} has {len(units)} image(s), too few for {' + '.join(names)}; "
                 "add images, or set --test_ratio 0"
             )
-        members.sort(key=lambda sample: (seed_for(seed, "split", sample.key), sample.key))
-        start, share = 0, 0.0
-        for place, name in enumerate(names):
-            share += ratios[name] / total
-            # every split gets at least one image, and leaves one for each that follows
-            end = min(max(round(count * share), start + 1), count - (len(names) - place - 1))
-            parts[name] += members[start:end]
-            start = end
+        ends = _ends([len(unit) for unit in units], shares)
+        for name, start, end in zip(names, [0, *ends], ends, strict=False):
+            parts[name] += [sample for unit in units[start:end] for sample in unit]
+    _bring_every_class_to_training(parts, seed)
     return {name: sorted(part, key=lambda sample: (sample.label, sample.key)) for name, part in parts.items()}
+
+
+def _strata(samples: Sequence[Sample], seed: int) -> dict[str, list[list[Sample]]]:
+    """Groups (an image without one is its own) by their rarest class, each in the order of its draws."""
+    units: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        units.setdefault(("group", sample.group) if sample.group else ("", sample.key), []).append(sample)
+    n_images = Counter(sample.label for sample in samples)
+    strata: dict[str, list[list[Sample]]] = {}
+    for name in sorted(units, key=lambda name: _place(units[name][0], seed)):
+        rarest = min((sample.label for sample in units[name]), key=lambda label: (n_images[label], label))
+        strata.setdefault(rarest, []).append(units[name])
+    return dict(sorted(strata.items()))
+
+
+def _place(sample: Sample, seed: int) -> tuple[int, str]:
+    address = ("group", sample.group) if sample.group else (sample.key,)
+    return seed_for(seed, "split", *address), address[-1]
+
+
+def _ends(sizes: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """Where to cut a row of units so that the parts' sizes come nearest to the shares.
+
+    Every part gets a unit and leaves one for each that follows; the first ones do where units are too few.
+    """
+    middles = [end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True)]
+    ends, start = [], 0
+    for n_after, share in zip(range(len(shares) - 1, -1, -1), accumulate(shares), strict=True):
+        nearest = bisect_left(middles, sum(sizes) * share)
+        most = max(len(sizes) - n_after, min(start + 1, len(sizes)))
+        start = min(max(nearest, start + 1), most)
+        ends.append(start)
+    return ends
+
+
+def _bring_every_class_to_training(parts: Parts, seed: int) -> None:
+    """Moves a group where a class would be in other splits alone; images without groups never need it."""
+    others = {name: part for name, part in parts.items() if name != "train"}
+    missing = {s.label for part in others.values() for s in part} - {s.label for s in parts["train"]}
+    while missing:
+        candidates = [s for part in others.values() for s in part if s.label in missing]
+        group = min(candidates, key=lambda sample: _place(sample, seed)).group
+        for name, part in others.items():
+            parts["train"] += [s for s in part if s.group == group]
+            parts[name] = others[name] = [s for s in part if s.group != group]
+        missing -= {s.label for s in parts["train"]}
+
+
+def crossing_groups(parts: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """The groups that stand in more than one split."""
+    seen: dict[str, set[str]] = {}
+    for name, part in parts.items():
+        for sample in part:
+            seen.setdefault(sample.group, set()).add(name)
+    return sorted(group for group, names in seen.items() if group and len(names) > 1)
+
+
+# --- a split that was made before -------------------------------------------------------------
+
+
+def read_splits(file: str | Path, known: Sequence[Sample] | None) -> tuple[Parts, list[str]]:
+    """The splits that a `splits.csv` (path, label, split) lists, in its order, and notes on what does not fit.
+
+    Args:
+        file: the table, or the run folder that holds it.
+        known: the images of the data; the rows are matched to them as they are written, else by the longest
+            end of their path, so that a folder that was moved is no matter. Without them the paths are
+            looked for from the working folder and from that of the file.
+
+    Raises:
+        UserError: no such table, or not one of its images is there.
+    """
+    file = os.path.join(file, "splits.csv") if os.path.isdir(file) else str(file)
+    table = Table(file)
+    if None in (table.path, table.label, table.split):
+        raise UserError(f"--splits {file} has the columns {', '.join(table.header)}; expected path, label, split")
+    find = _Known(known) if known is not None else _OnDisk(file)
+    parts: Parts = {}
+    lines: dict[str, int] = {}
+    missing, relabelled = [], []
+    for row in table.rows():
+        split = split_of(row.split)
+        if not split or not row.path or not row.label:
+            wrong = f"the split {row.split!r}" if not split else "an empty cell"
+            raise UserError(f"--splits {file}: line {row.line} has {wrong}; expected path, label and train|valid|test")
+        sample = find(row)
+        if sample is None:
+            missing.append(row.path)
+            sample = Sample(row.path, row.label, nfc(row.path).replace("\\", "/"))
+        if sample.key in lines:
+            raise UserError(
+                f"--splits {file}: {row.path!r} stands in line {lines[sample.key]} and in line {row.line}; remove one"
+            )
+        lines[sample.key] = row.line
+        relabelled += [row.path] if sample.label != row.label else []
+        parts.setdefault(split, []).append(sample)
+    if len(missing) == len(lines):
+        where = "; give the folder of the photos with --data_dir" if known is None else " in the data"
+        raise UserError(f"--splits {file}: none of its {len(lines)} images was found{where}, for example {missing[:1]}")
+    unlisted = [sample.path for sample in known or () if sample.key not in lines]
+    told = (
+        (missing, f"images of {file} are not there"),
+        (unlisted, f"images are left out, {file} does not list them"),
+        (relabelled, f"images have another label than in {file}; that of the data is taken"),
+    )
+    return parts, [f"{len(paths)} {text} (for example {paths[0]})" for paths, text in told if paths]
+
+
+class _Known:
+    """Finds the sample of a row among those of the data."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.by_path = {sample.path: sample for sample in samples}
+        self.by_key = {sample.key: sample for sample in samples}
+
+    def __call__(self, row: Row) -> Sample | None:
+        if row.path in self.by_path:
+            return self.by_path[row.path]
+        parts = nfc(row.path).replace("\\", "/").split("/")
+        tails = ("/".join(parts[n:]) for n in range(len(parts)))
+        return next((self.by_key[tail] for tail in tails if tail in self.by_key), None)
+
+
+class _OnDisk:
+    """Finds the file of a row on the disk."""
+
+    def __init__(self, file: str) -> None:
+        self.finders = [Finder("."), Finder(os.path.dirname(file) or ".")]
+
+    def __call__(self, row: Row) -> Sample | None:
+        found = next((path for find in self.finders if (path := find(row.path))), None)
+        return Sample(found, row.label, nfc(row.path).replace("\\", "/"), row.group) if found else None

@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from recipe import Recipe
     from run import Run
     from splits import Splits
-    from trainer import PhaseResult
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,17 +63,13 @@ def train(config: TrainConfig) -> None:
         recipe = make_recipe(config, model, splits, n_steps=len(work.loaders["train"]))
         trainer = Trainer(work.model, work.compute, work.refresh, recipe, device, dtype, config.seed, config.monitor)
         best = trainer.fit(work.loaders["train"], work.loaders["valid"], run, config.n_epochs, config.early_stop)
-        saver.restore()
         results = {"valid": best.valid}
-        for name in ("valid", "test"):
-            if name in work.loaders and (name not in results or results[name].outputs is None):
-                results[name] = trainer.evaluate(work.loaders[name], run, name)
-    judged = judge_splits(splits, results)
-    saver.about["temperature"] = judged["valid"]["temperature"]
-    saver({"epoch": best.epoch + 1, **{name: phase_metrics(result) for name, result in results.items()}})
-    run.report(judged)
+        if splits.test:
+            saver.restore()
+            results["test"] = trainer.evaluate(work.loaders["test"], run, "test")
+            saver({"epoch": best.epoch + 1, **{name: phase_metrics(result) for name, result in results.items()}})
     run.close()
-    report(run, saver, best.epoch + 1, results, judged, say)
+    report(run, saver, best.epoch + 1, results, say)
 
 
 def check_names(config: TrainConfig) -> None:
@@ -202,32 +197,18 @@ class Saver:
         self.model.net.load_state_dict(weights.read(self.path)["state_dict"])
 
 
-def judge_splits(splits: Splits, results: dict[str, PhaseResult]) -> dict[str, dict]:
-    """The report of each held-out split, under the temperature that fits the validation split."""
-    from report import fit_temperature, judge
-
-    temperature = fit_temperature(results["valid"].outputs.logits, results["valid"].outputs.labels)
-    judged = {}
-    for name, result in results.items():
-        samples, outputs = splits.by_name()[name], result.outputs
-        paths = [samples[index].path for index in outputs.indices.tolist()]
-        judged[name] = judge(outputs.logits, outputs.labels, paths, splits.class_names, temperature)
-    return judged
-
-
 def load_data(config: TrainConfig, say) -> Splits:
     """The samples in their splits, with what was found said on the console."""
     from known_sets import dataset_folder
-    from samples import load_splits, load_table
+    from samples import load_splits
+    from tables import Columns
 
     shares = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
-    if config.labels:
-        columns = (config.path_column, config.label_column)
-        splits = load_table(config.labels, shares, config.seed, config.data_dir, *columns)
-    else:
-        if config.dataset_name == "digits":
-            say("training on the built-in digits; for your own photos give --data_dir DIR")
-        splits = load_splits(config.data_dir or dataset_folder(config.dataset_name), shares, config.seed)
+    columns = Columns(config.path_column, config.label_column, config.group_column)
+    if config.dataset_name == "digits":
+        say("training on the built-in digits; for your own photos give --data_dir DIR")
+    root = str(dataset_folder(config.dataset_name)) if config.dataset_name else config.data_dir
+    splits = load_splits(root, shares, config.seed, config.labels, columns, config.splits, say)
     n_classes = len(splits.class_names)
     if config.n_classes not in (None, n_classes):
         names = ", ".join(splits.class_names)
@@ -294,6 +275,8 @@ def describe(
     preprocess: Preprocess = model.preprocess
     made = f" ({' and '.join(splits.made)} cut from train)" if splits.made else ""
     say(f"data    {splits.root}: {splits.layout}; {counts} images{made}")
+    for note in splits.notes:
+        say(f"        {note}")
     if splits.passed_over:
         say(f"        {others_text(splits.passed_over)}")
     say(f"classes {len(names)}: {shown}")
@@ -306,24 +289,21 @@ def describe(
         warn("the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
 
 
-def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict, say) -> None:
+def report(run: Run, saver: Saver, best_epoch: int, results: dict, say) -> None:
     """What came out, and what to type next; the last line is the accuracy that predict repeats."""
-    from report import report_lines, split_title
-
     if run.skipped:
         path, reason = next(iter(run.skipped.items()))
         n = len(run.skipped)
         say(f"left out {n} image{'s' * (n != 1)} that could not be read, listed in {run.folder / 'skipped.csv'},")
         say(f"        for example {path}: {reason}")
-    for name, about in judged.items():
-        say("\n".join(report_lines(name, about)))
     say(f"saved   {saver.path} (best epoch {best_epoch} of {run.n_logged}) and {run.folder}")
     if saver.previous:
         say(f"        the earlier {saver.path} is now {saver.previous}")
     say(f"next    python predict.py --model_fn {saver.path}")
     say(f"        tensorboard --logdir {run.folder.parent}")
     for name, result in results.items():
-        print(f"{split_title(name)} accuracy {result.accuracy:.4f} ({result.correct}/{result.n_images})")
+        word = {"valid": "validation"}.get(name, name)
+        print(f"{word} accuracy {result.accuracy:.4f} ({result.correct}/{result.n_images})")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import pytest
 from conftest import make_class_folders, save_image
 
 from listing import others_text, walk_images
-from samples import input_samples, load_splits, load_table
+from samples import input_samples, load_splits
 from splits import Sample, stratified_split
+from tables import Columns
 from utils import UserError
 
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}
@@ -88,10 +89,10 @@ def test_what_is_no_data_folder_is_told_with_what_was_found(tmp_path):
     assert "has 2 image(s), too few" in error(tmp_path / "few")
     make_class_folders(tmp_path / "hollow" / "train", 2)
     (tmp_path / "hollow" / "val").mkdir()
-    assert "the valid folder in" in error(tmp_path / "hollow")
+    assert "the valid folder" in error(tmp_path / "hollow")
     save_image(tmp_path / "flat" / "train" / "a.png", 0, 0)
     save_image(tmp_path / "flat" / "val" / "a.png", 0, 0)
-    assert "the train folder in" in error(tmp_path / "flat")
+    assert "the train folder" in error(tmp_path / "flat")
 
 
 def test_a_folder_above_the_right_one_is_told(tmp_path):
@@ -160,7 +161,7 @@ def table_rows(root):
 
 def test_a_table_of_paths_and_labels_is_a_data_set(image_folder):
     table = write_table(image_folder, "Filename,Species", table_rows(image_folder))
-    splits = load_table(table, RATIOS, 0)
+    splits = load_splits(None, RATIOS, 0, table)
     assert splits.class_names == ["cat", "dog", "개"]
     assert {name: len(part) for name, part in splits.by_name().items()} == {"train": 18, "valid": 6, "test": 6}
     by_folder = load_splits(image_folder, RATIOS, 0)
@@ -170,13 +171,13 @@ def test_a_table_of_paths_and_labels_is_a_data_set(image_folder):
 
 def test_a_label_keeps_its_name_as_it_is_written(image_folder):
     rows = [row.rpartition(",")[0] + (",007" if "cat" in row else ",NA") for row in table_rows(image_folder)]
-    assert load_table(write_table(image_folder, "path,label", rows), RATIOS, 0).class_names == ["007", "NA"]
+    assert load_splits(None, RATIOS, 0, write_table(image_folder, "path,label", rows)).class_names == ["007", "NA"]
 
 
 def test_the_paths_of_a_table_can_be_relative_to_another_folder(image_folder, tmp_path):
     (tmp_path / "tables").mkdir()
     table = write_table(tmp_path / "tables", "a,b", table_rows(image_folder))
-    splits = load_table(table, RATIOS, 0, image_folder, "a", "b")
+    splits = load_splits(image_folder, RATIOS, 0, table, Columns("a", "b"))
     assert all(os.path.isfile(s.path) for s in splits.train)
 
 
@@ -185,14 +186,14 @@ def test_a_table_that_cannot_be_used_says_where_and_why(image_folder):
 
     def error(header, rows, **options):
         with pytest.raises(UserError) as caught:
-            load_table(write_table(image_folder, header, rows), RATIOS, 0, **options)
+            load_splits(None, RATIOS, 0, write_table(image_folder, header, rows), Columns(**options))
         return str(caught.value)
 
-    assert "has the columns a, b; name the right one with --path_column" in error("a,b", rows)
-    assert "did you mean path?" in error("path,label", rows, path_column="paht")
-    assert "line 3 has no label" in error("path,label", [rows[0], "x.png,"])
-    assert "stands in line 2 and in line 3" in error("path,label", [rows[0], rows[0]])
-    assert "1 class(es) in 'label'" in error("path,label", ["a.png,x", "b.png,x"])
-    assert "cannot be read" in error("", [])
+    assert "has the columns a, b; name the one with the paths by --path_column" in error("a,b", rows)
+    assert "did you mean path?" in error("path,label", rows, path="paht")
+    assert "line 3 of" in error("path,label", [rows[0], "x.png,"])
+    assert "stands in line 2 of" in error("path,label", [rows[0], rows[0]])
+    assert "none of the 2 images" in error("path,label", ["a.png,x", "b.png,x"])
+    assert "is empty; expected a header line" in error("", [])
     with pytest.raises(UserError, match="No such file"):
-        load_table(image_folder / "nothing.csv", RATIOS, 0)
+        load_splits(None, RATIOS, 0, image_folder / "nothing.csv")

@@ -1,0 +1,393 @@
+"""Data layouts: how folders, names and tables tell the label and the split of an image."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from listing import file_names, image_names, is_image_name, nfc, subfolders, walk_files, walk_images
+from splits import SPLIT_FOLDERS, Sample, split_of
+from tables import USUAL, Columns, Finder, Row, Table, is_table_name
+from utils import UserError
+
+EXPECTED = (
+    "expected DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg, or DIR/CLASS/*.jpg, or DIR/CLASS.1.jpg, "
+    "or DIR/labels.csv, for two classes or more"
+)
+
+
+class Reader(Protocol):
+    """What knows the labels of a layout.
+
+    When the samples were read, `others` counts the files that are no images by their ending, `left_out`
+    lists images without a label and `missing` what is named but is not there.
+    """
+
+    root: str
+    others: Counter[str]
+    left_out: list[str]
+    missing: list[str]
+
+    def samples(self) -> Iterator[tuple[str, Sample]]:
+        """Every labelled image with its split, which is empty where it is to be cut."""
+
+    def labels(self) -> set[str]:
+        """All labels, by a look at folders and tables alone."""
+
+    def label_of(self, path: str) -> str | None:
+        """The label of an image below the folder."""
+
+
+def sample_key(path: str, root: str) -> str:
+    """The path below the data folder, with `/` and in NFC, so that it is the same everywhere."""
+    below = os.path.join(root, "")
+    return nfc(path.removeprefix(below)).replace(os.sep, "/")
+
+
+# --- labels by folders and by names -----------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """A folder with images of one class, or (without a label) with files that are named after theirs."""
+
+    folder: str
+    split: str
+    label: str | None
+
+
+class ByFolder:
+    """Images whose label is the name of their folder, or the beginning of their own: a `Reader`."""
+
+    def __init__(self, root: str, places: Sequence[Place]) -> None:
+        self.root, self.places = root, places
+        self.others: Counter[str] = Counter()
+        self.left_out: list[str] = []
+        self.missing: list[str] = []
+        self._by_folder: dict[str, Place | None] = {place.folder: place for place in places}
+
+    def samples(self) -> Iterator[tuple[str, Sample]]:
+        """In the order of the names, with one walk over the folder.
+
+        Raises:
+            UserError: a class folder has no images.
+        """
+        used = set()
+        for path in walk_files(self.root):
+            if not is_image_name(path):
+                self.others[os.path.splitext(path)[1].lower() or "no ending"] += 1
+            elif (place := self._place_of(os.path.dirname(path))) is None:
+                self.left_out.append(path)
+            else:
+                used.add(place)
+                yield place.split, Sample(path, self.label_of(path), sample_key(path, self.root))
+        if empty := [place.folder for place in self.places if place not in used]:
+            raise UserError(f"{empty[0]} was taken for a class, but it holds no images; fill or remove it; {EXPECTED}")
+
+    def labels(self) -> set[str]:
+        """The names of the class folders, and the classes that files are named after."""
+        named = {place.label for place in self.places if place.label is not None}
+        return named.union(*(flat_classes(place.folder) for place in self.places if place.label is None))
+
+    def label_of(self, path: str) -> str | None:
+        """By the nearest folder that is a place."""
+        place = self._place_of(os.path.dirname(path))
+        return None if place is None else place.label if place.label is not None else flat_class(path)
+
+    def _place_of(self, folder: str) -> Place | None:
+        if folder not in self._by_folder:
+            above = self._place_of(os.path.dirname(folder)) if len(folder) > len(self.root) else None
+            # files that are named after their class lie in their folder itself
+            self._by_folder[folder] = above if above and above.label is not None else None
+        return self._by_folder[folder]
+
+
+# a number after a number, as in `at 10.20.30`, is a time of day
+FLAT_NAME = re.compile(r"([^.]+|.*[^\d.])\.\d+", re.DOTALL)
+
+
+def flat_class(path: str) -> str | None:
+    """The class that a file is named after: `cat` for `cat.12.jpg`."""
+    match = FLAT_NAME.fullmatch(os.path.splitext(nfc(os.path.basename(path)))[0])
+    return match[1] if match else None
+
+
+def flat_classes(folder: str) -> set[str]:
+    """The classes that the images of a folder are named after; none where one is named otherwise."""
+    classes = {flat_class(name) for name in image_names(folder)}
+    return set() if None in classes else classes
+
+
+# --- labels by a table ------------------------------------------------------------------------
+
+
+class ByTable:
+    """Images that a table lists with their labels: a `Reader`.
+
+    Args:
+        tables: by split; the split of `""` is told by a column, or is to be cut.
+        root: what the paths are relative to.
+        is_whole: all images below `root` are looked at, so that those that no line names are told.
+    """
+
+    def __init__(self, tables: Mapping[str, Table], root: str, is_whole: bool = False) -> None:
+        self.tables, self.root, self.is_whole = tables, root, is_whole
+        self.others: Counter[str] = Counter()
+        self.left_out: list[str] = []
+        self.missing: list[str] = []
+        self._find = Finder(root)
+        self._labels: dict[str, str] | None = None
+
+    def samples(self) -> Iterator[tuple[str, Sample]]:
+        """In the order of the table.
+
+        Raises:
+            UserError: an empty cell, or a path twice.
+        """
+        seen: dict[str, str] = {}
+        for split, table in self.tables.items():
+            has_splits = not split and _has_splits(table)
+            for row in table.rows():
+                here = f"line {row.line} of {table.file}"
+                if not row.path.strip() or not row.label:
+                    what = table.label if row.path.strip() else table.path
+                    raise UserError(f"{here} has no {what}; fill it in, or remove the line")
+                found = self._find(row.path)
+                path = found or os.path.normpath(os.path.join(self.root, row.path))
+                if path in seen:
+                    raise UserError(f"{row.path!r} stands in {seen[path]} and in {here}; remove one")
+                seen[path] = here
+                self.missing += [] if found else [row.path]
+                yield (split_of(row.split) if has_splits else split), self._sample(path, row)
+        if self.is_whole:
+            self._count_the_rest(seen)
+
+    def _sample(self, path: str, row: Row) -> Sample:
+        is_below = os.path.abspath(path).startswith(os.path.join(os.path.abspath(self.root), ""))
+        key = os.path.relpath(path, self.root) if is_below else row.path.replace("\\", "/")
+        return Sample(path, row.label, sample_key(key, ""), row.group)
+
+    def _count_the_rest(self, seen: Mapping[str, str]) -> None:
+        for path in walk_files(self.root):
+            if is_image_name(path):
+                self.left_out += [] if os.path.normpath(path) in seen else [path]
+            elif not is_table_name(path):
+                self.others[os.path.splitext(path)[1].lower() or "no ending"] += 1
+
+    def labels(self) -> set[str]:
+        """What stands in the column of labels."""
+        return {row.label for table in self.tables.values() if table.label for row in table.rows() if row.label}
+
+    def label_of(self, path: str) -> str | None:
+        """By the line that names this file."""
+        if self._labels is None:
+            rows = (row for table in self.tables.values() for row in table.rows())
+            found = ((self._find(row.path), row.label) for row in rows)
+            self._labels = {path: label for path, label in found if path and label}
+        return self._labels.get(os.path.normpath(path))
+
+
+def _has_splits(table: Table) -> bool:
+    """Whether the column `split` names splits; one with the numbers of folds, for example, is none."""
+    if not table.split:
+        return False
+    wrong = {row.split: row.line for row in table.rows() if not split_of(row.split)}
+    if wrong and any(split_of(row.split) for row in table.rows()):
+        name, line = next(iter(wrong.items()))
+        raise UserError(f"line {line} of {table.file} has the split {name!r}; expected train, valid or test")
+    return not wrong
+
+
+# --- recognising ------------------------------------------------------------------------------
+
+
+def _split_folders(root: str, columns: Columns) -> Reader | None:
+    """`train/` [+ `val/`] [+ `test/`] of class folders, or of files that are named after their class."""
+    folders = splits_in(root)
+    places = {split: _contents(folder, split) for split, folder in folders.items()}
+    # a folder `train` beside other class folders can be the class of railways
+    if not places.get("train") or (len(folders) < 2 < len(subfolders(root)) and len(places["train"]) < 2):
+        return None
+    for split, folder in folders.items():
+        if not places[split] and split != "test":
+            raise UserError(f"the {split} folder {folder} {NO_CLASSES}; {EXPECTED}")
+    return ByFolder(root, [place for found in places.values() for place in found])
+
+
+NO_CLASSES = "holds no class folders with images; put them there, or remove it"
+
+
+def splits_in(root: str) -> dict[str, str]:
+    """Split -> its folder; a folder `training_set` that holds nothing but `training_set` is the inner one.
+
+    Raises:
+        UserError: two folders are for one split.
+    """
+    found: dict[str, str] = {}
+    for name, path in subfolders(root).items():
+        split = split_of(name)
+        if split in found:
+            raise UserError(f"{found[split]} and {path} are both for the {split} split; remove or merge one")
+        if split:
+            inner = _only_folder(path)
+            found[split] = inner if inner and split_of(os.path.basename(inner)) == split else path
+    return {split: found[split] for split in SPLIT_FOLDERS if split in found}
+
+
+def _contents(folder: str, split: str) -> list[Place]:
+    """The class folders of a folder, or itself where its files are named after their class."""
+    children = subfolders(folder)
+    if any(_has_images(path) for path in children.values()):
+        return [Place(path, split, name) for name, path in children.items()]
+    return [Place(folder, split, None)] if flat_classes(folder) else []
+
+
+def _has_images(folder: str) -> bool:
+    return next(walk_images(folder), None) is not None
+
+
+# names of folders that are no classes where there is a table: train_images, test, images_part_1
+CONTAINER = re.compile(r"(^|[\W_])(train|test|val|valid|images?|imgs?|photos?|pictures?|data)($|[\W_\d])", re.I)
+
+
+def _class_folders(root: str, columns: Columns) -> Reader | None:
+    """Class folders only."""
+    children = subfolders(root)
+    full = [name for name, path in children.items() if _has_images(path)]
+    is_above = len(splits_in(root)) > 1 or any("train" in splits_in(path) for path in children.values())
+    if len(full) < 2 or is_above or (all(map(CONTAINER.search, full)) and tables_in(root, columns)):
+        return None
+    return ByFolder(root, [Place(path, "", name) for name, path in children.items()])
+
+
+def _flat_files(root: str, columns: Columns) -> Reader | None:
+    """Files that are named after their class, in one folder."""
+    return ByFolder(root, [Place(root, "", None)]) if len(flat_classes(root)) > 1 else None
+
+
+def _table(root: str, columns: Columns) -> Reader | None:
+    """A table of paths and labels beside or above its images, or one for each split."""
+    tables = {os.path.splitext(os.path.basename(table.file))[0].lower(): table for table in tables_in(root, columns)}
+    by_split = {split_of(name): table for name, table in tables.items() if split_of(name)}
+    if "train" in by_split and len(by_split) > 1:
+        return ByTable({split: by_split[split] for split in SPLIT_FOLDERS if split in by_split}, root, is_whole=True)
+    named = [tables[name] for name in TABLE_NAMES if name in tables] or list(tables.values())
+    if len(named) > 1:
+        names = ", ".join(table.file for table in named)
+        raise UserError(f"{root} has {len(named)} tables of paths and labels ({names}); choose one with --labels FILE")
+    return ByTable({"": named[0]}, root, is_whole=True) if named else None
+
+
+TABLE_NAMES = ("labels", "train", "train_labels", "metadata")  # among several it is one of these
+
+
+def tables_in(root: str, columns: Columns) -> list[Table]:
+    """The tables in a folder that have a column of paths and one of labels.
+
+    Raises:
+        UserError: there is but one table, and it lacks a column that was named.
+    """
+    tables, names = [], _table_names(root)
+    for name in names:
+        try:
+            table = Table(os.path.join(root, name), columns)
+            table.need("path", "label")
+        except UserError:  # a table of something else
+            if columns.given() and len(names) == 1:
+                raise
+            continue
+        tables.append(table)
+    return tables
+
+
+def _table_names(root: str) -> list[str]:
+    return [name for name in file_names(root) if is_table_name(name)]
+
+
+LAYOUTS: dict[str, Callable[[str, Columns], Reader | None]] = {
+    "split folders": _split_folders,
+    "class folders": _class_folders,
+    "files named after their class": _flat_files,
+    "a table of paths and labels": _table,
+}
+
+
+def recognise(root: str, columns: Columns = USUAL, depth: int = 8) -> tuple[str, Reader] | None:
+    """The layout of a folder and what reads it; a folder in which there is nothing but another is that other.
+
+    Args:
+        columns: where one is named, the labels must be in a table.
+
+    Raises:
+        UserError: the layout is clear, but something in it is wrong.
+    """
+    for name, look in LAYOUTS.items():
+        if (look is _table or not columns.given()) and (reader := look(root, columns)):
+            return name, reader
+    inner = _only_folder(root)
+    return recognise(inner, columns, depth - 1) if inner and depth else None
+
+
+def _only_folder(root: str) -> str | None:
+    """The one folder in a folder that holds no images itself, as archives often have it."""
+    inner = list(subfolders(root).values())
+    return inner[0] if len(inner) == 1 and not image_names(root) else None
+
+
+# --- explaining -------------------------------------------------------------------------------
+
+
+def why_not(root: str, columns: Columns = USUAL) -> str:
+    """Why no layout was recognised in a folder, and what to do."""
+    while (inner := _only_folder(root)) and (subfolders(inner) or _table_names(inner)):
+        root = inner
+    if hint := _table_hint(root):
+        return f"{root} has no class folders; {hint}"
+    hint = did_you_mean_below(root)
+    if columns.given():
+        return f"{root} has no table of paths and labels for {columns.given()}; name it with --labels FILE"
+    if not _has_images(root):
+        return f"{root} holds no images{hint}; {EXPECTED}"
+    folders = splits_in(root)
+    if "train" in folders:
+        return f"the train folder {folders['train']} {NO_CLASSES}{hint}; {EXPECTED}"
+    if len(folders) > 1:
+        return f"{root} has the splits {' and '.join(folders)} but no train folder; {EXPECTED}"
+    for path in subfolders(root).values():
+        if below := ", ".join(splits_in(path)):
+            return f"{path} was taken for a class, but it holds folders for {below}{hint}; {EXPECTED}"
+    classes = [name for name, path in subfolders(root).items() if _has_images(path)]
+    found = f"{root} has one class only ({classes[0]!r})" if classes else _why_not_flat(root)
+    return f"{found}{hint}; {EXPECTED}"
+
+
+def _table_hint(root: str) -> str:
+    for name in _table_names(root):
+        with contextlib.suppress(UserError):
+            table = Table(os.path.join(root, name))
+            names = ", ".join(table.header)
+            return f"its table {name} has the columns {names}; name two of them with --path_column and --label_column"
+    return ""
+
+
+def _why_not_flat(root: str) -> str:
+    names = image_names(root)
+    named = [name for name in names if flat_class(name)]
+    other = next((name for name in names if not flat_class(name)), None)
+    if not named:
+        return f"{root} holds {len(names)} images but no class folders"
+    if other:
+        return f"{len(named)} of {len(names)} images in {root} are named like {named[0]}, but {other} is not"
+    return f"{root} has one class only ({flat_class(named[0])!r})"
+
+
+def did_you_mean_below(root: str) -> str:
+    """The folder one or two levels below that has `train` in it, as a hint."""
+    for path in subfolders(root).values():
+        for candidate in (path, *subfolders(path).values()):
+            if "train" in splits_in(candidate):
+                return f"; did you mean --data_dir {candidate}?"
+    return ""

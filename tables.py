@@ -1,0 +1,231 @@
+"""Tables of images: a line an image, with its path and what is known of it."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from listing import is_image_name, nfc, subfolders
+from utils import UserError, pick
+
+ENDINGS = (".csv", ".tsv")
+PATH_COLUMNS = (
+    "path file_path filepath image_path img_path file filename file_name file_dir image image_name image_id img photo "
+    "id_code id name"
+).split()
+LABEL_COLUMNS = "label labels class class_name category target species breed diagnosis disease dx y".split()
+MAX_FOLDERS = 20  # folders below the root in which a file is looked for that is not where its table says
+
+
+def is_table_name(name: str | Path) -> bool:
+    """Whether the ending of a file name is that of a table."""
+    return str(name).lower().endswith(ENDINGS)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of columns that the user gave; None is guessed by the usual names."""
+
+    path: str | None = None
+    label: str | None = None
+    group: str | None = None
+
+    def given(self) -> str | None:
+        """The first flag that names a column."""
+        return next((f"--{what}_column" for what in ("path", "label", "group") if getattr(self, what)), None)
+
+
+USUAL = Columns()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table; cells that it has not are empty."""
+
+    line: int
+    path: str
+    label: str
+    group: str
+    split: str
+
+
+class Table:
+    """A table with a header line: comma, semicolon, tab or bar between its cells; UTF-8, UTF-16 or cp949.
+
+    Args:
+        file: the table.
+        columns: names for those whose names are not the usual ones.
+
+    Raises:
+        UserError: it cannot be read, or has no such column.
+    """
+
+    def __init__(self, file: str | Path, columns: Columns = USUAL) -> None:
+        self.file = str(file)
+        self.encoding = _encoding(file)
+        with self._open() as text:
+            head = text.readline()
+        self.delimiter = max(",;\t|", key=head.count)
+        self.header = [cell.strip() for cell in next(self._cells(), [])]
+        if not any(self.header):
+            raise UserError(f"{file} is empty; expected a header line that names its columns, like path,label")
+        self.path = self._column("path", columns.path, PATH_COLUMNS)
+        self.label = self._column("label", columns.label, LABEL_COLUMNS)
+        self.group = self._column("group", columns.group, ("group",))
+        self.split = self._column("split", None, ("split",))
+
+    def _column(self, what: str, given: str | None, usual: Sequence[str]) -> str | None:
+        if given:
+            return pick(f"{self.file}: --{what}_column", given, self.header)
+        by_name = {name.lower(): name for name in reversed(self.header)}
+        return next((by_name[name] for name in usual if name in by_name), None)
+
+    def need(self, *what: str) -> None:
+        """Checks that the table has these columns.
+
+        Raises:
+            UserError: one is not there; it is to be named by its flag.
+        """
+        if missing := [name for name in what if getattr(self, name) is None]:
+            hint = (
+                "; its first line must name the columns, like path,label"
+                if any(map(is_image_name, self.header))
+                else ""
+            )
+            flags = " and ".join(f"the one with the {name}s by --{name}_column" for name in missing)
+            raise UserError(f"{self.file} has the columns {', '.join(self.header)}; name {flags}{hint}")
+
+    def about(self) -> str:
+        """The table and the columns that are read, for the console."""
+        names = (self.path, self.label, self.group and f"groups by {self.group}", self.split)
+        return f"{os.path.basename(self.file)}: {', '.join(name for name in names if name)}"
+
+    def rows(self) -> Iterator[Row]:
+        """The lines, one by one.
+
+        Raises:
+            UserError: a line has more cells than the header, or cannot be read.
+        """
+        places = [self.header.index(name) if name else -1 for name in (self.path, self.label, self.group, self.split)]
+        cells = self._cells()
+        next(cells, None)
+        for line, row in enumerate(cells, start=2):
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) > len(self.header):
+                raise UserError(
+                    f"{self.file}: line {line} has {len(row)} cells, its header {len(self.header)}; "
+                    'put a cell that holds the separator into quotes: "a, b.jpg"'
+                )
+            padded = [*row, *[""] * (len(self.header) - len(row)), ""]
+            path, *others = (padded[place] for place in places)
+            yield Row(line, path, *(nfc(cell.strip()) for cell in others))
+
+    def _open(self) -> IO[str]:
+        return open(self.file, encoding=self.encoding, newline="")
+
+    def _cells(self) -> Iterator[list[str]]:
+        try:
+            with self._open() as text:
+                yield from csv.reader(text, delimiter=self.delimiter, skipinitialspace=True)
+        except (OSError, ValueError, csv.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"{self.file} cannot be read as a table: {reason}") from error
+
+
+def _encoding(file: str | Path) -> str:
+    """UTF-8 with or without BOM, UTF-16 with one (both from Excel), else Korean as older programs write it."""
+    try:
+        with open(file, "rb") as raw:
+            if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                return "utf-16"
+        with open(file, encoding="utf-8", newline="") as text:
+            while text.read(1 << 20):
+                pass
+        return "utf-8-sig"
+    except UnicodeDecodeError:
+        return "cp949"
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}; expected a CSV with a header line") from error
+
+
+# --- where the files are ----------------------------------------------------------------------
+
+
+class Finder:
+    """Finds the files that a table names, by listings instead of a question for each.
+
+    A path is taken as it is written, from `root`; names match in any Unicode form and, where that is not
+    ambiguous, in any case and without the ending. What is not there is looked for in the folders of `root`,
+    and then by its last parts alone, which finds the files of a folder that was moved.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root)
+        self._folders: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+        self._reals: dict[str, str] = {}
+        self._below: list[str] | None = None
+
+    def __call__(self, path: str) -> str | None:
+        """The path of the file on this disk, or None."""
+        path = path.strip()
+        if found := self._at(os.path.join(self.root, path)):
+            return found
+        parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+        for n in range(len(parts)):
+            tail = os.path.join(*parts[n:])
+            places = [os.path.join(folder, tail) for folder in (self.root, *self._subfolders())]
+            found = sorted({hit for place in places if (hit := self._at(place))})
+            if len(found) > 1:
+                raise UserError(f"{path!r} can be {found[0]} or {found[1]}; write its folder too, or give --data_dir")
+            if found:
+                return found[0]
+        return None
+
+    def _subfolders(self) -> list[str]:
+        if self._below is None:
+            below = list(subfolders(self.root).values())
+            self._below = below if len(below) <= MAX_FOLDERS else []
+        return self._below
+
+    def _at(self, path: str) -> str | None:
+        folder, name = os.path.split(os.path.normpath(path))
+        if folder not in self._reals:
+            self._reals[folder] = self._real(folder)
+        folder = self._reals[folder]
+        exact, loose = self._names(folder)
+        name = nfc(name)
+        found = exact.get(name) or loose.get(name.casefold() + ("" if is_image_name(name) else "."))
+        return os.path.join(folder, found) if found else None
+
+    def _real(self, folder: str) -> str:
+        """The folder under the name that it has here: names from macOS are in another Unicode form."""
+        parent, name = os.path.split(folder)
+        if not name or os.path.isdir(folder):
+            return folder
+        parent = self._real(parent)
+        here = subfolders(parent or ".") if os.path.isdir(parent or ".") else {}
+        return os.path.join(parent, os.path.basename(here.get(nfc(name), name)))
+
+    def _names(self, folder: str) -> tuple[dict[str, str], dict[str, str]]:
+        """NFC name -> name of the files of a folder, and the same without case, for images also without ending."""
+        if folder not in self._folders:
+            exact = {nfc(name): name for name in _files(folder)}
+            loose: dict[str, str] = {}
+            for name in exact:
+                keys = {name.casefold(), name.rpartition(".")[0].casefold() + "."} if is_image_name(name) else set()
+                for key in keys:
+                    loose[key] = "" if key in loose else exact[name]  # two of them are none
+            self._folders[folder] = exact, loose
+        return self._folders[folder]
+
+
+def _files(folder: str) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(folder or ".") if not entry.is_dir())
+    except OSError:
+        return []
