@@ -87,7 +87,8 @@ def predict(config: PredictConfig) -> int:
     dataset = ImageDataset(samples, class_names, model.preprocess, prepare, max_pixels=config.max_pixels)
     loader = make_loader(dataset, batch_size, config.n_workers, pin_memory=device.type == "cuda")
     start = time.perf_counter()
-    counts = write_predictions(predict_samples(engine, loader, samples, class_names), config.result)
+    temperature = about.get("temperature", 1.0)
+    counts = write_predictions(predict_samples(engine, loader, samples, class_names, temperature), config.result)
     speed = counts.n_rows / (time.perf_counter() - start)
     errors = f", {counts.n_errors} of them could not be read (status `error`)" if counts.n_errors else ""
     print(f"wrote {config.result}: {counts.n_rows} rows{errors}; {speed:.1f} images/s")
@@ -98,6 +99,7 @@ def predict(config: PredictConfig) -> int:
 
 def held_out_samples(splits: dict) -> tuple[list, str]:
     """The images that training kept apart, and the name under which it reported their accuracy."""
+    from report import split_title
     from splits import Sample
 
     name = splits["held_out"]
@@ -108,7 +110,7 @@ def held_out_samples(splits: dict) -> tuple[list, str]:
         return there if os.path.exists(there) and os.getcwd() != splits["cwd"] else path
 
     samples = [Sample(here(path), label) for path, label in splits[name]]
-    return samples, f"{'validation' if name == 'valid' else name} accuracy"
+    return samples, f"{split_title(name)} accuracy"
 
 
 if __name__ == "__main__":

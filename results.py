@@ -32,17 +32,21 @@ def predict_samples(
     loader: DataLoader,
     samples: Sequence[Sample],
     class_names: Sequence[str],
+    temperature: float = 1.0,
 ) -> Iterator[Prediction]:
     """One `Prediction` for every sample, in the order of the samples, whatever could not be read.
 
     Args:
         compute: uint8 images (n, 3, size, size) -> fp32 logits (n, classes).
         loader: over those samples, in their order.
+        temperature: what the logits are divided by; it changes no class.
     """
     for batch in progress(loader, desc="predicting", unit="batch"):
         rows = {index: _failed(samples[index], reason) for index, reason in batch.bad}
         if len(batch.indices):
-            probabilities, classes = compute(batch.images).softmax(1).max(1)
+            logits = compute(batch.images)
+            classes = logits.argmax(1)  # before the temperature, whose rounding could make ties
+            probabilities = (logits / temperature).softmax(1).gather(1, classes[:, None])[:, 0]
             columns = (batch.indices.tolist(), classes.tolist(), probabilities.tolist())
             for index, k, p in zip(*columns, strict=True):
                 sample = samples[index]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from report import split_title, write_report
 from splits import Sample, Splits
 from trainer import EpochResult
 from utils import UserError, write_text
@@ -118,6 +119,10 @@ class Run:
                 f"for example {path}: {reason}; they are listed in {self.folder / 'skipped.csv'}: mend or remove "
                 "them, or raise --max_bad"
             )
+
+    def report(self, judged: Mapping[str, Mapping]) -> None:
+        """Writes `report.json`: how good the saved weights are, by split."""
+        write_report(self.folder / "report.json", {split_title(name): about for name, about in judged.items()})
 
     @property
     def n_logged(self) -> int:

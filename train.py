@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from recipe import Recipe
     from run import Run
     from splits import Splits
+    from trainer import PhaseResult
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,13 +64,17 @@ def train(config: TrainConfig) -> None:
         recipe = make_recipe(config, model, splits, n_steps=len(work.loaders["train"]))
         trainer = Trainer(work.model, work.compute, work.refresh, recipe, device, dtype, config.seed, config.monitor)
         best = trainer.fit(work.loaders["train"], work.loaders["valid"], run, config.n_epochs, config.early_stop)
+        saver.restore()
         results = {"valid": best.valid}
-        if splits.test:
-            saver.restore()
-            results["test"] = trainer.evaluate(work.loaders["test"], run, "test")
-            saver({"epoch": best.epoch + 1, **{name: phase_metrics(result) for name, result in results.items()}})
+        for name in ("valid", "test"):
+            if name in work.loaders and (name not in results or results[name].outputs is None):
+                results[name] = trainer.evaluate(work.loaders[name], run, name)
+    judged = judge_splits(splits, results)
+    saver.about["temperature"] = judged["valid"]["temperature"]
+    saver({"epoch": best.epoch + 1, **{name: phase_metrics(result) for name, result in results.items()}})
+    run.report(judged)
     run.close()
-    report(run, saver, best.epoch + 1, results, say)
+    report(run, saver, best.epoch + 1, results, judged, say)
 
 
 def check_names(config: TrainConfig) -> None:
@@ -197,6 +202,19 @@ class Saver:
         self.model.net.load_state_dict(weights.read(self.path)["state_dict"])
 
 
+def judge_splits(splits: Splits, results: dict[str, PhaseResult]) -> dict[str, dict]:
+    """The report of each held-out split, under the temperature that fits the validation split."""
+    from report import fit_temperature, judge
+
+    temperature = fit_temperature(results["valid"].outputs.logits, results["valid"].outputs.labels)
+    judged = {}
+    for name, result in results.items():
+        samples, outputs = splits.by_name()[name], result.outputs
+        paths = [samples[index].path for index in outputs.indices.tolist()]
+        judged[name] = judge(outputs.logits, outputs.labels, paths, splits.class_names, temperature)
+    return judged
+
+
 def load_data(config: TrainConfig, say) -> Splits:
     """The samples in their splits, with what was found said on the console."""
     from known_sets import dataset_folder
@@ -289,21 +307,24 @@ def describe(
         warn("the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
 
 
-def report(run: Run, saver: Saver, best_epoch: int, results: dict, say) -> None:
+def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict, say) -> None:
     """What came out, and what to type next; the last line is the accuracy that predict repeats."""
+    from report import report_lines, split_title
+
     if run.skipped:
         path, reason = next(iter(run.skipped.items()))
         n = len(run.skipped)
         say(f"left out {n} image{'s' * (n != 1)} that could not be read, listed in {run.folder / 'skipped.csv'},")
         say(f"        for example {path}: {reason}")
+    for name, about in judged.items():
+        say("\n".join(report_lines(name, about)))
     say(f"saved   {saver.path} (best epoch {best_epoch} of {run.n_logged}) and {run.folder}")
     if saver.previous:
         say(f"        the earlier {saver.path} is now {saver.previous}")
     say(f"next    python predict.py --model_fn {saver.path}")
     say(f"        tensorboard --logdir {run.folder.parent}")
     for name, result in results.items():
-        word = {"valid": "validation"}.get(name, name)
-        print(f"{word} accuracy {result.accuracy:.4f} ({result.correct}/{result.n_images})")
+        print(f"{split_title(name)} accuracy {result.accuracy:.4f} ({result.correct}/{result.n_images})")
 
 
 if __name__ == "__main__":

@@ -5,25 +5,37 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from data_loader import Batch
 from recipe import Recipe
+from report import macro_f1
 from utils import UserError, pick, progress, seed_for
 
 # --- results ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """What a pass gave, on the CPU: logits, fp32 (n, classes); labels and places in the split, int64 (n,)."""
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
+@dataclass(frozen=True)
 class PhaseResult:
     """One pass over a split. `loss` is the mean cross entropy in nats; images/s is of the whole pass.
 
-    `macro_f1` is the mean of the classes' F1.
+    `macro_f1` is the mean of the classes' F1. `outputs` are those of an evaluation; a pass of training, or one
+    that was read from a file, has none.
     """
 
     loss: float
@@ -31,6 +43,7 @@ class PhaseResult:
     n_images: int
     seconds: float
     macro_f1: float = math.nan
+    outputs: Outputs | None = field(default=None, repr=False, compare=False)
 
     @property
     def accuracy(self) -> float:
@@ -53,18 +66,6 @@ class EpochResult:
     rates: Mapping[str, float]
 
 
-def macro_f1(confusion: torch.Tensor) -> float:
-    """The mean F1 of the classes that occur, as labels or as predictions.
-
-    Args:
-        confusion: images by (true class, predicted class), (classes, classes).
-    """
-    confusion = confusion.double()
-    both = confusion.sum(0) + confusion.sum(1)
-    scores = 2 * confusion.diagonal() / both
-    return scores[both > 0].mean().item()
-
-
 def count_pairs(labels: torch.Tensor, predicted: torch.Tensor, n_classes: int) -> torch.Tensor:
     """Images by (true class, predicted class): two int64 (n,) -> fp32 (classes, classes), on their device.
 
@@ -72,6 +73,12 @@ def count_pairs(labels: torch.Tensor, predicted: torch.Tensor, n_classes: int) -
     """
     pairs, ones = labels * n_classes + predicted, torch.ones(len(labels), device=labels.device)
     return ones.new_zeros(n_classes * n_classes).index_add_(0, pairs, ones).view(n_classes, n_classes)
+
+
+def margins(confusion: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """Images of each class, images called so, and both, from a confusion matrix (classes, classes)."""
+    sums = (confusion.sum(1), confusion.sum(0), confusion.diagonal())
+    return tuple(part.cpu().numpy().astype(np.int64) for part in sums)
 
 
 # What an epoch is chosen by: of its validation, the more the better.
@@ -186,9 +193,14 @@ class Trainer:
     def evaluate(self, loader: DataLoader, run: Recorder, split: str = "valid") -> PhaseResult:
         """One pass over the split of that name, with the present weights."""
         self.refresh()
-        return self._run(loader, self._evaluate_step, run, split, split)
+        kept: list[tuple[torch.Tensor, ...]] = []
+        result = self._run(loader, self._evaluate_step, run, split, split, kept)
+        outputs = Outputs(*(torch.cat(parts).cpu() for parts in zip(*kept, strict=True)))
+        return replace(result, outputs=outputs)
 
-    def _run(self, loader: DataLoader, step: Callable, run: Recorder, title: str, split: str) -> PhaseResult:
+    def _run(
+        self, loader: DataLoader, step: Callable, run: Recorder, title: str, split: str, kept: list | None = None
+    ) -> PhaseResult:
         start = time.perf_counter()
         # summed on the device and read once: a .item() a batch would make a GPU wait for each
         loss_sum = torch.zeros((), dtype=torch.float64 if self.device.type != "mps" else torch.float32)
@@ -201,12 +213,14 @@ class Trainer:
                 logits, loss = step(batch, labels)
                 loss_sum += loss.detach() * len(labels)
                 confusion = confusion + count_pairs(labels, logits.argmax(1), logits.shape[1])
+                if kept is not None:
+                    kept.append((logits, labels, batch.indices))
         n_images = round(confusion.sum().item())
         if not n_images:
             raise UserError(f"no image of the {split} split could be read; see skipped.csv in the run folder")
         seconds = time.perf_counter() - start
         correct = round(confusion.trace().item())
-        return PhaseResult(loss_sum.item() / n_images, correct, n_images, seconds, macro_f1(confusion.cpu()))
+        return PhaseResult(loss_sum.item() / n_images, correct, n_images, seconds, macro_f1(*margins(confusion)))
 
     def _train_step(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(seed_for(self.seed, "step", self.step))

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -46,6 +47,27 @@ def test_a_run_leaves_its_record(trained, split_folder):
     lines = [line for line in trained.out.splitlines() if line.startswith("epoch")]
     assert len(lines) == 2
     assert lines[0].endswith("* best")
+
+
+def test_the_report_and_the_temperature_are_of_the_saved_weights(cli, image_folder):
+    done = cli("train", "--data_dir", image_folder, *TINY, "--n_epochs", 2, "--model_fn", "m.pth", "--run_dir", "r")
+    report = json.load(open("r/report.json", encoding="utf-8"))
+    content = torch.load("m.pth", weights_only=True)
+    assert report.keys() == {"validation", "test"}
+    for name, about in (("valid", report["validation"]), ("test", report["test"])):
+        assert about["n_correct"] == content["metrics"][name]["correct"]
+        assert about["n_images"] == content["metrics"][name]["n_images"] == 6
+        assert about["temperature"] == content["temperature"] != 1
+        assert re.search(rf"^{name} +accuracy .* 95 % interval .*\n +negative log-likelihood .* -> ", done.out, re.M)
+    cli("predict", "--model_fn", "m.pth", "--n_workers", 0)
+    rows = csv.DictReader(open("result.csv", encoding="utf-8-sig"))
+    loss = -sum(math.log(float(row["probability"])) for row in rows if row["predict"] == row["label"])
+    wrong = {mistake["file_dir"]: mistake for mistake in report["test"]["mistakes"]}
+    for row in csv.DictReader(open("result.csv", encoding="utf-8-sig")):
+        if row["predict"] != row["label"]:
+            assert float(row["probability"]) == pytest.approx(wrong.pop(row["file_dir"])["probability"], abs=1e-4)
+    assert not wrong
+    assert loss <= 6 * report["test"]["negative_log_likelihood"] + 1e-4
 
 
 @pytest.mark.parametrize(
