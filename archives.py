@@ -185,6 +185,8 @@ class _TarEntry(tarfile.TarInfo):
 
 
 def _untar(archive: Path, target: Target) -> None:
+    if not tarfile.is_tarfile(archive):  # tarfile's own message is one for each kind of compression
+        raise tarfile.ReadError("it is no zip or tar file, or not a whole one")
     with tarfile.open(archive, tarinfo=_TarEntry) as file:
         for entry in progress(file, desc=archive.name, unit="file"):
             name = _tar_name(entry.name)

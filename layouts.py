@@ -194,11 +194,11 @@ def _has_splits(table: Table) -> bool:
     """Whether the column `split` names splits; one with the numbers of folds, for example, is none."""
     if not table.split:
         return False
-    wrong = {row.split: row.line for row in table.rows() if not split_of(row.split)}
+    wrong = next((row for row in table.rows() if not split_of(row.split)), None)
     if wrong and any(split_of(row.split) for row in table.rows()):
-        name, line = next(iter(wrong.items()))
-        raise UserError(f"line {line} of {table.file} has the split {name!r}; expected train, valid or test")
-    return not wrong
+        where = f"line {wrong.line} of {table.file}"
+        raise UserError(f"{where} has the split {wrong.split!r}; expected train, valid or test")
+    return wrong is None
 
 
 # --- recognising ------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def load_splits(
         others = dict(sorted(reader.others.items()))
     if splits:
         known = [sample for part in parts.values() for sample in part] or None
-        parts, told = read_splits(splits, known)
+        parts, told = read_splits(splits, known, root or "")
         layout, root, notes = f"{layout} split as in {splits}", root or splits, notes + told
     class_names = _class_names(parts, root)
     filled = parts if "valid" in parts else _with_missing_splits(parts, ratios, seed)

@@ -6,7 +6,7 @@ import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -153,52 +153,74 @@ def crossing_groups(parts: Mapping[str, Sequence[Sample]]) -> list[str]:
 # --- a split that was made before -------------------------------------------------------------
 
 
-def read_splits(file: str | Path, known: Sequence[Sample] | None) -> tuple[Parts, list[str]]:
+def read_splits(
+    file: str | Path, known: Sequence[Sample] | None = None, root: str | Path = ""
+) -> tuple[Parts, list[str]]:
     """The splits that a `splits.csv` (path, label, split) lists, in its order, and notes on what does not fit.
 
     Args:
         file: the table, or the run folder that holds it.
-        known: the images of the data; the rows are matched to them as they are written, else by the longest
-            end of their path, so that a folder that was moved is no matter. Without them the paths are
-            looked for from the working folder and from that of the file.
+        known: the images of the data below `root`. The rows are matched to them as they are written, else by
+            the longest end of their path, so that a folder may have moved. Without them the paths are looked
+            for from the working folder and from that of the file.
 
     Raises:
-        UserError: no such table, or not one of its images is there.
+        UserError: no such table, a line that is wrong, or none of its images is there.
     """
-    file = os.path.join(file, "splits.csv") if os.path.isdir(file) else str(file)
-    table = Table(file)
-    if None in (table.path, table.label, table.split):
-        raise UserError(f"--splits {file} has the columns {', '.join(table.header)}; expected path, label, split")
-    find = _Known(known) if known is not None else _OnDisk(file)
+    table = _table_of_splits(file)
+    find = _Known(known) if known is not None else _OnDisk(table.file)
     parts: Parts = {}
     lines: dict[str, int] = {}
     missing, relabelled = [], []
     for row in table.rows():
-        split = split_of(row.split)
-        if not split or not row.path or not row.label:
-            wrong = f"the split {row.split!r}" if not split else "an empty cell"
-            raise UserError(f"--splits {file}: line {row.line} has {wrong}; expected path, label and train|valid|test")
-        sample = find(row)
+        split, sample = _split_in(row, table.file), find(row)
         if sample is None:
             missing.append(row.path)
-            sample = Sample(row.path, row.label, nfc(row.path).replace("\\", "/"))
+            sample = Sample(os.path.join(root, _relative(row.path)), row.label, _relative(row.path), row.group)
         if sample.key in lines:
-            raise UserError(
-                f"--splits {file}: {row.path!r} stands in line {lines[sample.key]} and in line {row.line}; remove one"
-            )
+            where = f"line {lines[sample.key]} and in line {row.line}"
+            raise UserError(f"--splits {table.file}: {row.path!r} stands in {where}; remove one")
         lines[sample.key] = row.line
         relabelled += [row.path] if sample.label != row.label else []
         parts.setdefault(split, []).append(sample)
     if len(missing) == len(lines):
-        where = "; give the folder of the photos with --data_dir" if known is None else " in the data"
-        raise UserError(f"--splits {file}: none of its {len(lines)} images was found{where}, for example {missing[:1]}")
-    unlisted = [sample.path for sample in known or () if sample.key not in lines]
-    told = (
-        (missing, f"images of {file} are not there"),
-        (unlisted, f"images are left out, {file} does not list them"),
-        (relabelled, f"images have another label than in {file}; that of the data is taken"),
-    )
-    return parts, [f"{len(paths)} {text} (for example {paths[0]})" for paths, text in told if paths]
+        where, hint = (
+            (f" in {root}", "") if known is not None else ("", "; give the folder of the photos by --data_dir")
+        )
+        raise UserError(f"--splits {table.file}: none of its {len(lines)} images was found{where}{hint}")
+    told = {
+        f"images of {table.file} are not there": missing,
+        f"images are left out, as {table.file} does not list them": [s.path for s in known or () if s.key not in lines],
+        f"images have another label in {table.file} than in the data, which is taken": relabelled,
+    }
+    notes = [f"{len(paths)} {text} (for example {paths[0]})" for text, paths in told.items() if paths]
+    return parts if known is not None else _with_short_keys(parts), notes
+
+
+def _table_of_splits(file: str | Path) -> Table:
+    table = Table(os.path.join(file, "splits.csv") if os.path.isdir(file) else file)
+    if None in (table.path, table.label, table.split):
+        raise UserError(f"--splits {table.file} has the columns {', '.join(table.header)}; expected path, label, split")
+    return table
+
+
+def _split_in(row: Row, file: str) -> str:
+    split = split_of(row.split)
+    if not split or not row.path or not row.label:
+        wrong = "an empty cell" if split else f"the split {row.split!r}"
+        raise UserError(f"--splits {file}: line {row.line} has {wrong}; expected path, label and train, valid or test")
+    return split
+
+
+def _relative(path: str) -> str:
+    return nfc(os.path.splitdrive(path)[1]).replace("\\", "/").lstrip("/")
+
+
+def _with_short_keys(parts: Parts) -> Parts:
+    """Keys below the folder that all have in common, as its layout would give them."""
+    folders = [os.path.dirname(sample.key) for part in parts.values() for sample in part]
+    n = len(os.path.join(os.path.commonpath(folders), "")) if all(folders) else 0
+    return {name: [replace(sample, key=sample.key[n:]) for sample in part] for name, part in parts.items()}
 
 
 class _Known:
@@ -211,7 +233,7 @@ class _Known:
     def __call__(self, row: Row) -> Sample | None:
         if row.path in self.by_path:
             return self.by_path[row.path]
-        parts = nfc(row.path).replace("\\", "/").split("/")
+        parts = _relative(row.path).split("/")
         tails = ("/".join(parts[n:]) for n in range(len(parts)))
         return next((self.by_key[tail] for tail in tails if tail in self.by_key), None)
 
@@ -224,4 +246,4 @@ class _OnDisk:
 
     def __call__(self, row: Row) -> Sample | None:
         found = next((path for find in self.finders if (path := find(row.path))), None)
-        return Sample(found, row.label, nfc(row.path).replace("\\", "/"), row.group) if found else None
+        return Sample(found, row.label, _relative(row.path), row.group) if found else None

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from listing import is_image_name, nfc, subfolders
 from utils import UserError, pick
@@ -67,9 +66,7 @@ class Table:
     def __init__(self, file: str | Path, columns: Columns = USUAL) -> None:
         self.file = str(file)
         self.encoding = _encoding(file)
-        with self._open() as text:
-            head = text.readline()
-        self.delimiter = max(",;\t|", key=head.count)
+        self.delimiter = max(",;\t|", key=_first_line(file, self.encoding).count)
         self.header = [cell.strip() for cell in next(self._cells(), [])]
         if not any(self.header):
             raise UserError(f"{file} is empty; expected a header line that names its columns, like path,label")
@@ -125,16 +122,18 @@ class Table:
             path, *others = (padded[place] for place in places)
             yield Row(line, path, *(nfc(cell.strip()) for cell in others))
 
-    def _open(self) -> IO[str]:
-        return open(self.file, encoding=self.encoding, newline="")
-
     def _cells(self) -> Iterator[list[str]]:
         try:
-            with self._open() as text:
+            with open(self.file, encoding=self.encoding, newline="") as text:
                 yield from csv.reader(text, delimiter=self.delimiter, skipinitialspace=True)
         except (OSError, ValueError, csv.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"{self.file} cannot be read as a table: {reason}") from error
+
+
+def _first_line(file: str | Path, encoding: str) -> str:
+    with open(file, encoding=encoding, newline="", errors="replace") as text:
+        return text.readline(1 << 16)
 
 
 def _encoding(file: str | Path) -> str:
@@ -179,11 +178,12 @@ class Finder:
         for n in range(len(parts)):
             tail = os.path.join(*parts[n:])
             places = [os.path.join(folder, tail) for folder in (self.root, *self._subfolders())]
-            found = sorted({hit for place in places if (hit := self._at(place))})
+            hits = [hit for place in places if (hit := self._at(place))]
+            found = {os.path.realpath(hit): hit for hit in reversed(hits)}  # a link is no other file
             if len(found) > 1:
-                raise UserError(f"{path!r} can be {found[0]} or {found[1]}; write its folder too, or give --data_dir")
+                raise UserError(f"{path!r} can be {hits[0]} or {hits[-1]}; write its folder too, or give --data_dir")
             if found:
-                return found[0]
+                return hits[0]
         return None
 
     def _subfolders(self) -> list[str]:
