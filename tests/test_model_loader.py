@@ -1,3 +1,4 @@
+import copy
 import warnings
 
 import pytest
@@ -386,3 +387,18 @@ def test_a_checkpoint_that_cannot_be_used_says_why(tmp_path):
     refuse("lacks layer1.2")
     torch.save({**content, "class_names": ["a", "b"]}, path)
     refuse("another shape for fc.weight")
+
+
+def test_depthwise_convolutions_train_in_fp32_and_evaluate_in_bf16():
+    model = small_model("efficientnet_lite0")
+    freeze(model, "blocks.2")
+    seen = {}
+    for name in ("blocks.1.0.conv_dw", "blocks.4.0.conv_dw", "blocks.4.0.conv_pw"):
+        layer = model.net.get_submodule(name)
+        layer.register_forward_hook(lambda m, i, out, name=name: seen.update({name.split(".", 1)[1]: out.dtype}))
+    for copied in (model, copy.deepcopy(model).eval()):
+        with torch.autocast("cpu", torch.bfloat16):
+            copied(images_for(model))
+        frozen, depthwise, plain = seen["1.0.conv_dw"], seen["4.0.conv_dw"], seen["4.0.conv_pw"]
+        assert frozen == plain == torch.bfloat16, "what does not train has no backward pass"
+        assert depthwise == (torch.float32 if copied.training else torch.bfloat16)
