@@ -125,6 +125,11 @@ class Run:
         write_report(self.folder / "report.json", {split_title(name): about for name, about in judged.items()})
 
     @property
+    def last_model(self) -> Path:
+        """Where the weights of the last epoch are, as `--model_fn` has those of the best."""
+        return self.folder / "last_model.pth"
+
+    @property
     def n_logged(self) -> int:
         """Epochs that were recorded."""
         return len(self._rows)

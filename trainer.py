@@ -145,6 +145,7 @@ class Trainer:
         self.monitor = MONITORS[pick("--monitor", monitor, MONITORS)]
         self.step = 0
         self.best: EpochResult | None = None
+        self.last: EpochResult | None = None
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
@@ -165,7 +166,7 @@ class Trainer:
             train = self.train_one_epoch(train_loader, run, epoch, n_epochs)
             valid = self.evaluate(valid_loader, run)
             result = EpochResult(epoch, train, valid, self.recipe.schedule.rates)
-            is_best = self.is_best(result)
+            self.last, is_best = result, self.is_best(result)
             if is_best:
                 self.best = result
                 run.save_best(result)

@@ -111,6 +111,16 @@ def test_frozen_until_a_layer_freezes_exactly_what_comes_before(tmp_path):
     assert still == {key for key in before if key.split(".")[0] in ("conv1", "bn1", "layer1")}
 
 
+def test_a_classifier_trains_on_frozen_convolutions():
+    model = small_model("vgg", head_hidden=512)
+    freeze(model, "avgpool")
+    before = {key: value.clone() for key, value in model.net.state_dict().items()}
+    one_step(model)
+    moved = {key for key, value in model.net.state_dict().items() if not torch.equal(before[key], value)}
+    assert moved == {key for key in before if key.startswith("classifier.")}
+    assert model.head[0].out_features == 512
+
+
 def test_a_frozen_prefix_builds_no_graph():
     model = small_model("resnet18")
     freeze(model, "layer2")

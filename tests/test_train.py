@@ -163,6 +163,34 @@ def test_balanced_weights_change_the_training_loss_alone(cli, split_folder):
     assert rows[0]["valid_loss"] == rows[1]["valid_loss"]
 
 
+CATS_AND_DOGS = "--freeze_until avgpool --head_hidden 8 --lr 1e-2 --scheduler plateau --early_stop 1 --monitor accuracy"
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_best_and_the_last_weights_are_both_kept_and_measured(optimizer, cli, image_folder):
+    argv = ("--data_dir", image_folder, *TINY, *CATS_AND_DOGS.split(), "--optimizer", optimizer, "--views", 0)
+    done = cli("train", *argv, "--n_epochs", 30, "--model_fn", "best.pth", "--run_dir", "r")
+    assert done.status == 0, done.err
+    n_epochs, best = len(metrics("r")), torch.load("best.pth", weights_only=True)
+    assert best["metrics"]["epoch"] == n_epochs - 1 < 29, "the early stop came one epoch after the best"
+    last = torch.load("r/last_model.pth", weights_only=True)
+    assert last["metrics"]["epoch"] == n_epochs
+    assert not torch.equal(last["state_dict"]["fc.3.weight"], best["state_dict"]["fc.3.weight"])
+    said = re.search(
+        r"^last    r/last_model.pth \(epoch \d+\): .*(test accuracy \S+ \(\d+/6\))$", done.out, re.MULTILINE
+    )
+    assert cli("predict", "--model_fn", "r/last_model.pth", "--n_workers", 0).out.splitlines()[-1] == said[1]
+    assert cli("predict", "--model_fn", "best.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
+
+
+def test_where_the_last_epoch_is_the_best_both_files_hold_it(cli, split_folder):
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--model_fn", "m.pth", "--run_dir", "r")
+    assert "\nlast " not in done.out
+    best, last = torch.load("m.pth", weights_only=True), torch.load("r/last_model.pth", weights_only=True)
+    assert best["metrics"] == last["metrics"]
+    assert all(torch.equal(value, last["state_dict"][key]) for key, value in best["state_dict"].items())
+
+
 @pytest.mark.parametrize("frozen", [(), ("--freeze",)])
 def test_training_ends_early_without_a_better_epoch(frozen, cli, split_folder):
     # a rate of almost nothing: no epoch betters the first
