@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from recipe import Recipe
     from run import Run
     from splits import Splits
-    from trainer import PhaseResult, Trainer
+    from trainer import EpochResult, PhaseResult, Trainer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,6 +72,7 @@ def train(config: TrainConfig) -> None:
         saver.finish(best.epoch, results)
     judged = judge_splits(splits, results, saver.about["temperature"])
     run.report(judged)
+    show(config, splits, engine, work.loaders["valid"], best, results, judged, run)
     run.close()
     if trainer.last is not best:
         say(f"last    {run.last_model} (epoch {run.n_logged}): {', '.join(accuracies(last_results))}")
@@ -233,6 +234,53 @@ def judge_splits(splits: Splits, results: Mapping[str, PhaseResult], temperature
         paths = [samples[index].path for index in outputs.indices.tolist()]
         judged[name] = judge(outputs.logits, outputs.labels, paths, splits.class_names, temperature)
     return judged
+
+
+def show(
+    config: TrainConfig,
+    splits: Splits,
+    engine: Engine,
+    loader: Iterable,
+    best: EpochResult,
+    results: dict[str, PhaseResult],
+    judged: dict[str, dict],
+    run: Run,
+) -> None:
+    """What TensorBoard shows of the saved weights, beside the curves."""
+    import display
+    from features import FeatureLoader
+
+    outputs, step = results["valid"].outputs, best.epoch + 1
+    if isinstance(loader, FeatureLoader):
+        reader = display.stored_reader(loader.extracted)
+    else:
+        engine.refresh()
+        reader = display.image_reader(loader.dataset, engine)
+    logits = outputs.logits / judged["valid"]["temperature"]
+    display.add_curves(run.board, splits.class_names, logits, outputs.labels, step)
+    paths = [sample.path for sample in splits.valid]
+    display.add_embedding(run.board, splits.class_names, paths, outputs, reader, step, run.spare_seconds)
+    metrics = display.final_metrics(step, results, judged)
+    display.add_hyperparameters(run.board, hyperparameters(config, splits, engine.model), metrics, run.n_logged)
+
+
+def hyperparameters(config: TrainConfig, splits: Splits, model: Classifier) -> dict[str, str | float]:
+    """What two runs can differ in, as the HParams tab shows it: every run names all of them."""
+    also = ("batch_size", "augment", "mixup", "cutmix", "class_weights", "views", "precision", "seed")
+    values = {}
+    for field in fields(config):
+        if field.metadata.get("group") in ("model", "optimisation") or field.name in also:
+            value = getattr(config, field.name)
+            unset = "none" if field.metadata["type"] is str else 0
+            values[field.name] = str(value) if isinstance(value, bool) else unset if value is None else value
+    known = {
+        "data": os.path.basename(os.path.normpath(splits.root)),
+        "n_train": len(splits.train),
+        "n_classes": len(splits.class_names),
+        "image_size": model.preprocess.image_size,
+        "backbone_lr": config.backbone_lr or config.lr,
+    }
+    return values | known
 
 
 def load_data(config: TrainConfig, say) -> Splits:

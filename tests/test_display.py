@@ -1,0 +1,104 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES
+
+from display import principal_components
+
+FINAL = ("Final/best_epoch", "Final/validation_accuracy", "Final/validation_macro_f1", "Final/validation_loss")
+
+
+@pytest.fixture(scope="module")
+def server(trained_once):
+    """A real TensorBoard over the small training's folder; `server("scalars/tags")` asks one of its plugins."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(trained_once.folder), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+
+    def get(path, body=None):
+        data = json.dumps(body).encode() if body is not None else None
+        headers = {"Content-Type": "application/json"} if data else {}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/data/plugin/{path}", data, headers)
+        with urllib.request.urlopen(request) as answer:
+            content = answer.read()
+        return json.loads(content) if "json" in answer.headers["Content-Type"] else content
+
+    try:
+        for _ in range(480):
+            try:
+                if set(FINAL) <= get("scalars/tags").get("r", {}).keys():
+                    break
+            except OSError:
+                assert process.poll() is None, "the server ended"
+            time.sleep(0.25)
+        yield get
+    finally:
+        process.kill()
+        process.wait()
+
+
+def query(**values):
+    return urllib.parse.urlencode(values)
+
+
+def test_the_server_shows_the_curves(server):
+    tags = server("scalars/tags")["r"]
+    assert {"Train/Loss", "Train/Accuracy", "Validation/Loss", "Validation/Accuracy"} <= tags.keys()
+    assert {"LearningRate/head", "LearningRate/backbone", "Speed/images_per_second", *FINAL} <= tags.keys()
+    points = server("scalars/scalars?" + query(run="r", tag="Validation/Accuracy"))
+    assert [step for _, step, _ in points] == [1, 2]
+
+
+def test_the_server_shows_precision_and_recall_of_each_class(server):
+    tags = server("pr_curves/tags")["r"]
+    assert tags.keys() == {f"PrecisionRecall/{name}" for name in CLASSES}
+    (curve,) = server("pr_curves/pr_curves?" + query(run="r", tag="PrecisionRecall/개"))["r"]
+    assert curve["true_positives"][0] == 5  # every image reaches the threshold 0
+    assert curve["false_positives"][0] == 10
+
+
+def test_the_server_compares_runs_by_hyperparameters_and_final_metrics(server, trained_once):
+    experiment = server("hparams/experiment", {"experimentName": ""})
+    flags = {info["name"] for info in experiment["hparamInfos"]}
+    assert {"model_name", "lr", "backbone_lr", "optimizer", "freeze", "batch_size", "image_size", "data"} <= flags
+    shown = {info["name"]["tag"] for info in experiment["metricInfos"]}
+    assert {*FINAL, "Final/test_accuracy"} <= shown
+    columns = [{"metric": {"group": "", "tag": "Final/validation_accuracy"}}]
+    asked = {"experimentName": "", "colParams": columns, "startIndex": 0, "sliceSize": 9}
+    asked["allowedStatuses"] = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    (group,) = server("hparams/session_groups", asked)["sessionGroups"]
+    assert group["hparams"]["lr"] == 0.001
+    assert group["hparams"]["freeze"] == "False"
+    assert [session["name"] for session in group["sessions"]] == ["r"]
+    (accuracy,) = [m["value"] for m in group["metricValues"] if m["name"]["tag"] == "Final/validation_accuracy"]
+    assert f"validation accuracy {accuracy:.4f}" in trained_once.out
+
+
+def test_the_server_shows_features_with_thumbnails_and_labels(server):
+    assert server("projector/runs") == ["r"]
+    (embedding,) = server("projector/info?" + query(run="r"))["embeddings"]
+    asked = query(run="r", name=embedding["tensorName"])
+    tensor = np.frombuffer(server("projector/tensor?" + asked), np.float32)
+    table = server("projector/metadata?" + asked).decode().splitlines()
+    assert table[0].split("\t") == ["label", "prediction", "verdict", "file"]
+    assert sorted(row.split("\t")[0] for row in table[1:]) == sorted(5 * CLASSES)
+    assert len(tensor) % 15 == 0
+    assert server("projector/sprite_image?" + asked).startswith(b"\x89PNG")
+
+
+def test_principal_components_keep_the_distances():
+    features = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
+    components = principal_components(features)
+    assert torch.allclose(torch.cdist(components, components), torch.cdist(features, features), atol=1e-2)
