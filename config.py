@@ -152,7 +152,8 @@ class TrainConfig:
     feature_cache: str = flag(
         ".cache/features", "keeps the features of frozen backbones between runs, or none", "DIR", group="run"
     )
-    verbose: int = flag(1, "0 result, 1 lines, 2 more", "N", number(int, 0, 2), "run")
+    dry_run: bool = flag(False, "show what would be trained, try one step and stop", group="run")
+    verbose: int = flag(1, "0 result, 1 lines, 2 every layer of the model too", "N", number(int, 0, 2), "run")
 
 
 EXAMPLES = """examples:

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from report import split_title, write_report
 from splits import Sample, Splits
 from trainer import EpochResult
-from utils import UserError, write_text
+from utils import UserError, atomic_write, write_text
 
 
 class Run:
@@ -96,6 +97,18 @@ class Run:
     def save_best(self, result: EpochResult) -> None:
         """Writes the checkpoint the moment that a better epoch is known."""
         self.save({"epoch": result.epoch + 1, "valid": phase_metrics(result.valid)})
+
+    def picture(self, name: str, tag: str, image: Image.Image) -> None:
+        """Keeps a picture in the run folder as `<name>.png`, and in TensorBoard."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        png = io.BytesIO()
+        image.save(png, "PNG", compress_level=1)
+        with atomic_write(self.folder / f"{name}.png") as file:
+            file.write(png.getvalue())
+        # not add_image: it would compress the picture once more, which takes longer than all the rest
+        shown = Summary.Image(height=image.height, width=image.width, colorspace=3, encoded_image_string=png.getvalue())
+        self.board.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=shown)]), 0)
 
     def skip(self, bad: Sequence[tuple[int, str]], split: str) -> None:
         """Takes note of images, by their place in a split, that could not be read."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     import torch
     from torch import nn
 
-    from data_loader import Preprocess
+    from data_loader import ImageDataset, Preprocess
     from engine import Engine
     from model_loader import Classifier
     from recipe import Recipe
@@ -53,16 +54,20 @@ def train(config: TrainConfig) -> None:
     run = Run(run_dir, found, config.n_epochs, config.max_bad, config.verbose)
     splits = checked(config, found, run, say)
     describe(config, splits, model, device, dtype, say)
+    show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
 
     saver = Saver(checkpoint_name(config), model, config, splits)
     run.begin(asdict(config), splits, saver)
     engine = Engine(model, device, dtype, eval_batch_size(config.batch_size))
     if config.verbose > 1 and not engine.is_folded:
         say("evaluation runs unfolded: batch norm could not be joined to convolutions")
-    with open_cache(config.feature_cache) as cache:
-        work = choose_work(config, splits, engine, run, cache, say)
+    with open_cache("none" if config.dry_run else config.feature_cache) as cache:
+        work = choose_work(config, one_batch(splits, config) if config.dry_run else splits, engine, run, cache, say)
         recipe = make_recipe(config, model, splits, n_steps=len(work.loaders["train"]))
         trainer = Trainer(work.model, work.compute, work.refresh, recipe, device, dtype, config.seed, config.monitor)
+        if config.dry_run:
+            try_a_step(trainer, work, run, say)
+            return
         best = trainer.fit(work.loaders["train"], work.loaders["valid"], run, config.n_epochs, config.early_stop)
         last_results = measure(trainer, work, run, trainer.last.valid)
         saver.finish(trainer.last.epoch, last_results, run.last_model)
@@ -77,6 +82,21 @@ def train(config: TrainConfig) -> None:
     if trainer.last is not best:
         say(f"last    {run.last_model} (epoch {run.n_logged}): {', '.join(accuracies(last_results))}")
     report(run, saver, best.epoch + 1, results, judged, say)
+
+
+def one_batch(splits: Splits, config: TrainConfig) -> Splits:
+    """As many training images as a step takes, of all classes in turn, and nothing else."""
+    n = min(config.batch_size, len(splits.train))
+    chosen = [splits.train[k * len(splits.train) // n] for k in range(n)]
+    return replace(splits, train=chosen, valid=[], test=[])
+
+
+def try_a_step(trainer: Trainer, work: Work, run: Run, say) -> None:
+    """The end of a dry run: one step of training, and no checkpoint."""
+    result = trainer.train_one_epoch(work.loaders["train"], run, epoch=0, n_epochs=1)
+    run.close()
+    say(f"dry run: a step of {result.n_images} images, loss {result.loss:.4f}, {result.seconds:.1f} s")
+    say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
 
 
 def measure(trainer: Trainer, work: Work, run: Run, valid: PhaseResult) -> dict[str, PhaseResult]:
@@ -141,17 +161,11 @@ class Work:
 
 def choose_work(config: TrainConfig, splits: Splits, engine: Engine, run: Run, cache: Path, say: Callable) -> Work:
     """A wholly frozen backbone is computed once for all epochs; everything else runs image by image."""
-    from data_loader import ImageDataset, eval_transform, make_loader, train_transform
+    from data_loader import make_loader
     from engine import FrozenModel, HeadEngine
     from features import extract, is_wholly_frozen
 
-    model, preprocess = engine.model, engine.model.preprocess
-    transforms = {name: (eval_transform(preprocess), None) for name in splits.by_name()}
-    transforms["train"] = (train_transform(config.augment, preprocess), config.seed)
-    datasets = {
-        name: ImageDataset(part, splits.class_names, preprocess, *transforms[name], config.max_pixels)
-        for name, part in splits.by_name().items()
-    }
+    model, datasets = engine.model, make_datasets(config, splits, engine.model.preprocess)
     sizes = {name: config.batch_size if name == "train" else engine.batch_size for name in datasets}
 
     top = model.top() if is_wholly_frozen(model) else None
@@ -171,6 +185,18 @@ def choose_work(config: TrainConfig, splits: Splits, engine: Engine, run: Run, c
     if head is not None:
         return Work(FrozenModel(engine, top), lambda images: head(engine.features(images)), head.refresh, loaders)
     return Work(model, engine, engine.refresh, loaders)
+
+
+def make_datasets(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, ImageDataset]:
+    """The images of each split, augmented for training alone."""
+    from data_loader import ImageDataset, eval_transform, train_transform
+
+    transforms = {name: (eval_transform(preprocess), None) for name in splits.by_name()}
+    transforms["train"] = (train_transform(config.augment, preprocess), config.seed)
+    return {
+        name: ImageDataset(part, splits.class_names, preprocess, *transforms[name], config.max_pixels)
+        for name, part in splits.by_name().items()
+    }
 
 
 def eval_batch_size(batch_size: int) -> int:
@@ -354,9 +380,9 @@ def describe(
     """What was found and what will be done."""
     from listing import others_text
     from model_loader import count_parameters
+    from summary import class_lines, model_lines
 
-    names, counts = splits.class_names, ", ".join(f"{len(part)} {name}" for name, part in splits.by_name().items())
-    shown = ", ".join(names[:10]) + (f", ... ({len(names) - 10} more)" if len(names) > 10 else "")
+    counts = ", ".join(f"{len(part)} {name}" for name, part in splits.by_name().items())
     n_all, n_trained = count_parameters(model)
     preprocess: Preprocess = model.preprocess
     made = f" ({' and '.join(splits.made)} cut from train)" if splits.made else ""
@@ -365,14 +391,35 @@ def describe(
         say(f"        {note}")
     if splits.passed_over:
         say(f"        {others_text(splits.passed_over)}")
-    say(f"classes {len(names)}: {shown}")
+    say("\n".join(class_lines(splits)))
     start = "pretrained" if config.use_pretrained else config.weights or "random"
     say(
         f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters train; "
         f"{preprocess.image_size} x {preprocess.image_size} pixels, {device}, {str(dtype).removeprefix('torch.')}"
     )
+    if config.verbose:
+        say("\n".join(model_lines(model)))
+    if config.verbose > 1:
+        say(model.net)
     if (config.freeze or config.freeze_until) and start == "random":
         warn("the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
+
+
+def show_augmented(run: Run, dataset: ImageDataset) -> None:
+    """A labelled grid of training images as the first epoch sees them, for the run folder and TensorBoard."""
+    from data_loader import BadImage
+    from pictures import Tile, contact_sheet, picture_of
+
+    n = len(dataset)
+    tiles = []
+    for index in sorted({k * n // N_SHOWN for k in range(N_SHOWN)}):  # spread over the classes: samples come by class
+        with contextlib.suppress(BadImage):
+            tiles.append(Tile(picture_of(dataset.views(index, [0])[0]), dataset.samples[index].label))
+    if tiles:
+        run.picture("augmented", "Train/images", contact_sheet(tiles, n_columns=6))
+
+
+N_SHOWN = 18  # images of the grid, three rows
 
 
 def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict, say) -> None:

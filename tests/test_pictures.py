@@ -1,0 +1,56 @@
+import pytest
+import torch
+from PIL import Image, ImageFont
+
+import pictures
+from pictures import Tile, contact_sheet, font_for, picture_of
+
+RED = (255, 0, 0)
+
+
+def test_a_sheet_shows_every_picture_over_its_caption():
+    colours = [(200, 10 * n, 0) for n in range(5)]
+    sheet = contact_sheet([Tile(Image.new("RGB", (40, 20), colour), "a") for colour in colours], n_columns=2, side=60)
+    assert sheet.size == (2 * 68, 3 * (68 + pictures.TEXT_SIZE + 4))
+    found = {colour for _, colour in sheet.getcolors(100000)}
+    assert set(colours) <= found
+    assert any(max(colour) < 100 for colour in found), "the captions are written in black"
+
+
+def test_a_frame_is_drawn_where_it_is_wanted():
+    image = Image.new("RGB", (60, 60), "blue")
+    sheet = contact_sheet([Tile(image, ""), Tile(image, "", "red")], n_columns=2, side=60)
+    columns = [x for x in range(sheet.width) for y in range(sheet.height) if sheet.getpixel((x, y)) == RED]
+    assert columns
+    assert min(columns) >= 68
+
+
+def test_long_captions_do_not_run_into_their_neighbours():
+    sheet = contact_sheet([Tile(Image.new("RGB", (9, 9), "white"), "a" * 500), Tile(Image.new("RGB", (9, 9)), "")], 2)
+    right = sheet.crop((sheet.width // 2, 160, sheet.width, sheet.height))
+    assert right.getcolors() == [(right.width * right.height, (255, 255, 255))]
+
+
+def test_letters_without_a_font_are_written_as_their_codes(monkeypatch):
+    monkeypatch.setattr(pictures, "_installed_fonts", lambda: iter(["nowhere.ttf"]))
+    pictures._font_for.cache_clear()
+    font = font_for("개 a")
+    assert pictures._fitting("개 a", font, 200) == "\\uac1c a"
+    contact_sheet([Tile(Image.new("RGB", (9, 9)), "개")], 1)
+    pictures._font_for.cache_clear()
+
+
+def test_a_font_that_has_the_letters_is_found_among_those_installed(monkeypatch, tmp_path):
+    if not any("nanum" in path.lower() or "cjk" in path.lower() for path in pictures._installed_fonts()):
+        pytest.skip("no font for Korean is installed")
+    pictures._font_for.cache_clear()
+    font = font_for("고양이 cat")
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    assert pictures._fitting("고양이 cat", font, 500) == "고양이 cat"
+
+
+def test_pixels_become_the_same_picture():
+    pixels = torch.arange(24, dtype=torch.uint8).view(3, 2, 4)
+    picture = picture_of(pixels)
+    assert picture.size == (4, 2)
+    assert picture.getpixel((3, 1)) == (7, 15, 23)
