@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from listing import file_names, image_names, is_image_name, nfc, subfolders, walk_files, walk_images
+from listing import Listing, has_images, holds_images, nfc, subfolders, walk_images
 from splits import SPLIT_FOLDERS, Sample, split_of
 from tables import USUAL, Columns, Finder, Row, Table, is_table_name
 from utils import UserError
@@ -44,8 +44,7 @@ class Reader(Protocol):
 
 def sample_key(path: str, root: str) -> str:
     """The path below the data folder, with `/` and in NFC, so that it is the same everywhere."""
-    below = os.path.join(root, "")
-    return nfc(path.removeprefix(below)).replace(os.sep, "/")
+    return nfc(path[len(root) :].lstrip(os.sep)).replace(os.sep, "/")
 
 
 # --- labels by folders and by names -----------------------------------------------------------
@@ -76,21 +75,21 @@ class ByFolder:
             UserError: a class folder has no images.
         """
         used = set()
-        for path in walk_files(self.root):
-            if not is_image_name(path):
-                self.others[os.path.splitext(path)[1].lower() or "no ending"] += 1
-            elif (place := self._place_of(os.path.dirname(path))) is None:
+        for path in walk_images(self.root, self.others):
+            place = self._place_of(os.path.dirname(path))
+            if place is None:
                 self.left_out.append(path)
             else:
                 used.add(place)
-                yield place.split, Sample(path, self.label_of(path), sample_key(path, self.root))
+                label = place.label if place.label is not None else flat_class(path)
+                yield place.split, Sample(path, label, sample_key(path, self.root))
         if empty := [place.folder for place in self.places if place not in used]:
             raise UserError(f"{empty[0]} was taken for a class, but it holds no images; fill or remove it; {EXPECTED}")
 
     def labels(self) -> set[str]:
         """The names of the class folders, and the classes that files are named after."""
         named = {place.label for place in self.places if place.label is not None}
-        return named.union(*(flat_classes(place.folder) for place in self.places if place.label is None))
+        return named.union(*(flat_classes(Listing(place.folder)) for place in self.places if place.label is None))
 
     def label_of(self, path: str) -> str | None:
         """By the nearest folder that is a place."""
@@ -115,10 +114,14 @@ def flat_class(path: str) -> str | None:
     return match[1] if match else None
 
 
-def flat_classes(folder: str) -> set[str]:
+def flat_classes(here: Listing) -> set[str]:
     """The classes that the images of a folder are named after; none where one is named otherwise."""
-    classes = {flat_class(name) for name in image_names(folder)}
-    return set() if None in classes else classes
+    classes: set[str] = set()
+    for name in here.images():
+        if (found := flat_class(name)) is None:
+            return set()
+        classes.add(found)
+    return classes
 
 
 # --- labels by a table ------------------------------------------------------------------------
@@ -166,16 +169,15 @@ class ByTable:
             self._count_the_rest(seen)
 
     def _sample(self, path: str, row: Row) -> Sample:
-        is_below = os.path.abspath(path).startswith(os.path.join(os.path.abspath(self.root), ""))
-        key = os.path.relpath(path, self.root) if is_below else row.path.replace("\\", "/")
-        return Sample(path, row.label, sample_key(key, ""), row.group)
+        below = os.path.normpath(self.root) if self.root != "." else ""
+        is_below = path.startswith(os.path.join(below, "")) if below else not (os.path.isabs(path) or path[:2] == "..")
+        key = sample_key(path, below) if is_below else nfc(row.path).replace("\\", "/")
+        return Sample(path, row.label, key, row.group)
 
     def _count_the_rest(self, seen: Mapping[str, str]) -> None:
-        for path in walk_files(self.root):
-            if is_image_name(path):
-                self.left_out += [] if os.path.normpath(path) in seen else [path]
-            elif not is_table_name(path):
-                self.others[os.path.splitext(path)[1].lower() or "no ending"] += 1
+        others: Counter[str] = Counter()
+        self.left_out += [path for path in walk_images(self.root, others) if os.path.normpath(path) not in seen]
+        self.others += Counter({ending: n for ending, n in others.items() if not is_table_name(ending)})
 
     def labels(self) -> set[str]:
         """What stands in the column of labels."""
@@ -204,73 +206,70 @@ def _has_splits(table: Table) -> bool:
 # --- recognising ------------------------------------------------------------------------------
 
 
-def _split_folders(root: str, columns: Columns) -> Reader | None:
+def _split_folders(here: Listing, columns: Columns) -> Reader | None:
     """`train/` [+ `val/`] [+ `test/`] of class folders, or of files that are named after their class."""
-    folders = splits_in(root)
+    folders = splits_in(here)
     places = {split: _contents(folder, split) for split, folder in folders.items()}
     # a folder `train` beside other class folders can be the class of railways
-    if not places.get("train") or (len(folders) < 2 < len(subfolders(root)) and len(places["train"]) < 2):
+    if not places.get("train") or (len(folders) < 2 < len(here.folders) and len(places["train"]) < 2):
         return None
     for split, folder in folders.items():
         if not places[split] and split != "test":
             raise UserError(f"the {split} folder {folder} {NO_CLASSES}; {EXPECTED}")
-    return ByFolder(root, [place for found in places.values() for place in found])
+    return ByFolder(here.root, [place for found in places.values() for place in found])
 
 
 NO_CLASSES = "holds no class folders with images; put them there, or remove it"
 
 
-def splits_in(root: str) -> dict[str, str]:
+def splits_in(here: Listing) -> dict[str, str]:
     """Split -> its folder; a folder `training_set` that holds nothing but `training_set` is the inner one.
 
     Raises:
         UserError: two folders are for one split.
     """
     found: dict[str, str] = {}
-    for name, path in subfolders(root).items():
+    for name, path in here.folders.items():
         split = split_of(name)
         if split in found:
             raise UserError(f"{found[split]} and {path} are both for the {split} split; remove or merge one")
         if split:
-            inner = _only_folder(path)
+            inner = _only_folder(Listing(path))
             found[split] = inner if inner and split_of(os.path.basename(inner)) == split else path
     return {split: found[split] for split in SPLIT_FOLDERS if split in found}
 
 
 def _contents(folder: str, split: str) -> list[Place]:
     """The class folders of a folder, or itself where its files are named after their class."""
-    children = subfolders(folder)
-    if any(_has_images(path) for path in children.values()):
-        return [Place(path, split, name) for name, path in children.items()]
-    return [Place(folder, split, None)] if flat_classes(folder) else []
-
-
-def _has_images(folder: str) -> bool:
-    return next(walk_images(folder), None) is not None
+    here = Listing(folder)
+    if any(has_images(path) for path in here.folders.values()):
+        return [Place(path, split, name) for name, path in here.folders.items()]
+    return [Place(folder, split, None)] if flat_classes(here) else []
 
 
 # names of folders that are no classes where there is a table: train_images, test, images_part_1
 CONTAINER = re.compile(r"(^|[\W_])(train|test|val|valid|images?|imgs?|photos?|pictures?|data)($|[\W_\d])", re.I)
 
 
-def _class_folders(root: str, columns: Columns) -> Reader | None:
+def _class_folders(here: Listing, columns: Columns) -> Reader | None:
     """Class folders only."""
-    children = subfolders(root)
-    full = [name for name, path in children.items() if _has_images(path)]
-    is_above = len(splits_in(root)) > 1 or any("train" in splits_in(path) for path in children.values())
-    if len(full) < 2 or is_above or (all(map(CONTAINER.search, full)) and tables_in(root, columns)):
+    full = [name for name, path in here.folders.items() if has_images(path)]
+    deep = [path for path in here.folders.values() if not holds_images(path)]
+    is_above = len(splits_in(here)) > 1 or any("train" in splits_in(Listing(path)) for path in deep)
+    if len(full) < 2 or is_above or (all(map(CONTAINER.search, full)) and tables_in(here, columns)):
         return None
-    return ByFolder(root, [Place(path, "", name) for name, path in children.items()])
+    return ByFolder(here.root, [Place(path, "", name) for name, path in here.folders.items()])
 
 
-def _flat_files(root: str, columns: Columns) -> Reader | None:
+def _flat_files(here: Listing, columns: Columns) -> Reader | None:
     """Files that are named after their class, in one folder."""
-    return ByFolder(root, [Place(root, "", None)]) if len(flat_classes(root)) > 1 else None
+    return ByFolder(here.root, [Place(here.root, "", None)]) if len(flat_classes(here)) > 1 else None
 
 
-def _table(root: str, columns: Columns) -> Reader | None:
+def _table(here: Listing, columns: Columns) -> Reader | None:
     """A table of paths and labels beside or above its images, or one for each split."""
-    tables = {os.path.splitext(os.path.basename(table.file))[0].lower(): table for table in tables_in(root, columns)}
+    root = here.root
+    tables = {os.path.splitext(os.path.basename(table.file))[0].lower(): table for table in tables_in(here, columns)}
     by_split = {split_of(name): table for name, table in tables.items() if split_of(name)}
     if "train" in by_split and len(by_split) > 1:
         return ByTable({split: by_split[split] for split in SPLIT_FOLDERS if split in by_split}, root, is_whole=True)
@@ -284,16 +283,16 @@ def _table(root: str, columns: Columns) -> Reader | None:
 TABLE_NAMES = ("labels", "train", "train_labels", "metadata")  # among several it is one of these
 
 
-def tables_in(root: str, columns: Columns) -> list[Table]:
+def tables_in(here: Listing, columns: Columns) -> list[Table]:
     """The tables in a folder that have a column of paths and one of labels.
 
     Raises:
         UserError: there is but one table, and it lacks a column that was named.
     """
-    tables, names = [], _table_names(root)
+    tables, names = [], _table_names(here)
     for name in names:
         try:
-            table = Table(os.path.join(root, name), columns)
+            table = Table(os.path.join(here.root, name), columns)
             table.need("path", "label")
         except UserError:  # a table of something else
             if columns.given() and len(names) == 1:
@@ -303,11 +302,11 @@ def tables_in(root: str, columns: Columns) -> list[Table]:
     return tables
 
 
-def _table_names(root: str) -> list[str]:
-    return [name for name in file_names(root) if is_table_name(name)]
+def _table_names(here: Listing) -> list[str]:
+    return sorted(filter(is_table_name, here.files))
 
 
-LAYOUTS: dict[str, Callable[[str, Columns], Reader | None]] = {
+LAYOUTS: dict[str, Callable[[Listing, Columns], Reader | None]] = {
     "split folders": _split_folders,
     "class folders": _class_folders,
     "files named after their class": _flat_files,
@@ -324,17 +323,18 @@ def recognise(root: str, columns: Columns = USUAL, depth: int = 8) -> tuple[str,
     Raises:
         UserError: the layout is clear, but something in it is wrong.
     """
+    here = Listing(root)
     for name, look in LAYOUTS.items():
-        if (look is _table or not columns.given()) and (reader := look(root, columns)):
+        if (look is _table or not columns.given()) and (reader := look(here, columns)):
             return name, reader
-    inner = _only_folder(root)
+    inner = _only_folder(here)
     return recognise(inner, columns, depth - 1) if inner and depth else None
 
 
-def _only_folder(root: str) -> str | None:
+def _only_folder(here: Listing) -> str | None:
     """The one folder in a folder that holds no images itself, as archives often have it."""
-    inner = list(subfolders(root).values())
-    return inner[0] if len(inner) == 1 and not image_names(root) else None
+    inner = list(here.folders.values())
+    return inner[0] if len(inner) == 1 and next(here.images(), None) is None else None
 
 
 # --- explaining -------------------------------------------------------------------------------
@@ -342,52 +342,55 @@ def _only_folder(root: str) -> str | None:
 
 def why_not(root: str, columns: Columns = USUAL) -> str:
     """Why no layout was recognised in a folder, and what to do."""
-    while (inner := _only_folder(root)) and (subfolders(inner) or _table_names(inner)):
-        root = inner
-    if hint := _table_hint(root):
-        return f"{root} has no class folders; {hint}"
-    hint = did_you_mean_below(root)
+    here = Listing(root)
+    while (inner := _only_folder(here)) and ((below := Listing(inner)).folders or _table_names(below)):
+        here = below
+    root = here.root
     if columns.given():
         return f"{root} has no table of paths and labels for {columns.given()}; name it with --labels FILE"
-    if not _has_images(root):
-        return f"{root} holds no images{hint}; {EXPECTED}"
-    folders = splits_in(root)
-    if "train" in folders:
-        return f"the train folder {folders['train']} {NO_CLASSES}{hint}; {EXPECTED}"
-    if len(folders) > 1:
-        return f"{root} has the splits {' and '.join(folders)} but no train folder; {EXPECTED}"
-    for path in subfolders(root).values():
-        if below := ", ".join(splits_in(path)):
-            return f"{path} was taken for a class, but it holds folders for {below}{hint}; {EXPECTED}"
-    classes = [name for name, path in subfolders(root).items() if _has_images(path)]
-    found = f"{root} has one class only ({classes[0]!r})" if classes else _why_not_flat(root)
-    return f"{found}{hint}; {EXPECTED}"
+    if hint := _table_hint(here):
+        return f"{root} has no class folders; {hint}"
+    return f"{_what_is_wrong(here)}{did_you_mean_below(here)}; {EXPECTED}"
 
 
-def _table_hint(root: str) -> str:
-    for name in _table_names(root):
+def _table_hint(here: Listing) -> str:
+    for name in _table_names(here):
         with contextlib.suppress(UserError):
-            table = Table(os.path.join(root, name))
-            names = ", ".join(table.header)
+            names = ", ".join(Table(os.path.join(here.root, name)).header)
             return f"its table {name} has the columns {names}; name two of them with --path_column and --label_column"
     return ""
 
 
-def _why_not_flat(root: str) -> str:
-    names = image_names(root)
+def _what_is_wrong(here: Listing) -> str:
+    root, folders = here.root, splits_in(here)
+    if not has_images(root):
+        return f"{root} holds no images"
+    if "train" in folders:
+        return f"the train folder {folders['train']} {NO_CLASSES}"
+    if len(folders) > 1:
+        return f"{root} has the splits {' and '.join(folders)} but no train folder"
+    for path in here.folders.values():
+        if below := ", ".join(splits_in(Listing(path))):
+            return f"{path} was taken for a class, but it holds folders for {below}"
+    classes = [name for name, path in here.folders.items() if has_images(path)]
+    return f"{root} has one class only ({classes[0]!r})" if classes else _what_is_wrong_with_names(here)
+
+
+def _what_is_wrong_with_names(here: Listing) -> str:
+    names = sorted(here.images())
     named = [name for name in names if flat_class(name)]
     other = next((name for name in names if not flat_class(name)), None)
     if not named:
-        return f"{root} holds {len(names)} images but no class folders"
+        return f"{here.root} holds {len(names)} images but no class folders"
     if other:
-        return f"{len(named)} of {len(names)} images in {root} are named like {named[0]}, but {other} is not"
-    return f"{root} has one class only ({flat_class(named[0])!r})"
+        return f"{len(named)} of {len(names)} images in {here.root} are named like {named[0]}, but {other} is not"
+    return f"{here.root} has one class only ({flat_class(named[0])!r})"
 
 
-def did_you_mean_below(root: str) -> str:
+def did_you_mean_below(here: Listing) -> str:
     """The folder one or two levels below that has `train` in it, as a hint."""
-    for path in subfolders(root).values():
+    for path in here.folders.values():
         for candidate in (path, *subfolders(path).values()):
-            if "train" in splits_in(candidate):
+            if "train" in splits_in(Listing(candidate)):
                 return f"; did you mean --data_dir {candidate}?"
     return ""

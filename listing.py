@@ -21,45 +21,70 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def ending_of(name: str) -> str:
+    """The ending of a file name or path in lower case, with its point; empty where it has none."""
+    return os.path.splitext(name)[1].lower()
+
+
 def is_image_name(name: str) -> bool:
     """Whether the ending of a file name is that of an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+    return ending_of(name) in IMAGE_ENDINGS
+
+
+def is_visible(name: str) -> bool:
+    """Whether a name is the user's own: neither hidden nor left behind by a system."""
+    return not name.startswith(".") and name.lower() not in PASSED_OVER
+
+
+class Listing:
+    """One look at a folder: `folders` maps NFC names to paths, sorted, and `files` are names, in no order.
+
+    Raises:
+        UserError: it cannot be read, or two folders have the same name but for its Unicode form.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root)
+        self.files: list[str] = []
+        found: dict[str, str] = {}
+        for entry in _scan(root):
+            if not is_visible(entry.name):
+                continue
+            if not _is_dir(entry):
+                self.files.append(entry.name)
+                continue
+            name = nfc(entry.name)
+            if name in found:
+                raise UserError(f"{root} has two folders named {name!r}; rename or merge them")
+            found[name] = os.path.join(root, entry.name)
+        self.folders = dict(sorted(found.items()))
+
+    def images(self) -> Iterator[str]:
+        """The names of files that are images by their ending."""
+        return filter(is_image_name, self.files)
 
 
 def subfolders(folder: str | Path) -> dict[str, str]:
-    """The visible folders below `folder`: NFC name -> path, sorted by name.
-
-    Raises:
-        UserError: two folders have the same name but for its Unicode form.
-    """
-    found: dict[str, str] = {}
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-    for entry in entries:
-        if _is_dir(entry) and is_visible(entry.name):
-            if nfc(entry.name) in found:
-                raise UserError(f"{folder} has two folders named {nfc(entry.name)!r}; rename or merge them")
-            found[nfc(entry.name)] = os.path.join(folder, entry.name)
-    return dict(sorted(found.items()))
+    """The visible folders below `folder`: NFC name -> path, sorted by name."""
+    return Listing(folder).folders
 
 
-def walk_images(folder: str | Path) -> Iterator[str]:
-    """Every file below `folder` that is an image by its ending, sorted by name."""
-    return (path for path in walk_files(folder) if is_image_name(path))
+def holds_images(folder: str | Path) -> bool:
+    """Whether an image lies in a folder itself, at the price of the names before the first one."""
+    return any(is_image_name(entry.name) and is_visible(entry.name) and not _is_dir(entry) for entry in _scan(folder))
 
 
-def count_others(folder: str | Path) -> dict[str, int]:
-    """Visible files below `folder` that are no images by their ending: ending -> count."""
-    others = (path for path in walk_files(folder) if not is_image_name(path))
-    return dict(sorted(Counter(os.path.splitext(path)[1].lower() or "no ending" for path in others).items()))
-
-
-def others_text(others: Mapping[str, int]) -> str:
-    """`passed over 3 files that are no images by their ending (.heic 2, .txt 1)`."""
-    kinds = ", ".join(f"{ending} {count}" for ending, count in others.items())
-    return f"passed over {sum(others.values())} files that are no images by their ending ({kinds})"
+def has_images(folder: str | Path) -> bool:
+    """Whether there is an image anywhere below `folder`."""
+    pending, seen = [str(folder)], set()
+    while pending:
+        current = pending.pop()
+        if holds_images(current):
+            return True
+        real = os.path.realpath(current)
+        pending += [] if real in seen else subfolders(current).values()
+        seen.add(real)
+    return False
 
 
 def walk_files(folder: str | Path) -> Iterator[str]:
@@ -70,27 +95,36 @@ def walk_files(folder: str | Path) -> Iterator[str]:
         real = os.path.realpath(current)
         if real in above:
             continue
-        try:
-            entries = sorted(os.scandir(current), key=lambda entry: nfc(entry.name))
-        except OSError as error:
-            raise UserError(f"cannot read the folder {current}: {error.strerror}") from error
+        entries = sorted(_scan(current), key=lambda entry: nfc(entry.name))
         visible = [(entry, _is_dir(entry)) for entry in entries if is_visible(entry.name)]
         pending.extend((entry.path, above | {real}) for entry, is_dir in reversed(visible) if is_dir)
         yield from (entry.path for entry, is_dir in visible if not is_dir)
 
 
-def file_names(folder: str | Path) -> list[str]:
-    """The names of the visible files that lie in a folder itself, sorted."""
+def walk_images(folder: str | Path, others: Counter[str] | None = None) -> Iterator[str]:
+    """Every file below `folder` that is an image by its ending, sorted by name.
+
+    Args:
+        others: counts the files that are none, by their ending.
+    """
+    for path in walk_files(folder):
+        if is_image_name(path):
+            yield path
+        elif others is not None:
+            others[ending_of(path) or "no ending"] += 1
+
+
+def others_text(others: Mapping[str, int]) -> str:
+    """`passed over 3 files that are no images by their ending (.heic 2, .txt 1)`."""
+    kinds = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
+    return f"passed over {sum(others.values())} files that are no images by their ending ({kinds})"
+
+
+def _scan(folder: str | Path) -> Iterator[os.DirEntry]:
     try:
-        entries = [entry for entry in os.scandir(folder) if is_visible(entry.name)]
+        yield from os.scandir(folder)
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-    return sorted(entry.name for entry in entries if not _is_dir(entry))
-
-
-def image_names(folder: str | Path) -> list[str]:
-    """Those of them that are images by their ending."""
-    return [name for name in file_names(folder) if is_image_name(name)]
 
 
 def _is_dir(entry: os.DirEntry) -> bool:
@@ -98,8 +132,3 @@ def _is_dir(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself: reading it will tell
         return False
-
-
-def is_visible(name: str) -> bool:
-    """Whether a name is the user's own: neither hidden nor left behind by a system."""
-    return not name.startswith(".") and name.lower() not in PASSED_OVER

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from archives import is_archive_name, unpacked
 from layouts import EXPECTED, ByFolder, ByTable, Place, Reader, recognise, tables_in, why_not
-from listing import count_others, others_text, subfolders, walk_images
+from listing import Listing, others_text, subfolders, walk_images
 from splits import SPLIT_FOLDERS, Parts, Sample, Splits, crossing_groups, read_splits, stratified_split
 from tables import USUAL, Columns, Finder, Table, is_table_name
 from utils import UserError
@@ -110,7 +110,7 @@ def _read(reader: Reader, columns: Columns) -> tuple[Parts, list[str]]:
     if not isinstance(reader, ByTable):
         notes += [
             f"{table.file} was not read, the names tell the classes; --labels {table.file} takes it"
-            for table in tables_in(reader.root, columns)
+            for table in tables_in(Listing(reader.root), columns)
         ]
     return parts, notes
 
@@ -201,12 +201,13 @@ def input_samples(paths: Sequence[str], class_names: Sequence[str], columns: Col
 
 def _in_folder(folder: str, class_names: Sequence[str], columns: Columns, say: Callable) -> Iterator[Sample]:
     label_of, is_empty = _label_of(folder, class_names, columns, say), True
-    for path in walk_images(folder):
+    others: Counter[str] = Counter()
+    for path in walk_images(folder, others):
         is_empty = False
         yield Sample(path, label_of(path))
     if is_empty:
         say(f"{folder}: a folder without images")
-    if others := count_others(folder):
+    if others:
         say(f"{folder}: {others_text(others)}")
 
 
@@ -237,10 +238,12 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns, say: Call
     table = Table(file, columns)
     table.need("path")
     root = os.path.dirname(file) or "."
-    find, known = Finder(root), set(class_names)
-    labels = ByTable({"": table}, root).labels()
-    if unknown := sorted(labels - known):
-        say(f"{file}: {len(unknown)} of its labels are no class names ({', '.join(unknown[:3])}) and are left out")
+    find, known, unknown = Finder(root), set(class_names), Counter()
     for row in table.rows():
         path = find(row.path) or os.path.normpath(os.path.join(root, row.path))
         yield Sample(path, row.label if row.label in known else None)
+        if row.label and row.label not in known:
+            unknown[row.label] += 1
+    if unknown:
+        names = ", ".join(name for name, _ in unknown.most_common(3))
+        say(f"{file}: {unknown.total()} labels are no class names ({names}) and are left out")

@@ -103,7 +103,8 @@ def _strata(samples: Sequence[Sample], seed: int) -> dict[str, list[list[Sample]
     n_images = Counter(sample.label for sample in samples)
     strata: dict[str, list[list[Sample]]] = {}
     for name in sorted(units, key=lambda name: _place(units[name][0], seed)):
-        rarest = min((sample.label for sample in units[name]), key=lambda label: (n_images[label], label))
+        labels = {sample.label for sample in units[name]}
+        rarest = min(labels, key=lambda label: (n_images[label], label)) if len(labels) > 1 else labels.pop()
         strata.setdefault(rarest, []).append(units[name])
     return dict(sorted(strata.items()))
 

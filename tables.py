@@ -165,8 +165,7 @@ class Finder:
 
     def __init__(self, root: str | Path) -> None:
         self.root = str(root)
-        self._folders: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
-        self._reals: dict[str, str] = {}
+        self._folders: dict[str, _Names] = {}
         self._below: list[str] | None = None
 
     def __call__(self, path: str) -> str | None:
@@ -193,14 +192,10 @@ class Finder:
         return self._below
 
     def _at(self, path: str) -> str | None:
-        folder, name = os.path.split(os.path.normpath(path))
-        if folder not in self._reals:
-            self._reals[folder] = self._real(folder)
-        folder = self._reals[folder]
-        exact, loose = self._names(folder)
-        name = nfc(name)
-        found = exact.get(name) or loose.get(name.casefold() + ("" if is_image_name(name) else "."))
-        return os.path.join(folder, found) if found else None
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = _Names(self._real(os.path.normpath(folder)))
+        return self._folders[folder].find(nfc(name))
 
     def _real(self, folder: str) -> str:
         """The folder under the name that it has here: names from macOS are in another Unicode form."""
@@ -211,21 +206,29 @@ class Finder:
         here = subfolders(parent or ".") if os.path.isdir(parent or ".") else {}
         return os.path.join(parent, os.path.basename(here.get(nfc(name), name)))
 
-    def _names(self, folder: str) -> tuple[dict[str, str], dict[str, str]]:
-        """NFC name -> name of the files of a folder, and the same without case, for images also without ending."""
-        if folder not in self._folders:
-            exact = {nfc(name): name for name in _files(folder)}
-            loose: dict[str, str] = {}
-            for name in exact:
-                keys = {name.casefold(), name.rpartition(".")[0].casefold() + "."} if is_image_name(name) else set()
-                for key in keys:
-                    loose[key] = "" if key in loose else exact[name]  # two of them are none
-            self._folders[folder] = exact, loose
-        return self._folders[folder]
 
+class _Names:
+    """The files of one folder, by their names as they are and as they may be written."""
 
-def _files(folder: str) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder or ".") if not entry.is_dir())
-    except OSError:
-        return []
+    def __init__(self, folder: str) -> None:
+        self.folder = folder if folder != "." else ""
+        try:
+            names = sorted(entry.name for entry in os.scandir(folder or ".") if not entry.is_dir())
+            self.exact = {nfc(name): name for name in names}
+        except OSError:
+            self.exact = {}
+        self._loose: dict[str, str] | None = None
+
+    def find(self, name: str) -> str | None:
+        """The path of the file with that NFC name."""
+        found = self.exact.get(name) or self.loose().get(name.casefold() + ("" if is_image_name(name) else "."))
+        return os.path.join(self.folder, found) if found else None
+
+    def loose(self) -> dict[str, str]:
+        """The images without regard to case, also by their names up to the point; two of one name are none."""
+        if self._loose is None:
+            self._loose = {}
+            for name in filter(is_image_name, self.exact):
+                for key in {name.casefold(), name.rpartition(".")[0].casefold() + "."}:
+                    self._loose[key] = "" if key in self._loose else self.exact[name]
+        return self._loose

@@ -4,7 +4,7 @@ import unicodedata
 import pytest
 from conftest import make_class_folders, save_image
 
-from samples import input_samples
+from samples import samples_at
 from tables import Columns, Finder, Table
 from utils import UserError
 
@@ -87,13 +87,13 @@ def test_a_name_that_is_in_two_folders_is_not_guessed(photos):
 def test_a_table_is_predicted_in_its_order_with_its_labels(tmp_path, capsys):
     make_class_folders(tmp_path / "d", 2, ("cat", "dog"))
     write(tmp_path / "d" / "t.csv", "file,y\ndog/01.png,dog\ngone.png,cat\ncat/00,cat\ndog/00.png,wolf\ncat/01.png,\n")
-    samples = input_samples([str(tmp_path / "d" / "t.csv")], ["cat", "dog"])
+    samples = list(samples_at(str(tmp_path / "d" / "t.csv"), ["cat", "dog"]))
     assert [os.path.relpath(s.path, tmp_path / "d") for s in samples] == [
         os.path.join("dog", "01.png"), "gone.png", os.path.join("cat", "00.png"), os.path.join("dog", "00.png"),
         os.path.join("cat", "01.png"),
     ]  # fmt: skip
     assert [s.label for s in samples] == ["dog", "cat", "cat", None, None]
-    assert "1 of its labels are no class names (wolf) and are left out" in capsys.readouterr().out
-    assert len(input_samples([str(tmp_path / "d" / "t.csv")], ["cat"], Columns("file"))) == 5
+    assert "t.csv: 1 labels are no class names (wolf) and are left out" in capsys.readouterr().out
+    assert len(list(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("file")))) == 5
     with pytest.raises(UserError, match="did you mean file"):
-        input_samples([str(tmp_path / "d" / "t.csv")], ["cat"], Columns("fiel"))
+        next(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("fiel")))
