@@ -139,6 +139,15 @@ class TrainConfig:
     )
     model_fn: str | None = flag(None, "the checkpoint to write (default: <model_name>.pth)", "FILE", group="run")
     run_dir: str | None = flag(None, "TensorBoard and reports (default: runs/<model_name>-<time>)", "DIR", group="run")
+    resume: str | None = flag(
+        None,
+        "continue the run of that folder with its own flags; --n_epochs may grow (default: a new run)",
+        "RUN_DIR",
+        group="run",
+    )
+    save_every: float = flag(
+        10.0, "minutes between two saves within an epoch, besides its end", "MINUTES", number(float, above=0), "run"
+    )
     seed: int = flag(0, "of every random draw", "N", number(int, 0), "run")
     gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 where there is one)", "N", number(int, -1), "run")
     precision: str = flag("auto", "auto, fp32, bf16 or fp16", "NAME", group="run")

@@ -351,11 +351,12 @@ class AddressedSampler(Sampler):
     """Batches of `(epoch, index)`: the epoch travels with the index, so workers can stay alive.
 
     The order of an epoch is a pure function of `(seed, epoch)`; without a seed it is that of the list.
+    `start` leaves out the first batches, which a run that was stopped has behind it.
     """
 
     def __init__(self, n_samples: int, batch_size: int, seed: int | None = None) -> None:
         self.n_samples, self.batch_size, self.seed = n_samples, batch_size, seed
-        self.epoch = 0
+        self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
         return len(self._bounds()) - 1
@@ -371,7 +372,7 @@ class AddressedSampler(Sampler):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(seed_for(self.seed, "order", self.epoch))
             order = torch.randperm(self.n_samples, generator=generator).tolist()
-        for start, end in itertools.pairwise(self._bounds()):
+        for start, end in itertools.pairwise(self._bounds()[self.start :]):
             yield [(self.epoch, index) for index in order[start:end]]
 
 

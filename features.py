@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import stop
 from flags import Parser, run_main
 from utils import UserError, progress, write_text
 
@@ -262,10 +263,11 @@ class FeatureLoader:
         dataset, keys = self.extracted.dataset, self.extracted.keys
         for places in self.batch_sampler:
             good = [(index, key) for epoch, index in places if (key := keys[index][epoch % len(keys[index])])]
-            if good:
-                labels = [dataset.label_of(index) for index, _ in good]
-                features = self.extracted.store.gather([key for _, key in good])
-                yield Batch(features, torch.tensor(labels), torch.tensor([index for index, _ in good]), [])
+            labels = torch.tensor([dataset.label_of(index) for index, _ in good], dtype=torch.int64)
+            indices = torch.tensor([index for index, _ in good], dtype=torch.int64)
+            # a batch of which nothing could be read counts all the same: a run goes on by their number
+            features = self.extracted.store.gather([key for _, key in good]) if good else torch.empty(0)
+            yield Batch(features, labels, indices, [])
 
 
 def extract(
@@ -349,6 +351,7 @@ def _compute(
     loader = make_view_loader(ViewDataset(dataset, wanted), engine.batch_size, n_workers)
     try:
         for batch in progress(loader, desc="features", unit="batch"):
+            stop.raise_if_asked()
             bad.update(batch.bad)
             rows = [(keys[index][view], n) for n, (index, view) in enumerate(batch.places) if keys[index][view]]
             if not rows:

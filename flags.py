@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import stop
@@ -49,6 +49,29 @@ def parse_flags(config: type, argv: list[str] | None, **options: Any) -> dict:
             nargs = {"nargs": "+"} if about["many"] else {}
             group.add_argument(f"--{field.name}", metavar=about["metavar"], type=about["type"], help=help_text, **nargs)
     return vars(parser.parse_args(argv))
+
+
+def check_values(config: type, values: Mapping[str, object], source: object) -> None:
+    """Checks values that come from a file as those of the command line are checked.
+
+    Raises:
+        UserError: one is not what its flag takes; it names the file, `source`.
+    """
+    for field in dataclasses.fields(config):
+        value = values.get(field.name, field.default)
+        if not (field.default is None if value is None else _is_value_of(field, value)):
+            raise UserError(f"{source} cannot be used: {field.name} is not what --{field.name} takes")
+
+
+def _is_value_of(field: dataclasses.Field, value: object) -> bool:
+    if isinstance(field.default, bool) or not field.metadata:
+        return type(value) is (bool if isinstance(field.default, bool) else int)
+    if type(value) not in (str, int, float):
+        return False
+    try:
+        return field.metadata["type"](str(value)) == value
+    except argparse.ArgumentTypeError:
+        return False
 
 
 class Parser(argparse.ArgumentParser):
@@ -118,6 +141,12 @@ def run_main(main, argv: list[str] | None = None) -> None:
         except UserError as error:
             stop.end_workers()
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            raise SystemExit(2) from None
+        except RuntimeError as error:
+            if not (reason := stop.reason_of_worker(error)):
+                raise
+            stop.end_workers()
+            sys.stderr.write(f"error: {reason}\n")
             raise SystemExit(2) from None
         except stop.Stopped as stopped:
             stop.end_workers()

@@ -14,7 +14,7 @@ from torch import nn
 import weights
 from backbones import Backbone, build, find_backbone, find_head
 from data_loader import Preprocess
-from utils import UserError, addressed_rng, atomic_write, did_you_mean
+from utils import UserError, addressed_rng, did_you_mean
 
 FORMAT_VERSION = 1
 
@@ -408,8 +408,7 @@ def save_checkpoint(
         "versions": {"torch": str(torch.__version__)},
         "state_dict": {key: value.detach().cpu().clone() for key, value in model.net.state_dict().items()},
     }
-    with atomic_write(path, previous=f"{path}.prev" if keep_previous else None) as file:
-        torch.save(content, file)
+    weights.write(path, content, previous=f"{path}.prev" if keep_previous else None)
 
 
 CHECKPOINT_KEYS = {"model_name", "class_names", "image_size", "resize", "interpolation", "mean", "std", "state_dict"}

@@ -1,66 +1,173 @@
-"""One run's folder: what each epoch leaves there."""
+"""One run's folder: what each epoch leaves there, how it stops and goes on."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
+import stop
+from board import Board
 from report import split_title, write_report
+from resume import FINISHED, LAST, SAMPLES, Progress, Saved, command, write_backbone, write_found, write_last
 from splits import Sample, Splits
 from trainer import EpochResult
-from utils import UserError, atomic_write, write_text
+from utils import Obstacle, UserError, atomic_write, write_text
 
 
 class Run:
-    """Console, TensorBoard, `metrics.csv`, the best checkpoint and the files left out of one training.
+    """Console, TensorBoard, `metrics.csv`, the best checkpoint, what a resume needs and the files left out of one run.
 
     Args:
         splits: the samples as they were found.
         max_bad: the share of unreadable images above which the run stops.
+        save_every: seconds between two saves within an epoch.
+        saved: the run that this one goes on with, in its folder.
     """
 
     def __init__(
-        self, folder: str | Path, splits: Splits, n_epochs: int, max_bad: float = 1.0, verbose: int = 1
+        self,
+        folder: str | Path,
+        splits: Splits,
+        n_epochs: int,
+        max_bad: float = 1.0,
+        verbose: int = 1,
+        save_every: float = 600.0,
+        saved: Saved | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.splits = splits
-        self.n_found = sum(len(part) for part in splits.by_name().values())
+        self.n_found = saved.found.n_found if saved else sum(len(part) for part in splits.by_name().values())
         self.n_epochs = n_epochs
         self.max_bad = max_bad
         self.verbose = verbose
-        self.skipped: dict[str, str] = {}
+        self.save_every = save_every
+        self.id = saved.progress.run_id if saved else uuid.uuid4().hex
+        self.skipped: dict[str, str] = dict(saved.progress.skipped) if saved else {}
         self._start = time.monotonic()
         self.save: Callable[[dict], None] = lambda metrics: None
-        self._rows: list[dict[str, str]] = []
+        self._rows: list[dict[str, str]] = list(saved.progress.rows) if saved else []
+        self._about: dict = {}
+        self._saved_at: float | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()):
-                raise UserError(f"the run folder {folder} is not empty; give a new one, or leave --run_dir out")
-            self.board = SummaryWriter(str(self.folder))
+            if not saved and any(self.folder.iterdir()):
+                hint = f" (to continue its run: --resume {folder})" if (self.folder / LAST).exists() else ""
+                raise UserError(f"the run folder {folder} is not empty; give a new one, or leave --run_dir out{hint}")
         except OSError as error:
             raise UserError(f"cannot write the run folder {folder}: {error.strerror}; give --run_dir DIR") from error
+        self.board = Board(self.folder, saved.progress.events if saved else None)
 
-    def begin(self, config: Mapping[str, object], splits: Splits, save: Callable[[dict], None]) -> None:
-        """Writes `config.json` and `splits.csv`: what was asked for, and which image is where.
+    def begin(
+        self,
+        config: Mapping[str, object],
+        splits: Splits,
+        save: Callable[[dict], None],
+        computing: Mapping[str, object],
+    ) -> None:
+        """Writes what was asked for, which image is where, and on a resume the tables as they were at the last save.
 
         Args:
             splits: the samples as they are trained on.
             save: writes the checkpoint of the present weights, given the epoch's metrics.
+            computing: `device`, `dtype` and `is_folded`, which the numbers depend on.
         """
         self.splits, self.save = splits, save
+        self._about = {"config": dict(config), **computing}
         write_text(self.folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        if not (self.folder / SAMPLES).exists():
+            self._write_splits()
+            write_found(self.folder, splits, self.n_found)
+        self._write_tables()
+
+    def _write_splits(self) -> None:
         samples = [(split, sample) for split, part in self.splits.by_name().items() for sample in part]
         fields = ("path", "label", "split", "group") if any(s.group for _, s in samples) else ("path", "label", "split")
         rows = [[{"split": split, **vars(sample)}[name] for name in fields] for split, sample in samples]
         write_csv(self.folder / "splits.csv", fields, rows)
+
+    def _write_tables(self) -> None:
+        """`metrics.csv` and `skipped.csv`; a run that was killed may have written more than it saved."""
+        tables = {
+            "metrics.csv": (list(self._rows[0]) if self._rows else (), [row.values() for row in self._rows]),
+            "skipped.csv": (("path", "reason"), sorted(self.skipped.items())),
+        }
+        for name, (header, rows) in tables.items():
+            if rows:
+                write_csv(self.folder / name, header, rows)
+            else:
+                (self.folder / name).unlink(missing_ok=True)
+
+    # --- to go on from here -------------------------------------------------------------------
+
+    def save_last(self, state: dict) -> None:
+        """Writes `last.pth`: this state of the trainer and where the run stands.
+
+        Raises:
+            Obstacle: it cannot be written, or the folder is gone.
+        """
+        self._check_folder()
+        place = {"run_id": self.id, "cwd": os.getcwd(), "folder": str(self.folder.absolute()), **self._about}
+        position = {"skipped": dict(self.skipped), "rows": list(self._rows), "events": list(self.board.position())}
+        write_last(self.folder, Progress(**place, **position), state)
+        self._saved_at = time.monotonic()
+
+    def save_first(self, state: dict, backbone: Mapping[str, torch.Tensor] | None) -> None:
+        """Makes the run one that can be continued, before its first step.
+
+        Args:
+            backbone: what is frozen, where the state does not hold it.
+        """
+        if backbone:
+            write_backbone(self.folder, backbone)
+        self.save_last(state)
+
+    def between_steps(self, state: Callable[[], dict] | None) -> None:
+        """Saves the state where it is time; after a signal it saves and raises `stop.Stopped`."""
+        is_time = self._saved_at is not None and time.monotonic() - self._saved_at >= self.save_every
+        if state and (is_time or stop.asked()):
+            self.save_last(state())
+        stop.raise_if_asked()
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Inside, signals wait for the end of a step, and what ends the run says how to go on with it."""
+        try:
+            with stop.deferred():
+                yield
+        except stop.Stopped as stopped:
+            stopped.hint = self._how_to_continue()
+            raise
+        except Obstacle as error:
+            raise UserError(f"{error}{self._how_to_continue()}") from error
+        except RuntimeError as error:
+            if not (reason := stop.reason_of_worker(error)):
+                raise
+            raise UserError(f"{reason}{self._how_to_continue()}") from error
+
+    def _how_to_continue(self) -> str:
+        if self._saved_at is None:
+            return "; nothing was saved yet: start it again"
+        return f"; continue with: {command(self.folder)}"
+
+    def _check_folder(self) -> None:
+        if not self.folder.is_dir():
+            raise UserError(f"the run folder {self.folder} was removed under the run, with its saves; start again")
+
+    def finish(self) -> None:
+        """Notes that nothing is left to do."""
+        write_text(self.folder / FINISHED, json.dumps({"epochs": self.n_logged}) + "\n")
+
+    # --- the record ---------------------------------------------------------------------------
 
     def log(self, result: EpochResult, is_best: bool) -> None:
         """One line on the console, one in `metrics.csv`, one point in every curve."""
@@ -78,6 +185,7 @@ class Run:
             self.board.add_scalar(tag, value, step)
         self.board.flush()
         self._rows.append(metrics_row(result))
+        self._check_folder()
         write_csv(self.folder / "metrics.csv", list(self._rows[0]), [row.values() for row in self._rows])
         width, backbone = len(str(self.n_epochs)), ""
         if result.rates.get("backbone", result.rates["head"]) != result.rates["head"]:
@@ -124,6 +232,7 @@ class Run:
         new = {path: reason for path, reason in reasons.items() if path not in self.skipped}
         if not new:
             return
+        self._check_folder()
         self.skipped |= new
         write_csv(self.folder / "skipped.csv", ("path", "reason"), sorted(self.skipped.items()))
         if len(self.skipped) > self.max_bad * self.n_found:

@@ -107,6 +107,19 @@ def start_worker(_worker_id: int = 0) -> None:
             os._exit(1)
 
 
+def reason_of_worker(error: RuntimeError) -> str:
+    """What to tell of a process that decodes images and was ended from outside, or nothing for another error."""
+    text = str(error)
+    if "DataLoader worker" not in text:
+        return ""
+    if "Bus error" in text or "shared memory" in text:
+        return "the processes that decode images have not enough shared memory; give --n_workers 0, or raise its limit"
+    return (
+        "a process that decodes images was ended by the system, most often because memory ran out; "
+        "fewer of them need less: give a lower --n_workers, or 0"
+    )
+
+
 def end_workers() -> None:
     """Ends the processes that this one has started, without waiting for their work."""
     is_main = threading.current_thread() is threading.main_thread()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from flags import run_main
-from utils import UserError, pick, pick_device, pick_precision, warn
+from utils import UserError, pick, pick_device, pick_precision, remove_leftovers, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from engine import Engine
     from model_loader import Classifier
     from recipe import Recipe
+    from resume import Saved
     from run import Run
     from splits import Splits
     from trainer import EpochResult, PhaseResult, Trainer
@@ -30,58 +31,107 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
 def main(argv: list[str] | None = None) -> int:
     """Parses, checks and trains; the exit status."""
     given = parse_args(argv)
+    if "resume" in given:
+        return resume(given)
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check(config)
     train(config)
     return 0
 
 
-def train(config: TrainConfig) -> None:
-    """One run, from the data to the checkpoint and the accuracy on the held-out images."""
+def resume(given: dict) -> int:
+    """Goes on with a run that was stopped; the exit status."""
+    from resume import load, merged, move_to_its_place, tell_changes
+
+    saved = load(given["resume"])
+    config = move_to_its_place(saved, merged(saved, given), given)
+    check(config)
+    if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
+        done, best = len(saved.progress.rows), checkpoint_name(config)
+        print(f"{saved.folder} is finished: {done} epochs, the best weights in {best}; a larger --n_epochs trains on")
+        return 0
+    tell_changes(saved.found, lambda: load_data(config, lambda *_: None))
+    train(config, saved)
+    return 0
+
+
+def train(config: TrainConfig, saved: Saved | None = None) -> None:
+    """One run, from the data to the checkpoint and the accuracy on the held-out images.
+
+    Args:
+        saved: a stopped run to go on with.
+    """
     say = print if config.verbose else lambda *_: None
-    found = load_data(config, say)  # before the imports below: a wrong folder is told at once
+    # before the imports below: a wrong folder is told at once
+    found = saved.found.splits if saved else load_data(config, say)
 
     from engine import Engine
     from features import open_cache
+    from resume import put_back
     from run import Run, default_run_dir
-    from trainer import Trainer
 
     check_names(config)
     device = pick_device(config.gpu_id)
     dtype = pick_precision(config.precision, device)
-    model = build_model(config, found).to(device)
+    model = build_model(config, found, saved).to(device)
     run_dir = config.run_dir or default_run_dir(config.model_name)
-    run = Run(run_dir, found, config.n_epochs, config.max_bad, config.verbose)
-    splits = checked(config, found, run, say)
+    limits = (config.n_epochs, config.max_bad, config.verbose, 60 * config.save_every)
+    run = Run(run_dir, found, *limits, saved)
+    splits = found if saved else checked(config, found, run, say)
     describe(config, splits, model, device, dtype, say)
-    show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
+    if not saved:
+        show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
 
-    saver = Saver(checkpoint_name(config), model, config, splits)
-    run.begin(asdict(config), splits, saver)
+    saver = Saver(checkpoint_name(config), model, config, splits, run.id)
     engine = Engine(model, device, dtype, eval_batch_size(config.batch_size))
+    if saved and saved.progress.is_folded != engine.is_folded:  # decided once: the numbers depend on it
+        engine.is_folded = saved.progress.is_folded
+        engine.refresh()
     if config.verbose > 1 and not engine.is_folded:
         say("evaluation runs unfolded: batch norm could not be joined to convolutions")
-    with open_cache("none" if config.dry_run else config.feature_cache) as cache:
-        work = choose_work(config, one_batch(splits, config) if config.dry_run else splits, engine, run, cache, say)
-        recipe = make_recipe(config, model, splits, n_steps=len(work.loaders["train"]))
-        trainer = Trainer(work.model, work.compute, work.refresh, recipe, device, dtype, config.seed, config.monitor)
-        if config.dry_run:
-            try_a_step(trainer, work, run, say)
-            return
-        best = trainer.fit(work.loaders["train"], work.loaders["valid"], run, config.n_epochs, config.early_stop)
-        last_results = measure(trainer, work, run, trainer.last.valid)
+    computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
+    run.begin(asdict(config), splits, saver, computing)
+    work = choose_work(config, engine)
+    trainer = make_trainer(config, splits, engine, work)
+    if config.dry_run:
+        try_a_step(config, trainer, splits, engine, work, run, say)
+        return
+    with run.guarded(), open_cache(config.feature_cache) as cache:
+        if saved:
+            put_back(saved, trainer, saver, computing)
+            say(f"going on in epoch {trainer.epoch + 1} of {config.n_epochs}: {run.folder}")
+        else:
+            run.save_first(trainer.state_dict(), None if work.model is model else saver.backbone())
+        loaders = make_loaders(config, splits, engine, work, run, cache, say)
+        best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
+        last_results = measure(trainer, loaders, run, trainer.last.valid)
         saver.finish(trainer.last.epoch, last_results, run.last_model)
         if trainer.last is not best:
             saver.restore()
-        results = last_results if trainer.last is best else measure(trainer, work, run, best.valid)
+        results = last_results if trainer.last is best else measure(trainer, loaders, run, best.valid)
         saver.finish(best.epoch, results)
     judged = judge_splits(splits, results, saver.about["temperature"])
     run.report(judged)
-    show(config, splits, engine, work.loaders["valid"], best, results, judged, run)
+    show(config, splits, engine, loaders["valid"], best, results, judged, run)
     run.close()
     if trainer.last is not best:
         say(f"last    {run.last_model} (epoch {run.n_logged}): {', '.join(accuracies(last_results))}")
     report(run, saver, best.epoch + 1, results, judged, say)
+    run.finish()
+
+
+def try_a_step(
+    config: TrainConfig, trainer: Trainer, splits: Splits, engine: Engine, work: Work, run: Run, say: Callable
+) -> None:
+    """The end of a dry run: one step of training, and no checkpoint."""
+    from features import open_cache
+
+    with open_cache("none") as cache:
+        loaders = make_loaders(config, one_batch(splits, config), engine, work, run, cache, say)
+        result = trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
+    run.close()
+    say(f"dry run: a step of {result.n_images} images, loss {result.loss:.4f}, {result.seconds:.1f} s")
+    say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
 
 
 def one_batch(splits: Splits, config: TrainConfig) -> Splits:
@@ -91,20 +141,12 @@ def one_batch(splits: Splits, config: TrainConfig) -> Splits:
     return replace(splits, train=chosen, valid=[], test=[])
 
 
-def try_a_step(trainer: Trainer, work: Work, run: Run, say) -> None:
-    """The end of a dry run: one step of training, and no checkpoint."""
-    result = trainer.train_one_epoch(work.loaders["train"], run, epoch=0, n_epochs=1)
-    run.close()
-    say(f"dry run: a step of {result.n_images} images, loss {result.loss:.4f}, {result.seconds:.1f} s")
-    say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
-
-
-def measure(trainer: Trainer, work: Work, run: Run, valid: PhaseResult) -> dict[str, PhaseResult]:
+def measure(trainer: Trainer, loaders: dict, run: Run, valid: PhaseResult) -> dict[str, PhaseResult]:
     """What the present weights achieve on each held-out split; `valid` is known, but after a resume without outputs."""
     results = {"valid": valid} if valid.outputs is not None else {}
     for name in ("valid", "test"):
-        if name in work.loaders and name not in results:
-            results[name] = trainer.evaluate(work.loaders[name], run, name)
+        if name in loaders and name not in results:
+            results[name] = trainer.evaluate(loaders[name], run, name)
     return results
 
 
@@ -129,6 +171,17 @@ def check_names(config: TrainConfig) -> None:
         pick(f"--{name}", getattr(config, name), table)
 
 
+def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, work: Work) -> Trainer:
+    """The trainer of what trains."""
+    from data_loader import AddressedSampler
+    from trainer import Trainer
+
+    n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
+    recipe = make_recipe(config, engine.model, splits, n_steps)
+    parts = (work.model, work.compute, work.refresh, recipe)
+    return Trainer(*parts, engine.device, engine.dtype, config.seed, config.monitor)
+
+
 def make_recipe(config: TrainConfig, model: Classifier, splits: Splits, n_steps: int) -> Recipe:
     """How the weights learn, as the flags ask for it; `n_steps` is of an epoch."""
     from collections import Counter
@@ -151,40 +204,46 @@ def make_recipe(config: TrainConfig, model: Classifier, splits: Splits, n_steps:
 
 @dataclass(frozen=True)
 class Work:
-    """What the trainer is handed: images and the whole model, or stored features and its head."""
+    """What the trainer is handed: the whole model for images, or its head for features, which may be stored."""
 
     model: nn.Module
     compute: Callable[[torch.Tensor], torch.Tensor]
     refresh: Callable[[], None]
-    loaders: dict[str, Iterable]
+    is_stored: bool = False
 
 
-def choose_work(config: TrainConfig, splits: Splits, engine: Engine, run: Run, cache: Path, say: Callable) -> Work:
+def choose_work(config: TrainConfig, engine: Engine) -> Work:
     """A wholly frozen backbone is computed once for all epochs; everything else runs image by image."""
-    from data_loader import make_loader
     from engine import FrozenModel, HeadEngine
-    from features import extract, is_wholly_frozen
+    from features import is_wholly_frozen
 
-    model, datasets = engine.model, make_datasets(config, splits, engine.model.preprocess)
-    sizes = {name: config.batch_size if name == "train" else engine.batch_size for name in datasets}
+    top = engine.model.top() if is_wholly_frozen(engine.model) else None
+    if top is None:
+        return Work(engine.model, engine, engine.refresh)
+    head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size)
+    if config.views and not config.cutmix:  # a part of a picture has no part in its features
+        return Work(top, head, head.refresh, is_stored=True)
+    return Work(FrozenModel(engine, top), lambda images: head(engine.features(images)), head.refresh)
 
-    top = model.top() if is_wholly_frozen(model) else None
-    head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size) if top is not None else None
-    if top is not None and config.views and not config.cutmix:  # a part of a picture has no part in its features
-        n_views = 1 if config.augment == "none" else min(config.views, config.n_epochs)
-        loaders = {}
-        for name, dataset in datasets.items():
+
+def make_loaders(
+    config: TrainConfig, splits: Splits, engine: Engine, work: Work, run: Run, cache: Path, say: Callable
+) -> dict[str, Iterable]:
+    """Batches of each split: images, or their features, of which those that the cache lacks are computed here."""
+    from data_loader import make_loader
+    from features import extract
+
+    loaders, n_views = {}, 1 if config.augment == "none" else min(config.views, config.n_epochs)
+    for name, dataset in make_datasets(config, splits, engine.model.preprocess).items():
+        size = config.batch_size if name == "train" else engine.batch_size
+        if work.is_stored:
             recipe = (config.augment, n_views) if name == "train" else ("evaluation", 1)
             extracted = extract(engine, dataset, cache, *recipe, config.n_workers, say)
             run.skip(extracted.bad, name)
-            loaders[name] = extracted.loader(sizes[name])
-        return Work(top, head, head.refresh, loaders)
-
-    pin = engine.device.type == "cuda"
-    loaders = {name: make_loader(dataset, sizes[name], config.n_workers, pin) for name, dataset in datasets.items()}
-    if head is not None:
-        return Work(FrozenModel(engine, top), lambda images: head(engine.features(images)), head.refresh, loaders)
-    return Work(model, engine, engine.refresh, loaders)
+            loaders[name] = extracted.loader(size)
+        else:
+            loaders[name] = make_loader(dataset, size, config.n_workers, engine.device.type == "cuda")
+    return loaders
 
 
 def make_datasets(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, ImageDataset]:
@@ -207,10 +266,11 @@ def eval_batch_size(batch_size: int) -> int:
 class Saver:
     """Writes the run's checkpoint and reads its best weights back."""
 
-    def __init__(self, path: str, model: Classifier, config: TrainConfig, splits: Splits) -> None:
-        self.path, self.model = path, model
+    def __init__(self, path: str, model: Classifier, config: TrainConfig, splits: Splits, run_id: str) -> None:
+        self.path, self.model, self.run_id = path, model, run_id
         self.is_first = True
-        self.previous = f"{path}.prev" if os.path.exists(path) else None
+        self.previous = f"{path}.prev" if os.path.exists(path) and not self.is_ours(path) else None
+        remove_leftovers(path)
         held_out = {
             name: [[sample.path, sample.label] for sample in part]
             for name, part in splits.by_name().items()
@@ -224,12 +284,13 @@ class Saver:
             "precision": config.precision,
             "eval_batch_size": eval_batch_size(config.batch_size),
             "config": asdict(config),
+            "run_id": run_id,
         }
 
     def __call__(self, metrics: dict, path: str | Path | None = None) -> None:
         from model_loader import save_checkpoint
 
-        keep_previous = self.is_first and path is None
+        keep_previous = self.is_first and path is None and not self.is_ours(self.path)
         save_checkpoint(path or self.path, self.model, {**self.about, "metrics": metrics}, keep_previous)
         self.is_first = self.is_first and path is not None
 
@@ -243,11 +304,32 @@ class Saver:
         metrics = {name: phase_metrics(result) for name, result in results.items()}
         self({"epoch": epoch + 1, **metrics}, path)
 
-    def restore(self) -> None:
-        """Puts the best weights back into the model."""
+    def is_ours(self, path: str) -> bool:
+        """Whether the file is a checkpoint of this run."""
         import weights
 
-        self.model.net.load_state_dict(weights.read(self.path)["state_dict"])
+        try:
+            return weights.read(path, mmap=True).get("run_id") == self.run_id
+        except UserError:
+            return False
+
+    def restore(self) -> None:
+        """Puts the best weights back into the model.
+
+        Raises:
+            UserError: the file is gone, or another run has written it since.
+        """
+        import weights
+
+        content = weights.read(self.path)
+        if content.get("run_id") != self.run_id:
+            raise UserError(f"{self.path} was written by another run; give each run a --model_fn of its own")
+        self.model.net.load_state_dict(content["state_dict"])
+
+    def backbone(self) -> dict[str, torch.Tensor]:
+        """The tensors of all but the head."""
+        head = f"{self.model.head_name}."
+        return {name: value for name, value in self.model.net.state_dict().items() if not name.startswith(head)}
 
 
 def judge_splits(splits: Splits, results: Mapping[str, PhaseResult], temperature: float) -> dict[str, dict]:
@@ -350,15 +432,15 @@ def checked(config: TrainConfig, splits: Splits, run: Run, say) -> Splits:
     return without(splits, [*reasons, *dropped]) if reasons or dropped else splits
 
 
-def build_model(config: TrainConfig, splits: Splits) -> Classifier:
-    """The model as the flags ask for it, frozen where they say so."""
+def build_model(config: TrainConfig, splits: Splits, saved: Saved | None = None) -> Classifier:
+    """The model as the flags ask for it, frozen where they say so; of a stopped run, with its frozen backbone."""
     from model_loader import freeze, freeze_batch_norm, get_model
 
     model = get_model(
         config.model_name,
         len(splits.class_names),
-        pretrained=config.use_pretrained,
-        weights_file=config.weights,
+        pretrained=config.use_pretrained and not saved,
+        weights_file=None if saved else config.weights,
         image_size=config.image_size,
         preferred_size=config.preferred_size,
         resize=config.resize,
@@ -371,6 +453,10 @@ def build_model(config: TrainConfig, splits: Splits) -> Classifier:
         freeze(model, config.freeze_until)
     if config.freeze_bn:
         freeze_batch_norm(model)
+    if saved:
+        from resume import load_backbone
+
+        load_backbone(saved, model.net)
     return model
 
 

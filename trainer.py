@@ -89,6 +89,58 @@ MONITORS: dict[str, Callable[[PhaseResult], float]] = {
 }
 
 
+class Diverged(UserError):
+    """A loss is no finite number; nothing of such a state is ever saved."""
+
+
+class Sums:
+    """The running sums of a pass over a split; they stay on the device and are read once at its end.
+
+    A `.item()` a batch would make a GPU wait for each.
+
+    Args:
+        state: what `state_dict` gave, to go on from there.
+    """
+
+    def __init__(self, device: torch.device, state: Mapping | None = None) -> None:
+        state = state or {}
+        dtype = torch.float64 if device.type != "mps" else torch.float32
+        self.loss = torch.as_tensor(state.get("loss", 0.0), dtype=dtype, device=device)
+        self.confusion = torch.as_tensor(state.get("confusion", 0.0), dtype=torch.float32, device=device)
+        # a sum that is no number stays none, so this counts the steps before the first that spoils it
+        self.n_finite = torch.as_tensor(state.get("n_finite", 0), dtype=torch.int64, device=device)
+        self.n_steps: int = state.get("n_steps", 0)
+        self.n_batches: int = state.get("n_batches", 0)
+        self.seconds: float = state.get("seconds", 0.0)
+
+    def add(self, labels: torch.Tensor, logits: torch.Tensor, loss: torch.Tensor) -> None:
+        """Adds a batch: labels, int64 (n,), logits, (n, classes), and its mean loss."""
+        self.loss = self.loss + loss.detach() * len(labels)
+        self.confusion = self.confusion + count_pairs(labels, logits.argmax(1), logits.shape[1])
+        self.n_finite = self.n_finite + self.loss.isfinite()
+        self.n_steps += 1
+
+    def state_dict(self) -> dict:
+        """Plain values and tensors on the CPU."""
+        tensors = {name: getattr(self, name).cpu().clone() for name in ("loss", "confusion", "n_finite")}
+        return {**tensors, "n_steps": self.n_steps, "n_batches": self.n_batches, "seconds": self.seconds}
+
+    def check(self, what: str) -> None:
+        """Raises `Diverged`, which names the first step, if a loss was no finite number."""
+        n_finite = int(self.n_finite.item())
+        if n_finite < self.n_steps:
+            raise Diverged(f"the {what} is {self.loss.item():g} from step {n_finite + 1} on")
+
+    def result(self, split: str) -> PhaseResult:
+        """The means of the pass."""
+        n_images = round(self.confusion.sum().item())
+        if not n_images:
+            raise UserError(f"no image of the {split} split could be read; see skipped.csv in the run folder")
+        correct = round(self.confusion.trace().item())
+        mean_loss, f1 = self.loss.item() / n_images, macro_f1(*margins(self.confusion))
+        return PhaseResult(mean_loss, correct, n_images, self.seconds, f1)
+
+
 class Recorder(Protocol):
     """Where an epoch leaves its traces; `run.Run` is the real one."""
 
@@ -103,6 +155,12 @@ class Recorder(Protocol):
 
     def note(self, text: str) -> None:
         """A line for the console."""
+
+    def save_last(self, state: dict) -> None:
+        """Keeps what is needed to go on after this epoch."""
+
+    def between_steps(self, state: Callable[[], dict] | None) -> None:
+        """Called after every batch: may keep the state, where there is one to go on from, and may raise to stop."""
 
 
 # --- the loop ---------------------------------------------------------------------------------
@@ -143,7 +201,8 @@ class Trainer:
         self.dtype = dtype
         self.seed = seed
         self.monitor = MONITORS[pick("--monitor", monitor, MONITORS)]
-        self.step = 0
+        self.step, self.epoch = 0, 0
+        self.sums: Sums | None = None  # of the epoch that is under way
         self.best: EpochResult | None = None
         self.last: EpochResult | None = None
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
@@ -162,10 +221,10 @@ class Trainer:
         Args:
             early_stop: end after this many epochs without a better one.
         """
-        for epoch in range(n_epochs):
-            train = self.train_one_epoch(train_loader, run, epoch, n_epochs)
+        while self.epoch < n_epochs and not self.has_stalled(early_stop):
+            train = self.train_one_epoch(train_loader, run, n_epochs)
             valid = self.evaluate(valid_loader, run)
-            result = EpochResult(epoch, train, valid, self.recipe.schedule.rates)
+            result = EpochResult(self.epoch, train, valid, self.recipe.schedule.rates)
             self.last, is_best = result, self.is_best(result)
             if is_best:
                 self.best = result
@@ -173,9 +232,15 @@ class Trainer:
             run.log(result, is_best)
             if text := self.recipe.schedule.after_epoch(valid.loss):
                 run.note(text)
-            if early_stop and epoch - self.best.epoch >= early_stop:
-                break
+            self.epoch, self.sums = self.epoch + 1, None
+            run.save_last(self.state_dict())
+        if self.best is None:  # its weights were lost between a stop and a resume
+            raise UserError("no epoch is left to choose the best one from; give a larger --n_epochs")
         return self.best
+
+    def has_stalled(self, early_stop: int | None) -> bool:
+        """Whether that many epochs went by without a better one."""
+        return bool(early_stop and self.best and self.epoch - 1 - self.best.epoch >= early_stop)
 
     def is_best(self, result: EpochResult) -> bool:
         """Whether the epoch beats all before it; ties keep the earlier one."""
@@ -185,43 +250,54 @@ class Trainer:
         score = self.monitor(result.valid)
         return -math.inf if math.isnan(score) else score  # so that any number beats a loss that is none
 
-    def train_one_epoch(self, loader: DataLoader, run: Recorder, epoch: int, n_epochs: int) -> PhaseResult:
-        """One pass over the training split with a step a batch."""
+    def train_one_epoch(self, loader: DataLoader, run: Recorder, n_epochs: int) -> PhaseResult:
+        """One pass over the training split with a step a batch, or what is left of it."""
         self.model.train()
-        loader.batch_sampler.epoch = epoch
-        return self._run(loader, self._train_step, run, f"epoch {epoch + 1}/{n_epochs}", "train")
+        self.sums = self.sums or Sums(self.device)
+        loader.batch_sampler.epoch, loader.batch_sampler.start = self.epoch, self.sums.n_batches
+        title = f"epoch {self.epoch + 1}/{n_epochs}"
+        self._run(loader, self._train_step, run, title, "train", self.sums, self.state_dict)
+        self._check_finite()
+        return self.sums.result("train")
 
     def evaluate(self, loader: DataLoader, run: Recorder, split: str = "valid") -> PhaseResult:
         """One pass over the split of that name, with the present weights."""
         self.refresh()
-        kept: list[tuple[torch.Tensor, ...]] = []
-        result = self._run(loader, self._evaluate_step, run, split, split, kept)
-        outputs = Outputs(*(torch.cat(parts).cpu() for parts in zip(*kept, strict=True)))
-        return replace(result, outputs=outputs)
+        sums, kept = Sums(self.device), []
+        # after the last epoch the weights may be the best ones, not those to go on from
+        state = self.state_dict if self.sums else None
+        self._run(loader, self._evaluate_step, run, split, split, sums, state, kept)
+        if state:
+            sums.check(f"validation loss of epoch {self.epoch + 1}")
+        result = sums.result(split)
+        return replace(result, outputs=Outputs(*(torch.cat(parts).cpu() for parts in zip(*kept, strict=True))))
 
     def _run(
-        self, loader: DataLoader, step: Callable, run: Recorder, title: str, split: str, kept: list | None = None
-    ) -> PhaseResult:
-        start = time.perf_counter()
-        # summed on the device and read once: a .item() a batch would make a GPU wait for each
-        loss_sum = torch.zeros((), dtype=torch.float64 if self.device.type != "mps" else torch.float32)
-        loss_sum, confusion = loss_sum.to(self.device), torch.zeros((), device=self.device)
-        for batch in progress(loader, desc=title, unit="batch"):
+        self,
+        loader: DataLoader,
+        step: Callable,
+        run: Recorder,
+        title: str,
+        split: str,
+        sums: Sums,
+        state: Callable[[], dict] | None,
+        kept: list[tuple[torch.Tensor, ...]] | None = None,
+    ) -> None:
+        start = time.perf_counter() - sums.seconds
+        if sums.n_batches == len(loader):  # it was stopped in what follows
+            return
+        for batch in progress(loader, desc=title, unit="batch", initial=sums.n_batches, total=len(loader)):
             if batch.bad:
                 run.skip(batch.bad, split)
             if len(batch.labels):
                 labels = batch.labels.to(self.device, non_blocking=True)
                 logits, loss = step(batch, labels)
-                loss_sum += loss.detach() * len(labels)
-                confusion = confusion + count_pairs(labels, logits.argmax(1), logits.shape[1])
+                sums.add(labels, logits, loss)
                 if kept is not None:
                     kept.append((logits, labels, batch.indices))
-        n_images = round(confusion.sum().item())
-        if not n_images:
-            raise UserError(f"no image of the {split} split could be read; see skipped.csv in the run folder")
-        seconds = time.perf_counter() - start
-        correct = round(confusion.trace().item())
-        return PhaseResult(loss_sum.item() / n_images, correct, n_images, seconds, macro_f1(*margins(confusion)))
+            sums.n_batches += 1
+            sums.seconds = time.perf_counter() - start
+            run.between_steps(state)
 
     def _train_step(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(seed_for(self.seed, "step", self.step))
@@ -253,3 +329,59 @@ class Trainer:
     def _evaluate_step(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.evaluate_batch(batch.images)
         return logits, nn.functional.cross_entropy(logits, labels)
+
+    # --- to go on from here -------------------------------------------------------------------
+
+    def state_dict(self) -> dict:
+        """All that the next step depends on, and what is known so far: plain values and tensors.
+
+        Raises:
+            Diverged: a loss or a weight is no finite number.
+        """
+        self._check_finite()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.recipe.optimizer.state_dict(),
+            "schedule": self.recipe.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "sums": self.sums.state_dict() if self.sums else None,
+            "best": self.best and _plain(self.best),
+            "last": self.last and _plain(self.last),
+        }
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Goes on from where `state_dict` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.recipe.optimizer.load_state_dict(state["optimizer"])
+        self.recipe.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.epoch = state["step"], state["epoch"]
+        self.sums = Sums(self.device, state["sums"]) if state["sums"] else None
+        self.last, self.best = _result(state["last"]), _result(state["best"])
+        if self.last == self.best:
+            self.last = self.best
+
+    def _check_finite(self) -> None:
+        epoch = f"epoch {self.epoch + 1}"
+        if self.sums:
+            self.sums.check(f"training loss of {epoch}")
+        tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        if not torch.stack([t.isfinite().all() for t in tensors]).all():
+            raise Diverged(f"the weights are no finite numbers after {epoch if self.sums else 'the last epoch'}")
+
+
+def _plain(result: EpochResult) -> dict:
+    phases = {"train": result.train, "valid": result.valid}
+    numbers = {
+        name: {key: value for key, value in vars(phase).items() if isinstance(value, (int, float))}
+        for name, phase in phases.items()
+    }
+    return {**vars(result), **numbers, "rates": dict(result.rates)}
+
+
+def _result(about: Mapping | None) -> EpochResult | None:
+    if about is None:
+        return None
+    return EpochResult(**{**about, **{name: PhaseResult(**about[name]) for name in ("train", "valid")}})

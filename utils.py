@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:  # torch takes seconds to import and --help must not wait for 
 
 
 MAX_PIXELS = 200_000_000  # 600 MB as RGB: larger than any camera's photo, smaller than a decompression bomb
+
+
+LEFTOVER_SECONDS = 60.0  # a file that is being written was touched since
 
 
 class UserError(Exception):
@@ -41,6 +45,43 @@ def pick(flag: str, name: str, table: Iterable[str]) -> str:
     if name not in table:
         raise UserError(f"{flag} {name!r} is unknown; choose from {', '.join(table)}{did_you_mean(name, table)}")
     return name
+
+
+class Obstacle(UserError):
+    """Something outside stopped the work, a full disk for example; once it is mended, the work can go on."""
+
+
+def first_unlike(value: object, kind: object, name: str = "") -> str:
+    """What is not as it should be in plain values from a file: `"class_names is not a list"`, or nothing.
+
+    Args:
+        kind: a type (`float` takes whole numbers too, neither takes what is not finite); a tuple of alternatives,
+            None among them; `[kind]` for a list; `{str: kind}` for a dict, `{"key": kind, ...}` for one
+            that has those keys at least.
+    """
+    if isinstance(kind, tuple):
+        return "" if any(not first_unlike(value, one) for one in kind) else f"{name} is a {type(value).__name__}"
+    if isinstance(kind, (list, dict)):
+        if not isinstance(value, (list, tuple) if isinstance(kind, list) else dict):
+            return f"{name} is no {type(kind).__name__}".lstrip()
+        return next(filter(None, _inside(value, kind, name)), "")
+    if kind is None or kind is object:
+        return "" if kind is object or value is None else f"{name} is no None"
+    right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    if right and kind in (int, float) and not abs(value) < float("inf"):
+        return f"{name} is {value}"
+    return "" if right or kind is object else f"{name} is a {type(value).__name__}, not a {kind.__name__}"
+
+
+def _inside(value: Any, kind: Any, name: str) -> Iterator[str]:
+    if isinstance(kind, list):
+        yield from (first_unlike(item, kind[0], f"an entry of {name}") for item in value)
+    elif str in kind:
+        yield from (first_unlike(key, str, f"a key of {name}") for key in value)
+        yield from (first_unlike(item, kind[str], f"an entry of {name}") for item in value.values())
+    else:
+        yield from (f"it has no {key}" for key in kind if key not in value)
+        yield from (first_unlike(value[key], one, key) for key, one in kind.items() if key in value)
 
 
 # --- addressed randomness ---------------------------------------------------------------------
@@ -172,10 +213,21 @@ def atomic_write(
         os.replace(temporary, path)
     except OSError as error:
         _remove(temporary)
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise Obstacle(f"cannot write {path}: {error.strerror or error}") from error
     except BaseException:
         _remove(temporary)
         raise
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Removes what a process that was killed while it wrote that file has left beside it."""
+    path = Path(path)
+    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    for name in names:
+        if name.startswith(f".{path.name[:40]}.") and name.endswith((".tmp", ".tmp.prev")):
+            with contextlib.suppress(OSError):  # another run may be writing a file of that name just now
+                if abs(time.time() - os.path.getmtime(path.parent / name)) > LEFTOVER_SECONDS:
+                    os.unlink(path.parent / name)
 
 
 def check_target(path: str | Path, flag: str) -> None:

