@@ -141,7 +141,7 @@ class ByTable:
         self.others: Counter[str] = Counter()
         self.left_out: list[str] = []
         self.missing: list[str] = []
-        self._find = Finder(root)
+        self.find = Finder(root)
         self._labels: dict[str, str] | None = None
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
@@ -158,7 +158,7 @@ class ByTable:
                 if not row.path.strip() or not row.label:
                     what = table.label if row.path.strip() else table.path
                     raise UserError(f"{here} has no {what}; fill it in, or remove the line")
-                found = self._find(row.path)
+                found = self.find(row.path)
                 path = found or os.path.normpath(os.path.join(self.root, row.path))
                 if path in seen:
                     raise UserError(f"{row.path!r} stands in {seen[path]} and in {here}; remove one")
@@ -187,7 +187,7 @@ class ByTable:
         """By the line that names this file."""
         if self._labels is None:
             rows = (row for table in self.tables.values() for row in table.rows())
-            found = ((self._find(row.path), row.label) for row in rows)
+            found = ((self.find(row.path), row.label) for row in rows)
             self._labels = {path: label for path, label in found if path and label}
         return self._labels.get(os.path.normpath(path))
 
@@ -350,7 +350,8 @@ def why_not(root: str, columns: Columns = USUAL) -> str:
         return f"{root} has no table of paths and labels for {columns.given()}; name it with --labels FILE"
     if hint := _table_hint(here):
         return f"{root} has no class folders; {hint}"
-    return f"{_what_is_wrong(here)}{did_you_mean_below(here)}; {EXPECTED}"
+    wrong = _what_is_wrong(here)
+    return wrong if ";" in wrong else f"{wrong}{did_you_mean_below(here)}; {EXPECTED}"
 
 
 def _table_hint(here: Listing) -> str:
@@ -383,7 +384,8 @@ def _what_is_wrong_with_names(here: Listing) -> str:
     if not named:
         return f"{here.root} holds {len(names)} images but no class folders"
     if other:
-        return f"{len(named)} of {len(names)} images in {here.root} are named like {named[0]}, but {other} is not"
+        named_like = f"{len(named)} of {len(names)} images in {here.root} are named like {named[0]}"
+        return f"{named_like}, but {other} is not; rename it or move it away"
     return f"{here.root} has one class only ({flat_class(named[0])!r})"
 
 

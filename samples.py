@@ -107,6 +107,8 @@ def _read(reader: Reader, columns: Columns) -> tuple[Parts, list[str]]:
         folders = Counter(os.path.dirname(path) for path in reader.left_out)
         shown = ", ".join(f"{folder} {count}" for folder, count in folders.most_common(5))
         notes.append(f"left out {len(reader.left_out)} images whose class is not told ({shown})")
+    if isinstance(reader, ByTable) and reader.find.n_near:
+        notes.append(f"found {reader.find.n_near} files near where the table says (for example {reader.find.example})")
     if not isinstance(reader, ByTable):
         notes += [
             f"{table.file} was not read, the names tell the classes; --labels {table.file} takes it"

@@ -199,7 +199,10 @@ def read_splits(
 
 
 def _table_of_splits(file: str | Path) -> Table:
-    table = Table(os.path.join(file, "splits.csv") if os.path.isdir(file) else file)
+    file = os.path.join(file, "splits.csv") if os.path.isdir(file) else file
+    if not os.path.exists(file):
+        raise UserError(f"--splits {file} is not there; give the splits.csv of a run, or the run's folder")
+    table = Table(file)
     if None in (table.path, table.label, table.split):
         raise UserError(f"--splits {table.file} has the columns {', '.join(table.header)}; expected path, label, split")
     return table

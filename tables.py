@@ -14,9 +14,11 @@ from utils import UserError, pick
 ENDINGS = (".csv", ".tsv")
 PATH_COLUMNS = (
     "path file_path filepath image_path img_path file filename file_name file_dir image image_name image_id img photo "
-    "id_code id name"
+    "id_code id name 경로 파일 파일명 이미지"
 ).split()
-LABEL_COLUMNS = "label labels class class_name category target species breed diagnosis disease dx y".split()
+LABEL_COLUMNS = (
+    "label labels class class_name category target species breed diagnosis disease dx y 라벨 레이블 분류 클래스".split()
+)
 MAX_FOLDERS = 20  # folders below the root in which a file is looked for that is not where its table says
 
 
@@ -159,31 +161,44 @@ class Finder:
     """Finds the files that a table names, by listings instead of a question for each.
 
     A path is taken as it is written, from `root`; names match in any Unicode form and, where that is not
-    ambiguous, in any case and without the ending. What is not there is looked for in the folders of `root`,
-    and then by its last parts alone, which finds the files of a folder that was moved.
+    ambiguous, in any case and without the ending. What is not there is looked for by its last parts alone,
+    which finds the files of a folder that was moved, and in the folders of `root`; `n_near` counts these.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = str(root)
+        self.n_near, self.example = 0, ""
         self._folders: dict[str, _Names] = {}
         self._below: list[str] | None = None
 
     def __call__(self, path: str) -> str | None:
-        """The path of the file on this disk, or None."""
-        path = path.strip()
-        if found := self._at(os.path.join(self.root, path)):
-            return found
-        parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
-        for n in range(len(parts)):
-            tail = os.path.join(*parts[n:])
-            places = [os.path.join(folder, tail) for folder in (self.root, *self._subfolders())]
-            hits = [hit for place in places if (hit := self._at(place))]
-            found = {os.path.realpath(hit): hit for hit in reversed(hits)}  # a link is no other file
-            if len(found) > 1:
-                raise UserError(f"{path!r} can be {hits[0]} or {hits[-1]}; write its folder too, or give --data_dir")
-            if found:
-                return hits[0]
-        return None
+        """The path of the file on this disk, or None.
+
+        Raises:
+            UserError: it can be one of two.
+        """
+        for written in (path.strip(), path.strip().replace("\\", "/")):  # a Windows path, or a backslash in a name
+            folder, name = os.path.split(os.path.join(self.root, written))
+            if found := self._names(folder).find(nfc(name)):
+                return found
+        parts = [part for part in written.split("/") if part not in ("", ".")]
+        if not parts or (len(parts) > 1 and self._names(folder).is_there):
+            return None  # its folder is there without it
+        found = self._near(parts)
+        self.n_near += found is not None
+        self.example = self.example or (f"{path} as {found}" if found else "")
+        return found
+
+    def _near(self, parts: Sequence[str]) -> str | None:
+        """Below `root` by the longest end of the path, else in one of the folders of `root`."""
+        for n in range(1, len(parts)):
+            if found := self._names(os.path.join(self.root, *parts[n:-1])).find(nfc(parts[-1])):
+                return found
+        folders = [os.path.join(folder, *parts[:-1]) for folder in self._subfolders()]
+        hits = [hit for folder in folders if (hit := self._names(folder).find(nfc(parts[-1])))]
+        if len({os.path.realpath(hit) for hit in hits}) > 1:  # a link is no other file
+            raise UserError(f"{'/'.join(parts)!r} can be {hits[0]} or {hits[-1]}; write its folder too")
+        return hits[0] if hits else None
 
     def _subfolders(self) -> list[str]:
         if self._below is None:
@@ -191,11 +206,10 @@ class Finder:
             self._below = below if len(below) <= MAX_FOLDERS else []
         return self._below
 
-    def _at(self, path: str) -> str | None:
-        folder, name = os.path.split(path)
+    def _names(self, folder: str) -> _Names:
         if folder not in self._folders:
             self._folders[folder] = _Names(self._real(os.path.normpath(folder)))
-        return self._folders[folder].find(nfc(name))
+        return self._folders[folder]
 
     def _real(self, folder: str) -> str:
         """The folder under the name that it has here: names from macOS are in another Unicode form."""
@@ -212,6 +226,7 @@ class _Names:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder if folder != "." else ""
+        self.is_there = os.path.isdir(folder)
         try:
             names = sorted(entry.name for entry in os.scandir(folder or ".") if not entry.is_dir())
             self.exact = {nfc(name): name for name in names}

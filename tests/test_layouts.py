@@ -46,6 +46,7 @@ def _flat_splits(root):
 
 def _kaggle_table(root):
     make_table(root, 5, "image_id,breed", name="train.csv", ending="")
+    (root / "train.csv").write_text((root / "train.csv").read_text().replace("images/", ""))
     (root / "images").rename(root / "train_images")
     for n in range(3):
         save_image(root / "test_images" / f"x{n}.jpg", 0, 5000 + n)

@@ -213,7 +213,7 @@ def test_paths_of_another_system_are_found(splits_file):
 
 
 MISTAKES = {
-    "none": (None, "No such file"),
+    "none": (None, "--splits splits.csv is not there"),
     "binary": (b"\x00\x80\xff\x00" * 100, "splits.csv"),
     "empty": (b"", "is empty"),
     "another table": (b"a,b\n1,2\n", "has the columns a, b; expected path, label, split"),

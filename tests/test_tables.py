@@ -73,7 +73,8 @@ def test_a_file_is_found_where_its_table_says_or_near(photos):
     }.items():
         assert find(written) == str(photos / expected), written
     assert os.path.isfile(find("강아지/é.jpg"))
-    for missing in ("x.jpg", "both", "train", "", "train/x"):
+    assert find.n_near == 5
+    for missing in ("x.jpg", "both", "train", "", "train/x", "train/a.jpg"):
         assert find(missing) is None
 
 
