@@ -23,11 +23,12 @@ EXPECTED = (
 class Reader(Protocol):
     """What knows the labels of a layout.
 
-    When the samples were read, `others` counts the files that are no images by their ending, `left_out`
-    lists images without a label and `missing` what is named but is not there.
+    `name` is what the user knows the data by. When the samples were read, `others` counts the files that are
+    no images by their ending, `left_out` lists images without a label and `missing` what is named but not there.
     """
 
     root: str
+    name: str
     others: Counter[str]
     left_out: list[str]
     missing: list[str]
@@ -62,7 +63,7 @@ class ByFolder:
     """Images whose label is the name of their folder, or the beginning of their own: a `Reader`."""
 
     def __init__(self, root: str, places: Sequence[Place]) -> None:
-        self.root, self.places = root, places
+        self.root, self.name, self.places = root, root, places
         self.others: Counter[str] = Counter()
         self.left_out: list[str] = []
         self.missing: list[str] = []
@@ -138,6 +139,7 @@ class ByTable:
 
     def __init__(self, tables: Mapping[str, Table], root: str, is_whole: bool = False) -> None:
         self.tables, self.root, self.is_whole = tables, root, is_whole
+        self.name = root if is_whole else next(iter(tables.values())).file
         self.others: Counter[str] = Counter()
         self.left_out: list[str] = []
         self.missing: list[str] = []

@@ -38,21 +38,21 @@ def load_splits(
     Raises:
         UserError: what was found is not what a classifier can be trained on.
     """
-    parts, layout, notes, others = {}, "images", [], {}
+    parts, layout, name, notes, others = {}, "images", str(splits), [], {}
     if root is not None or labels is not None:
         layout, reader = open_data(root, labels, columns, say)
-        root, parts, notes = reader.root, *_read(reader, columns)
+        root, name, (parts, notes) = reader.root, reader.name, _read(reader, columns)
         others = dict(sorted(reader.others.items()))
     if splits:
         known = [sample for part in parts.values() for sample in part] or None
         parts, told = read_splits(splits, known, root or "")
-        layout, root, notes = f"{layout} split as in {splits}", root or splits, notes + told
-    class_names = _class_names(parts, root)
+        layout, notes = f"{layout} split as in {splits}", notes + told
+    class_names = _class_names(parts, name)
     filled = parts if "valid" in parts else _with_missing_splits(parts, ratios, seed)
     notes += _group_notes(filled) + _absent_notes(filled, class_names)
-    made = tuple(name for name in filled if name not in parts)
-    three = [filled.get(name, []) for name in SPLIT_FOLDERS]
-    return Splits(layout, str(root), class_names, *three, made=made, passed_over=others, notes=tuple(notes))
+    made = tuple(split for split in filled if split not in parts)
+    three = [filled.get(split, []) for split in SPLIT_FOLDERS]
+    return Splits(layout, name, class_names, *three, made=made, passed_over=others, notes=tuple(notes))
 
 
 def open_data(
