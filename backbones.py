@@ -53,7 +53,7 @@ def find_backbone(name: str) -> Backbone:
         short = name.removeprefix("timm/")
         if not timm.is_model(short):
             near = did_you_mean(short, timm.list_models()).replace("did you mean ", "did you mean timm/")
-            raise UserError(f"--model_name {name!r}: timm has no model {short!r}{near}")
+            raise UserError(f"--model_name {name!r}: timm has no model {short!r}; type as in timm/resnet18{near}")
         return Backbone("timm", short)
     known = _torchvision_names()
     if name in known:

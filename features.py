@@ -148,8 +148,8 @@ class Store:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise UserError(
-                f"cannot write features to {self.folder}: {error.strerror}; free some space, give another "
-                "--feature_cache DIR, or use --views 0, which stores nothing"
+                f"--feature_cache {self.folder.parent} cannot be written ({error.strerror}); free some space, give "
+                "another DIR, or use --views 0, which stores nothing"
             ) from error
         about = {"shape": list(features.shape), "dtype": str(features.dtype).removeprefix("torch."), "rows": keys}
         write_text(index, json.dumps(about))

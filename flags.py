@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -94,8 +95,7 @@ class Parser(argparse.ArgumentParser):
         """As argparse, with errors of one line and without empty values."""
         known, unknown = self.parse_known_args(args, namespace)
         if unknown and not unknown[0].startswith("-"):
-            hint = f"; did you mean {self.paths_flag} {unknown[0]}?" if self.paths_flag else ""
-            self.error(f"{unknown[0]!r} stands without a flag{hint}")
+            self.error(f"{unknown[0]!r} stands without a flag{self._meant(unknown[0], args, known)}")
         if unknown:
             flag, flags = unknown[0].partition("=")[0], list(self._option_string_actions)
             longer = [known_flag for known_flag in flags if known_flag.startswith(flag) and len(flag) > 3]
@@ -106,8 +106,24 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"--{name} was given an empty value; give one, or leave the flag out")
         return known
 
+    def _meant(self, word: str, args: list[str] | None, known: argparse.Namespace) -> str:
+        """What a word that stands alone was probably meant for."""
+        words = list(sys.argv[1:] if args is None else args)
+        action = self._option_string_actions.get(words[words.index(word) - 1] if word in words[1:] else "")
+        if action is not None and action.nargs == 0:
+            return f"; {action.option_strings[0]} takes no value: leave it out"
+        if not self.paths_flag or hasattr(known, self.paths_flag.removeprefix("--")):
+            return "; leave it out, or put its flag before it"
+        return f"; did you mean {self.paths_flag} {word}?"
+
     def error(self, message: str):
-        sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
+        flag, _, reason = message.removeprefix("argument ").partition(": ")
+        action = self._option_string_actions.get(flag)
+        if action is not None and reason.startswith("expected "):
+            message = f"{flag} is without its value; type {flag} {action.metavar}"
+        elif action is not None:
+            message = f"{flag} {reason}"
+        sys.stderr.write(f"error: {message}; see python {self.prog} --help\n")
         raise SystemExit(2)
 
 
@@ -122,9 +138,9 @@ def number(kind: type, at_least: float = float("-inf"), at_most: float = float("
             value = kind(text)
         except ValueError:
             value = float("nan")
-        if not at_least <= value <= at_most or (above is not None and value <= above):
+        if not (at_least <= value <= at_most and math.isfinite(value)) or (above is not None and value <= above):
             what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bounds}")
+            raise argparse.ArgumentTypeError(f"{text!r} was given; it takes {what} {bounds}")
         return value
 
     return parse

@@ -107,9 +107,10 @@ def dataset_folder(name: str, base: str | Path = "dataset") -> Path:
     if folder.is_dir():
         return folder
     if name not in DATASETS:
+        folders = [path.name for path in Path(base).glob("*/")]
         raise UserError(
             f"--dataset_name {name!r} is neither a known set ({', '.join(DATASETS)}) nor the folder {folder}"
-            f"{did_you_mean(name, DATASETS)}; for a folder elsewhere use --data_dir DIR"
+            f"{did_you_mean(name, [*DATASETS, *folders])}; for a folder elsewhere use --data_dir DIR"
         )
     _make_beside(folder, DATASETS[name].make)
     return folder

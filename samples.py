@@ -12,7 +12,7 @@ from layouts import EXPECTED, ByFolder, ByTable, Place, Reader, recognise, table
 from listing import Listing, others_text, subfolders, walk_images
 from splits import SPLIT_FOLDERS, Parts, Sample, Splits, crossing_groups, read_splits, stratified_split
 from tables import USUAL, Columns, Finder, Table, is_table_name
-from utils import UserError
+from utils import UserError, did_you_mean_path
 
 # --- for training -----------------------------------------------------------------------------
 
@@ -87,7 +87,8 @@ def _folder(root: str | Path, say: Callable[[str], None]) -> str:
         return str(unpacked(root, say))
     if not os.path.isdir(root):
         what = "is a file, but no archive and no table" if os.path.exists(root) else "does not exist"
-        raise UserError(f"the data folder {root} {what}; {EXPECTED}, or a .zip, .tar.gz or .csv file")
+        hint = did_you_mean_path(root)
+        raise UserError(f"the data folder {root} {what}{hint}; {EXPECTED}, or a .zip, .tar.gz or .csv file")
     return str(Path(root))
 
 

@@ -406,7 +406,8 @@ def load_data(config: TrainConfig, say) -> Splits:
     n_classes = len(splits.class_names)
     if config.n_classes not in (None, n_classes):
         names = ", ".join(splits.class_names)
-        raise UserError(f"--n_classes {config.n_classes}, but {splits.root} has {n_classes} classes: {names}")
+        came = f"--n_classes {config.n_classes}, but {splits.root} has {n_classes} classes: {names}"
+        raise UserError(f"{came}; leave it out")
     return splits
 
 

@@ -31,9 +31,22 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean X?"` for the nearest of the known words, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    """`"; did you mean X?"` for the nearest of the known words, whatever their case, or nothing."""
+    by_lower = {name.lower(): name for name in reversed(list(known))}
+    begun = [name for name in by_lower if len(word) > 2 and name.startswith(word.lower())]
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1) or (begun if len(begun) == 1 else [])
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
+def did_you_mean_path(path: str | Path) -> str:
+    """The same for a path, by the names that are beside it."""
+    path = Path(path)
+    try:
+        names = [entry.name for entry in os.scandir(path.parent) if entry.name != path.name]
+    except OSError:
+        return ""
+    near = did_you_mean(path.name, names)
+    return near.replace("did you mean ", f"did you mean {path.parent}{os.sep}") if near and path.parent.name else near
 
 
 def pick(flag: str, name: str, table: Iterable[str]) -> str:

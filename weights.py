@@ -11,7 +11,7 @@ from typing import IO
 import torch
 
 from download import DownloadError, download, sha256_of
-from utils import UserError, atomic_write
+from utils import UserError, atomic_write, did_you_mean_path
 
 NO_NETWORK = "--model_name efficientnet_lite0 --use_pretrained needs no network"
 
@@ -88,7 +88,8 @@ def read(path: str | Path, mmap: bool = False) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"there is no file {path}; give a .pth or .safetensors file that is there")
+        hint = did_you_mean_path(path)
+        raise UserError(f"there is no file {path}{hint}; give a .pth or .safetensors file that is there")
     try:
         if _is_safetensors(path):
             from safetensors.torch import load_file
@@ -105,11 +106,11 @@ def read(path: str | Path, mmap: bool = False) -> dict:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     # a damaged file leads the readers into all of these
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise UserError(f"{path} is broken or only half there; delete it, and bring it again") from error
+        raise UserError(_broken(path)) from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # a class that cannot be imported before the library
             raise
-        raise UserError(f"{path} is broken or only half there; delete it, and bring it again") from error
+        raise UserError(_broken(path)) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict or a checkpoint")
     return content
@@ -162,9 +163,21 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in file.namelist())
 
 
+def _broken(path: Path) -> str:
+    with open(path, "rb") as file:
+        start = file.read(1)
+    # a zip, an old pickle, or the length of a safetensors header, which ends with zeros
+    if start in (b"P", b"\x80", b"") or _is_safetensors(path):
+        return f"{path} is broken or only half there; delete it, and bring it again"
+    return f"{path} is {NO_WEIGHTS}"
+
+
+NO_WEIGHTS = "no PyTorch file; give a checkpoint of this tool, or a .pth or .safetensors file of weights"
+
+
 def _refused(path: Path) -> str:
     if not zipfile.is_zipfile(path):
-        return f"{path} is no PyTorch file; give a checkpoint of this tool, or a .pth or .safetensors file of weights"
+        return f"{path} is {NO_WEIGHTS}"
     # torch.save(model) writes a zip file whose pickle names classes
     return (
         f"{path} holds more than numbers and plain values and was not opened, because such a file can run code; "

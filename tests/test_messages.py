@@ -1,0 +1,104 @@
+"""What new users type wrong, and what the one line must say: what came, what is allowed, what to type."""
+
+import shlex
+
+import pytest
+from conftest import assert_one_line_error, make_class_folders, save_image
+
+RUN = "--data_dir photos --model_name resnet18 --image_size 32 --n_workers 0 --gpu_id -1"
+
+WRONG_FLAGS = {
+    "train --data_dri photos": "--data_dri is not a flag of train.py; did you mean --data_dir?",
+    "train --freez": "did you mean --freeze or --freeze_until or --freeze_bn?",
+    "train --early-stop 3": "did you mean --early_stop?",
+    "train --LR 3": "did you mean --lr?",
+    "train -lr 3": "did you mean --lr?",
+    "train --lr": "--lr is without its value; type --lr X; see python train.py --help",
+    "train --lr fast": "--lr 'fast' was given; it takes a number above 0",
+    "train --lr inf": "--lr 'inf' was given; it takes a number above 0",
+    "train --n_epochs 2.5": "--n_epochs '2.5' was given; it takes a whole number at least 1",
+    "train --dropout 1": "it takes a number at least 0 and at most 0.99",
+    "train photos": "'photos' stands without a flag; did you mean --data_dir photos?",
+    "train --freeze yes": "--freeze takes no value: leave it out",
+    "train --data_dir photos --lr 1e-3 1e-4": "'1e-4' stands without a flag; leave it out, or put its flag before it",
+    "train --data_dir ''": "--data_dir was given an empty value; give one, or leave the flag out",
+    "predict photo.jpg": "did you mean --input photo.jpg?",
+    "predict --model photos": "did you mean --model_fn?",
+}
+WRONG_DATA = {
+    "train --data_dir foto": "the data folder foto does not exist; did you mean photos?; expected DIR/train/CLASS",
+    "train --data_dir empty": "empty holds no images; expected DIR/train/CLASS/*.jpg",
+    "train --data_dir one": "one has one class only ('cat'); expected",
+    "train --data_dir few": "too few for train + valid + test; add images, or set --test_ratio 0",
+    "train --data_dir loose": "loose holds 3 images but no class folders; expected",
+    "train --data_dir other": "dgo (and it lacks dog); training has cat, dog: rename or remove",
+    "train --data_dir note.txt": "note.txt is a file, but no archive and no table; expected",
+    "train --data_dir broken.zip": "broken.zip cannot be unpacked (it is no zip or tar file, or not a whole one)",
+    "train --dataset_name digit": "neither a known set (digits, hymenoptera, elpv) nor the folder dataset/digit; "
+    "did you mean digits?; for a folder elsewhere use --data_dir DIR",
+    "train --data_dir photos --dataset_name digits": "--data_dir and --dataset_name were both given; give one",
+    "train --labels lables.csv": "lables.csv cannot be read",
+    "train --labels table.csv": "has the columns a, b; name the one with the paths by --path_column",
+    "train --labels table.csv --path_column c": "--path_column 'c' is unknown; choose from a, b",
+    "train --data_dir photos --splits table.csv": "has the columns a, b; expected path, label, split",
+    "train --data_dir photos --n_classes 4": "photos has 2 classes: cat, dog; leave it out",
+    "train --data_dir photos --train_ratio .9 --valid_ratio .9": "must sum to 1, with train and valid above 0; for",
+}
+WRONG_NAMES = {
+    f"train {RUN} --optimizer Adan": "'Adan' is unknown; choose from adam, adamw, sgd; did you mean adam?",
+    f"train {RUN} --scheduler cosin": "choose from step, plateau, cosine, none; did you mean cosine?",
+    f"train {RUN} --augment flip": "did you mean flips?",
+    f"train {RUN} --monitor acc": "choose from accuracy, loss, macro_f1; did you mean accuracy?",
+    f"train {RUN} --class_weights balance": "choose from none, balanced; did you mean balanced?",
+    f"train {RUN} --on_leak warm": "choose from warn, drop, error; did you mean warn?",
+    f"train {RUN} --precision fp8": "choose from auto, fp32, bf16, fp16",
+    f"train {RUN} --precision fp16": "--precision fp16 needs a GPU; on this CPU choose from auto, fp32, bf16",
+    f"train {RUN} --freeze_until layr2": "there is no layer 'layr2'; choose from conv1, bn1, relu, maxpool, layer1",
+    f"train {RUN} --freeze_until layer2.7": "did you mean layer2.",
+    f"train {RUN} --freeze --freeze_until layer2": "both given; --freeze alone freezes all but the head",
+    f"train {RUN} --scheduler plateau --gamma 1": "needs a --gamma below 1, not 1; 0.1 is usual",
+    f"train {RUN} --resize 10": "--resize 10 is smaller than --image_size 32; give at least 32",
+    "train --data_dir photos --gpu_id 99": "--gpu_id 99 is not on this machine; it has -1 (the CPU)",
+    "train --data_dir photos --model_name resnte": "did you mean resnet?",
+    "train --data_dir photos --model_name ResNet18": "choose from resnet, alexnet, vgg, squeezenet, densenet, "
+    "efficientnet_lite0, a torchvision model (resnet18, convnext_tiny, ...) or timm/NAME; did you mean resnet18?",
+    "train --data_dir photos --model_name timm/resnet81": "did you mean timm/resnet18?",
+    "train --data_dir photos --model_name timm/": "type as in timm/resnet18",
+    "train --data_dir photos --model_name timm/vit_tiny_patch16_224 --image_size 99": "it takes 224 (without",
+}
+WRONG_FILES = {
+    f"train {RUN} --weights wieghts.pth": "there is no file wieghts.pth; did you mean weights.pth?; give a .pth or",
+    f"train {RUN} --weights weights.pth": "weights.pth is no PyTorch file; give a checkpoint of this tool, or a .pth",
+    f"train {RUN} --weights note.txt": "note.txt is no PyTorch file; give a checkpoint of this tool, or a .pth",
+    f"train {RUN} --use_pretrained --weights weights.pth": "both given; give one of them",
+    f"train {RUN} --model_fn photos": "--model_fn photos is a folder; give the name of a file",
+    f"train {RUN} --model_fn note.txt": "--model_fn note.txt is there and no checkpoint; give another name",
+    f"train {RUN} --run_dir photos": "the run folder photos is not empty; give a new one, or leave --run_dir out",
+    f"train {RUN} --run_dir note.txt": "cannot write the run folder note.txt",
+    f"train {RUN} --run_dir r --use_pretrained=1": "--use_pretrained",
+    "predict": "there is no checkpoint resnet.pth; this folder has weights.pth; name it with --model_fn FILE",
+    "predict --model_fn weights.pth": "weights.pth is no PyTorch file; give a checkpoint of this tool",
+}
+
+
+@pytest.fixture
+def a_new_users_folder(tmp_path):
+    make_class_folders(tmp_path / "photos", 6, ("cat", "dog"))
+    make_class_folders(tmp_path / "one", 3, ("cat",))
+    make_class_folders(tmp_path / "few", 1, ("cat", "dog"))
+    make_class_folders(tmp_path / "other" / "train", 3, ("cat", "dog"))
+    make_class_folders(tmp_path / "other" / "val", 1, ("cat", "dgo"))
+    (tmp_path / "empty").mkdir()
+    for n in range(3):
+        save_image(tmp_path / "loose" / f"{n}.png", n, n)
+    for name in ("note.txt", "weights.pth", "broken.zip"):
+        (tmp_path / name).write_text("hello, this is text")
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"), {**WRONG_FLAGS, **WRONG_DATA, **WRONG_NAMES, **WRONG_FILES}.items()
+)
+def test_a_mistake_is_told_with_what_is_allowed_and_what_to_type(command, expected, cli, a_new_users_folder):
+    name, *arguments = shlex.split(command)
+    assert_one_line_error(cli(name, *arguments), expected)
