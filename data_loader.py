@@ -33,7 +33,10 @@ class BadImage(Exception):
 
 
 def decode(
-    path: str | os.PathLike, shorter_side: int | None = None, max_pixels: int = MAX_PIXELS, bit_depth: int = 16
+    path: str | os.PathLike | Image.Image,
+    shorter_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    bit_depth: int = 16,
 ) -> torch.Tensor:
     """Opens an image as a person sees it: the one way for training, validation and prediction.
 
@@ -41,7 +44,8 @@ def decode(
     frame of an animation taken. A photo that is cut short is refused, not shown by half.
 
     Args:
-        shorter_side: large JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size, as long as the
+        path: a file, or an image that is open already and stays as it is.
+        shorter_side: large JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, as long as the
             shorter side keeps this many pixels; it is several times faster.
         max_pixels: width x height above which a file is refused before it fills the memory.
         bit_depth: how many bits of a 16-bit greyscale file hold the picture: 10, 12, 14 or 16.
@@ -53,7 +57,7 @@ def decode(
         BadImage: with the reason.
     """
     with _opened(path, max_pixels) as image:
-        if shorter_side:
+        if shorter_side and image is not path:
             image.draft(None, (shorter_side, shorter_side))
         image.load()
         pixels = np.array(_to_rgb(_upright(image), bit_depth))
@@ -71,17 +75,15 @@ def check_header(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: str | os.PathLike | Image.Image, max_pixels: int) -> Iterator[Image.Image]:
+    is_image = isinstance(path, Image.Image)
     try:
-        about = os.stat(path)
-        if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for ever
-            raise BadImage("is not a regular file")
-        if not about.st_size:
-            raise BadImage("is empty")
+        if not is_image:
+            _check_file(os.stat(path))
         with warnings.catch_warnings():
             # each doubtful tag of a photo is worth a warning to Pillow
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with contextlib.nullcontext(path) if is_image else Image.open(path) as image:
                 if image.width * image.height > max_pixels:
                     raise BadImage(
                         f"has {image.width} x {image.height} pixels, more than --max_pixels {max_pixels}; raise it"
@@ -93,6 +95,13 @@ def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
     # zlib.error, IndexError, ...), and for the user each means the same: this file cannot be read.
     except Exception as error:
         raise BadImage(_reason(error)) from error
+
+
+def _check_file(about: os.stat_result) -> None:
+    if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for ever
+        raise BadImage("is not a regular file")
+    if not about.st_size:
+        raise BadImage("is empty")
 
 
 def _reason(error: Exception) -> str:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import itertools
 import os
+import shlex
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
 
 from flags import flag, number, parse_flags, run_main
-from utils import MAX_PIXELS, UserError, check_target, pick_device, pick_precision
+from utils import MAX_PIXELS, UserError, check_target, progress
+
+if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
+    from predictor import Predictor
+    from results import Tally
+    from splits import Sample
+    from writers import ResultFile, StdoutRows
+
+STDOUT = "-"
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,19 @@ class PredictConfig:
         None, "a table's column of paths (default: by the usual names)", "NAME", group="input"
     )
     label_column: str | None = flag(None, "its column of labels (default: by the usual names)", "NAME", group="input")
-    result: str = flag("result.csv", "the table to write", "FILE", group="output")
+    result: str = flag(
+        "result.csv", "the table to write: .csv, .jsonl or .parquet, or - for CSV on stdout", "FILE", group="output"
+    )
+    resume: bool = flag(
+        False, "go on after the last row of a run that was stopped (default: begin anew)", group="output"
+    )
+    top_k: int | None = flag(
+        None, "add columns of the K most probable classes (default: only the first)", "K", number(int, 1), "output"
+    )
+    probabilities: bool = flag(False, "add a column for the probability of every class", group="output")
+    min_probability: float = flag(
+        0.0, "answer `unknown` where the model is less sure", "P", number(float, 0, 1), "output"
+    )
     gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 where there is one)", "N", number(int, -1), "run")
     batch_size: int | None = flag(None, "images a pass (default: as in training)", "N", number(int, 1), "run")
     n_workers: int | None = flag(
@@ -40,6 +66,8 @@ class PredictConfig:
 EXAMPLES = """examples:
   python predict.py --model_fn resnet.pth                     the held-out images of its training
   python predict.py --model_fn resnet.pth --input photos a.jpg
+  python predict.py --model_fn resnet.pth --input "photos/**/*.jpg" --min_probability 0.8
+  find photos -name "*.jpg" | python predict.py --model_fn resnet.pth --input - --result -
 """
 
 
@@ -51,50 +79,138 @@ def parse_args(argv: list[str] | None = None) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses and predicts; the exit status: 3 where some inputs could not be read."""
-    return predict(PredictConfig(**parse_args(argv)))
+    config = PredictConfig(**parse_args(argv))
+    check_files(config)
+    if config.result != STDOUT:
+        return predict(config, shlex.join(["python", "predict.py", *(sys.argv[1:] if argv is None else argv)]))
+    rows = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    with contextlib.suppress(BrokenPipeError), rows as pipe, contextlib.redirect_stdout(sys.stderr):
+        return predict(config, pipe=pipe)
+    return 141  # as other programs whose reader, such as head, has seen enough
 
 
-def predict(config: PredictConfig) -> int:
-    """Writes one row for every input and says what came out."""
+def check_files(config: PredictConfig) -> None:
+    """What can be known to go wrong before anything is imported that takes seconds."""
     from listing import is_image_name
-    from samples import input_samples
 
     if not os.path.isfile(config.model_fn):
         here = ", ".join(sorted(glob.glob("*.pth")))
         hint = f"this folder has {here}" if here else "train one with python train.py"
         raise UserError(f"there is no checkpoint {config.model_fn}; {hint}; name it with --model_fn FILE")
+    if config.result == STDOUT:
+        return
     check_target(config.result, "--result")
     if config.result.endswith(".pth") or is_image_name(config.result):
         raise UserError(f"--result {config.result} would overwrite a model or a photo; give a name like result.csv")
-    from data_loader import ImageDataset, eval_transform, make_loader
-    from engine import Engine
-    from model_loader import load_checkpoint
-    from results import predict_samples, write_predictions
+
+
+def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = None) -> int:
+    """Writes one row for every input and says what came out.
+
+    Args:
+        command: what was typed, for `result.json`.
+        pipe: takes the rows in place of a file.
+    """
+    from predictor import Predictor
+    from results import Tally
+
+    predictor = Predictor(
+        config.model_fn,
+        config.gpu_id,
+        config.batch_size,
+        config.n_workers,
+        config.precision,
+        config.max_pixels,
+        config.top_k or 1,
+        config.probabilities,
+        config.min_probability,
+    )
+    samples, title = find_samples(config, predictor)
+    tally = Tally()
+    with open_target(config, predictor, pipe) as target:
+        if target.begin(config.resume, samples, tally):
+            speed = write_rows(predictor, samples, target, tally)
+            target.finish({"command": command, **tally.state()})
+            print_counts(config, tally, speed)
+        else:
+            print(f"{config.result} is whole already: {tally.counts.n_rows} rows")
+    if tally.counts.n_labelled:
+        print(f"{title} {tally.counts.accuracy_text}")
+    return 3 if tally.counts.n_errors else 0
+
+
+def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[Sample], str]:
+    """The samples to predict, and what their accuracy is called.
+
+    Raises:
+        UserError: there is not one.
+    """
+    from inputs import input_samples
     from tables import Columns
 
-    device = pick_device(config.gpu_id)
-    model, about = load_checkpoint(config.model_fn)
-    dtype = pick_precision(config.precision or about["precision"], device)
-    batch_size = config.batch_size or about["eval_batch_size"]
-    class_names = about["class_names"]
+    if not config.input:
+        held_out, title = held_out_samples(predictor.about["splits"])
+        return iter(held_out), title
     columns = Columns(config.path_column, config.label_column)
-    if config.input:
-        samples, title = input_samples(config.input, class_names, columns), "accuracy"
-    else:
-        samples, title = held_out_samples(about["splits"])
-    engine = Engine(model, device, dtype, batch_size)
-    prepare = eval_transform(model.preprocess)
-    dataset = ImageDataset(samples, class_names, model.preprocess, prepare, max_pixels=config.max_pixels)
-    loader = make_loader(dataset, batch_size, config.n_workers, pin_memory=device.type == "cuda")
-    start = time.perf_counter()
-    temperature = about.get("temperature", 1.0)
-    counts = write_predictions(predict_samples(engine, loader, samples, class_names, temperature), config.result)
-    speed = counts.n_rows / (time.perf_counter() - start)
+    samples = input_samples(config.input, predictor.class_names, columns)
+    first = next(samples, None)
+    if first is None:
+        text = " ".join(config.input)
+        raise UserError(f"--input {text}: no images were found; give photos, or folders of photos")
+    return itertools.chain([first], samples), "accuracy"
+
+
+def open_target(config: PredictConfig, predictor: Predictor, pipe: IO[bytes] | None) -> ResultFile | StdoutRows:
+    """Where the rows go."""
+    from download import sha256_of
+    from results import columns_of
+    from writers import ResultFile, StdoutRows
+
+    columns = columns_of(config.top_k, predictor.class_names if config.probabilities else ())
+    if pipe:
+        return StdoutRows(pipe, columns)
+    checkpoint = {
+        "file": config.model_fn,
+        "sha256": sha256_of(config.model_fn),
+        "model_name": predictor.about["model_name"],
+        "class_names": predictor.class_names,
+        "temperature": predictor.temperature,
+    }
+    settings = {
+        "input": list(config.input),
+        "min_probability": config.min_probability,
+        "precision": str(predictor.engine.dtype).removeprefix("torch."),
+        "max_pixels": config.max_pixels,
+    }
+    return ResultFile(config.result, columns, {"checkpoint": checkpoint, "settings": settings})
+
+
+def write_rows(predictor: Predictor, samples: Iterator[Sample], target: ResultFile | StdoutRows, tally: Tally) -> float:
+    """Predicts the samples and writes their rows as they come; the images per second."""
+    from results import row_of
+
+    start, n_before = time.perf_counter(), target.n_rows
+    with progress(desc="predicting", unit="image", initial=n_before) as bar:
+        for predictions in predictor.stream(samples):
+            tally.add(predictions)
+            target.write([row_of(prediction) for prediction in predictions], tally)
+            bar.update(len(predictions))
+    return (target.n_rows - n_before) / (time.perf_counter() - start)
+
+
+def print_counts(config: PredictConfig, tally: Tally, speed: float) -> None:
+    """How many rows there are, of which kinds."""
+    from results import share_text
+
+    counts = tally.counts
     errors = f", {counts.n_errors} of them could not be read (status `error`)" if counts.n_errors else ""
-    print(f"wrote {config.result}: {counts.n_rows} rows{errors}; {speed:.1f} images/s")
-    if counts.n_labelled:
-        print(f"{title} {counts.accuracy_text}")
-    return 3 if counts.n_errors else 0
+    place = "stdout" if config.result == STDOUT else config.result
+    print(f"wrote {place}: {counts.n_rows} rows{errors}; {speed:.1f} images/s")
+    if config.min_probability:
+        n_ok = counts.n_rows - counts.n_errors
+        known = f"; accuracy of those {share_text(counts.n_known_correct, counts.n_known)}" if counts.n_known else ""
+        answered = share_text(n_ok - counts.n_unknown, n_ok) if n_ok else "none"
+        print(f"answered {answered}, `unknown` below {config.min_probability:g}{known}")
 
 
 def held_out_samples(splits: dict) -> tuple[list, str]:

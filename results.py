@@ -1,103 +1,133 @@
-"""Images in, one `Prediction` each out: the loop over a loader, and the file that holds them."""
+"""What comes out of a prediction: one `Prediction` an input, its columns, and the counts of all."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import IO
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-import torch
-from torch.utils.data import DataLoader
-
-from splits import Sample
-from utils import atomic_write, progress
+UNKNOWN = "unknown"  # the answer where the model is less sure than `--min_probability`
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One row of result.csv; the fields are its columns, the first two are fixed."""
+    """What is known of one input; `columns_of` says how it becomes a row.
+
+    `top` are the most probable classes with their probabilities, `log_likelihood` is that of the label, in
+    nats. Where `status` is `error`, `reason` says why and there is no prediction.
+    """
 
     file_dir: str
-    predict: str
-    probability: float | None
-    label: str
-    status: str
-    reason: str
+    predict: str = ""
+    probability: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
+    probabilities: Mapping[str, float] | None = None
+    log_likelihood: float | None = None
+    label: str = ""
+    status: str = "ok"
+    reason: str = ""
 
 
-def predict_samples(
-    compute: Callable[[torch.Tensor], torch.Tensor],
-    loader: DataLoader,
-    samples: Sequence[Sample],
-    class_names: Sequence[str],
-    temperature: float = 1.0,
-) -> Iterator[Prediction]:
-    """One `Prediction` for every sample, in the order of the samples, whatever could not be read.
+def columns_of(top_k: int | None = None, class_names: Sequence[str] = ()) -> list[str]:
+    """The columns of a result, in order; the first two are fixed.
 
     Args:
-        compute: uint8 images (n, 3, size, size) -> fp32 logits (n, classes).
-        loader: over those samples, in their order.
-        temperature: what the logits are divided by; it changes no class.
+        top_k: adds that many classes with their probabilities.
+        class_names: adds the probability of each.
     """
-    for batch in progress(loader, desc="predicting", unit="batch"):
-        rows = {index: _failed(samples[index], reason) for index, reason in batch.bad}
-        if len(batch.indices):
-            logits = compute(batch.images)
-            classes = logits.argmax(1)  # before the temperature, whose rounding could make ties
-            probabilities = (logits / temperature).softmax(1).gather(1, classes[:, None])[:, 0]
-            columns = (batch.indices.tolist(), classes.tolist(), probabilities.tolist())
-            for index, k, p in zip(*columns, strict=True):
-                sample = samples[index]
-                rows[index] = Prediction(sample.path, class_names[k], p, sample.label or "", "ok", "")
-        yield from (rows[index] for index in sorted(rows))
+    ranks = [f"{what}_{rank}" for rank in range(1, (top_k or 0) + 1) for what in ("class", "probability")]
+    every = (f"p_{name}" for name in class_names)
+    return ["file_dir", "predict", "probability", *ranks, *every, "label", "status", "reason"]
 
 
-def _failed(sample: Sample, reason: str) -> Prediction:
-    return Prediction(sample.path, "", None, sample.label or "", "error", reason)
+def row_of(prediction: Prediction) -> dict[str, str | float | None]:
+    """All that the columns can ask for, by their names."""
+    row = {name: getattr(prediction, name) for name in ("predict", "probability", "label", "status", "reason")}
+    for rank, (name, p) in enumerate(prediction.top, start=1):
+        row |= {f"class_{rank}": name, f"probability_{rank}": p}
+    row |= {f"p_{name}": p for name, p in (prediction.probabilities or {}).items()}
+    return {"file_dir": shown(prediction.file_dir), **row}
 
 
-def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> Counts:
-    """Writes result.csv, which appears when it is complete, and counts its rows.
-
-    UTF-8 with a BOM, so that Excel shows Korean names.
-    """
-    with atomic_write(path, "w", encoding="utf-8-sig", newline="") as file:
-        return _write_rows(predictions, file)
+def shown(name: str) -> str:
+    """A name as it is written: one that is no valid Unicode on this system is no reason to stop."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass
 class Counts:
-    """What a set of predictions came to; `n_labelled` are those read whose label is known."""
+    """What a set of predictions came to.
+
+    `n_labelled` are those read whose label is known, and `n_correct` those of them whose most probable
+    class it is; `n_known` and `n_known_correct` leave out the answer `unknown`.
+    """
 
     n_rows: int = 0
     n_errors: int = 0
+    n_unknown: int = 0
     n_labelled: int = 0
     n_correct: int = 0
+    n_known: int = 0
+    n_known_correct: int = 0
 
     def add(self, prediction: Prediction) -> None:
         """Counts one row."""
         self.n_rows += 1
         self.n_errors += prediction.status == "error"
-        if prediction.status == "ok" and prediction.label:
+        if prediction.status == "ok":
+            best = prediction.top[0][0]
+            self._add_answer(best, prediction.predict == best, prediction.label)
+
+    def _add_answer(self, best: str, is_known: bool, label: str) -> None:
+        self.n_unknown += not is_known
+        if label:
             self.n_labelled += 1
-            self.n_correct += prediction.predict == prediction.label
+            self.n_correct += best == label
+            self.n_known += is_known
+            self.n_known_correct += is_known and best == label
+
+    def add_row(self, row: Mapping[str, str]) -> None:
+        """Counts a row that was read back from a result."""
+        self.n_rows += 1
+        self.n_errors += row["status"] == "error"
+        if row["status"] == "ok":
+            best = row.get("class_1", row["predict"])
+            self._add_answer(best, row["predict"] == best, row["label"])
 
     @property
     def accuracy_text(self) -> str:
         """`0.9412 (144/153)`."""
-        return f"{self.n_correct / self.n_labelled:.4f} ({self.n_correct}/{self.n_labelled})"
+        return share_text(self.n_correct, self.n_labelled)
 
 
-def _write_rows(predictions: Iterable[Prediction], file: IO[str]) -> Counts:
-    columns = [field.name for field in fields(Prediction)]
-    writer, counts = csv.writer(file), Counts()
-    writer.writerow(columns)
-    for prediction in predictions:
-        p = prediction.probability
-        row = {**vars(prediction), "probability": "" if p is None else f"{p:.6f}"}
-        # names that are no valid Unicode on this system are shown, not a reason to stop
-        writer.writerow([str(row[name]).encode("utf-8", "backslashreplace").decode() for name in columns])
-        counts.add(prediction)
-    return counts
+def share_text(part: int, whole: int) -> str:
+    """`0.9412 (144/153)`."""
+    return f"{part / whole:.4f} ({part}/{whole})"
+
+
+class Tally:
+    """All that is added up while rows are written, and that a resumed run takes over."""
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the state costs nothing to write."""
+        return True
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Adds up predictions."""
+        for prediction in predictions:
+            self.counts.add(prediction)
+
+    def add_row(self, row: Mapping[str, str]) -> None:
+        """Adds what can be known of a row that was read back; `restore` sets it right."""
+        self.counts.add_row(row)
+
+    def state(self) -> dict:
+        """As plain values."""
+        return {"counts": asdict(self.counts)}
+
+    def restore(self, state: Mapping) -> None:
+        """Takes over what `state` gave."""
+        self.counts = Counts(**state["counts"])

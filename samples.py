@@ -190,18 +190,6 @@ def samples_at(
         yield Sample(path)
 
 
-def input_samples(paths: Sequence[str], class_names: Sequence[str], columns: Columns = USUAL) -> list[Sample]:
-    """All that `--input` stands for, in its order.
-
-    Raises:
-        UserError: a path does not exist, or there are no images.
-    """
-    samples = [sample for path in paths for sample in samples_at(path, class_names, columns)]
-    if not samples:
-        raise UserError(f"--input {' '.join(paths)}: no images were found; give photos, or folders of photos")
-    return samples
-
-
 def _in_folder(folder: str, class_names: Sequence[str], columns: Columns, say: Callable) -> Iterator[Sample]:
     label_of, is_empty = _label_of(folder, class_names, columns, say), True
     others: Counter[str] = Counter()

@@ -1,9 +1,20 @@
 import csv
+import json
 import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import types
 
+import gallery
 import pytest
 import torch
-from conftest import assert_one_line_error
+from conftest import assert_one_line_error, on_windows
+
+import predict
+from predictor import Predictor
 
 
 def rows(path="result.csv"):
@@ -62,7 +73,113 @@ def test_a_name_with_a_newline_is_one_row(cli, trained, image_folder):
     assert [row["file_dir"].endswith("a\nb 개.png") for row in rows()].count(True) == 1
 
 
+def test_bad_images_among_many_shift_nothing(cli, trained, image_folder, tmp_path):
+    good = sorted(map(str, image_folder.rglob("*.png"))) * 2
+    bad = sorted(map(str, gallery.unreadable(tmp_path / "bad").values()))
+    inputs = random.Random(0).sample(good + bad, len(good) + len(bad))
+    with open("inputs.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["path"], *([name] for name in inputs)])
+    done = cli("predict", "--model_fn", "tiny.pth", "--input", "inputs.csv", "--n_workers", 2, "--batch_size", 8)
+    assert done.status == 3
+    found = rows()
+    assert [row["file_dir"] for row in found] == inputs
+    assert [row["status"] for row in found] == ["error" if name in bad else "ok" for name in inputs]
+    assert all(row["reason"] and not row["predict"] for row in found if row["status"] == "error")
+    alone = {}
+    predictor = Predictor("tiny.pth", gpu_id=-1, batch_size=8)
+    for name in set(good):
+        (prediction,) = predictor([name])
+        alone[name] = (prediction.predict, prediction.probability)
+    for row in found:
+        if row["status"] == "ok":
+            assert row["predict"] == alone[row["file_dir"]][0]
+            assert float(row["probability"]) == pytest.approx(alone[row["file_dir"]][1], abs=1e-6)
+
+
+@pytest.mark.skipif(on_windows, reason="Windows has no such signals")
+def test_a_run_that_is_stopped_twice_goes_on_to_the_same_file(cli, trained, image_folder, monkeypatch):
+    names = [f"{path}\n".encode() for path in sorted(image_folder.rglob("*.png")) * 4]
+    argv = ("--model_fn", "tiny.pth", "--input", "-", "--batch_size", 4, "--top_k", 2)
+
+    def run(lines, *more):
+        monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=lines))
+        return cli("predict", *argv, "--n_workers", 0, *more)
+
+    def terminated():
+        yield from names[:41]
+        signal.raise_signal(signal.SIGTERM)
+
+    done = run(terminated())
+    n_first = len(rows("result.csv.partial"))
+    assert (done.status, n_first >= 32) == (143, True)
+    assert done.err == f"stopped; {n_first} rows are in result.csv.partial; the same command with --resume goes on\n"
+
+    command = [sys.executable, predict.__file__, *map(str, argv), "--n_workers", "1", "--resume"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    process.stdin.write(b"".join(names))  # and no end: it waits for more
+    process.stdin.flush()
+    while len(rows("result.csv.partial")) < 80 and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not os.path.exists("result.csv")
+
+    assert run(iter(names), "--resume").status == 0
+    resumed, counts = open("result.csv", "rb").read(), json.load(open("result.json", encoding="utf-8"))["counts"]
+    run(iter(names))
+    assert resumed == open("result.csv", "rb").read()
+    assert counts == json.load(open("result.json", encoding="utf-8"))["counts"]
+    assert counts["n_rows"] == 120
+
+
+def test_a_pipe_gets_the_rows_alone_and_the_console_the_rest(cli, trained, image_folder):
+    cli("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0)
+    done = cli("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0, "--result", "-")
+    assert done.out.encode() == open("result.csv", "rb").read()[3:].replace(b"\r\n", b"\n")
+    assert "wrote stdout: 30 rows" in done.err
+    assert "/30)" in done.err
+
+
+def test_more_columns_on_request(cli, trained, image_folder):
+    common = ("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0)
+    cli(*common, "--top_k", 2, "--probabilities", "--min_probability", 0.4)
+    added = "class_1,probability_1,class_2,probability_2,p_cat,p_dog,p_개"
+    assert ",".join(rows()[0]) == f"file_dir,predict,probability,{added},label,status,reason"
+    for row in rows():
+        every = {name: float(row[f"p_{name}"]) for name in ("cat", "dog", "개")}
+        assert sum(every.values()) == pytest.approx(1, abs=1e-5)
+        ranked = sorted(every.values(), reverse=True)
+        assert [float(row["probability_1"]), float(row["probability_2"])] == ranked[:2]
+        assert every[row["class_1"]] == ranked[0] == float(row["probability"])
+        assert row["predict"] == ("unknown" if ranked[0] < 0.4 else row["class_1"])
+
+
+def test_unknown_answers_do_not_change_the_accuracy_of_the_model(cli, trained):
+    sure = cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0)
+    unsure = cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--min_probability", 1)
+    assert {row["predict"] for row in rows()} == {"unknown"}
+    assert "answered 0.0000 (0/15), `unknown` below 1" in unsure.out
+    assert unsure.out.splitlines()[-1] == sure.out.splitlines()[-1]
+
+
+def test_the_model_and_the_command_are_beside_the_result(cli, trained, image_folder):
+    cli("predict", "--model_fn", "tiny.pth", "--input", image_folder, "gone.png", "--result", "out/a.jsonl")
+    about = json.load(open("out/a.json", encoding="utf-8"))
+    assert about["checkpoint"]["class_names"] == ["cat", "dog", "개"]
+    assert len(about["checkpoint"]["sha256"]) == 64
+    assert "python predict.py --model_fn tiny.pth --input" in about["command"]
+    assert about["counts"]["n_rows"] == 31
+    assert about["counts"]["n_errors"] == 1
+    lines = [json.loads(line) for line in open("out/a.jsonl", encoding="utf-8")]
+    assert lines[-1]["probability"] is None
+    assert lines[0]["label"] == "cat"
+
+
 MISTAKES = {
+    "top_k": (["--model_fn", "tiny.pth", "--top_k", "4"], "--top_k 4: tiny.pth has 3 classes"),
+    "ending": (["--model_fn", "tiny.pth", "--result", "result.xlsx"], "choose from .csv, .jsonl, .parquet"),
+    "pipe and resume": (["--model_fn", "tiny.pth", "--result", "-", "--resume"], "--resume needs a file"),
+    "over the user's table": (["--model_fn", "tiny.pth", "--result", "mine.csv"], "mine.csv is there and not of this"),
     "no checkpoint": (["--model_fn", "nowhere.pth"], "there is no checkpoint nowhere.pth; this folder has"),
     "no input": (["--model_fn", "tiny.pth", "--input", "nowhere"], "--input nowhere does not exist"),
     "empty folder": (["--model_fn", "tiny.pth", "--input", "empty"], "no images were found"),
@@ -80,6 +197,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_ends_in_one_line_that_says_what_to_do(name, cli, trained, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "mine.csv").write_text("path,label\na.png,cat\n")
     (tmp_path / "text.pth").write_text("hello")
     argv, expected = MISTAKES[name]
     done = cli("predict", *argv)

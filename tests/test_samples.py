@@ -5,8 +5,9 @@ import unicodedata
 import pytest
 from conftest import make_class_folders, save_image
 
+from inputs import input_samples
 from listing import others_text, walk_images
-from samples import input_samples, load_splits
+from samples import load_splits
 from splits import Sample, stratified_split
 from tables import Columns
 from utils import UserError
@@ -137,11 +138,11 @@ def test_a_validation_split_without_a_class_is_fine(split_folder):
 def test_folders_are_labels_in_prediction_only_where_all_are_classes(image_folder, capsys):
     save_image(image_folder / "loose.png", 0, 0)
     for folder in (str(image_folder), f"{image_folder}{os.sep}"):
-        assert len(input_samples([folder], ["cat", "dog", "개"])) == 31
+        assert len(list(input_samples([folder], ["cat", "dog", "개"]))) == 31
     (image_folder / "loose.png").unlink()
-    labelled = input_samples([str(image_folder)], ["cat", "dog", "개"])
+    labelled = list(input_samples([str(image_folder)], ["cat", "dog", "개"]))
     assert [s.label for s in labelled] == ["cat"] * 10 + ["dog"] * 10 + ["개"] * 10
-    unlabelled = input_samples([str(image_folder)], ["cat", "dog"])
+    unlabelled = list(input_samples([str(image_folder)], ["cat", "dog"]))
     assert {s.label for s in unlabelled} == {None}
     assert "not taken as labels" in capsys.readouterr().out
 

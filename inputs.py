@@ -1,0 +1,50 @@
+"""What `--input` stands for: files, folders, patterns and names on stdin in any mix, one sample after another."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from listing import nfc
+from samples import samples_at
+from splits import Sample
+from tables import USUAL, Columns
+from utils import UserError
+
+STDIN = "-"
+
+
+def input_samples(inputs: Sequence[str], class_names: Sequence[str], columns: Columns = USUAL) -> Iterator[Sample]:
+    """All that the inputs stand for, in their order, listed only as far as it is asked for.
+
+    An input that is not there still gives a sample, and so a row that says so.
+
+    Raises:
+        UserError: not one of the inputs is there.
+    """
+    if inputs and not any(_is_there(name) for name in inputs):
+        raise UserError(f"--input {inputs[0]} does not exist; give files, folders or patterns that do, or - for stdin")
+    return (sample for name in inputs for sample in _samples_of(name, class_names, columns))
+
+
+def _is_there(name: str) -> bool:
+    return name == STDIN or os.path.lexists(name) or next(glob.iglob(name, recursive=True), None) is not None
+
+
+def _samples_of(name: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
+    if name == STDIN:
+        return (Sample(line) for line in stdin_names())
+    # a file may be called a[1].jpg: what is there is no pattern
+    found = [name] if os.path.lexists(name) else sorted(glob.glob(name, recursive=True), key=nfc)
+    if not found:
+        return iter([Sample(name)])
+    return (sample for path in found for sample in samples_at(path, class_names, columns))
+
+
+def stdin_names() -> Iterator[str]:
+    """The lines of stdin, without their ends; empty ones are passed over."""
+    for line in sys.stdin.buffer:
+        if name := os.fsdecode(line.removesuffix(b"\n").removesuffix(b"\r").removeprefix(b"\xef\xbb\xbf")):
+            yield name

@@ -1,0 +1,190 @@
+"""A checkpoint that predicts: images in, one `Prediction` each out.
+
+    from predictor import Predictor
+
+    predictor = Predictor("resnet.pth")
+    for prediction in predictor(["a.jpg", "b.png"]):
+        print(prediction.file_dir, prediction.predict, prediction.probability)
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from data_loader import (
+    START_METHOD,
+    BadImage,
+    Batch,
+    Preprocess,
+    collate,
+    decode,
+    eval_transform,
+    n_cores,
+    worker_options,
+)
+from engine import Engine
+from model_loader import load_checkpoint
+from results import UNKNOWN, Prediction
+from splits import Sample
+from utils import MAX_PIXELS, UserError, pick_device, pick_precision
+
+
+class Predictor:
+    """A checkpoint, restored and ready.
+
+    Args:
+        model_fn: a checkpoint that train.py wrote.
+        gpu_id: -1 is the CPU; without it the first GPU, where there is one.
+        batch_size: images a pass; without it as in training.
+        n_workers: processes that decode; without it by the cores and the images.
+        precision: auto, fp32, bf16 or fp16; without it as in training.
+        top_k: how many classes `Prediction.top` holds.
+        probabilities: whether `Prediction.probabilities` has that of every class.
+        min_probability: below it the answer is `unknown`.
+
+    Raises:
+        UserError: the checkpoint or a value cannot be used.
+    """
+
+    def __init__(
+        self,
+        model_fn: str | Path = "resnet.pth",
+        gpu_id: int | None = None,
+        batch_size: int | None = None,
+        n_workers: int | None = None,
+        precision: str | None = None,
+        max_pixels: int = MAX_PIXELS,
+        top_k: int = 1,
+        probabilities: bool = False,
+        min_probability: float = 0.0,
+    ) -> None:
+        device = pick_device(gpu_id)
+        model, self.about = load_checkpoint(model_fn)
+        self.class_names: list[str] = self.about["class_names"]
+        self.temperature: float = self.about.get("temperature", 1.0)
+        if not 1 <= top_k <= len(self.class_names):
+            raise UserError(f"--top_k {top_k}: {model_fn} has {len(self.class_names)} classes; give 1 up to that")
+        dtype = pick_precision(precision or self.about["precision"], device)
+        self.engine = Engine(model, device, dtype, batch_size or self.about["eval_batch_size"])
+        self.n_workers, self.max_pixels = n_workers, max_pixels
+        self.top_k, self.probabilities, self.min_probability = top_k, probabilities, min_probability
+
+    def __call__(self, images: Iterable[str | os.PathLike | Image.Image]) -> list[Prediction]:
+        """One `Prediction` for each path or PIL image, in their order."""
+        if isinstance(images, str | os.PathLike | Image.Image):
+            images = [images]
+        samples = (Sample(image if isinstance(image, Image.Image) else os.fspath(image)) for image in images)
+        return [prediction for batch in self.stream(samples) for prediction in batch]
+
+    def stream(self, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
+        """Batches of predictions in the order of the samples, which are taken only as they are needed."""
+        batches = Chunks(samples, self.engine.batch_size)
+        dataset = Decoded(self.class_names, self.engine.model.preprocess, self.max_pixels)
+        # no more than `worker_options` asks for: names on stdin may come slowly
+        n_batches = batches.peek(32 if START_METHOD == "spawn" else min(n_cores(), 16))
+        loader = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            pin_memory=self.engine.device.type == "cuda",
+            # one batch has nothing to decode beside
+            **worker_options(n_batches, 0 if n_batches < 2 and self.n_workers is None else self.n_workers),
+        )
+        for batch in loader:
+            yield self._predictions(batches.handed_out.popleft(), batch)
+
+    def _predictions(self, samples: Sequence[Sample], batch: Batch) -> list[Prediction]:
+        found = {n: _failed(samples[n], reason) for n, reason in batch.bad}
+        if len(batch.indices):
+            good = [samples[n] for n in batch.indices.tolist()]
+            predictions = self._read(self.engine(batch.images), batch.labels, good)
+            found.update(zip(batch.indices.tolist(), predictions, strict=True))
+        return [found[n] for n in range(len(samples))]
+
+    def _read(self, logits: torch.Tensor, labels: torch.Tensor, samples: Sequence[Sample]) -> Iterator[Prediction]:
+        # ranked before the temperature, whose rounding could make ties; a stable sort begins with the argmax
+        ranks = logits.sort(dim=1, descending=True, stable=True).indices[:, : self.top_k]
+        log_p = (logits / self.temperature).log_softmax(1)
+        likelihoods = log_p.gather(1, labels.clamp(min=0)[:, None].to(log_p.device))[:, 0]
+        p = log_p.exp()
+        columns = (ranks, p.gather(1, ranks), p if self.probabilities else ranks, labels, likelihoods)
+        is_finite = logits.isfinite().all(1)
+        for sample, ok, *row in zip(samples, is_finite.tolist(), *(c.tolist() for c in columns), strict=True):
+            yield self._prediction(sample, *row) if ok else _failed(sample, NOT_A_NUMBER)
+
+    def _prediction(
+        self, sample: Sample, ranks: list[int], top: list[float], every: list, label: int, log_likelihood: float
+    ) -> Prediction:
+        names = self.class_names
+        return Prediction(
+            _name(sample),
+            predict=names[ranks[0]] if top[0] >= self.min_probability else UNKNOWN,
+            probability=top[0],
+            top=tuple((names[k], p) for k, p in zip(ranks, top, strict=True)),
+            probabilities=dict(zip(names, every, strict=True)) if self.probabilities else None,
+            log_likelihood=log_likelihood if label >= 0 else None,
+            label=sample.label or "",
+        )
+
+
+NOT_A_NUMBER = "the model's output is no number; try --precision fp32"
+
+
+def _failed(sample: Sample, reason: str) -> Prediction:
+    return Prediction(_name(sample), label=sample.label or "", status="error", reason=reason)
+
+
+def _name(sample: Sample) -> str:
+    return str(getattr(sample.path, "filename", "")) if isinstance(sample.path, Image.Image) else sample.path
+
+
+class Chunks:
+    """Cuts a stream of samples into batches and remembers those that were handed out, in their order.
+
+    As a loader's batch sampler it hands the samples themselves to the workers in place of indices: the
+    stream is read only as far ahead as the loader works, and no list of all inputs is ever made.
+    """
+
+    def __init__(self, samples: Iterable[Sample], batch_size: int) -> None:
+        self._source, self._batch_size = iter(samples), batch_size
+        self._peeked: deque[list[Sample]] = deque()
+        self.handed_out: deque[list[Sample]] = deque()
+
+    def peek(self, n_batches: int) -> int:
+        """How many batches there are, as far as `n_batches`."""
+        self._peeked.extend(itertools.islice(iter(self._next, []), n_batches - len(self._peeked)))
+        return len(self._peeked)
+
+    def _next(self) -> list[Sample]:
+        return list(itertools.islice(self._source, self._batch_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, Sample]]]:
+        while batch := self._peeked.popleft() if self._peeked else self._next():
+            self.handed_out.append(batch)
+            yield list(enumerate(batch))
+
+
+class Decoded(Dataset):
+    """Decodes and prepares the samples that it is handed in place of indices."""
+
+    def __init__(self, class_names: Sequence[str], preprocess: Preprocess, max_pixels: int) -> None:
+        self.class_index = {name: index for index, name in enumerate(class_names)}
+        self.preprocess, self.transform, self.max_pixels = preprocess, eval_transform(preprocess), max_pixels
+
+    def __getitem__(self, place: tuple[int, Sample]) -> tuple[int, int, torch.Tensor | str]:
+        """(place in the batch, class index or -1, image or the reason why there is none)."""
+        n, sample = place
+        label = self.class_index.get(sample.label, -1)
+        try:
+            image = decode(sample.path, self.preprocess.decode_side, self.max_pixels, self.preprocess.bit_depth)
+            return n, label, self.transform(image)
+        except BadImage as error:
+            return n, label, str(error)

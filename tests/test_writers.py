@@ -1,0 +1,136 @@
+import json
+import os
+
+import pytest
+
+from results import Prediction, Tally, columns_of, row_of
+from splits import Sample
+from stop import Stopped
+from utils import UserError
+from writers import ResultFile
+
+NAMES = ["a.jpg", 'b "quoted", 개.jpg', "two\nlines.jpg", "cr\rlf\r\n.jpg", "", "last.jpg"]
+ABOUT = {"checkpoint": {"sha256": "0"}, "settings": {"input": ["photos"]}}
+
+
+def predictions(names=NAMES):
+    return [
+        Prediction(name, "", label="cat", status="error", reason="is empty")
+        if name.startswith("two")
+        else Prediction(name, "cat", 0.75, (("cat", 0.75), ("dog", 0.25)), label="dog")
+        for name in names
+    ]
+
+
+def write(path, names=NAMES, resume=False, about=ABOUT, n_stop=None, columns=None):
+    samples, tally = iter([Sample(name) for name in names]), Tally()
+    with ResultFile(str(path), columns or columns_of(2), about) as target:
+        if target.begin(resume, samples, tally):
+            for prediction in predictions([sample.path for sample in samples][:n_stop]):
+                tally.add([prediction])
+                target.write([row_of(prediction)], tally)
+            if n_stop is not None:
+                raise Stopped(15)
+            target.finish(tally.state())
+    return tally.counts
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+@pytest.mark.parametrize("keeps_state", [True, False])
+def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(ending, keeps_state, tmp_path):
+    path = tmp_path / f"r{ending}"
+    counts = write(path)
+    whole = path.read_bytes()
+    (tmp_path / "r.json").unlink()
+    for cut in range(0, len(whole), 53 if keeps_state else 17):
+        if keeps_state:
+            with pytest.raises(Stopped):
+                write(path, n_stop=4)
+        (tmp_path / f"r{ending}.partial").write_bytes(whole[:cut])
+        assert write(path, resume=True) == counts
+        assert path.read_bytes() == whole, cut
+        assert set(os.listdir(tmp_path)) == {"r.json", f"r{ending}"}
+
+
+def test_a_result_that_is_whole_is_not_made_again(tmp_path):
+    write(tmp_path / "r.csv")
+    before = (tmp_path / "r.csv").stat().st_mtime_ns
+    assert write(tmp_path / "r.csv", resume=True).n_rows == len(NAMES)
+    assert (tmp_path / "r.csv").stat().st_mtime_ns == before
+    os.rename(tmp_path / "r.json", tmp_path / "r.json.partial")  # killed between the two renames
+    assert write(tmp_path / "r.csv", resume=True).n_rows == len(NAMES)
+    assert (tmp_path / "r.json").exists()
+
+
+MISMATCHES = {
+    "inputs": ({"names": ["a.jpg", "other.jpg", *NAMES[2:]]}, "input 2 was b .* and is now other.jpg"),
+    "fewer inputs": ({"names": NAMES[:2]}, r"(?s)input 3 was .* is not there now"),
+    "checkpoint": ({"about": {**ABOUT, "checkpoint": {"sha256": "1"}}}, "made with another checkpoint"),
+    "settings": ({"about": {**ABOUT, "settings": {"input": ["more"]}}}, "made with another input"),
+    "columns": ({"columns": columns_of()}, "has other columns"),
+}
+
+
+@pytest.mark.parametrize("name", MISMATCHES)
+def test_a_run_with_another_input_or_model_is_not_mixed_in(name, tmp_path):
+    options, message = MISMATCHES[name]
+    with pytest.raises(Stopped):
+        write(tmp_path / "r.csv", n_stop=4)
+    before = (tmp_path / "r.csv.partial").read_bytes()
+    with pytest.raises(UserError, match=message):
+        write(tmp_path / "r.csv", resume=True, **options)
+    assert (tmp_path / "r.csv.partial").read_bytes() == before
+
+
+def test_rows_of_a_stopped_run_are_kept_when_another_begins(tmp_path):
+    with pytest.raises(Stopped) as stopped:
+        write(tmp_path / "r.csv", n_stop=4)
+    assert stopped.value.hint == f"; 4 rows are in {tmp_path / 'r.csv.partial'}; the same command with --resume goes on"
+    before = (tmp_path / "r.csv.partial").read_bytes()
+    write(tmp_path / "r.csv")
+    assert (tmp_path / "r.csv.partial.prev").read_bytes() == before
+
+
+def test_a_file_that_cannot_be_replaced_leaves_its_rows(tmp_path, monkeypatch):
+    def open_elsewhere(source, target):
+        if str(target).endswith("r.csv"):
+            raise PermissionError(13, "Permission denied")
+        return replace(source, target)
+
+    replace = os.replace
+    monkeypatch.setattr("os.replace", open_elsewhere)
+    with pytest.raises(UserError, match=r"open in another program\? All 6 rows are in .*r.csv.partial"):
+        write(tmp_path / "r.csv")
+    monkeypatch.undo()
+    assert write(tmp_path / "r.csv", resume=True).n_rows == 6
+    assert not (tmp_path / "r.csv.partial").exists()
+
+
+def test_files_of_the_user_are_not_overwritten(tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\na.jpg,cat\n")
+    (tmp_path / "photos.json").write_text('{"images": []}')
+    for name in ("labels.csv", "photos.csv"):
+        with pytest.raises(UserError, match="is there and not of this tool"):
+            write(tmp_path / name)
+    (tmp_path / "empty.csv").touch()
+    write(tmp_path / "empty.csv")
+
+
+def test_parquet_holds_the_same_rows(tmp_path):
+    from pyarrow import parquet
+
+    write(tmp_path / "r.parquet")
+    write(tmp_path / "r.jsonl")
+    expected = [json.loads(line) for line in open(tmp_path / "r.jsonl", encoding="utf-8", newline="\n")]
+    assert parquet.read_table(tmp_path / "r.parquet").to_pylist() == expected
+    with pytest.raises(UserError, match="cannot be continued"):
+        write(tmp_path / "r.parquet", resume=True)
+    with pytest.raises(Stopped):
+        write(tmp_path / "s.parquet", n_stop=4)
+    assert parquet.read_table(tmp_path / "s.parquet.partial").num_rows == 4
+
+
+def test_a_run_that_ends_before_its_first_row_leaves_nothing(tmp_path):
+    with pytest.raises(Stopped):
+        write(tmp_path / "r.csv", n_stop=0)
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,379 @@
+"""The file of a prediction's rows: it grows as `<name>.partial` and gets its name when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from results import Tally, shown
+from splits import Sample
+from stop import Stopped
+from utils import UserError, pick, write_text
+
+SYNC_SECONDS = 30.0  # what a power cut takes away at most
+STATE_SECONDS = 1.0  # what a kill takes away at most, where the state is more than counts
+ROW_GROUP = 16_384  # rows of a Parquet file that wait in memory
+BOM = b"\xef\xbb\xbf"
+
+Row = Mapping[str, "str | float | None"]
+
+
+# --- formats ----------------------------------------------------------------------------------
+
+
+class CsvFile:
+    """Comma-separated lines in UTF-8, with a BOM, so that Excel shows Korean names.
+
+    Args:
+        is_new: whether the file is empty and wants its header.
+    """
+
+    resumes = True
+
+    def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
+        self.file, self.columns = file, columns
+        if is_new:
+            file.write(BOM + _csv_lines([columns]))
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Adds those rows."""
+        self.file.write(_csv_lines(_texts(row, self.columns) for row in rows))
+
+    def close(self) -> None:
+        """Nothing more is to be said."""
+
+    @staticmethod
+    def whole_rows(file: IO[bytes]) -> Iterator[tuple[dict[str, str], int]]:
+        """The rows that were written to their end, each with the place behind it; names may hold newlines."""
+        end, last = 0, b""
+
+        def lines() -> Iterator[str]:
+            nonlocal end, last
+            for last in file:
+                end += len(last)
+                yield last.decode("utf-8-sig")
+
+        reader = csv.reader(lines(), strict=True)
+        with contextlib.suppress(csv.Error, UnicodeDecodeError, StopIteration):  # the last row was torn
+            columns = next(reader)
+            for values in reader:
+                if len(values) != len(columns) or not last.endswith(b"\r\n"):
+                    return
+                yield dict(zip(columns, values, strict=True)), end
+
+
+def _csv_lines(rows: Iterable[Sequence[str]], line_end: str = "\r\n") -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=line_end).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _texts(row: Row, columns: Sequence[str]) -> list[str]:
+    return [_text(row.get(name)) for name in columns]
+
+
+def _text(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return "" if value is None else shown(value)
+
+
+class JsonlFile:
+    """One JSON object a line."""
+
+    resumes = True
+
+    def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
+        self.file, self.columns = file, columns
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Adds those rows."""
+        objects = ({name: row.get(name) for name in self.columns} for row in rows)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in objects)
+        self.file.write(shown(lines).encode())
+
+    def close(self) -> None:
+        """Nothing more is to be said."""
+
+    @staticmethod
+    def whole_rows(file: IO[bytes]) -> Iterator[tuple[dict, int]]:
+        """The rows that were written to their end, each with the place behind it."""
+        end = 0
+        for line in file:
+            end += len(line)
+            try:
+                row = json.loads(line)
+            except ValueError:  # the last row was torn
+                return
+            if not line.endswith(b"\n") or not isinstance(row, dict):
+                return
+            yield row, end
+
+
+class ParquetFile:
+    """Apache Parquet; it is readable only when it is whole."""
+
+    resumes = False
+
+    def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        types = {True: pyarrow.float64(), False: pyarrow.string()}
+        self.schema = pyarrow.schema([(name, types[name.startswith(("probability", "p_"))]) for name in columns])
+        self.parquet = parquet.ParquetWriter(file, self.schema)
+        self.waiting: list[dict] = []
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Adds those rows."""
+        for row in rows:
+            values = ((name, row.get(name)) for name in self.schema.names)
+            self.waiting.append({name: shown(value) if isinstance(value, str) else value for name, value in values})
+        if len(self.waiting) >= ROW_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what waits, and the index without which the file cannot be read."""
+        self._flush()
+        self.parquet.close()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        if self.waiting:
+            self.parquet.write_table(pyarrow.Table.from_pylist(self.waiting, self.schema))
+            self.waiting.clear()
+
+
+FORMATS = {".csv": CsvFile, ".jsonl": JsonlFile, ".parquet": ParquetFile}
+
+
+# --- the file ---------------------------------------------------------------------------------
+
+
+class ResultFile:
+    """Rows that come in order: `result.csv.partial` while they do, `result.csv` when all are there.
+
+    Beside it `result.json` tells what made it; as `result.json.partial` it holds what a resumed run needs.
+
+    Args:
+        about: the checkpoint and the settings; a run that is resumed must have the same.
+    """
+
+    def __init__(self, path: str, columns: Sequence[str], about: Mapping[str, object]) -> None:
+        self.path, self.columns, self.about = path, list(columns), about
+        self.format = FORMATS[pick("the ending of --result", os.path.splitext(path)[1].lower(), FORMATS)]
+        self.partial = f"{path}.partial"
+        self.about_path = str(Path(path).with_suffix(".json"))
+        self.state_path = f"{self.about_path}.partial"
+        self.n_rows = 0
+        self.file: IO[bytes] | None = None
+        self._synced = self._saved = 0.0
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        for path, is_ours in ((self.path, self._is_result), (self.about_path, _is_about)):
+            if os.path.exists(path) and not is_ours(path):
+                raise UserError(f"{path} is there and not of this tool; give another --result, such as result.csv")
+
+    def _is_result(self, path: str) -> bool:
+        """Whether it is empty or begins as a result does, so that no file of the user's is overwritten."""
+        with open(path, "rb") as file:
+            start = file.read(40)
+        return not start or start.removeprefix(BOM).startswith((b"file_dir,", b'{"file_dir": ', b"PAR1"))
+
+    def begin(self, resume: bool, samples: Iterator[Sample], tally: Tally) -> bool:
+        """Opens the file, behind the rows of a run that was stopped or as a new one.
+
+        Args:
+            samples: those whose rows are there already are taken from it.
+            tally: takes over what was counted.
+
+        Returns:
+            False where there is nothing to do: the file is whole already.
+
+        Raises:
+            UserError: the rows that are there are of other inputs, flags or another checkpoint.
+        """
+        if resume and not self.format.resumes:
+            raise UserError(f"--resume needs a result that ends in .csv or .jsonl; {self.path} cannot be continued")
+        try:
+            if resume and os.path.exists(self.partial):
+                self._continue(samples, tally)
+                return True
+            if resume and self._is_whole(tally):
+                return False
+            if os.path.exists(self.partial):
+                os.replace(self.partial, f"{self.partial}.prev")
+            self.file = open(self.partial, "wb")  # noqa: SIM115
+            self.rows = self.format(self.file, self.columns)
+        except OSError as error:
+            raise UserError(f"cannot write {self.partial}: {error.strerror}; give another --result") from error
+        return True
+
+    def _is_whole(self, tally: Tally) -> bool:
+        for path in (self.state_path, self.about_path):
+            content = _read_json(path)
+            if "counts" in content and os.path.exists(self.path) and not self._difference(content):
+                tally.restore(content)
+                os.replace(path, self.about_path)
+                return True
+        return False
+
+    def _difference(self, content: Mapping) -> str:
+        """What was otherwise in an earlier run, or nothing."""
+        settings = {"checkpoint": self.about["checkpoint"]["sha256"], **self.about["settings"]}
+        theirs = {"checkpoint": content.get("checkpoint", {}).get("sha256"), **content.get("settings", {})}
+        return next((name for name, value in settings.items() if theirs.get(name) != value), "")
+
+    def _continue(self, samples: Iterator[Sample], tally: Tally) -> None:
+        state = _read_json(self.state_path)
+        if state and (name := self._difference(state)):
+            raise UserError(f"{self.partial} was made with another {name}; use the same, or leave --resume out")
+        end, n_saved = 0, state.get("n_rows")
+        with open(self.partial, "rb") as file:
+            for row, end in self.format.whole_rows(file):  # noqa: B007
+                self._check_row(row, next(samples, None))
+                self.n_rows += 1
+                tally.add_row(row)
+                if self.n_rows == n_saved:
+                    tally.restore(state)
+                    break
+        self.file = open(self.partial, "r+b" if end else "wb")  # noqa: SIM115
+        self.file.truncate(end)
+        self.file.seek(end)
+        self.rows = self.format(self.file, self.columns, is_new=not end)
+
+    def _check_row(self, row: Row, sample: Sample | None) -> None:
+        if list(row) != self.columns:
+            raise UserError(f"{self.partial} has other columns ({', '.join(row)}); give the flags that made it")
+        if sample is None or shown(sample.path) != row["file_dir"]:
+            now = f"is now {sample.path}" if sample else "is not there now"
+            raise UserError(
+                f"input {self.n_rows + 1} was {row['file_dir']} in {self.partial} and {now}; give the same inputs "
+                "in the same order, or leave --resume out"
+            )
+
+    def write(self, rows: Sequence[Row], tally: Tally) -> None:
+        """Adds rows; when it returns they are in the file, for other programs to see.
+
+        Args:
+            tally: with those rows counted; it is kept for a run that is resumed.
+        """
+        now = time.monotonic()
+        try:
+            self.rows.write(rows)
+            self.file.flush()
+            if now - self._synced > SYNC_SECONDS:
+                os.fsync(self.file.fileno())
+                self._synced = now
+            self.n_rows += len(rows)
+            if tally.is_small or now - self._saved > STATE_SECONDS:
+                self._save(tally)
+                self._saved = now
+        except OSError as error:
+            raise UserError(f"cannot write {self.partial}: {error.strerror or error}") from error
+
+    def _save(self, tally: Tally) -> None:
+        # no fsync: what was lost, or is behind the rows, is found out
+        temporary = f"{self.state_path}.tmp"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump({**self.about, "n_rows": self.n_rows, **tally.state()}, file)
+        os.replace(temporary, self.state_path)
+
+    def how_to_go_on(self) -> str:
+        """What to tell a user whose run ends before its rows do."""
+        there = f"{self.n_rows} rows are in {self.partial}"
+        return f"{there}; the same command with --resume goes on" if self.format.resumes else there
+
+    def finish(self, content: Mapping[str, object]) -> None:
+        """Gives the file its name, and writes `result.json` with that content.
+
+        Raises:
+            UserError: the file of that name cannot be replaced; the rows stay where they are.
+        """
+        self.close()
+        write_text(self.state_path, json.dumps({**self.about, **content}, indent=1, ensure_ascii=False) + "\n")
+        try:
+            os.replace(self.partial, self.path)
+        except OSError as error:
+            raise UserError(
+                f"cannot replace {self.path} ({error.strerror}): is it open in another program? All {self.n_rows} rows "
+                f"are in {self.partial}: close the program and rename that file, or type the command with --resume"
+            ) from error
+        os.replace(self.state_path, self.about_path)
+
+    def __enter__(self) -> ResultFile:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _trace: object) -> None:
+        if error is None or self.file is None or self.file.closed:
+            return
+        with contextlib.suppress(OSError):  # the disk may be full; what is on it stays
+            self.close()
+        if not self.n_rows:
+            for path in (self.partial, self.state_path):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        elif isinstance(error, Stopped):
+            error.hint = f"; {self.how_to_go_on()}"
+        elif isinstance(error, UserError):
+            raise UserError(f"{error}; {self.how_to_go_on()}") from error
+
+    def close(self) -> None:
+        """Closes the file, with all rows that were written; Parquet is readable then."""
+        if self.file and not self.file.closed:
+            self.rows.close()
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+
+
+class StdoutRows:
+    """CSV on stdout for a pipe: no BOM, plain line ends, nothing to resume."""
+
+    def __init__(self, file: IO[bytes], columns: Sequence[str]) -> None:
+        self.file, self.columns, self.n_rows = file, columns, 0
+
+    def begin(self, resume: bool, samples: Iterator[Sample], tally: Tally) -> bool:
+        """Writes the header; there is always something to do."""
+        if resume:
+            raise UserError("--resume needs a file; --result - cannot be continued")
+        self.file.write(_csv_lines([self.columns], "\n"))
+        return True
+
+    def write(self, rows: Sequence[Row], tally: Tally) -> None:
+        """Adds rows and sends them off."""
+        self.file.write(_csv_lines((_texts(row, self.columns) for row in rows), "\n"))
+        self.file.flush()
+        self.n_rows += len(rows)
+
+    def finish(self, content: Mapping[str, object]) -> None:
+        """Nothing is beside it."""
+
+    def __enter__(self) -> StdoutRows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _read_json(path: str) -> dict:
+    """A file of ours; {} where there is none or it is broken."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_about(path: str) -> bool:
+    return "checkpoint" in _read_json(path)
