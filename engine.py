@@ -136,6 +136,11 @@ def in_fixed_shape(
     return torch.cat(outputs) if len(outputs) != 1 else outputs[0]
 
 
+def eval_batch_size(batch_size: int) -> int:
+    """Images in a pass of evaluation, in training and prediction alike; below 32 it wastes time, above 256 memory."""
+    return min(max(32, batch_size), 256)
+
+
 # --- folding ----------------------------------------------------------------------------------
 
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from dataclasses import asdict, astuple, fields, replace
 from typing import TYPE_CHECKING
 
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from flags import run_main
-from utils import UserError, pick, pick_device, pick_precision, remove_leftovers, warn
+from utils import UserError, pick, pick_device, pick_precision, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
-    from pathlib import Path
 
     import torch
-    from torch import nn
 
+    from assemble import Work
     from data_loader import ImageDataset, Preprocess
     from engine import Engine
     from model_loader import Classifier
-    from recipe import Recipe
     from resume import Saved
     from run import Run
+    from saver import Saver
     from splits import Splits
     from trainer import EpochResult, PhaseResult, Trainer
 
@@ -65,10 +64,12 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
     # before the imports below: a wrong folder is told at once
     found = saved.found.splits if saved else load_data(config, say)
 
-    from engine import Engine
+    from assemble import build_model, check_names, choose_work, make_datasets, make_loaders, make_trainer
+    from engine import Engine, eval_batch_size
     from features import open_cache
     from resume import put_back
     from run import Run, default_run_dir
+    from saver import Saver
 
     check_names(config)
     device = pick_device(config.gpu_id)
@@ -124,6 +125,7 @@ def try_a_step(
     config: TrainConfig, trainer: Trainer, splits: Splits, engine: Engine, work: Work, run: Run, say: Callable
 ) -> None:
     """The end of a dry run: one step of training, and no checkpoint."""
+    from assemble import make_loaders
     from features import open_cache
 
     with open_cache("none") as cache:
@@ -148,188 +150,6 @@ def measure(trainer: Trainer, loaders: dict, run: Run, valid: PhaseResult) -> di
         if name in loaders and name not in results:
             results[name] = trainer.evaluate(loaders[name], run, name)
     return results
-
-
-def check_names(config: TrainConfig) -> None:
-    """Every flag that names a row of a table, before any work is done.
-
-    Raises:
-        UserError: there is no such row.
-    """
-    from data_loader import AUGMENTS
-    from recipe import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS
-    from trainer import MONITORS
-
-    tables = {
-        "augment": AUGMENTS,
-        "class_weights": CLASS_WEIGHTS,
-        "optimizer": OPTIMIZERS,
-        "scheduler": SCHEDULERS,
-        "monitor": MONITORS,
-    }
-    for name, table in tables.items():
-        pick(f"--{name}", getattr(config, name), table)
-
-
-def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, work: Work) -> Trainer:
-    """The trainer of what trains."""
-    from data_loader import AddressedSampler
-    from trainer import Trainer
-
-    n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
-    recipe = make_recipe(config, engine.model, splits, n_steps)
-    parts = (work.model, work.compute, work.refresh, recipe)
-    return Trainer(*parts, engine.device, engine.dtype, config.seed, config.monitor)
-
-
-def make_recipe(config: TrainConfig, model: Classifier, splits: Splits, n_steps: int) -> Recipe:
-    """How the weights learn, as the flags ask for it; `n_steps` is of an epoch."""
-    from collections import Counter
-
-    from data_loader import Mixer
-    from recipe import CLASS_WEIGHTS, Plan, Recipe, Schedule, TrainingLoss, make_optimizer
-
-    rates = {"backbone": config.backbone_lr or config.lr, "head": config.lr}
-    parameters = model.parameters_by_part()
-    optimizer = make_optimizer(config.optimizer, parameters, rates, config.momentum, config.weight_decay)
-    plan = Plan(config.n_epochs, config.step_size, config.gamma, config.patience)
-    schedule = Schedule(config.scheduler, optimizer, plan, round(config.warmup_epochs * n_steps))
-    counts = Counter(sample.label for sample in splits.train)
-    weights = CLASS_WEIGHTS[config.class_weights]([counts[name] for name in splits.class_names])
-    loss = TrainingLoss(weights, config.label_smoothing)
-    mixes = config.mixup or config.cutmix
-    mix = Mixer(config.mixup, config.cutmix, len(splits.class_names)) if mixes else None
-    return Recipe(optimizer, schedule, loss, mix)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the trainer is handed: the whole model for images, or its head for features, which may be stored."""
-
-    model: nn.Module
-    compute: Callable[[torch.Tensor], torch.Tensor]
-    refresh: Callable[[], None]
-    is_stored: bool = False
-
-
-def choose_work(config: TrainConfig, engine: Engine) -> Work:
-    """A wholly frozen backbone is computed once for all epochs; everything else runs image by image."""
-    from engine import FrozenModel, HeadEngine
-    from features import is_wholly_frozen
-
-    top = engine.model.top() if is_wholly_frozen(engine.model) else None
-    if top is None:
-        return Work(engine.model, engine, engine.refresh)
-    head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size)
-    if config.views and not config.cutmix:  # a part of a picture has no part in its features
-        return Work(top, head, head.refresh, is_stored=True)
-    return Work(FrozenModel(engine, top), lambda images: head(engine.features(images)), head.refresh)
-
-
-def make_loaders(
-    config: TrainConfig, splits: Splits, engine: Engine, work: Work, run: Run, cache: Path, say: Callable
-) -> dict[str, Iterable]:
-    """Batches of each split: images, or their features, of which those that the cache lacks are computed here."""
-    from data_loader import make_loader
-    from features import extract
-
-    loaders, n_views = {}, 1 if config.augment == "none" else min(config.views, config.n_epochs)
-    for name, dataset in make_datasets(config, splits, engine.model.preprocess).items():
-        size = config.batch_size if name == "train" else engine.batch_size
-        if work.is_stored:
-            recipe = (config.augment, n_views) if name == "train" else ("evaluation", 1)
-            extracted = extract(engine, dataset, cache, *recipe, config.n_workers, say)
-            run.skip(extracted.bad, name)
-            loaders[name] = extracted.loader(size)
-        else:
-            loaders[name] = make_loader(dataset, size, config.n_workers, engine.device.type == "cuda")
-    return loaders
-
-
-def make_datasets(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, ImageDataset]:
-    """The images of each split, augmented for training alone."""
-    from data_loader import ImageDataset, eval_transform, train_transform
-
-    transforms = {name: (eval_transform(preprocess), None) for name in splits.by_name()}
-    transforms["train"] = (train_transform(config.augment, preprocess), config.seed)
-    return {
-        name: ImageDataset(part, splits.class_names, preprocess, *transforms[name], config.max_pixels)
-        for name, part in splits.by_name().items()
-    }
-
-
-def eval_batch_size(batch_size: int) -> int:
-    """Images in a pass of evaluation, in training and prediction alike; below 32 it wastes time, above 256 memory."""
-    return min(max(32, batch_size), 256)
-
-
-class Saver:
-    """Writes the run's checkpoint and reads its best weights back."""
-
-    def __init__(self, path: str, model: Classifier, config: TrainConfig, splits: Splits, run_id: str) -> None:
-        self.path, self.model, self.run_id = path, model, run_id
-        self.is_first = True
-        self.previous = f"{path}.prev" if os.path.exists(path) and not self.is_ours(path) else None
-        remove_leftovers(path)
-        held_out = {
-            name: [[sample.path, sample.label] for sample in part]
-            for name, part in splits.by_name().items()
-            if name != "train"
-        }
-        self.about = {
-            "model_name": config.model_name,
-            "class_names": splits.class_names,
-            "splits": {"cwd": os.getcwd(), "held_out": splits.held_out, **held_out},
-            "temperature": 1.0,
-            "precision": config.precision,
-            "eval_batch_size": eval_batch_size(config.batch_size),
-            "config": asdict(config),
-            "run_id": run_id,
-        }
-
-    def __call__(self, metrics: dict, path: str | Path | None = None) -> None:
-        from model_loader import save_checkpoint
-
-        keep_previous = self.is_first and path is None and not self.is_ours(self.path)
-        save_checkpoint(path or self.path, self.model, {**self.about, "metrics": metrics}, keep_previous)
-        self.is_first = self.is_first and path is not None
-
-    def finish(self, epoch: int, results: Mapping[str, PhaseResult], path: str | Path | None = None) -> None:
-        """Writes the present weights, those of that epoch, with their temperature and all that was measured."""
-        from report import fit_temperature
-        from run import phase_metrics
-
-        outputs = results["valid"].outputs
-        self.about["temperature"] = fit_temperature(outputs.logits, outputs.labels)
-        metrics = {name: phase_metrics(result) for name, result in results.items()}
-        self({"epoch": epoch + 1, **metrics}, path)
-
-    def is_ours(self, path: str) -> bool:
-        """Whether the file is a checkpoint of this run."""
-        import weights
-
-        try:
-            return weights.read(path, mmap=True).get("run_id") == self.run_id
-        except UserError:
-            return False
-
-    def restore(self) -> None:
-        """Puts the best weights back into the model.
-
-        Raises:
-            UserError: the file is gone, or another run has written it since.
-        """
-        import weights
-
-        content = weights.read(self.path)
-        if content.get("run_id") != self.run_id:
-            raise UserError(f"{self.path} was written by another run; give each run a --model_fn of its own")
-        self.model.net.load_state_dict(content["state_dict"])
-
-    def backbone(self) -> dict[str, torch.Tensor]:
-        """The tensors of all but the head."""
-        head = f"{self.model.head_name}."
-        return {name: value for name, value in self.model.net.state_dict().items() if not name.startswith(head)}
 
 
 def judge_splits(splits: Splits, results: Mapping[str, PhaseResult], temperature: float) -> dict[str, dict]:
@@ -431,34 +251,6 @@ def checked(config: TrainConfig, splits: Splits, run: Run, say) -> Splits:
         warn(f"{text}{hint}")
     dropped = duplicates.to_drop() if config.on_leak == "drop" else []
     return without(splits, [*reasons, *dropped]) if reasons or dropped else splits
-
-
-def build_model(config: TrainConfig, splits: Splits, saved: Saved | None = None) -> Classifier:
-    """The model as the flags ask for it, frozen where they say so; of a stopped run, with its frozen backbone."""
-    from model_loader import freeze, freeze_batch_norm, get_model
-
-    model = get_model(
-        config.model_name,
-        len(splits.class_names),
-        pretrained=config.use_pretrained and not saved,
-        weights_file=None if saved else config.weights,
-        image_size=config.image_size,
-        preferred_size=config.preferred_size,
-        resize=config.resize,
-        bit_depth=config.bit_depth,
-        head_hidden=config.head_hidden,
-        dropout=config.dropout,
-        seed=config.seed,
-    )
-    if config.freeze or config.freeze_until:
-        freeze(model, config.freeze_until)
-    if config.freeze_bn:
-        freeze_batch_norm(model)
-    if saved:
-        from resume import load_backbone
-
-        load_backbone(saved, model.net)
-    return model
 
 
 def describe(

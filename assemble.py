@@ -1,0 +1,144 @@
+"""What the flags ask for, put together: model, optimizer, trainer, batches of each split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from config import TrainConfig
+from data_loader import (
+    AUGMENTS,
+    AddressedSampler,
+    ImageDataset,
+    Mixer,
+    Preprocess,
+    eval_transform,
+    make_loader,
+    train_transform,
+)
+from engine import Engine, FrozenModel, HeadEngine
+from features import extract, is_wholly_frozen
+from model_loader import Classifier, freeze, freeze_batch_norm, get_model
+from recipe import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS, Plan, Recipe, Schedule, TrainingLoss, make_optimizer
+from resume import Saved, load_backbone
+from run import Run
+from splits import Splits
+from trainer import MONITORS, Trainer
+from utils import pick
+
+
+def check_names(config: TrainConfig) -> None:
+    """Every flag that names a row of a table, before any work is done.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    tables = {
+        "augment": AUGMENTS,
+        "class_weights": CLASS_WEIGHTS,
+        "optimizer": OPTIMIZERS,
+        "scheduler": SCHEDULERS,
+        "monitor": MONITORS,
+    }
+    for name, table in tables.items():
+        pick(f"--{name}", getattr(config, name), table)
+
+
+def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, work: Work) -> Trainer:
+    """The trainer of what trains."""
+    n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
+    recipe = make_recipe(config, engine.model, splits, n_steps)
+    parts = (work.model, work.compute, work.refresh, recipe)
+    return Trainer(*parts, engine.device, engine.dtype, config.seed, config.monitor)
+
+
+def make_recipe(config: TrainConfig, model: Classifier, splits: Splits, n_steps: int) -> Recipe:
+    """How the weights learn, as the flags ask for it; `n_steps` is of an epoch."""
+    rates = {"backbone": config.backbone_lr or config.lr, "head": config.lr}
+    parameters = model.parameters_by_part()
+    optimizer = make_optimizer(config.optimizer, parameters, rates, config.momentum, config.weight_decay)
+    plan = Plan(config.n_epochs, config.step_size, config.gamma, config.patience)
+    schedule = Schedule(config.scheduler, optimizer, plan, round(config.warmup_epochs * n_steps))
+    counts = Counter(sample.label for sample in splits.train)
+    weights = CLASS_WEIGHTS[config.class_weights]([counts[name] for name in splits.class_names])
+    loss = TrainingLoss(weights, config.label_smoothing)
+    mixes = config.mixup or config.cutmix
+    mix = Mixer(config.mixup, config.cutmix, len(splits.class_names)) if mixes else None
+    return Recipe(optimizer, schedule, loss, mix)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the trainer is handed: the whole model for images, or its head for features, which may be stored."""
+
+    model: nn.Module
+    compute: Callable[[torch.Tensor], torch.Tensor]
+    refresh: Callable[[], None]
+    is_stored: bool = False
+
+
+def choose_work(config: TrainConfig, engine: Engine) -> Work:
+    """A wholly frozen backbone is computed once for all epochs; everything else runs image by image."""
+    top = engine.model.top() if is_wholly_frozen(engine.model) else None
+    if top is None:
+        return Work(engine.model, engine, engine.refresh)
+    head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size)
+    if config.views and not config.cutmix:  # a part of a picture has no part in its features
+        return Work(top, head, head.refresh, is_stored=True)
+    return Work(FrozenModel(engine, top), lambda images: head(engine.features(images)), head.refresh)
+
+
+def make_loaders(
+    config: TrainConfig, splits: Splits, engine: Engine, work: Work, run: Run, cache: Path, say: Callable
+) -> dict[str, Iterable]:
+    """Batches of each split: images, or their features, of which those that the cache lacks are computed here."""
+    loaders, n_views = {}, 1 if config.augment == "none" else min(config.views, config.n_epochs)
+    for name, dataset in make_datasets(config, splits, engine.model.preprocess).items():
+        size = config.batch_size if name == "train" else engine.batch_size
+        if work.is_stored:
+            recipe = (config.augment, n_views) if name == "train" else ("evaluation", 1)
+            extracted = extract(engine, dataset, cache, *recipe, config.n_workers, say)
+            run.skip(extracted.bad, name)
+            loaders[name] = extracted.loader(size)
+        else:
+            loaders[name] = make_loader(dataset, size, config.n_workers, engine.device.type == "cuda")
+    return loaders
+
+
+def make_datasets(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, ImageDataset]:
+    """The images of each split, augmented for training alone."""
+    transforms = {name: (eval_transform(preprocess), None) for name in splits.by_name()}
+    transforms["train"] = (train_transform(config.augment, preprocess), config.seed)
+    return {
+        name: ImageDataset(part, splits.class_names, preprocess, *transforms[name], config.max_pixels)
+        for name, part in splits.by_name().items()
+    }
+
+
+def build_model(config: TrainConfig, splits: Splits, saved: Saved | None = None) -> Classifier:
+    """The model as the flags ask for it, frozen where they say so; of a stopped run, with its frozen backbone."""
+    model = get_model(
+        config.model_name,
+        len(splits.class_names),
+        pretrained=config.use_pretrained and not saved,
+        weights_file=None if saved else config.weights,
+        image_size=config.image_size,
+        preferred_size=config.preferred_size,
+        resize=config.resize,
+        bit_depth=config.bit_depth,
+        head_hidden=config.head_hidden,
+        dropout=config.dropout,
+        seed=config.seed,
+    )
+    if config.freeze or config.freeze_until:
+        freeze(model, config.freeze_until)
+    if config.freeze_bn:
+        freeze_batch_norm(model)
+    if saved:
+        load_backbone(saved, model.net)
+    return model

@@ -1,0 +1,80 @@
+"""The checkpoint of a run: the best weights so far, under one name that no other run loses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+import weights
+from config import TrainConfig
+from engine import eval_batch_size
+from model_loader import Classifier, save_checkpoint
+from report import fit_temperature
+from run import phase_metrics
+from splits import Splits
+from trainer import PhaseResult
+from utils import UserError, remove_leftovers
+
+
+class Saver:
+    """Writes the run's checkpoint and reads its best weights back."""
+
+    def __init__(self, path: str, model: Classifier, config: TrainConfig, splits: Splits, run_id: str) -> None:
+        self.path, self.model, self.run_id = path, model, run_id
+        self.is_first = True
+        self.previous = f"{path}.prev" if os.path.exists(path) and not self.is_ours(path) else None
+        remove_leftovers(path)
+        held_out = {
+            name: [[sample.path, sample.label] for sample in part]
+            for name, part in splits.by_name().items()
+            if name != "train"
+        }
+        self.about = {
+            "model_name": config.model_name,
+            "class_names": splits.class_names,
+            "splits": {"cwd": os.getcwd(), "held_out": splits.held_out, **held_out},
+            "temperature": 1.0,
+            "precision": config.precision,
+            "eval_batch_size": eval_batch_size(config.batch_size),
+            "config": asdict(config),
+            "run_id": run_id,
+        }
+
+    def __call__(self, metrics: dict, path: str | Path | None = None) -> None:
+        keep_previous = self.is_first and path is None and not self.is_ours(self.path)
+        save_checkpoint(path or self.path, self.model, {**self.about, "metrics": metrics}, keep_previous)
+        self.is_first = self.is_first and path is not None
+
+    def finish(self, epoch: int, results: Mapping[str, PhaseResult], path: str | Path | None = None) -> None:
+        """Writes the present weights, those of that epoch, with their temperature and all that was measured."""
+        outputs = results["valid"].outputs
+        self.about["temperature"] = fit_temperature(outputs.logits, outputs.labels)
+        metrics = {name: phase_metrics(result) for name, result in results.items()}
+        self({"epoch": epoch + 1, **metrics}, path)
+
+    def is_ours(self, path: str) -> bool:
+        """Whether the file is a checkpoint of this run."""
+        try:
+            return weights.read(path, mmap=True).get("run_id") == self.run_id
+        except UserError:
+            return False
+
+    def restore(self) -> None:
+        """Puts the best weights back into the model.
+
+        Raises:
+            UserError: the file is gone, or another run has written it since.
+        """
+        content = weights.read(self.path)
+        if content.get("run_id") != self.run_id:
+            raise UserError(f"{self.path} was written by another run; give each run a --model_fn of its own")
+        self.model.net.load_state_dict(content["state_dict"])
+
+    def backbone(self) -> dict[str, torch.Tensor]:
+        """The tensors of all but the head."""
+        head = f"{self.model.head_name}."
+        return {name: value for name, value in self.model.net.state_dict().items() if not name.startswith(head)}
