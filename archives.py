@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ import stat
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -24,6 +26,7 @@ FOLDER = ".cache/archives"
 # Photos hardly shrink, so what grows a hundredfold is no folder of photos; small archives may grow to 1 GB.
 MAX_GROWTH, MAX_SMALL = 100, 1 << 30
 MAX_NAME = 1 << 20  # bytes
+LEFTOVER_SECONDS = 86_400  # no archive takes a day to unpack
 BLOCK = 512  # bytes that an entry counts for at least, so that empty files are not free
 
 
@@ -95,6 +98,7 @@ def _staging(folder: Path) -> Iterator[Path]:
     """A folder beside the one to come, which goes in any case."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
         outer = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}.", dir=folder.parent))
         inner = outer / "inside"  # mkdtemp's own is for its owner alone
         inner.mkdir()
@@ -104,6 +108,14 @@ def _staging(folder: Path) -> Iterator[Path]:
         yield inner
     finally:
         shutil.rmtree(outer, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what a run that was killed while it unpacked the same archive has left beside the folder."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name[:40])}.*"):
+        with contextlib.suppress(OSError):
+            if abs(time.time() - path.stat().st_mtime) > LEFTOVER_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class Target:

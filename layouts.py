@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from listing import Listing, has_images, holds_images, nfc, subfolders, walk_images
 from splits import SPLIT_FOLDERS, Sample, split_of
 from tables import USUAL, Columns, Finder, Row, Table, is_table_name
-from utils import UserError
+from utils import UserError, count_of
 
 EXPECTED = (
     "expected DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg, or DIR/CLASS/*.jpg, or DIR/CLASS.1.jpg, "
@@ -384,7 +384,7 @@ def _what_is_wrong_with_names(here: Listing) -> str:
     named = [name for name in names if flat_class(name)]
     other = next((name for name in names if not flat_class(name)), None)
     if not named:
-        return f"{here.root} holds {len(names)} images but no class folders"
+        return f"{here.root} holds {count_of(len(names), 'image')} but no class folders"
     if other:
         named_like = f"{len(named)} of {len(names)} images in {here.root} are named like {named[0]}"
         return f"{named_like}, but {other} is not; rename it or move it away"

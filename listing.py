@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from utils import UserError
+from utils import UserError, count_of
 
 IMAGE_ENDINGS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .jp2 .ico .tga".split()
@@ -115,9 +115,9 @@ def walk_images(folder: str | Path, others: Counter[str] | None = None) -> Itera
 
 
 def others_text(others: Mapping[str, int]) -> str:
-    """`passed over 3 files that are no images by their ending (.heic 2, .txt 1)`."""
+    """`passed over 3 files, by their ending no images (.heic 2, .txt 1)`."""
     kinds = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
-    return f"passed over {sum(others.values())} files that are no images by their ending ({kinds})"
+    return f"passed over {count_of(sum(others.values()), 'file')}, by their ending no images ({kinds})"
 
 
 def _scan(folder: str | Path) -> Iterator[os.DirEntry]:

@@ -12,7 +12,7 @@ from layouts import EXPECTED, ByFolder, ByTable, Place, Reader, recognise, table
 from listing import Listing, others_text, subfolders, walk_images
 from splits import SPLIT_FOLDERS, Parts, Sample, Splits, crossing_groups, read_splits, stratified_split
 from tables import USUAL, Columns, Finder, Table, is_table_name
-from utils import UserError, did_you_mean_path
+from utils import UserError, count_of, did_you_mean_path
 
 # --- for training -----------------------------------------------------------------------------
 
@@ -100,17 +100,20 @@ def _read(reader: Reader, columns: Columns) -> tuple[Parts, list[str]]:
     n_samples = sum(map(len, parts.values()))
     if len(reader.missing) == n_samples:
         example = f", for example {reader.missing[0]}" if reader.missing else ""
-        raise UserError(f"none of the {n_samples} images of the table is in {reader.root}{example}; give --data_dir")
+        raise UserError(
+            f"{reader.name}: none of its images is in {reader.root}{example}; give their folder by --data_dir"
+        )
     notes = []
     if reader.missing:
-        notes.append(f"{len(reader.missing)} images of the table are not there (for example {reader.missing[0]})")
+        n_missing = count_of(len(reader.missing), "image")
+        notes.append(f"not there, though the table lists them: {n_missing} (for example {reader.missing[0]})")
     if reader.left_out:
         folders = Counter(os.path.dirname(path) for path in reader.left_out)
         shown = ", ".join(f"{folder} {count}" for folder, count in folders.most_common(5))
-        notes.append(f"left out {len(reader.left_out)} images whose class is not told ({shown})")
-    if isinstance(reader, ByTable) and reader.find.n_near:
-        notes.append(f"found {reader.find.n_near} files near where the table says (for example {reader.find.example})")
-    if not isinstance(reader, ByTable):
+        notes.append(f"left out {count_of(len(reader.left_out), 'image')} whose class is not told ({shown})")
+    if isinstance(reader, ByTable):
+        notes += reader.find.notes()
+    else:
         notes += [
             f"{table.file} was not read, the names tell the classes; --labels {table.file} takes it"
             for table in tables_in(Listing(reader.root), columns)
@@ -152,7 +155,7 @@ def _group_notes(parts: Parts) -> list[str]:
     n_groups = len({sample.group for part in parts.values() for sample in part if sample.group})
     if crossing := crossing_groups(parts):
         return [f"{len(crossing)} of {n_groups} groups stand in more than one split (for example {crossing[0]})"]
-    return [f"kept {n_groups} groups together, each in one split"] if n_groups else []
+    return [f"kept {count_of(n_groups, 'group')} together, each in one split"] if n_groups else []
 
 
 def _absent_notes(parts: Parts, class_names: list[str]) -> list[str]:
@@ -198,7 +201,7 @@ def _in_folder(folder: str, class_names: Sequence[str], columns: Columns, say: C
         yield Sample(path, label_of(path))
     if is_empty:
         say(f"{folder}: a folder without images")
-    if others:
+    if others := {ending: n for ending, n in others.items() if not is_table_name(ending)}:
         say(f"{folder}: {others_text(others)}")
 
 
@@ -237,4 +240,6 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns, say: Call
             unknown[row.label] += 1
     if unknown:
         names = ", ".join(name for name, _ in unknown.most_common(3))
-        say(f"{file}: {unknown.total()} labels are no class names ({names}) and are left out")
+        say(f"{file}: without {count_of(unknown.total(), 'label')} that no class has for a name ({names})")
+    for note in find.notes():
+        say(f"{file}: {note}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from listing import nfc
 from tables import Finder, Row, Table
-from utils import UserError, seed_for
+from utils import UserError, count_of, seed_for
 
 SPLIT_FOLDERS = {
     "train": ("train", "training", "training_set"),
@@ -188,13 +188,17 @@ def read_splits(
         where, hint = (
             (f" in {root}", "") if known is not None else ("", "; give the folder of the photos by --data_dir")
         )
-        raise UserError(f"--splits {table.file}: none of its {len(lines)} images was found{where}{hint}")
+        raise UserError(f"--splits {table.file}: none of its images is there{where}{hint}")
     told = {
-        f"images of {table.file} are not there": missing,
-        f"images are left out, as {table.file} does not list them": [s.path for s in known or () if s.key not in lines],
-        f"images have another label in {table.file} than in the data, which is taken": relabelled,
+        "not there, though {file} lists them": missing,
+        "left out, as {file} does not list them": [s.path for s in known or () if s.key not in lines],
+        "labelled as in the data, which is otherwise than in {file}": relabelled,
     }
-    notes = [f"{len(paths)} {text} (for example {paths[0]})" for text, paths in told.items() if paths]
+    notes = [
+        f"{text.format(file=table.file)}: {count_of(len(paths), 'image')} (for example {paths[0]})"
+        for text, paths in told.items()
+        if paths
+    ]
     return parts if known is not None else _with_short_keys(parts), notes
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from listing import is_image_name, nfc, subfolders
-from utils import UserError, pick
+from utils import UserError, count_of, pick
 
 ENDINGS = (".csv", ".tsv")
 PATH_COLUMNS = (
@@ -199,6 +199,11 @@ class Finder:
         if len({os.path.realpath(hit) for hit in hits}) > 1:  # a link is no other file
             raise UserError(f"{'/'.join(parts)!r} can be {hits[0]} or {hits[-1]}; write its folder too")
         return hits[0] if hits else None
+
+    def notes(self) -> list[str]:
+        """What is to be said of files that were found elsewhere."""
+        found = f"found near where the table says: {count_of(self.n_near, 'file')} (for example {self.example})"
+        return [found] if self.n_near else []
 
     def _subfolders(self) -> list[str]:
         if self._below is None:

@@ -30,6 +30,11 @@ class UserError(Exception):
     """Something that the user can mend. Only `main` prints it, as one line, and exits with 2."""
 
 
+def count_of(n: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"; did you mean X?"` for the nearest of the known words, whatever their case, or nothing."""
     by_lower = {name.lower(): name for name in reversed(list(known))}

@@ -1,6 +1,7 @@
 import io
 import os
 import tarfile
+import time
 import zipfile
 from types import SimpleNamespace
 
@@ -98,6 +99,16 @@ def test_two_runs_that_unpack_at_once_are_both_served(tmp_path, monkeypatch):
     extract(archive, tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["1.txt"]
     assert sorted(os.listdir(tmp_path)) == ["a.zip", "out"]
+
+
+def test_what_a_killed_run_left_is_removed_a_day_later(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", ["1.txt"])
+    for age in (0, 2 * 86_400):
+        left = tmp_path / f".out.{age}" / "inside"
+        left.mkdir(parents=True)
+        os.utime(left.parent, (time.time() - age,) * 2)
+    extract(archive, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == [".out.0", "a.zip", "out"]
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -121,6 +121,15 @@ def test_prediction_knows_the_labels_of_every_layout(tree, tmp_path):
     assert not any(s.label for s in samples_at(str(root), ["cat"])), "a label that is no class makes none"
 
 
+def test_a_table_beside_an_archive_names_the_files_inside(tmp_path):
+    make_table(tmp_path / "photos", 5)
+    (tmp_path / "photos" / "labels.csv").rename(tmp_path / "mine.csv")
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "photos")
+    splits = load_splits(archive, RATIOS, 0, tmp_path / "mine.csv")
+    assert (len(splits.train), len(splits.valid), len(splits.test)) == (6, 2, 2)
+    assert all("archives" in s.path and os.path.isfile(s.path) for s in splits.train)
+
+
 def test_a_table_trains_and_predicts_from_the_command_line(cli, tmp_path):
     make_table(tmp_path / "photos")
     shutil.make_archive("photos", "gztar", tmp_path / "photos")
@@ -206,7 +215,7 @@ def test_images_that_no_class_is_told_for_are_counted(tmp_path):
     make_class_folders(tmp_path / "d", 5, CLASSES)
     save_image(tmp_path / "d" / "loose.png", 0, 0)
     assert any(
-        "left out 1 images whose class is not told" in note for note in load_splits(tmp_path / "d", RATIOS, 0).notes
+        "left out 1 image whose class is not told" in note for note in load_splits(tmp_path / "d", RATIOS, 0).notes
     )
     make_flat(tmp_path / "k" / "train", 5)
     for n in range(4):

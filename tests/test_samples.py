@@ -80,7 +80,7 @@ def test_what_is_no_data_folder_is_told_with_what_was_found(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no images" in error(tmp_path / "empty")
     save_image(tmp_path / "loose" / "a.png", 0, 0)
-    assert "1 images but no class folders" in error(tmp_path / "loose")
+    assert "1 image but no class folders" in error(tmp_path / "loose")
     make_class_folders(tmp_path / "one", 3, classes=("only",))
     assert "one class only ('only')" in error(tmp_path / "one")
     make_class_folders(tmp_path / "hole", 3)
@@ -119,7 +119,7 @@ def test_files_that_are_no_images_are_counted_by_their_ending(image_folder):
         (image_folder / "cat" / name).write_bytes(b"x")
     splits = load_splits(image_folder, RATIOS, 0)
     assert splits.passed_over == {".heic": 2, ".txt": 1}
-    assert "3 files that are no images by their ending (.heic 2, .txt 1)" in others_text(splits.passed_over)
+    assert "3 files, by their ending no images (.heic 2, .txt 1)" in others_text(splits.passed_over)
 
 
 def test_a_class_that_training_lacks_is_listed(split_folder):
@@ -194,7 +194,7 @@ def test_a_table_that_cannot_be_used_says_where_and_why(image_folder):
     assert "did you mean path?" in error("path,label", rows, path="paht")
     assert "line 3 of" in error("path,label", [rows[0], "x.png,"])
     assert "stands in line 2 of" in error("path,label", [rows[0], rows[0]])
-    assert "none of the 2 images" in error("path,label", ["a.png,x", "b.png,x"])
+    assert "none of its images" in error("path,label", ["a.png,x", "b.png,x"])
     assert "is empty; expected a header line" in error("", [])
     with pytest.raises(UserError, match="No such file"):
         load_splits(None, RATIOS, 0, image_folder / "nothing.csv")

@@ -94,7 +94,7 @@ def test_a_table_is_predicted_in_its_order_with_its_labels(tmp_path, capsys):
         os.path.join("cat", "01.png"),
     ]  # fmt: skip
     assert [s.label for s in samples] == ["dog", "cat", "cat", None, None]
-    assert "t.csv: 1 labels are no class names (wolf) and are left out" in capsys.readouterr().out
+    assert "t.csv: without 1 label that no class has for a name (wolf)" in capsys.readouterr().out
     assert len(list(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("file")))) == 5
     with pytest.raises(UserError, match="did you mean file"):
         next(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("fiel")))
