@@ -111,7 +111,8 @@ def find_duplicates(splits: Splits) -> Duplicates:
                 lengths.setdefault(length, []).append((split, sample))
     candidates = [pair for pairs in lengths.values() if len(pairs) > 1 for pair in pairs]
     with ThreadPoolExecutor(n_cores()) as pool:  # hashing lets other threads run
-        hashes = list(pool.map(lambda pair: _content_hash(pair[1].path), candidates, chunksize=16))
+        hashing = pool.map(lambda pair: _content_hash(pair[1].path), candidates, chunksize=16)
+        hashes = list(progress(hashing, total=len(candidates), desc="comparing", unit="file"))
     by_hash: dict[str, list[Copy]] = {}
     for (split, sample), digest in zip(candidates, hashes, strict=True):
         if digest:

@@ -138,7 +138,9 @@ class TrainConfig:
         None, "end after N epochs without a better one (default: off)", "N", number(int, 1), "optimisation"
     )
     model_fn: str | None = flag(None, "the checkpoint to write (default: <model_name>.pth)", "FILE", group="run")
-    run_dir: str | None = flag(None, "TensorBoard and reports (default: runs/<model_name>-<time>)", "DIR", group="run")
+    run_dir: str | None = flag(
+        None, "TensorBoard and reports (default: runs/<model_name>-<time>-<data and recipe>)", "DIR", group="run"
+    )
     resume: str | None = flag(
         None,
         "continue the run of that folder with its own flags; --n_epochs may grow (default: a new run)",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import stop
-from utils import UserError, did_you_mean
+from utils import UserError, did_you_mean, tell_error
 
 
 def flag(
@@ -123,7 +123,7 @@ class Parser(argparse.ArgumentParser):
             message = f"{flag} is without its value; type {flag} {action.metavar}"
         elif action is not None:
             message = f"{flag} {reason}"
-        sys.stderr.write(f"error: {message}; see python {self.prog} --help\n")
+        tell_error(f"{message}; see python {self.prog} --help")
         raise SystemExit(2)
 
 
@@ -156,13 +156,13 @@ def run_main(main, argv: list[str] | None = None) -> None:
             raise SystemExit(main(argv))
         except UserError as error:
             stop.end_workers()
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            tell_error(" ".join(str(error).split()))
             raise SystemExit(2) from None
         except RuntimeError as error:
             if not (reason := stop.reason_of_worker(error)):
                 raise
             stop.end_workers()
-            sys.stderr.write(f"error: {reason}\n")
+            tell_error(reason)
             raise SystemExit(2) from None
         except stop.Stopped as stopped:
             stop.end_workers()

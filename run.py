@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from report import split_title, write_report
 from resume import FINISHED, LAST, SAMPLES, Progress, Saved, command, write_backbone, write_found, write_last
 from splits import Sample, Splits
 from trainer import EpochResult
-from utils import Obstacle, UserError, atomic_write, write_text
+from utils import Obstacle, UserError, atomic_write, painted, write_text
 
 
 class Run:
@@ -193,8 +194,8 @@ class Run:
         self.note(
             f"epoch {step:{width}d}/{self.n_epochs}  train loss {train.loss:.4f} acc {train.accuracy:.4f}  "
             f"val loss {valid.loss:.4f} acc {valid.accuracy:.4f} f1 {valid.macro_f1:.4f}  "
-            f"lr {result.rates['head']:.2g}{backbone}  "
-            f"{train.images_per_second:.0f} images/s{'  * best' if is_best else ''}"
+            f"lr {result.rates['head']:<7.2g}{backbone}  "
+            f"{train.images_per_second:5.0f} images/s{painted('  * best', 'green') if is_best else ''}"
         )
 
     def note(self, text: str) -> None:
@@ -290,9 +291,10 @@ def phase_metrics(phase) -> dict[str, float | int]:
     return {"loss": phase.loss, "accuracy": phase.accuracy, "correct": phase.correct, "n_images": phase.n_images}
 
 
-def default_run_dir(model_name: str) -> str:
-    """`runs/<model_name>-<time>`, a name that is not there yet."""
-    base = os.path.join("runs", f"{model_name.replace('/', '_')}-{time.strftime('%Y%m%d-%H%M%S')}")
+def default_run_dir(model_name: str, about: Sequence[str] = ()) -> str:
+    """`runs/<model_name>-<time>-<about>`, a name that is not there yet; TensorBoard tells runs apart by it."""
+    words = [model_name, time.strftime("%Y%m%d-%H%M%S"), *about]
+    base = os.path.join("runs", re.sub(r"[^\w.-]+", "_", "-".join(words)))
     name, n = base, 2
     while os.path.exists(name):
         name, n = f"{base}-{n}", n + 1

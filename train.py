@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from flags import run_main
-from utils import UserError, pick, pick_device, pick_precision, warn
+from utils import UserError, painted, pick, pick_device, pick_precision, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
+    from pathlib import Path
 
     import torch
 
@@ -75,11 +76,11 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
     device = pick_device(config.gpu_id)
     dtype = pick_precision(config.precision, device)
     model = build_model(config, found, saved).to(device)
-    run_dir = config.run_dir or default_run_dir(config.model_name)
+    run_dir = config.run_dir or default_run_dir(config.model_name, about_run(config, found))
     limits = (config.n_epochs, config.max_bad, config.verbose, 60 * config.save_every)
     run = Run(run_dir, found, *limits, saved)
     splits = found if saved else checked(config, found, run, say)
-    describe(config, splits, model, device, dtype, say)
+    describe(config, splits, len(run.skipped), model, device, dtype, say)
     if not saved:
         show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
 
@@ -211,6 +212,14 @@ def hyperparameters(config: TrainConfig, splits: Splits, model: Classifier) -> d
     return values | known
 
 
+def about_run(config: TrainConfig, splits: Splits) -> list[str]:
+    """What tells this run from others, in a few short words for its name."""
+    data = os.path.splitext(os.path.basename(os.path.normpath(splits.root)))[0][:24]
+    start = "finetuned" if config.use_pretrained or config.weights else "scratch"
+    how = "frozen" if config.freeze else f"until_{config.freeze_until}" if config.freeze_until else start
+    return [data, how, f"lr{config.lr:g}"]
+
+
 def load_data(config: TrainConfig, say) -> Splits:
     """The samples in their splits, with what was found said on the console."""
     from known_sets import dataset_folder
@@ -254,7 +263,13 @@ def checked(config: TrainConfig, splits: Splits, run: Run, say) -> Splits:
 
 
 def describe(
-    config: TrainConfig, splits: Splits, model: Classifier, device: torch.device, dtype: torch.dtype, say
+    config: TrainConfig,
+    splits: Splits,
+    n_skipped: int,
+    model: Classifier,
+    device: torch.device,
+    dtype: torch.dtype,
+    say: Callable,
 ) -> None:
     """What was found and what will be done."""
     from listing import others_text
@@ -270,6 +285,8 @@ def describe(
         say(f"        {note}")
     if splits.passed_over:
         say(f"        {others_text(splits.passed_over)}")
+    if n_skipped:
+        say(f"        {n_skipped} that cannot be read are left out, listed in skipped.csv")
     say("\n".join(class_lines(splits)))
     start = "pretrained" if config.use_pretrained else config.weights or "random"
     say(
@@ -280,6 +297,11 @@ def describe(
         say("\n".join(model_lines(model)))
     if config.verbose > 1:
         say(model.net)
+    rates = f"{config.lr:g}" + (f" (backbone {config.backbone_lr:g})" if config.backbone_lr else "")
+    say(
+        f"train   up to {config.n_epochs} epochs in steps of {min(config.batch_size, len(splits.train))} images; "
+        f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
+    )
     if (config.freeze or config.freeze_until) and start == "random":
         warn("the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
 
@@ -312,12 +334,19 @@ def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict,
         say(f"        for example {path}: {reason}")
     for name, about in judged.items():
         say("\n".join(report_lines(name, about)))
-    say(f"saved   {saver.path} (best epoch {best_epoch} of {run.n_logged}) and {run.folder}")
+    say(f"saved   {saver.path} (best epoch {best_epoch} of {run.n_logged})")
+    say(f"        {run.folder}: {', '.join(files_shown(run.folder))}")
     if saver.previous:
         say(f"        the earlier {saver.path} is now {saver.previous}")
     say(f"next    python predict.py --model_fn {saver.path}")
     say(f"        tensorboard --logdir {run.folder.parent}")
-    print("\n".join(accuracies(results)))
+    print(painted("\n".join(accuracies(results)), "bold"))
+
+
+def files_shown(folder: Path) -> list[str]:
+    """The files of a run folder that are for people, by name."""
+    names = sorted(path.name for path in folder.iterdir())
+    return [name for name in names if name.endswith((".csv", ".png")) or name == "report.json"]
 
 
 def accuracies(results: Mapping[str, PhaseResult]) -> list[str]:

@@ -293,9 +293,25 @@ def _remove(path: str | None) -> None:
             os.unlink(path)
 
 
+COLOURS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
+
+
+def painted(text: str, colour: str, stream: IO[str] | None = None) -> str:
+    """The text in a colour where the stream (stdout) is a terminal and NO_COLOR is not set; see no-color.org."""
+    stream = stream or sys.stdout
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\033[{COLOURS[colour]}m{text}\033[0m"
+
+
 def warn(text: str) -> None:
     """A line on stderr that `--verbose 0` does not hide."""
-    sys.stderr.write(f"warning: {text}\n")
+    sys.stderr.write(f"{painted('warning:', 'yellow', sys.stderr)} {text}\n")
+
+
+def tell_error(text: str) -> None:
+    """The one line that a mistake ends with."""
+    sys.stderr.write(f"{painted('error:', 'red', sys.stderr)} {text}\n")
 
 
 def progress(items: Iterable | None = None, **options: Any):

@@ -1,0 +1,58 @@
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from utils import painted, progress
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_colour_is_for_terminals_and_not_with_no_color(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert painted("error:", "red", Terminal()) == "\033[31merror:\033[0m"
+    assert painted("error:", "red", io.StringIO()) == "error:"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert painted("error:", "red", Terminal()) == "error:"
+
+
+@pytest.mark.parametrize(("stream", "is_shown"), [(Terminal(), True), (io.StringIO(), False)])
+def test_a_progress_bar_is_for_terminals(stream, is_shown, monkeypatch):
+    monkeypatch.setattr("sys.stderr", stream)
+    list(progress(range(3), desc="features"))
+    assert ("features" in stream.getvalue()) == is_shown
+
+
+def test_a_normal_run_says_all_of_it_and_nothing_else(trained_once):
+    starts = [line.split()[0] for line in trained_once.out.splitlines() if not line.startswith(" ")]
+    told = [word for word in starts if word != "last"]  # only where the last epoch is not the best
+    assert told == ["data", "classes", "model", "train", "epoch", "epoch", "valid", "saved", "next", "validation"]
+    assert re.search(r"^data +\S+: .*24 train, 15 valid images", trained_once.out, re.M)
+    assert re.search(
+        r"^model +resnet18 \(random weights\), [\d,]+ of [\d,]+ parameters train; .*cpu, \w+", trained_once.out, re.M
+    )
+    assert re.search(r"^next +python predict.py --model_fn tiny.pth\n +tensorboard --logdir .", trained_once.out, re.M)
+    assert not trained_once.err
+
+
+def test_a_process_of_its_own_warns_of_nothing(split_folder):
+    argv = ["--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1, "--verbose", 0, "--model_fn", "m.pth"]
+    command = [sys.executable, "-W", "default", TRAIN, *argv]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "warning: the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning\n"
+    )
+    assert re.fullmatch(r"validation accuracy \d\.\d{4} \(\d+/15\)\n", done.stdout)
+    (folder,) = Path("runs").iterdir()
+    assert re.fullmatch(r"resnet18-\d{8}-\d{6}-split-frozen-lr0\.001", folder.name)
