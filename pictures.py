@@ -14,11 +14,12 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 GAP = 4  # pixels around a tile
 TEXT_SIZE = 13  # pixels
+LINE = TEXT_SIZE + 4
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture of a sheet: what it shows, the line below it, and the colour of a frame if it has one."""
+    """A picture of a sheet: what it shows, the lines below it, and the colour of a frame if it has one."""
 
     image: Image.Image
     caption: str
@@ -33,7 +34,8 @@ def picture_of(pixels: torch.Tensor) -> Image.Image:
 def contact_sheet(tiles: Sequence[Tile], n_columns: int, side: int = 144) -> Image.Image:
     """Tiles in rows, each within `side` x `side` pixels over its caption; small images are enlarged."""
     font = font_for("".join(tile.caption for tile in tiles))
-    width, height = side + 2 * GAP, side + 2 * GAP + TEXT_SIZE + 4
+    n_lines = max((tile.caption.count("\n") + 1 for tile in tiles), default=1)
+    width, height = side + 2 * GAP, side + 2 * GAP + n_lines * LINE
     n_columns = max(1, min(n_columns, len(tiles)))
     sheet = Image.new("RGB", (n_columns * width, -(-len(tiles) // n_columns) * height), "white")
     draw = ImageDraw.Draw(sheet)
@@ -46,20 +48,26 @@ def contact_sheet(tiles: Sequence[Tile], n_columns: int, side: int = 144) -> Ima
         if tile.frame:
             box = (x - 3, y - 3, x + shown.width + 2, y + shown.height + 2)
             draw.rectangle(box, outline=tile.frame, width=3)
-        text = _fitting(tile.caption, font, side)
-        draw.text((left + width // 2, top + side + 2 * GAP), text, "black", font, anchor="ma")
+        for row, line in enumerate(tile.caption.split("\n")):
+            place = (left + width // 2, top + side + 2 * GAP + row * LINE)
+            draw.text(place, _fitting(line, font, side), "black", font, anchor="ma")
     return sheet
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The text, cut with an ellipsis where it is wider than that many pixels; what the font lacks is escaped."""
-    if missing := [c for c in set(text) if not _has(font, c)]:
-        text = "".join(c.encode("ascii", "backslashreplace").decode() if c in missing else c for c in text)
+    text = readable(text, font)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}...") > width:
         text = text[:-1]
     return f"{text}..."
+
+
+def readable(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """The text, with an escape in place of each letter that the font lacks, and of line ends."""
+    missing = {c for c in text if not c.isprintable() or not _has(font, c)}
+    return "".join(c.encode("unicode_escape").decode() if c in missing else c for c in text)
 
 
 # --- fonts ------------------------------------------------------------------------------------

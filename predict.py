@@ -9,20 +9,24 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from flags import flag, number, parse_flags, run_main
-from utils import MAX_PIXELS, UserError, check_target, progress
+from utils import MAX_PIXELS, UserError, check_target, progress, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
+    import torch
+
     from predictor import Predictor
+    from report import Measures
     from results import Tally
     from splits import Sample
     from writers import ResultFile, StdoutRows
 
 STDOUT = "-"
+PICTURE_MARK = b"Software\0photo-classifier"  # in the pictures that `figures.save_picture` writes
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class PredictConfig:
     probabilities: bool = flag(False, "add a column for the probability of every class", group="output")
     min_probability: float = flag(
         0.0, "answer `unknown` where the model is less sure", "P", number(float, 0, 1), "output"
+    )
+    sheet: str | None = flag(
+        None, "a .png of photos with their predictions, a sample of many (default: none)", "FILE", group="output"
+    )
+    report: str | None = flag(
+        None, "a folder for report.json and figures, where labels are known (default: none)", "DIR", group="output"
     )
     gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 where there is one)", "N", number(int, -1), "run")
     batch_size: int | None = flag(None, "images a pass (default: as in training)", "N", number(int, 1), "run")
@@ -97,11 +107,28 @@ def check_files(config: PredictConfig) -> None:
         here = ", ".join(sorted(glob.glob("*.pth")))
         hint = f"this folder has {here}" if here else "train one with python train.py"
         raise UserError(f"there is no checkpoint {config.model_fn}; {hint}; name it with --model_fn FILE")
+    check_pictures(config)
     if config.result == STDOUT:
         return
     check_target(config.result, "--result")
     if config.result.endswith(".pth") or is_image_name(config.result):
         raise UserError(f"--result {config.result} would overwrite a model or a photo; give a name like result.csv")
+
+
+def check_pictures(config: PredictConfig) -> None:
+    """Whether the sheet and the report can be written, over nothing but those of an earlier run."""
+    if config.sheet:
+        check_target(config.sheet, "--sheet")
+        if not config.sheet.lower().endswith(".png"):
+            raise UserError(f"--sheet {config.sheet} does not end in .png; give a name like result.png")
+        if os.path.exists(config.sheet):
+            with open(config.sheet, "rb") as file:
+                if PICTURE_MARK not in file.read(200):
+                    raise UserError(f"--sheet {config.sheet} is a picture of yours; give another name")
+    if config.report:
+        check_target(os.path.join(config.report, "report.json"), "--report")
+        if os.path.exists(os.path.join(config.report, "splits.csv")):
+            raise UserError(f"--report {config.report} is the folder of a run; give one of its own")
 
 
 def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = None) -> int:
@@ -112,7 +139,6 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         pipe: takes the rows in place of a file.
     """
     from predictor import Predictor
-    from results import Tally
 
     predictor = Predictor(
         config.model_fn,
@@ -126,17 +152,67 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         config.min_probability,
     )
     samples, title = find_samples(config, predictor)
-    tally = Tally()
+    tally = make_tally(config, predictor)
     with open_target(config, predictor, pipe) as target:
         if target.begin(config.resume, samples, tally):
             speed = write_rows(predictor, samples, target, tally)
-            target.finish({"command": command, **tally.state()})
+            target.finish({"command": command, "counts": tally.state()["counts"]})
             print_counts(config, tally, speed)
         else:
             print(f"{config.result} is whole already: {tally.counts.n_rows} rows")
+    show(config, predictor, tally, title)
     if tally.counts.n_labelled:
         print(f"{title} {tally.counts.accuracy_text}")
     return 3 if tally.counts.n_errors else 0
+
+
+def make_tally(config: PredictConfig, predictor: Predictor) -> Tally:
+    """What is added up while rows are written: counts, and what the flags ask for."""
+    from results import Tally
+
+    parts = {}
+    if config.report:
+        from report import Measures
+
+        parts["report"] = Measures(predictor.class_names, predictor.temperature)
+    if config.sheet:
+        from figures import Sheet
+
+        parts["sheet"] = Sheet()
+    return Tally(parts)
+
+
+def show(config: PredictConfig, predictor: Predictor, tally: Tally, title: str) -> None:
+    """The contact sheet and the report, where they were asked for."""
+    if not tally.parts:
+        return
+    from figures import photo_opener, save_picture
+
+    if tally.n_missing:
+        warn(f"{tally.n_missing} rows of an earlier run are not in the report or the sheet: it did not keep its sums")
+    open_photo = photo_opener(config.max_pixels, predictor.engine.model.preprocess.bit_depth)
+    if config.sheet:
+        if picture := tally.parts["sheet"].draw(open_photo):
+            save_picture(config.sheet, picture)
+        print(f"sheet   {tally.parts['sheet'].text(config.sheet)}")
+    if config.report:
+        show_report(config.report, tally.parts["report"], title, open_photo)
+
+
+def show_report(folder: str, measures: Measures, title: str, open_photo: Callable[[str], torch.Tensor]) -> None:
+    """Text, `report.json` and figures of the images whose label is known."""
+    from figures import figures_of, save_picture
+    from report import report_lines, write_report
+
+    if not measures.n_images:
+        print("report  none: no label is known; labels come from class folders or from a table")
+        return
+    about, name = measures.report(), title.removesuffix("accuracy").strip() or "input"
+    print("\n".join(report_lines(name, about)))
+    write_report(os.path.join(folder, "report.json"), {name: about})
+    for what, picture in figures_of(about, open_photo).items():
+        save_picture(os.path.join(folder, f"{what}.png"), picture)
+    print(f"report  {folder}")
 
 
 def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[Sample], str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from results import Prediction
 from utils import write_text
 
 N_BINS = 15  # of the calibration error, as in Guo et al. 2017
@@ -104,6 +105,7 @@ class Measures:
 
     def __init__(self, class_names: Sequence[str], temperature: float = 1.0) -> None:
         self.class_names, self.temperature = list(class_names), temperature
+        self._index = {name: k for k, name in enumerate(self.class_names)}
         n_classes = len(self.class_names)
         self.support, self.predicted, self.correct = (np.zeros(n_classes, np.int64) for _ in range(3))
         self.confusions: Counter[int] = Counter()  # label * classes + prediction; few of all pairs occur
@@ -133,6 +135,34 @@ class Measures:
         self.nll_sum -= log_p.gather(1, labels[:, None]).sum(dtype=torch.float64).item()
         self._count(labels.cpu().numpy(), classes.cpu().numpy(), p, paths)
 
+    def add_predictions(self, predictions: Sequence[Prediction]) -> None:
+        """Counts those that were read and whose label is known."""
+        known = [p for p in predictions if p.status == "ok" and p.log_likelihood is not None]
+        if known:
+            self.nll_sum -= sum(p.log_likelihood for p in known)
+            labels, classes = (
+                np.array([self._index[name] for name in names], np.int64)
+                for names in ((p.label for p in known), (p.top[0][0] for p in known))
+            )
+            self._count(labels, classes, np.array([p.probability for p in known]), [p.file_dir for p in known])
+
+    def state(self) -> dict:
+        """All that was added up, as plain values."""
+        arrays = ("support", "predicted", "correct", "bins", "answered")
+        return {
+            **{name: getattr(self, name).tolist() for name in arrays},
+            "confusions": [list(item) for item in self.confusions.items()],
+            "nll_sum": self.nll_sum,
+            "mistakes": self._mistakes,
+        }
+
+    def restore(self, state: Mapping) -> None:
+        """Takes over what `state` gave."""
+        for name in ("support", "predicted", "correct", "bins", "answered"):
+            setattr(self, name, np.array(state[name], getattr(self, name).dtype))
+        self.confusions = Counter(dict(state["confusions"]))
+        self.nll_sum, self._mistakes = state["nll_sum"], [tuple(entry) for entry in state["mistakes"]]
+
     def _count(self, labels: np.ndarray, classes: np.ndarray, p: np.ndarray, paths: Sequence[str]) -> None:
         n_classes, right = len(self.class_names), labels == classes
         seen = self.n_images
@@ -146,7 +176,7 @@ class Measures:
         reached = np.searchsorted(THRESHOLDS, p, side="right") - 1
         self.answered += [np.bincount(r, minlength=len(THRESHOLDS)) for r in (reached, reached[right])]
         for n in np.flatnonzero(~right):
-            entry = (p[n], -(seen + n), paths[n], labels[n], classes[n])
+            entry = (float(p[n]), -(seen + int(n)), paths[n], int(labels[n]), int(classes[n]))
             (heapq.heappush if len(self._mistakes) < N_MISTAKES else heapq.heappushpop)(self._mistakes, entry)
 
     @property
@@ -172,7 +202,7 @@ class Measures:
                 "file_dir": path,
                 "label": self.class_names[label],
                 "predict": self.class_names[predict],
-                "probability": round(float(p), 6),
+                "probability": round(p, 6),
             }
             for p, _, path, label, predict in sorted(self._mistakes, reverse=True)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 UNKNOWN = "unknown"  # the answer where the model is less sure than `--min_probability`
 
@@ -104,30 +105,56 @@ def share_text(part: int, whole: int) -> str:
     return f"{part / whole:.4f} ({part}/{whole})"
 
 
-class Tally:
-    """All that is added up while rows are written, and that a resumed run takes over."""
+class Part(Protocol):
+    """What is added up beside the counts: the measures of a report, the photos of a sheet."""
 
-    def __init__(self) -> None:
-        self.counts = Counts()
+    def add_predictions(self, predictions: Sequence[Prediction]) -> None:
+        """Takes in a batch."""
+
+    def state(self) -> dict:
+        """As plain values."""
+
+    def restore(self, state: Mapping) -> None:
+        """Takes over what `state` gave."""
+
+
+class Tally:
+    """All that is added up while rows are written, and that a resumed run takes over.
+
+    Args:
+        parts: by name.
+    """
+
+    def __init__(self, parts: Mapping[str, Part] | None = None) -> None:
+        self.counts, self.parts = Counts(), parts or {}
+        self.n_missing = 0  # rows that are in no part: an earlier run did not keep what it had added up
 
     @property
     def is_small(self) -> bool:
         """Whether the state costs nothing to write."""
-        return True
+        return not self.parts
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Adds up predictions."""
         for prediction in predictions:
             self.counts.add(prediction)
+        for part in self.parts.values():
+            part.add_predictions(predictions)
 
     def add_row(self, row: Mapping[str, str]) -> None:
         """Adds what can be known of a row that was read back; `restore` sets it right."""
         self.counts.add_row(row)
+        self.n_missing += bool(self.parts)
 
     def state(self) -> dict:
         """As plain values."""
-        return {"counts": asdict(self.counts)}
+        return {"counts": asdict(self.counts), "parts": {name: part.state() for name, part in self.parts.items()}}
 
     def restore(self, state: Mapping) -> None:
         """Takes over what `state` gave."""
         self.counts = Counts(**state["counts"])
+        kept = state.get("parts", {})
+        if self.parts.keys() <= kept.keys():
+            for name, part in self.parts.items():
+                part.restore(kept[name])
+            self.n_missing = 0

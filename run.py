@@ -18,7 +18,7 @@ from PIL import Image
 
 import stop
 from board import Board
-from report import split_title, write_report
+from report import split_title, wilson_interval, write_report
 from resume import FINISHED, LAST, SAMPLES, Progress, Saved, command, write_backbone, write_found, write_last
 from splits import Sample, Splits
 from trainer import EpochResult
@@ -195,7 +195,7 @@ class Run:
             f"epoch {step:{width}d}/{self.n_epochs}  train loss {train.loss:.4f} acc {train.accuracy:.4f}  "
             f"val loss {valid.loss:.4f} acc {valid.accuracy:.4f} f1 {valid.macro_f1:.4f}  "
             f"lr {result.rates['head']:<7.2g}{backbone}  "
-            f"{train.images_per_second:5.0f} images/s{painted('  * best', 'green') if is_best else ''}"
+            f"{train.images_per_second:5.0f} images/s{painted('  * kept', 'green') if is_best else ''}"
         )
 
     def note(self, text: str) -> None:
@@ -207,7 +207,7 @@ class Run:
         """Writes the checkpoint the moment that a better epoch is known."""
         self.save({"epoch": result.epoch + 1, "valid": phase_metrics(result.valid)})
 
-    def picture(self, name: str, tag: str, image: Image.Image) -> None:
+    def picture(self, name: str, tag: str, image: Image.Image, step: int = 0) -> None:
         """Keeps a picture in the run folder as `<name>.png`, and in TensorBoard."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -217,7 +217,7 @@ class Run:
             file.write(png.getvalue())
         # not add_image: it would compress the picture once more, which takes longer than all the rest
         shown = Summary.Image(height=image.height, width=image.width, colorspace=3, encoded_image_string=png.getvalue())
-        self.board.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=shown)]), 0)
+        self.board.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=shown)]), step)
 
     def skip(self, bad: Sequence[tuple[int, str]], split: str) -> None:
         """Takes note of images, by their place in a split, that could not be read."""
@@ -257,6 +257,23 @@ class Run:
     def spare_seconds(self) -> float:
         """What looking at the run may cost: 1 % of its time, or as much as nobody notices."""
         return max(0.6, 0.01 * (time.monotonic() - self._start))
+
+    def peers_text(self, epoch: int, n_images: int) -> str:
+        """How many epochs the validation images cannot tell from that one, which therefore is not called better.
+
+        Args:
+            epoch: counts from 0.
+            n_images: of validation.
+        """
+        accuracies = [float(row["valid_accuracy"]) for row in self._rows]
+        low, high = wilson_interval(round(accuracies[epoch] * n_images), n_images)
+        n = sum(low <= accuracy <= high for accuracy in accuracies) - 1
+        if n < 1:
+            return ""
+        return (
+            f"{n} other epoch{'s' * (n > 1)} of {len(accuracies)} cannot be told from it by {n_images} images: their "
+            "accuracy lies within its interval"
+        )
 
     @property
     def n_logged(self) -> int:

@@ -114,6 +114,7 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
         saver.finish(best.epoch, results)
     judged = judge_splits(splits, results, saver.about["temperature"])
     run.report(judged)
+    draw(config, model.preprocess, judged, run, best.epoch + 1)
     show(config, splits, engine, loaders["valid"], best, results, judged, run)
     run.close()
     if trainer.last is not best:
@@ -163,6 +164,19 @@ def judge_splits(splits: Splits, results: Mapping[str, PhaseResult], temperature
         paths = [samples[index].path for index in outputs.indices.tolist()]
         judged[name] = judge(outputs.logits, outputs.labels, paths, splits.class_names, temperature)
     return judged
+
+
+def draw(config: TrainConfig, preprocess: Preprocess, judged: Mapping[str, Mapping], run: Run, step: int) -> None:
+    """The figures of the report, in the run folder and in TensorBoard."""
+    from figures import figures_of, photo_opener
+    from report import split_title
+
+    open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
+    for name, about in judged.items():
+        title = split_title(name)
+        for what, picture in figures_of(about, open_photo).items():
+            prefix = "" if name == "valid" else f"{title}_"
+            run.picture(f"{prefix}{what}", f"{title.capitalize()}/{what}", picture, step)
 
 
 def show(
@@ -334,8 +348,10 @@ def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict,
         say(f"        for example {path}: {reason}")
     for name, about in judged.items():
         say("\n".join(report_lines(name, about)))
-    say(f"saved   {saver.path} (best epoch {best_epoch} of {run.n_logged})")
+    say(f"saved   {saver.path} (epoch {best_epoch} of {run.n_logged})")
     say(f"        {run.folder}: {', '.join(files_shown(run.folder))}")
+    if peers := run.peers_text(best_epoch - 1, results["valid"].n_images):
+        say(f"        {peers}")
     if saver.previous:
         say(f"        the earlier {saver.path} is now {saver.previous}")
     say(f"next    python predict.py --model_fn {saver.path}")

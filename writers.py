@@ -208,7 +208,7 @@ class ResultFile:
             if resume and os.path.exists(self.partial):
                 self._continue(samples, tally)
                 return True
-            if resume and self._is_whole(tally):
+            if resume and tally.is_small and self._is_whole(tally):  # the sums of parts are not kept
                 return False
             if os.path.exists(self.partial):
                 os.replace(self.partial, f"{self.partial}.prev")

@@ -175,7 +175,32 @@ def test_the_model_and_the_command_are_beside_the_result(cli, trained, image_fol
     assert lines[0]["label"] == "cat"
 
 
+def test_a_report_says_what_training_said_and_a_sheet_shows_the_photos(cli, trained):
+    done = cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--report", "rep", "--sheet", "s.png")
+    assert done.status == 0, done.err
+    ours = json.load(open("rep/report.json", encoding="utf-8"))["validation"]
+    theirs = json.load(open("r/report.json", encoding="utf-8"))["validation"]
+    for name in ("n_correct", "confusion_matrix", "classes", "accuracy_interval_95"):
+        assert ours[name] == theirs[name]
+    for name in ("negative_log_likelihood", "expected_calibration_error"):
+        assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
+    assert [m["file_dir"] for m in ours["mistakes"]] == [m["file_dir"] for m in theirs["mistakes"]]
+    assert set(os.listdir("rep")) == {"report.json", "confusion.png", "calibration.png", "mistakes.png"}
+    assert "s.png: 15 of 15 photos" in done.out
+    assert "95 % interval" in done.out
+    assert cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--sheet", "s.png").status == 0
+
+
+def test_a_report_without_labels_says_where_they_come_from(cli, trained, image_folder):
+    name = image_folder / "cat" / "00.png"
+    done = cli("predict", "--model_fn", "tiny.pth", "--input", name, "--report", "rep", "--n_workers", 0)
+    assert "report  none: no label is known; labels come from class folders or from a table" in done.out
+
+
 MISTAKES = {
+    "sheet ending": (["--model_fn", "tiny.pth", "--sheet", "a.jpg"], "does not end in .png"),
+    "sheet over a photo": (["--model_fn", "tiny.pth", "--sheet", "mine.png"], "mine.png is a picture of yours"),
+    "report into a run": (["--model_fn", "tiny.pth", "--report", "r"], "--report r is the folder of a run"),
     "top_k": (["--model_fn", "tiny.pth", "--top_k", "4"], "--top_k 4: tiny.pth has 3 classes"),
     "ending": (["--model_fn", "tiny.pth", "--result", "result.xlsx"], "choose from .csv, .jsonl, .parquet"),
     "pipe and resume": (["--model_fn", "tiny.pth", "--result", "-", "--resume"], "--resume needs a file"),
@@ -197,6 +222,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_ends_in_one_line_that_says_what_to_do(name, cli, trained, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "mine.png").write_bytes(b"a photo")
     (tmp_path / "mine.csv").write_text("path,label\na.png,cat\n")
     (tmp_path / "text.pth").write_text("hello")
     argv, expected = MISTAKES[name]

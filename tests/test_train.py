@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from conftest import TINY, assert_one_line_error, make_class_folders
+from PIL import Image
 
 import config
 import train
@@ -46,7 +47,7 @@ def test_a_run_leaves_its_record(trained, split_folder):
     assert len(splits) == 39
     lines = [line for line in trained.out.splitlines() if line.startswith("epoch")]
     assert len(lines) == 2
-    assert lines[0].endswith("* best")
+    assert lines[0].endswith("* kept")
 
 
 def test_the_report_and_the_temperature_are_of_the_saved_weights(cli, image_folder):
@@ -68,6 +69,25 @@ def test_the_report_and_the_temperature_are_of_the_saved_weights(cli, image_fold
             assert float(row["probability"]) == pytest.approx(wrong.pop(row["file_dir"])["probability"], abs=1e-4)
     assert not wrong
     assert loss <= 6 * report["test"]["negative_log_likelihood"] + 1e-4
+
+
+def test_an_epoch_within_the_interval_of_another_is_not_called_worse(cli, split_folder):
+    # a rate of almost nothing: three epochs of one accuracy
+    done = cli("train", "--data_dir", split_folder, *TINY, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 3)
+    assert "2 other epochs of 3 cannot be told from it by 15 images" in done.out
+    assert "best" not in done.out
+    assert "better" not in done.out
+
+
+def test_figures_are_in_the_run_folder_and_on_the_board(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator("r", size_guidance={"images": 0})
+    events.Reload()
+    for name in ("confusion", "calibration", "mistakes"):
+        assert Image.open(f"r/{name}.png").size[0] > 100
+        (shown,) = events.Images(f"Validation/{name}")
+        assert shown.step == torch.load("tiny.pth", weights_only=True)["metrics"]["epoch"]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +255,7 @@ def test_training_ends_early_without_a_better_epoch(frozen, cli, split_folder):
     argv = ("--data_dir", split_folder, *TINY, *frozen, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 9)
     done = cli("train", *argv, "--early_stop", 2)
     assert len(re.findall(r"^epoch", done.out, re.MULTILINE)) == 3
-    assert "best epoch 1 of 3" in done.out
+    assert "(epoch 1 of 3)" in done.out
 
 
 def test_the_test_split_is_measured_with_the_best_weights(cli, image_folder):

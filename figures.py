@@ -1,0 +1,219 @@
+"""Figures of a report: confusion matrix, calibration, and photos of mistakes or of predictions."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from data_loader import BadImage, decode
+from pictures import Tile, contact_sheet, font_for, picture_of, readable
+from results import UNKNOWN, Prediction
+from utils import atomic_write, seed_for
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+
+MOST_SHOWN = 30  # classes in the picture of a confusion matrix: those with the most mistakes
+NUMBERED = 15  # up to so many classes each cell has its count
+N_SHEET = 48  # photos of a contact sheet
+SIDE = 144  # pixels of a photo
+
+
+# --- matplotlib -------------------------------------------------------------------------------
+
+
+def confusion_figure(report: Mapping) -> Image.Image:
+    """The confusion matrix: a row a class, the share of its images in each column."""
+    names, counts = _most_confused(report)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    font = font_for("".join(names))
+    texts = [_short(readable(name, font)) for name in names]
+    longest = max(len(text) for text in texts)
+    size = min(max(3.6, 0.4 * len(names) + 2), 12) + 0.07 * longest
+    figure = _figure(size + 1, size)
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for axis, turn in ((axes.xaxis, 90 if longest * len(names) > 30 else 0), (axes.yaxis, 0)):
+        axis.set_ticks(range(len(names)))
+        options = {"font": Path(font.path)} if isinstance(font.path, str) else {}  # Pillow's own has no file
+        axis.set_ticklabels(texts, rotation=turn, fontsize=9, parse_math=False, **options)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    if len(names) < len(report["classes"]):
+        axes.set_title(f"the {len(names)} classes of {len(report['classes'])} with the most mistakes", fontsize=9)
+    if len(names) <= NUMBERED:
+        for row, column in np.ndindex(*counts.shape):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, int(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+    figure.colorbar(picture, ax=axes, fraction=0.046, label="share of the label's images")
+    return _drawn(figure)
+
+
+def _most_confused(report: Mapping) -> tuple[list[str], np.ndarray]:
+    """Names and counts of the classes to show, in the order of the classes."""
+    names = [about["name"] for about in report["classes"]]
+    matrix = np.array(report["confusion_matrix"]) if report["confusion_matrix"] else _frequent_confusions(report)
+    wrong = matrix.sum(0) + matrix.sum(1) - 2 * matrix.diagonal()
+    chosen = np.sort(np.argsort(-wrong, kind="stable")[:MOST_SHOWN])
+    return [names[k] for k in chosen], matrix[np.ix_(chosen, chosen)]
+
+
+def _frequent_confusions(report: Mapping) -> np.ndarray:
+    place_of = {about["name"]: k for k, about in enumerate(report["classes"])}
+    matrix = np.diag([round(about["recall"] * about["support"]) for about in report["classes"]])
+    for about in report["confusions"]:
+        matrix[place_of[about["label"]], place_of[about["predict"]]] = about["n_images"]
+    return matrix
+
+
+def calibration_figure(report: Mapping) -> Image.Image:
+    """Left: accuracy by confidence; right: what is answered, and how well, for each `--min_probability`."""
+    figure = _figure(8.4, 3.6)
+    left, right = figure.subplots(1, 2)
+    bins = [about for about in report["calibration"] if about["n_images"]]
+    most = max(about["n_images"] for about in bins)
+    left.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as it should be")
+    left.bar(
+        [about["from"] for about in report["calibration"]],
+        [about["n_images"] / most for about in report["calibration"]],
+        width=1 / len(report["calibration"]),
+        align="edge",
+        color="lightgrey",
+        label=f"images (at most {most})",
+    )
+    left.plot([about["confidence"] for about in bins], [about["accuracy"] for about in bins], "o-", label="accuracy")
+    left.set_xlabel("probability of the prediction")
+    left.set_title(f"calibration error {report['expected_calibration_error']:.4f}", fontsize=10)
+    rows = [about for about in report["answered"] if about["n_answered"]]
+    p = [about["min_probability"] for about in rows]
+    right.plot(p, [about["accuracy"] for about in rows], label="accuracy of the answers")
+    right.plot(p, [about["share"] for about in rows], label="share answered")
+    right.set_xlabel("--min_probability")
+    right.set_title("what `unknown` costs and brings", fontsize=10)
+    for axes in (left, right):
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, loc="lower left" if axes is right else "upper left")
+    return _drawn(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    # its news of a font cache that it builds, or of a folder it cannot write to, is nothing to the user
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _short(text: str, most: int = 24) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+# --- photos -----------------------------------------------------------------------------------
+
+
+def mistakes_sheet(report: Mapping, open_photo: Callable[[str], torch.Tensor]) -> Image.Image | None:
+    """The most confident mistakes: photos with prediction, label and probability; None where there is none."""
+    tiles = [
+        _tile(about["file_dir"], _caption(about["predict"], about["probability"], about["label"]), None, open_photo)
+        for about in report["mistakes"]
+    ]
+    return contact_sheet(tiles, 6, SIDE) if tiles else None
+
+
+def _caption(predict: str, probability: float, label: str = "") -> str:
+    lines = [f"{probability:.2f} {predict}", *([f"is {label}"] if label else [])]
+    return "\n".join(" ".join(line.split()) for line in lines)
+
+
+def _tile(path: str, caption: str, frame: str | None, open_photo: Callable[[str], torch.Tensor]) -> Tile:
+    try:
+        picture = picture_of(open_photo(path))
+    except BadImage:  # it has gone since
+        picture = Image.new("RGB", (SIDE, SIDE), "lightgrey")
+    return Tile(picture, caption, frame)
+
+
+def photo_opener(max_pixels: int, bit_depth: int) -> Callable[[str], torch.Tensor]:
+    """What decodes a photo for a sheet, small: uint8 (3, height, width)."""
+    return lambda path: decode(path, SIDE, max_pixels, bit_depth)
+
+
+class Sheet:
+    """Chooses the photos of a contact sheet from a stream: at most `N_SHEET`, each with the same chance."""
+
+    def __init__(self) -> None:
+        self.n_seen = 0
+        self._chosen: list[tuple] = []  # a heap of (-draw, place, path, predict, probability, label)
+
+    def add_predictions(self, predictions: Sequence[Prediction]) -> None:
+        """Looks at those that were read."""
+        for p in predictions:
+            if p.status == "ok":
+                draw = -seed_for("sheet", self.n_seen)
+                entry = (draw, self.n_seen, p.file_dir, p.predict, p.probability, p.label)
+                (heapq.heappush if len(self._chosen) < N_SHEET else heapq.heappushpop)(self._chosen, entry)
+                self.n_seen += 1
+
+    def state(self) -> dict:
+        """As plain values."""
+        return {"n_seen": self.n_seen, "chosen": self._chosen}
+
+    def restore(self, state: Mapping) -> None:
+        """Takes over what `state` gave."""
+        self.n_seen, self._chosen = state["n_seen"], [tuple(entry) for entry in state["chosen"]]
+
+    def text(self, path: str) -> str:
+        """`result.png: 48 of 2000 photos`."""
+        n = len(self._chosen)
+        return f"{path}: {n} of {self.n_seen} photos" if n else "none: no photo could be read"
+
+    def draw(self, open_photo: Callable[[str], torch.Tensor]) -> Image.Image | None:
+        """The sheet, in the order of the predictions; what is known to be wrong is framed in red."""
+        tiles = []
+        for _, _, path, predict, probability, label in sorted(self._chosen, key=lambda entry: entry[1]):
+            is_wrong = bool(label) and predict not in (label, UNKNOWN)
+            caption = _caption(predict, probability, label if is_wrong else "")
+            tiles.append(_tile(path, caption, "red" if is_wrong else None, open_photo))
+        return contact_sheet(tiles, 8, SIDE) if tiles else None
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def figures_of(report: Mapping, open_photo: Callable[[str], torch.Tensor]) -> dict[str, Image.Image]:
+    """The figures of one split's report, by name."""
+    made = {
+        "confusion": confusion_figure(report),
+        "calibration": calibration_figure(report),
+        "mistakes": mistakes_sheet(report, open_photo),
+    }
+    return {name: picture for name, picture in made.items() if picture is not None}
+
+
+def save_picture(path: str | Path, picture: Image.Image) -> None:
+    """Writes a PNG atomically, marked as one of this tool."""
+    from PIL.PngImagePlugin import PngInfo
+
+    about, content = PngInfo(), io.BytesIO()
+    about.add_text("Software", "photo-classifier")
+    picture.save(content, "PNG", pnginfo=about)
+    with atomic_write(path) as file:
+        file.write(content.getvalue())
