@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import stop
 from flags import Parser, run_main
-from utils import UserError, progress, write_text
+from utils import UserError, progress, return_freed_memory, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CACHE = ".cache/features"
 CACHE_LIMIT = 20e9  # bytes; what was used longest ago goes first
 SHARD_SECONDS = 60.0  # a run that is killed loses at most this much of its extraction
-SHARD_BYTES = 512e6
+SHARD_BYTES = 128e6
 RECIPE_NAME = "[0-9a-f]" * 32  # patterns of our own names: nothing else in the folder is ever touched
 SHARD_NAME = "[0-9]" * 20 + "-" + "[0-9a-f]" * 8
 STALE_SECONDS = 24 * 3600.0  # a file without an index is of a dead run by then
@@ -332,22 +332,9 @@ def _compute(
     bad: dict[int, str],
     n_workers: int | None,
 ) -> None:
-    import torch
-
     from data_loader import ViewDataset, make_view_loader
 
-    pending: list[torch.Tensor] = []
-    pending_keys: list[RowKey] = []
-    last, n_bytes = time.monotonic(), 0
-
-    def flush() -> None:
-        nonlocal last, n_bytes
-        if pending_keys:
-            store.add(pending_keys, torch.cat(pending))
-        pending.clear()
-        pending_keys.clear()
-        last, n_bytes = time.monotonic(), 0
-
+    pending = _Pending(store, sum(len(views) for _, views in wanted))
     loader = make_view_loader(ViewDataset(dataset, wanted), engine.batch_size, n_workers)
     try:
         for batch in progress(loader, desc="features", unit="batch"):
@@ -357,14 +344,45 @@ def _compute(
             if not rows:
                 continue
             features = engine.features(batch.images).cpu()
-            pending.append(features[[n for _, n in rows]])
-            pending_keys += [key for key, _ in rows]
-            n_bytes += pending[-1].nbytes
-            if time.monotonic() - last > SHARD_SECONDS or n_bytes > SHARD_BYTES:
-                flush()
+            pending.add([key for key, _ in rows], features[[n for _, n in rows]])
     finally:
         # what was computed is kept, also when the user stops here
-        flush()
+        pending.flush()
+
+
+class _Pending:
+    """Rows on their way to the disk, in one block that is used again for every shard.
+
+    Rows kept one by one between the activations scatter the heap, which then grows with every shard.
+
+    Args:
+        n_rows: the most that will come.
+    """
+
+    def __init__(self, store: Store, n_rows: int) -> None:
+        self.store, self.n_rows = store, n_rows
+        self.keys: list[RowKey] = []
+        self.block: torch.Tensor | None = None
+        self.last = time.monotonic()
+
+    def add(self, keys: Sequence[RowKey], features: torch.Tensor) -> None:
+        """Takes some rows, (n, ...); a block that is full or old goes to the disk."""
+        if self.block is None:
+            n_fit = int(SHARD_BYTES / features[0].nbytes)
+            self.block = features.new_empty(max(len(features), min(n_fit, self.n_rows)), *features.shape[1:])
+        if len(self.keys) + len(keys) > len(self.block):
+            self.flush()
+        self.block[len(self.keys) : len(self.keys) + len(keys)] = features
+        self.keys += keys
+        if time.monotonic() - self.last > SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what there is as a shard."""
+        if self.keys:
+            self.store.add(self.keys, self.block[: len(self.keys)])
+            return_freed_memory()
+        self.keys, self.last = [], time.monotonic()
 
 
 def is_wholly_frozen(model) -> bool:

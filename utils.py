@@ -198,6 +198,13 @@ def keep_freed_memory() -> None:
             libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
+def return_freed_memory() -> None:
+    """Gives back what `keep_freed_memory` kept: between two phases, or where the heap would grow by its holes."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 # --- files ------------------------------------------------------------------------------------
 
 
