@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,13 +58,13 @@ def add_curves(
 
 
 def final_metrics(epoch: int, results: Mapping[str, PhaseResult], judged: Mapping[str, Mapping]) -> dict[str, float]:
-    """What runs are compared by: how good the saved weights are, by tag; NaN where there is no such split."""
+    """What runs are compared by: how good the saved weights are on each split, by tag."""
     metrics = {"Final/best_epoch": float(epoch)}
-    for name in ("valid", "test"):
-        about = judged.get(name, {})
-        metrics[f"Final/{split_title(name)}_accuracy"] = about.get("accuracy", math.nan)
-        metrics[f"Final/{split_title(name)}_macro_f1"] = about.get("macro_f1", math.nan)
-        metrics[f"Final/{split_title(name)}_loss"] = results[name].loss if name in results else math.nan
+    for name, result in results.items():
+        title = f"Final/{split_title(name)}"
+        metrics[f"{title}_accuracy"] = result.accuracy
+        metrics[f"{title}_macro_f1"] = judged[name]["macro_f1"]
+        metrics[f"{title}_loss"] = result.loss
     return metrics
 
 
@@ -74,18 +73,20 @@ def add_hyperparameters(
 ) -> None:
     """The row of this run in the HParams tab, in the run's own events.
 
-    `SummaryWriter.add_hparams` would write them into a second run with the time as its name.
+    `SummaryWriter.add_hparams` would write them into a second run with the time as its name. The summary that
+    lists the columns is left out: without it TensorBoard collects them from all runs and puts those flags first
+    in which the runs differ.
 
     Args:
-        metrics: by tag; those that a run has no number for are NaN, so that every run names the same columns.
+        metrics: by tag.
     """
     from torch.utils.tensorboard.summary import hparams
 
-    for summary in hparams(dict(hyperparameters), dict(metrics)):
+    _columns, start, end = hparams(dict(hyperparameters), {})
+    for summary in (start, end):
         board._get_file_writer().add_summary(summary)
     for tag, value in metrics.items():
-        if not math.isnan(value):
-            board.add_scalar(tag, value, step)
+        board.add_scalar(tag, value, step)
 
 
 # --- the embedding ----------------------------------------------------------------------------

@@ -256,7 +256,7 @@ class Run:
     @property
     def spare_seconds(self) -> float:
         """What looking at the run may cost: 1 % of its time, or as much as nobody notices."""
-        return max(0.6, 0.01 * (time.monotonic() - self._start))
+        return max(0.8, 0.01 * (time.monotonic() - self._start))
 
     def peers_text(self, epoch: int, n_images: int) -> str:
         """How many epochs the validation images cannot tell from that one, which therefore is not called better.
