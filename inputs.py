@@ -11,7 +11,7 @@ from listing import nfc
 from samples import samples_at
 from splits import Sample
 from tables import USUAL, Columns
-from utils import UserError
+from utils import UserError, did_you_mean_path
 
 STDIN = "-"
 
@@ -25,7 +25,8 @@ def input_samples(inputs: Sequence[str], class_names: Sequence[str], columns: Co
         UserError: not one of the inputs is there.
     """
     if inputs and not any(_is_there(name) for name in inputs):
-        raise UserError(f"--input {inputs[0]} does not exist; give files, folders or patterns that do, or - for stdin")
+        hint = did_you_mean_path(inputs[0])
+        raise UserError(f"--input {inputs[0]} does not exist{hint}; give files, folders or patterns, or - for stdin")
     return (sample for name in inputs for sample in _samples_of(name, class_names, columns))
 
 

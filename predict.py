@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from flags import flag, number, parse_flags, run_main
-from utils import MAX_PIXELS, UserError, check_target, progress, warn
+from utils import MAX_PIXELS, UserError, check_target, did_you_mean_path, progress, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -106,7 +106,10 @@ def check_files(config: PredictConfig) -> None:
     if not os.path.isfile(config.model_fn):
         here = ", ".join(sorted(glob.glob("*.pth")))
         hint = f"this folder has {here}" if here else "train one with python train.py"
-        raise UserError(f"there is no checkpoint {config.model_fn}; {hint}; name it with --model_fn FILE")
+        hint += did_you_mean_path(config.model_fn)
+        is_folder = os.path.isdir(config.model_fn)
+        what = f"{config.model_fn} is a folder" if is_folder else f"there is no checkpoint {config.model_fn}"
+        raise UserError(f"{what}; {hint}; name it with --model_fn FILE")
     check_pictures(config)
     if config.result == STDOUT:
         return

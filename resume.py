@@ -20,7 +20,7 @@ import weights
 from config import TrainConfig, checkpoint_name
 from flags import check_values
 from splits import SPLIT_FOLDERS, Sample, Splits
-from utils import UserError, first_unlike, warn, write_text
+from utils import UserError, did_you_mean_path, first_unlike, warn, write_text
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -181,7 +181,8 @@ def load(folder: str | Path) -> Saved:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"--resume {folder}: there is no such folder; give the run folder of a training")
+        hint = did_you_mean_path(folder)
+        raise UserError(f"--resume {folder}: there is no such folder{hint}; give the run folder of a training")
     if not (folder / LAST).is_file():
         raise UserError(
             f"--resume {folder}: there is no {LAST} in it; give the run folder of a training, or start anew if that "

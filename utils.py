@@ -50,8 +50,10 @@ def did_you_mean_path(path: str | Path) -> str:
         names = [entry.name for entry in os.scandir(path.parent) if entry.name != path.name]
     except OSError:
         return ""
-    near = did_you_mean(path.name, names)
-    return near.replace("did you mean ", f"did you mean {path.parent}{os.sep}") if near and path.parent.name else near
+    # endings that agree are no likeness
+    by_stem = {name.removesuffix(path.suffix): name for name in names if name.endswith(path.suffix)}
+    near = difflib.get_close_matches(path.stem, by_stem, n=1)
+    return f"; did you mean {path.parent / by_stem[near[0]]}?" if near else ""
 
 
 def pick(flag: str, name: str, table: Iterable[str]) -> str:

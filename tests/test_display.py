@@ -61,6 +61,14 @@ def test_the_server_shows_the_curves(server):
     assert [step for _, step, _ in points] == [1, 2]
 
 
+def test_the_server_shows_the_pictures(server):
+    tags = server("images/tags")["r"]
+    assert {"Train/images", "Validation/confusion", "Validation/mistakes", "Validation/calibration"} <= tags.keys()
+    for tag in tags:
+        (picture,) = server("images/images?" + query(run="r", tag=tag, sample=0))
+        assert server("images/individualImage?" + picture["query"]).startswith(b"\x89PNG")
+
+
 def test_the_server_shows_precision_and_recall_of_each_class(server):
     tags = server("pr_curves/tags")["r"]
     assert tags.keys() == {f"PrecisionRecall/{name}" for name in CLASSES}

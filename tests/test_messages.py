@@ -75,7 +75,9 @@ WRONG_FILES = {
     f"train {RUN} --model_fn note.txt": "--model_fn note.txt is there and no checkpoint; give another name",
     f"train {RUN} --run_dir photos": "the run folder photos is not empty; give a new one, or leave --run_dir out",
     f"train {RUN} --run_dir note.txt": "cannot write the run folder note.txt",
-    f"train {RUN} --run_dir r --use_pretrained=1": "--use_pretrained",
+    "train --resume foto": "there is no such folder; did you mean photos?; give the run folder of a training",
+    "predict --model_fn photos": "photos is a folder; this folder has weights.pth; name it with --model_fn FILE",
+    "predict --model_fn wieghts.pth": "there is no checkpoint wieghts.pth; this folder has weights.pth; did you mean",
     "predict": "there is no checkpoint resnet.pth; this folder has weights.pth; name it with --model_fn FILE",
     "predict --model_fn weights.pth": "weights.pth is no PyTorch file; give a checkpoint of this tool",
 }
@@ -102,3 +104,19 @@ def a_new_users_folder(tmp_path):
 def test_a_mistake_is_told_with_what_is_allowed_and_what_to_type(command, expected, cli, a_new_users_folder):
     name, *arguments = shlex.split(command)
     assert_one_line_error(cli(name, *arguments), expected)
+
+
+WRONG_PREDICTIONS = {
+    "--input foto": "--input foto does not exist; did you mean photos?; give files, folders or patterns",
+    "--result photos": "--result photos is a folder; give the name of a file",
+    "--result x.png": "--result x.png would overwrite a model or a photo; give a name like result.csv",
+    "--result x.xlsx": "choose from .csv, .jsonl, .parquet",
+    "--top_k 99": "tiny.pth has 3 classes; give 1 up to that",
+    "--precision bf61": "choose from auto, fp32, bf16, fp16; did you mean bf16?",
+    "--input table.csv": "table.csv has the columns a, b; name the one with the paths by --path_column",
+}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), WRONG_PREDICTIONS.items())
+def test_a_mistake_in_prediction_is_told_too(arguments, expected, cli, trained, a_new_users_folder):
+    assert_one_line_error(cli("predict", "--model_fn", "tiny.pth", *shlex.split(arguments)), expected)
