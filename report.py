@@ -61,8 +61,9 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
     Where every image is right, likelihood alone would call each prediction certain (T = 0). So a share
     1 / (n + 2) of each label is given to the other classes, as Platt (1999) does for his sigmoid: n
-    images without an error are no proof that there are none. On halves of 76 photos of ants and bees
-    likelihood alone made that of the other half worse by up to 0.14 nats, with the share 0.01 at most.
+    images without an error are no proof that there are none. Of 60 random halves of 76 photos of ants and
+    bees, likelihood alone made that of the other half worse by 0.01 nats or more in 8 to 15 %, by 0.14 at
+    worst; with the share it hardly ever did (0.03 at worst in 300 halves), and the mean is better too.
 
     Args:
         logits: (n, classes) of images that were not trained on.
