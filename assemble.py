@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import ranks
 from config import TrainConfig
 from data_loader import (
     AUGMENTS,
@@ -29,7 +30,7 @@ from resume import Saved, load_backbone
 from run import Run
 from splits import Splits
 from trainer import MONITORS, Trainer
-from utils import pick
+from utils import UserError, pick
 
 
 def check_names(config: TrainConfig) -> None:
@@ -49,12 +50,27 @@ def check_names(config: TrainConfig) -> None:
         pick(f"--{name}", getattr(config, name), table)
 
 
+def check_ranks(config: TrainConfig, device: torch.device) -> None:
+    """What several processes, or only one, cannot do.
+
+    Raises:
+        UserError: batches that are too small to be shared out, or synchronised batch norm on the CPU.
+    """
+    if config.batch_size < ranks.world_size():
+        raise UserError(
+            f"--batch_size {config.batch_size} is the batch of all {ranks.world_size()} processes; give at least one "
+            "image for each"
+        )
+    if config.sync_bn and device.type != "cuda":
+        raise UserError(f"--sync_bn needs GPUs, and this runs on {device}; leave it out, or freeze it with --freeze_bn")
+
+
 def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, work: Work) -> Trainer:
     """The trainer of what trains."""
     n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
     recipe = make_recipe(config, engine.model, splits, n_steps)
     parts = (work.model, work.compute, work.refresh, recipe)
-    return Trainer(*parts, engine.device, engine.dtype, config.seed, config.monitor)
+    return Trainer(*parts, engine.device, engine.dtype, config.seed, config.monitor, config.sync_bn)
 
 
 def make_recipe(config: TrainConfig, model: Classifier, splits: Splits, n_steps: int) -> Recipe:
@@ -99,14 +115,15 @@ def make_loaders(
     """Batches of each split: images, or their features, of which those that the cache lacks are computed here."""
     loaders, n_views = {}, 1 if config.augment == "none" else min(config.views, config.n_epochs)
     for name, dataset in make_datasets(config, splits, engine.model.preprocess).items():
-        size = config.batch_size if name == "train" else engine.batch_size
+        # in evaluation every process computes whole passes of the engine
+        size = config.batch_size if name == "train" else engine.batch_size * ranks.world_size()
         if work.is_stored:
             recipe = (config.augment, n_views) if name == "train" else ("evaluation", 1)
             extracted = extract(engine, dataset, cache, *recipe, config.n_workers, say)
             run.skip(extracted.bad, name)
             loaders[name] = extracted.loader(size)
         else:
-            loaders[name] = make_loader(dataset, size, config.n_workers, engine.device.type == "cuda")
+            loaders[name] = make_loader(dataset, size, config.n_workers, engine.device.type == "cuda", ranks.share())
     return loaders
 
 

@@ -101,6 +101,9 @@ class TrainConfig:
         group="model",
     )
     freeze_bn: bool = flag(False, "freeze batch norm alone (default: it trains)", group="model")
+    sync_bn: bool = flag(
+        False, "batch norm counts over all GPUs of the launcher (default: each over its own)", group="model"
+    )
     head_hidden: int | None = flag(
         None, "units of a hidden layer in the head (default: no such layer)", "N", number(int, 1), "model"
     )

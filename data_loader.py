@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
+from ranks import local_world_size, sliced, with_the_one_before
 from splits import Sample
 from stop import start_worker
 from utils import MAX_PIXELS, UserError, addressed_rng, pick, seed_for
@@ -221,7 +222,8 @@ class Mixer:
     """Mixes the images of a batch and their labels: mixup (Zhang et al. 2018), cutmix (Yun et al. 2019).
 
     It draws from torch's generator, so whoever seeds that addresses the draws. Where both are wanted,
-    each batch draws one of them.
+    each batch draws one of them. An image's partner is the one before it in the whole batch, which may be
+    another rank's.
 
     Args:
         mixup, cutmix: the alpha of their Beta distributions; 0 leaves one out.
@@ -234,11 +236,14 @@ class Mixer:
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images or features (n, ...) and labels, int64 (n,) -> both mixed; the labels are (n, classes) then."""
         transform = self.transforms[int(torch.randint(len(self.transforms), ()))]
+        n_before, images, labels = with_the_one_before(images, labels)
         shape = images.shape
         if images.dim() == 2:  # stored features of one vector an image
             images = images[:, :, None, None]
+        if not len(images):
+            return images, labels
         mixed, targets = transform(images.float(), labels)
-        return mixed.reshape(shape), targets
+        return mixed.reshape(shape)[n_before:], targets[n_before:]
 
 
 # --- batches ----------------------------------------------------------------------------------
@@ -360,11 +365,14 @@ class AddressedSampler(Sampler):
     """Batches of `(epoch, index)`: the epoch travels with the index, so workers can stay alive.
 
     The order of an epoch is a pure function of `(seed, epoch)`; without a seed it is that of the list.
-    `start` leaves out the first batches, which a run that was stopped has behind it.
+    `start` leaves out the first batches, which a run that was stopped has behind it. Of every batch it yields
+    the slice `part`, (number, parts), which may be empty: all parts see as many batches.
     """
 
-    def __init__(self, n_samples: int, batch_size: int, seed: int | None = None) -> None:
-        self.n_samples, self.batch_size, self.seed = n_samples, batch_size, seed
+    def __init__(
+        self, n_samples: int, batch_size: int, seed: int | None = None, part: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.n_samples, self.batch_size, self.seed, self.part = n_samples, batch_size, seed, part
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
@@ -382,7 +390,7 @@ class AddressedSampler(Sampler):
             generator = torch.Generator().manual_seed(seed_for(self.seed, "order", self.epoch))
             order = torch.randperm(self.n_samples, generator=generator).tolist()
         for start, end in itertools.pairwise(self._bounds()[self.start :]):
-            yield [(self.epoch, index) for index in order[start:end]]
+            yield [(self.epoch, index) for index in sliced(order[start:end], self.part)]
 
 
 def make_loader(
@@ -390,13 +398,15 @@ def make_loader(
     batch_size: int,
     n_workers: int | None = None,
     pin_memory: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> DataLoader:
     """A loader over a data set; `loader.batch_sampler.epoch` chooses the epoch.
 
     Args:
+        part: the slice of every batch that is loaded, as `AddressedSampler` takes it.
         n_workers: processes that decode; None chooses by the number of cores and images.
     """
-    sampler = AddressedSampler(len(dataset), batch_size, dataset.seed)
+    sampler = AddressedSampler(len(dataset), batch_size, dataset.seed, part)
     options = worker_options(len(sampler), n_workers)
     return DataLoader(
         dataset,
@@ -424,7 +434,7 @@ def worker_options(n_batches: int, n_workers: int | None) -> dict:
     """How many processes decode, and how they start; None chooses by the cores and the work."""
     if n_workers is None:
         is_worth_it = START_METHOD == "fork" or n_batches >= 32
-        n_workers = min(n_cores(), 16, n_batches) if is_worth_it else 0
+        n_workers = min(max(1, n_cores() // local_world_size()), 16, n_batches) if is_worth_it else 0
     if not n_workers:
         return {"num_workers": 0}
     return {

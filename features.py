@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import ranks
 import stop
 from flags import Parser, run_main
 from utils import UserError, progress, return_freed_memory, write_text
@@ -182,7 +183,7 @@ def open_cache(folder: str) -> Iterator[Path]:
     if folder != "none":
         yield Path(folder)
         return
-    temporary = tempfile.mkdtemp(prefix="features-")
+    temporary = ranks.from_main(lambda: tempfile.mkdtemp(prefix="features-"))
     try:
         yield Path(temporary)
     finally:
@@ -242,7 +243,7 @@ class Extracted:
         """Batches in the same addressed order as the images' own loader."""
         from data_loader import AddressedSampler
 
-        return FeatureLoader(self, AddressedSampler(len(self.keys), batch_size, self.dataset.seed))
+        return FeatureLoader(self, AddressedSampler(len(self.keys), batch_size, self.dataset.seed, ranks.share()))
 
 
 @dataclass
@@ -292,22 +293,41 @@ def extract(
     """
     folder = cache / recipe_key(engine, dataset, recipe)
     store = Store(folder)
-    keys = [[row_key(sample, view) for view in range(n_views)] for sample in dataset.samples]
-    wanted = [
-        (index, tuple(view for view, key in enumerate(row) if key is None or key not in store.rows))
-        for index, row in enumerate(keys)
-    ]
-    wanted = [(index, views) for index, views in wanted if views]
+
+    def plan() -> tuple[list[list[RowKey | None]], list[tuple[int, tuple[int, ...]]]]:
+        keys = [[row_key(sample, view) for view in range(n_views)] for sample in dataset.samples]
+        wanted = [
+            (index, tuple(view for view, key in enumerate(row) if key is None or key not in store.rows))
+            for index, row in enumerate(keys)
+        ]
+        wanted = [(index, views) for index, views in wanted if views]
+        if wanted:
+            _make_room(engine, cache, folder, sum(len(views) for _, views in wanted), say)
+        return keys, wanted
+
+    keys, wanted = ranks.from_main(plan)
     bad: dict[int, str] = {}
     if wanted:
-        _make_room(engine, cache, folder, sum(len(views) for _, views in wanted), say)
-        _compute(engine, dataset, store, keys, wanted, bad, n_workers)
+        _compute(engine, dataset, store, keys, ranks.sliced(wanted, ranks.share()), bad, n_workers)
+    if ranks.world_size() > 1:
+        bad = {index: reason for part in ranks.gathered(bad) for index, reason in part.items()}
+        store = Store(folder)  # with the rows of the others
+        _check_shared(store, keys, bad)
     for index, row in enumerate(keys):
         if None in row:  # it was not there when its row was named
             bad.setdefault(index, "changed while it was read")
     for index in bad:
         keys[index] = [None] * n_views
     return Extracted(dataset, store, keys, sorted(bad.items()))
+
+
+def _check_shared(store: Store, keys: list[list[RowKey | None]], bad: dict[int, str]) -> None:
+    rows = (key for index, row in enumerate(keys) if index not in bad for key in row if key)
+    if not all(key in store.rows for key in rows):
+        raise UserError(
+            f"the features that other processes stored are not in {store.folder}; on several machines give a "
+            "--feature_cache DIR that all of them share, or use --views 0, which stores nothing"
+        )
 
 
 def _make_room(engine: Engine, cache: Path, folder: Path, n_rows: int, say: Callable[[str], None]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ranks
 import stop
-from utils import UserError, did_you_mean, tell_error
+from utils import UserError, did_you_mean, is_main, tell_error
 
 
 def flag(
@@ -123,7 +125,7 @@ class Parser(argparse.ArgumentParser):
             message = f"{flag} is without its value; type {flag} {action.metavar}"
         elif action is not None:
             message = f"{flag} {reason}"
-        tell_error(f"{message}; see python {self.prog} --help")
+        say_error(f"{message}; see python {self.prog} --help")
         raise SystemExit(2)
 
 
@@ -146,25 +148,39 @@ def number(kind: type, at_least: float = float("-inf"), at_most: float = float("
     return parse
 
 
+def say_error(text: str) -> None:
+    """One line on stderr, from one process of the run."""
+    if not ranks.is_told_elsewhere():
+        tell_error(" ".join(text.split()))
+
+
 def run_main(main, argv: list[str] | None = None) -> None:
     """Runs an entry point and turns what the user can mend into one line and exit status 2, a signal into 128 + it."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a console without Korean letters is no reason to stop
             stream.reconfigure(errors="backslashreplace")
+    if not is_main():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     with stop.handled():
         try:
             raise SystemExit(main(argv))
         except UserError as error:
             stop.end_workers()
-            tell_error(" ".join(str(error).split()))
+            say_error(str(error))
             raise SystemExit(2) from None
         except RuntimeError as error:
-            if not (reason := stop.reason_of_worker(error)):
+            if reason := stop.reason_of_worker(error):
+                stop.end_workers()
+                say_error(reason)
+                raise SystemExit(2) from None
+            if not ranks.is_lost(error):
                 raise
             stop.end_workers()
-            tell_error(reason)
-            raise SystemExit(2) from None
+            stop.exit_if_asked()
+            say_error("another process of this run is gone")
+            raise SystemExit(1) from None
         except stop.Stopped as stopped:
             stop.end_workers()
-            sys.stderr.write(f"stopped{stopped.hint}\n")
+            if is_main():
+                sys.stderr.write(f"stopped{stopped.hint}\n")
             raise SystemExit(stopped.status) from None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+import ranks
 from utils import pick
 
 # --- optimizers -------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ CLASS_WEIGHTS: dict[str, Callable[[Sequence[int]], torch.Tensor | None]] = {
 
 
 class TrainingLoss:
-    """Cross entropy as training minimises it.
+    """Cross entropy as training minimises it: the mean over the batch, which all ranks hold a slice of.
 
     The mean over a batch is a weighted one: the sum over its images, each class's share of an image
     times the weight of that class, divided by the sum of those weights. With mixed images the shares are
@@ -158,14 +159,27 @@ class TrainingLoss:
         self.class_weights, self.label_smoothing = class_weights, label_smoothing
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Logits (n, classes) and labels, int64 (n,), or shares, fp32 (n, classes) -> the mean loss in nats."""
+        """Logits (n, classes) and labels, int64 (n,), or shares, fp32 (n, classes) -> the mean loss in nats.
+
+        Among several ranks it is this slice's part of the mean, times their number: gradients are then averaged.
+        """
+        if self.class_weights is None and ranks.world_size() == 1:
+            return nn.functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        loss, weight = self._sums(logits, targets)
+        return loss * ranks.world_size() / ranks.total(weight)
+
+    def _sums(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of the loss and that of its weights over this slice."""
         smoothing, weights = self.label_smoothing, self.class_weights
+        if not len(targets):
+            return logits.sum(), logits.new_zeros(())
         if weights is None:
-            return nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+            loss = nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
+            return loss, loss.new_tensor(len(targets))
         weights = weights.to(logits.device)
         shares = targets if targets.is_floating_point() else nn.functional.one_hot(targets, len(weights)).float()
-        total = nn.functional.cross_entropy(logits, shares, weights, label_smoothing=smoothing, reduction="sum")
-        return total / (shares @ weights).sum()
+        loss = nn.functional.cross_entropy(logits, shares, weights, label_smoothing=smoothing, reduction="sum")
+        return loss, (shares @ weights).sum()
 
 
 @dataclass(frozen=True)
@@ -177,5 +191,5 @@ class Recipe:
 
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = nn.functional.cross_entropy
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = field(default_factory=TrainingLoss)
     mix: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import nn
 
+import ranks
 import weights
 from config import TrainConfig, checkpoint_name
 from flags import check_values
@@ -272,9 +273,9 @@ def put_back(saved: Saved, trainer: Trainer, saver: Saver, computing: Mapping[st
         trainer.load_state_dict(saved.trainer)
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         raise UserError(f"{saved.folder / LAST} does not fit the run ({error}); start it again") from error
-    if trainer.best and not saver.is_ours(saver.path):
+    if trainer.best and not ranks.from_main(lambda: saver.is_ours(saver.path)):
         lost = f"the best weights so far (epoch {trainer.best.epoch + 1}) were in {saver.path}, another file by now"
-        if saver.is_ours(f"{saver.path}.prev"):
+        if ranks.from_main(lambda: saver.is_ours(f"{saver.path}.prev")):
             raise UserError(f"{lost}: they are in {saver.path}.prev; give both files their names back, then continue")
         warn(f"{lost}; the best is chosen among the epochs to come")
         trainer.best = None

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+import ranks
 import stop
 from board import Board
 from report import split_title, wilson_interval, write_report
@@ -23,6 +24,8 @@ from resume import FINISHED, LAST, SAMPLES, Progress, Saved, command, write_back
 from splits import Sample, Splits
 from trainer import EpochResult
 from utils import Obstacle, UserError, atomic_write, painted, write_text
+
+LAUNCH = "launch.json"
 
 
 class Run:
@@ -59,9 +62,14 @@ class Run:
         self._rows: list[dict[str, str]] = list(saved.progress.rows) if saved else []
         self._about: dict = {}
         self._saved_at: float | None = None
+        if ranks.is_main():
+            self._open(saved)
+
+    def _open(self, saved: Saved | None) -> None:
+        folder = self.folder
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not saved and any(self.folder.iterdir()):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not saved and any(folder.iterdir()) and ranks.agent() not in _agents(folder):
                 hint = f" (to continue its run: --resume {folder})" if (self.folder / LAST).exists() else ""
                 raise UserError(f"the run folder {folder} is not empty; give a new one, or leave --run_dir out{hint}")
         except OSError as error:
@@ -84,10 +92,14 @@ class Run:
         """
         self.splits, self.save = splits, save
         self._about = {"config": dict(config), **computing}
+        self._write_beginning(config)
+
+    @ranks.main_only
+    def _write_beginning(self, config: Mapping[str, object]) -> None:
         write_text(self.folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         if not (self.folder / SAMPLES).exists():
             self._write_splits()
-            write_found(self.folder, splits, self.n_found)
+            write_found(self.folder, self.splits, self.n_found)
         self._write_tables()
 
     def _write_splits(self) -> None:
@@ -110,6 +122,7 @@ class Run:
 
     # --- to go on from here -------------------------------------------------------------------
 
+    @ranks.main_only
     def save_last(self, state: dict) -> None:
         """Writes `last.pth`: this state of the trainer and where the run stands.
 
@@ -122,6 +135,7 @@ class Run:
         write_last(self.folder, Progress(**place, **position), state)
         self._saved_at = time.monotonic()
 
+    @ranks.main_only
     def save_first(self, state: dict, backbone: Mapping[str, torch.Tensor] | None) -> None:
         """Makes the run one that can be continued, before its first step.
 
@@ -133,11 +147,13 @@ class Run:
         self.save_last(state)
 
     def between_steps(self, state: Callable[[], dict] | None) -> None:
-        """Saves the state where it is time; after a signal it saves and raises `stop.Stopped`."""
+        """Saves the state where it is time; after a signal to any rank it saves and raises `stop.Stopped` on all."""
         is_time = self._saved_at is not None and time.monotonic() - self._saved_at >= self.save_every
-        if state and (is_time or stop.asked()):
+        is_time, is_asked = ranks.maxima(is_time, stop.asked())
+        if state and (is_time or is_asked):
             self.save_last(state())
-        stop.raise_if_asked()
+        if is_asked:
+            stop.raise_now()
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -164,6 +180,7 @@ class Run:
         if not self.folder.is_dir():
             raise UserError(f"the run folder {self.folder} was removed under the run, with its saves; start again")
 
+    @ranks.main_only
     def finish(self) -> None:
         """Notes that nothing is left to do."""
         write_text(self.folder / FINISHED, json.dumps({"epochs": self.n_logged}) + "\n")
@@ -172,6 +189,11 @@ class Run:
 
     def log(self, result: EpochResult, is_best: bool) -> None:
         """One line on the console, one in `metrics.csv`, one point in every curve."""
+        self._rows.append(metrics_row(result))
+        self._write_log(result, is_best)
+
+    @ranks.main_only
+    def _write_log(self, result: EpochResult, is_best: bool) -> None:
         train, valid, step = result.train, result.valid, result.epoch + 1
         scalars = {
             "Train/Loss": train.loss,
@@ -185,7 +207,6 @@ class Run:
         for tag, value in scalars.items():
             self.board.add_scalar(tag, value, step)
         self.board.flush()
-        self._rows.append(metrics_row(result))
         self._check_folder()
         write_csv(self.folder / "metrics.csv", list(self._rows[0]), [row.values() for row in self._rows])
         width, backbone = len(str(self.n_epochs)), ""
@@ -233,9 +254,8 @@ class Run:
         new = {path: reason for path, reason in reasons.items() if path not in self.skipped}
         if not new:
             return
-        self._check_folder()
         self.skipped |= new
-        write_csv(self.folder / "skipped.csv", ("path", "reason"), sorted(self.skipped.items()))
+        self._write_skipped()
         if len(self.skipped) > self.max_bad * self.n_found:
             path, reason = next(iter(new.items()))
             raise UserError(
@@ -280,6 +300,12 @@ class Run:
         """Epochs that were recorded."""
         return len(self._rows)
 
+    @ranks.main_only
+    def _write_skipped(self) -> None:
+        self._check_folder()
+        write_csv(self.folder / "skipped.csv", ("path", "reason"), sorted(self.skipped.items()))
+
+    @ranks.main_only
     def close(self) -> None:
         """Ends the TensorBoard file."""
         self.board.close()
@@ -316,6 +342,37 @@ def default_run_dir(model_name: str, about: Sequence[str] = ()) -> str:
     while os.path.exists(name):
         name, n = f"{base}-{n}", n + 1
     return name
+
+
+def _agents(folder: str | Path) -> list[str]:
+    """The launcher's agents under which the run of that folder was started; none without the launcher."""
+    try:
+        agents = json.loads((Path(folder) / LAUNCH).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return agents if isinstance(agents, list) else []
+
+
+def run_of_this_launch(run_dir: str | None) -> str | None:
+    """The run folder to go on with after the launcher has started its processes again; None in its first round."""
+    if not ranks.is_launched():
+        return None
+    agents = set(ranks.gathered(ranks.agent()))
+
+    def find() -> str | None:
+        notes = [Path(run_dir) / LAUNCH] if run_dir else Path("runs").glob(f"*/{LAUNCH}")
+        folders = [note.parent for note in notes if agents & set(_agents(note.parent))]
+        return next((str(folder) for folder in folders if (folder / LAST).exists()), None)
+
+    return ranks.from_main(find)
+
+
+def note_launch(folder: str | Path) -> None:
+    """Writes into the run folder under which agents of the launcher it runs, so that a restart finds it."""
+    if ranks.is_launched():
+        agents = sorted(set(ranks.gathered(ranks.agent())))
+        if ranks.is_main():
+            write_text(Path(folder) / LAUNCH, json.dumps(agents) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+import ranks
 import weights
 from config import TrainConfig
 from engine import eval_batch_size
@@ -27,7 +28,8 @@ class Saver:
         self.path, self.model, self.run_id = path, model, run_id
         self.is_first = True
         self.previous = f"{path}.prev" if os.path.exists(path) and not self.is_ours(path) else None
-        remove_leftovers(path)
+        if ranks.is_main():
+            remove_leftovers(path)
         held_out = {
             name: [[sample.path, sample.label] for sample in part]
             for name, part in splits.by_name().items()
@@ -44,11 +46,13 @@ class Saver:
             "run_id": run_id,
         }
 
+    @ranks.main_only
     def __call__(self, metrics: dict, path: str | Path | None = None) -> None:
         keep_previous = self.is_first and path is None and not self.is_ours(self.path)
         save_checkpoint(path or self.path, self.model, {**self.about, "metrics": metrics}, keep_previous)
         self.is_first = self.is_first and path is not None
 
+    @ranks.main_only
     def finish(self, epoch: int, results: Mapping[str, PhaseResult], path: str | Path | None = None) -> None:
         """Writes the present weights, those of that epoch, with their temperature and all that was measured."""
         outputs = results["valid"].outputs
@@ -69,6 +73,10 @@ class Saver:
         Raises:
             UserError: the file is gone, or another run has written it since.
         """
+        ranks.from_main(self._restore)
+        ranks.spread(self.model.net)
+
+    def _restore(self) -> None:
         content = weights.read(self.path)
         if content.get("run_id") != self.run_id:
             raise UserError(f"{self.path} was written by another run; give each run a --model_fn of its own")

@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from utils import is_main
+
 # SIGBREAK is Windows' Ctrl-Break; SIGHUP comes when the terminal is closed
 NAMES = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
@@ -63,6 +65,8 @@ def _on_signal(signum: int, _frame: object) -> None:
     _Asked.signum = signum
     if not _Asked.is_deferred:
         raise Stopped(signum)
+    if not is_main():
+        return
     with contextlib.suppress(OSError):  # not sys.stderr: the signal may have come while it was written to
         os.write(2, b"stopping after this step; once more: at once\n")
 
@@ -81,6 +85,17 @@ def deferred() -> Iterator[None]:
 def asked() -> bool:
     """Whether a signal came."""
     return _Asked.signum is not None
+
+
+def exit_if_asked() -> None:
+    """Ends the process as after a signal, if one came."""
+    if _Asked.signum is not None:
+        raise SystemExit(Stopped(_Asked.signum).status)
+
+
+def raise_now() -> None:
+    """Raises `Stopped`, also where the signal came to another process of the run."""
+    raise Stopped(_Asked.signum or signal.SIGTERM)
 
 
 def raise_if_asked() -> None:

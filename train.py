@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, astuple, fields, replace
 from typing import TYPE_CHECKING
 
+import ranks
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from flags import run_main
 from utils import UserError, painted, pick, pick_device, pick_precision, warn
@@ -32,25 +33,38 @@ def main(argv: list[str] | None = None) -> int:
     """Parses, checks and trains; the exit status."""
     given = parse_args(argv)
     if "resume" in given:
-        return resume(given)
+        with ranks.joined(given.get("gpu_id")):
+            return resume(given)
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check(config)
-    train(config)
+    with ranks.joined(config.gpu_id):
+        if folder := run_of_this_launch(config):
+            return resume({**given, "resume": folder})
+        train(config)
     return 0
+
+
+def run_of_this_launch(config: TrainConfig) -> str | None:
+    """The run folder to go on with where the launcher starts its processes again."""
+    if not ranks.is_launched():
+        return None
+    import run
+
+    return run.run_of_this_launch(config.run_dir)
 
 
 def resume(given: dict) -> int:
     """Goes on with a run that was stopped; the exit status."""
     from resume import load, merged, move_to_its_place, tell_changes
 
-    saved = load(given["resume"])
+    saved = ranks.from_main(lambda: load(given["resume"]))
     config = move_to_its_place(saved, merged(saved, given), given)
     check(config)
     if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
         done, best = len(saved.progress.rows), checkpoint_name(config)
         print(f"{saved.folder} is finished: {done} epochs, the best weights in {best}; a larger --n_epochs trains on")
         return 0
-    tell_changes(saved.found, lambda: load_data(config, lambda *_: None))
+    ranks.from_main(lambda: tell_changes(saved.found, lambda: load_data(config, lambda *_: None)))
     train(config, saved)
     return 0
 
@@ -63,23 +77,21 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
     """
     say = print if config.verbose else lambda *_: None
     # before the imports below: a wrong folder is told at once
-    found = saved.found.splits if saved else load_data(config, say)
+    found = saved.found.splits if saved else ranks.from_main(lambda: load_data(config, say))
 
-    from assemble import build_model, check_names, choose_work, make_datasets, make_loaders, make_trainer
+    from assemble import build_model, check_names, check_ranks, choose_work, make_datasets, make_loaders, make_trainer
     from engine import Engine, eval_batch_size
     from features import open_cache
     from resume import put_back
-    from run import Run, default_run_dir
     from saver import Saver
 
     check_names(config)
     device = pick_device(config.gpu_id)
     dtype = pick_precision(config.precision, device)
-    model = build_model(config, found, saved).to(device)
-    run_dir = config.run_dir or default_run_dir(config.model_name, about_run(config, found))
-    limits = (config.n_epochs, config.max_bad, config.verbose, 60 * config.save_every)
-    run = Run(run_dir, found, *limits, saved)
-    splits = found if saved else checked(config, found, run, say)
+    check_ranks(config, device)
+    with ranks.first_on_each_machine():
+        model = build_model(config, found, saved).to(device)
+    run, splits = open_run(config, found, saved, say)
     describe(config, splits, len(run.skipped), model, device, dtype, say)
     if not saved:
         show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
@@ -112,6 +124,8 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
             saver.restore()
         results = last_results if trainer.last is best else measure(trainer, loaders, run, best.valid)
         saver.finish(best.epoch, results)
+    if not ranks.is_main():
+        return
     judged = judge_splits(splits, results, saver.about["temperature"])
     run.report(judged)
     draw(config, model.preprocess, judged, run, best.epoch + 1)
@@ -121,6 +135,20 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
         say(f"last    {run.last_model} (epoch {run.n_logged}): {', '.join(accuracies(last_results))}")
     report(run, saver, best.epoch + 1, results, judged, say)
     run.finish()
+
+
+def open_run(config: TrainConfig, found: Splits, saved: Saved | None, say: Callable) -> tuple[Run, Splits]:
+    """The run's folder, the same for all processes, and the images that are left after the checks."""
+    from run import Run, default_run_dir, note_launch
+
+    run_dir = ranks.from_main(lambda: config.run_dir or default_run_dir(config.model_name, about_run(config, found)))
+    limits = (config.n_epochs, config.max_bad, config.verbose, 60 * config.save_every)
+    run = Run(run_dir, found, *limits, saved)
+    note_launch(run.folder)
+    if saved:
+        return run, found
+    splits, run.skipped = ranks.from_main(lambda: (checked(config, found, run, say), run.skipped))
+    return run, splits
 
 
 def try_a_step(
@@ -320,6 +348,7 @@ def describe(
         warn("the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
 
 
+@ranks.main_only
 def show_augmented(run: Run, dataset: ImageDataset) -> None:
     """A labelled grid of training images as the first epoch sees them, for the run folder and TensorBoard."""
     from data_loader import BadImage

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+import ranks
 from data_loader import Batch
 from recipe import Recipe
 from report import macro_f1
@@ -94,9 +95,9 @@ class Diverged(UserError):
 
 
 class Sums:
-    """The running sums of a pass over a split; they stay on the device and are read once at its end.
+    """The running sums of a pass over a split, or over a rank's slices of it; they stay on the device.
 
-    A `.item()` a batch would make a GPU wait for each.
+    They are read once at its end: a `.item()` a batch would make a GPU wait for each.
 
     Args:
         state: what `state_dict` gave, to go on from there.
@@ -114,11 +115,28 @@ class Sums:
         self.seconds: float = state.get("seconds", 0.0)
 
     def add(self, labels: torch.Tensor, logits: torch.Tensor, loss: torch.Tensor) -> None:
-        """Adds a batch: labels, int64 (n,), logits, (n, classes), and its mean loss."""
-        self.loss = self.loss + loss.detach() * len(labels)
-        self.confusion = self.confusion + count_pairs(labels, logits.argmax(1), logits.shape[1])
+        """Adds a batch: labels, int64 (n,), logits, (n, classes), and its summed loss."""
+        self.loss = self.loss + loss.detach()
+        if len(labels):
+            self.confusion = self.confusion + count_pairs(labels, logits.argmax(1), logits.shape[1])
         self.n_finite = self.n_finite + self.loss.isfinite()
         self.n_steps += 1
+
+    def over_all_ranks(self) -> Sums:
+        """The sums of the whole split; every rank has to ask."""
+        if ranks.world_size() == 1:
+            return self
+        n_classes = ranks.maxima(len(self.confusion) if self.confusion.dim() else 0)[0]
+        whole = Sums(self.loss.device, vars(self))
+        whole.loss = ranks.total(self.loss)
+        whole.confusion = ranks.total(self.confusion.new_zeros(n_classes, n_classes) + self.confusion)
+        whole.n_finite = ranks.total(self.n_finite, "MIN")
+        return whole
+
+    def only_on_main(self) -> None:
+        """Sums of the whole split, which were read from a file, belong to one rank."""
+        if not ranks.is_main():
+            self.loss, self.confusion = torch.zeros_like(self.loss), torch.zeros_like(self.confusion)
 
     def state_dict(self) -> dict:
         """Plain values and tensors on the CPU."""
@@ -192,8 +210,10 @@ class Trainer:
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
         monitor: str = "accuracy",
+        sync_bn: bool = False,
     ) -> None:
         self.model = model
+        self.parallel = ranks.parallel(model, device, sync_bn)
         self.evaluate_batch = evaluate_batch
         self.refresh = refresh
         self.recipe = recipe
@@ -252,25 +272,26 @@ class Trainer:
 
     def train_one_epoch(self, loader: DataLoader, run: Recorder, n_epochs: int) -> PhaseResult:
         """One pass over the training split with a step a batch, or what is left of it."""
-        self.model.train()
+        self.parallel.train()
         self.sums = self.sums or Sums(self.device)
         loader.batch_sampler.epoch, loader.batch_sampler.start = self.epoch, self.sums.n_batches
         title = f"epoch {self.epoch + 1}/{n_epochs}"
         self._run(loader, self._train_step, run, title, "train", self.sums, self.state_dict)
         self._check_finite()
-        return self.sums.result("train")
+        return self.sums.over_all_ranks().result("train")
 
     def evaluate(self, loader: DataLoader, run: Recorder, split: str = "valid") -> PhaseResult:
         """One pass over the split of that name, with the present weights."""
+        ranks.average_statistics(self.model)
         self.refresh()
         sums, kept = Sums(self.device), []
         # after the last epoch the weights may be the best ones, not those to go on from
         state = self.state_dict if self.sums else None
         self._run(loader, self._evaluate_step, run, split, split, sums, state, kept)
+        sums = sums.over_all_ranks()
         if state:
             sums.check(f"validation loss of epoch {self.epoch + 1}")
-        result = sums.result(split)
-        return replace(result, outputs=Outputs(*(torch.cat(parts).cpu() for parts in zip(*kept, strict=True))))
+        return replace(sums.result(split), outputs=_outputs(kept))
 
     def _run(
         self,
@@ -287,23 +308,27 @@ class Trainer:
         if sums.n_batches == len(loader):  # it was stopped in what follows
             return
         for batch in progress(loader, desc=title, unit="batch", initial=sums.n_batches, total=len(loader)):
-            if batch.bad:
-                run.skip(batch.bad, split)
-            if len(batch.labels):
+            n_bad, n_images = ranks.sums(len(batch.bad), len(batch.labels))
+            if n_bad:
+                run.skip([pair for part in ranks.gathered(batch.bad) for pair in part], split)
+            if n_images:
                 labels = batch.labels.to(self.device, non_blocking=True)
-                logits, loss = step(batch, labels)
+                logits, loss = step(batch, labels, n_images)
                 sums.add(labels, logits, loss)
-                if kept is not None:
+                if kept is not None and len(labels):
                     kept.append((logits, labels, batch.indices))
             sums.n_batches += 1
             sums.seconds = time.perf_counter() - start
             run.between_steps(state)
 
-    def _train_step(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _train_step(self, batch: Batch, labels: torch.Tensor, n_images: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step; the logits of this rank's slice of `n_images`, and its part of the loss summed over them."""
         torch.manual_seed(seed_for(self.seed, "step", self.step))
         images, targets = batch.images.to(self.device, non_blocking=True), labels
         if self.recipe.mix:
             images, targets = self.recipe.mix(images, labels)
+        if not ranks.is_main():  # dropout acts on slices, which must not all drop the same places
+            torch.manual_seed(seed_for(self.seed, "step", self.step, ranks.rank()))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self._forward(images)
         loss = self.recipe.loss(logits, targets)
@@ -313,11 +338,11 @@ class Trainer:
         self.scaler.update()
         self.recipe.schedule.after_step()
         self.step += 1
-        return logits, loss
+        return logits, loss.detach() * n_images / ranks.world_size()
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         try:
-            return self.model(images)
+            return self.parallel(images)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -326,18 +351,23 @@ class Trainer:
                 "--image_size, or freeze it with --freeze_bn"
             ) from error
 
-    def _evaluate_step(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _evaluate_step(self, batch: Batch, labels: torch.Tensor, _n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if not len(labels):
+            return labels, torch.zeros((), device=self.device)
         logits = self.evaluate_batch(batch.images)
-        return logits, nn.functional.cross_entropy(logits, labels)
+        return logits, nn.functional.cross_entropy(logits, labels) * len(labels)
 
     # --- to go on from here -------------------------------------------------------------------
 
     def state_dict(self) -> dict:
         """All that the next step depends on, and what is known so far: plain values and tensors.
 
+        Every rank has to ask; they get the same, which is that of a run of one process.
+
         Raises:
             Diverged: a loss or a weight is no finite number.
         """
+        ranks.average_statistics(self.model)
         self._check_finite()
         return {
             "model": self.model.state_dict(),
@@ -346,7 +376,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "epoch": self.epoch,
-            "sums": self.sums.state_dict() if self.sums else None,
+            "sums": self.sums.over_all_ranks().state_dict() if self.sums else None,
             "best": self.best and _plain(self.best),
             "last": self.last and _plain(self.last),
         }
@@ -359,6 +389,8 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch = state["step"], state["epoch"]
         self.sums = Sums(self.device, state["sums"]) if state["sums"] else None
+        if self.sums:
+            self.sums.only_on_main()
         self.last, self.best = _result(state["last"]), _result(state["best"])
         if self.last == self.best:
             self.last = self.best
@@ -366,10 +398,21 @@ class Trainer:
     def _check_finite(self) -> None:
         epoch = f"epoch {self.epoch + 1}"
         if self.sums:
-            self.sums.check(f"training loss of {epoch}")
+            self.sums.over_all_ranks().check(f"training loss of {epoch}")
         tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         if not torch.stack([t.isfinite().all() for t in tensors]).all():
             raise Diverged(f"the weights are no finite numbers after {epoch if self.sums else 'the last epoch'}")
+
+
+def _outputs(kept: list[tuple[torch.Tensor, ...]]) -> Outputs:
+    """The outputs of a pass on rank 0, in the order of the split; another rank has its own, or none."""
+    own = [torch.cat(parts).cpu() for parts in zip(*kept, strict=True)]
+    parts = [part for part in ranks.gathered_on_main(own) if part]
+    if not parts:
+        return Outputs(torch.empty(0, 0), *torch.empty(2, 0, dtype=torch.int64))
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
+    order = columns[2].argsort()
+    return Outputs(*(column[order] for column in columns))
 
 
 def _plain(result: EpochResult) -> dict:

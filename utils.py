@@ -130,6 +130,24 @@ def addressed_rng(*address: int | str) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
+# --- the launcher -----------------------------------------------------------------------------
+
+
+def number_from_launcher(name: str, default: int) -> int:
+    """A number that PyTorch's launcher puts into the environment of the processes that it starts."""
+    return int(os.environ.get(name, default)) if "TORCHELASTIC_RUN_ID" in os.environ else default
+
+
+def rank() -> int:
+    """The place of this process among all of its run, from 0."""
+    return number_from_launcher("RANK", 0)
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes, prints and logs."""
+    return rank() == 0
+
+
 # --- device and precision ---------------------------------------------------------------------
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -145,6 +163,8 @@ def pick_device(gpu_id: int | None = None) -> torch.device:
 
     keep_freed_memory()
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    if (n_here := number_from_launcher("LOCAL_WORLD_SIZE", 1)) > 1:
+        return _pick_own_device(gpu_id, gpus, n_here)
     if not gpus and torch.backends.mps.is_available():
         gpus = [torch.device("mps", 0)]
     if gpu_id == -1 or (gpu_id is None and not gpus):
@@ -153,6 +173,25 @@ def pick_device(gpu_id: int | None = None) -> torch.device:
         there = "".join(f", {i} ({gpu})" for i, gpu in enumerate(gpus))
         raise UserError(f"--gpu_id {gpu_id} is not on this machine; it has -1 (the CPU){there}: give that, or none")
     return gpus[gpu_id or 0]
+
+
+def _pick_own_device(gpu_id: int | None, gpus: list[torch.device], n_here: int) -> torch.device:
+    """One device for each of the processes that the launcher started on this machine."""
+    import torch
+
+    if gpu_id not in (None, -1):
+        raise UserError(
+            f"--gpu_id {gpu_id} is one device for {n_here} processes; leave it out, and choose GPUs for the launcher "
+            "with CUDA_VISIBLE_DEVICES"
+        )
+    if gpu_id == -1 or not gpus:
+        return torch.device("cpu")
+    if n_here > len(gpus):
+        raise UserError(
+            f"the launcher started {n_here} processes on a machine of {len(gpus)} GPU(s); give --nproc_per_node "
+            f"{len(gpus)}, or --gpu_id -1 for the CPU"
+        )
+    return gpus[number_from_launcher("LOCAL_RANK", 0)]
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
@@ -315,7 +354,8 @@ def painted(text: str, colour: str, stream: IO[str] | None = None) -> str:
 
 def warn(text: str) -> None:
     """A line on stderr that `--verbose 0` does not hide."""
-    sys.stderr.write(f"{painted('warning:', 'yellow', sys.stderr)} {text}\n")
+    if is_main():
+        sys.stderr.write(f"{painted('warning:', 'yellow', sys.stderr)} {text}\n")
 
 
 def tell_error(text: str) -> None:
@@ -324,7 +364,7 @@ def tell_error(text: str) -> None:
 
 
 def progress(items: Iterable | None = None, **options: Any):
-    """A progress bar on stderr; none where stderr is no terminal."""
+    """A progress bar on stderr; none where stderr is no terminal, or another process has one."""
     from tqdm import tqdm
 
-    return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
+    return tqdm(items, disable=None if is_main() else True, leave=False, dynamic_ncols=True, **options)
