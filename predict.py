@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
+import ranks
 from flags import flag, number, parse_flags, run_main
-from utils import MAX_PIXELS, UserError, check_target, did_you_mean_path, progress, warn
+from utils import MAX_PIXELS, UserError, check_target, did_you_mean_path, is_main, progress, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -91,6 +92,12 @@ def main(argv: list[str] | None = None) -> int:
     """Parses and predicts; the exit status: 3 where some inputs could not be read."""
     config = PredictConfig(**parse_args(argv))
     check_files(config)
+    with ranks.joined(config.gpu_id):
+        return serve(config, argv)
+
+
+def serve(config: PredictConfig, argv: list[str] | None) -> int:
+    """Predicts into a file or to stdout; the exit status."""
     if config.result != STDOUT:
         return predict(config, shlex.join(["python", "predict.py", *(sys.argv[1:] if argv is None else argv)]))
     rows = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -142,7 +149,9 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         pipe: takes the rows in place of a file.
     """
     from predictor import Predictor
+    from shares import predict_together
 
+    is_resumed = config.resume or ranks.n_restarts() > 0  # the launcher repeats the command as it was
     predictor = Predictor(
         config.model_fn,
         config.gpu_id,
@@ -154,18 +163,25 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         config.probabilities,
         config.min_probability,
     )
+    if not is_main():
+        list(predict_together(predictor, ()))
+        return 0
     samples, title = find_samples(config, predictor)
     tally = make_tally(config, predictor)
     with open_target(config, predictor, pipe) as target:
-        if target.begin(config.resume, samples, tally):
+        if target.begin(is_resumed, samples, tally):
             speed = write_rows(predictor, samples, target, tally)
             target.finish({"command": command, "counts": tally.state()["counts"]})
             print_counts(config, tally, speed)
         else:
+            list(predict_together(predictor, ()))  # which lets the other processes go
             print(f"{config.result} is whole already: {tally.counts.n_rows} rows")
     show(config, predictor, tally, title)
     if tally.counts.n_labelled:
         print(f"{title} {tally.counts.accuracy_text}")
+    if tally.counts.n_errors and ranks.is_launched():
+        print("exit status 0, because the launcher starts a run with any other one again; see the rows with `error`")
+        return 0
     return 3 if tally.counts.n_errors else 0
 
 
@@ -267,10 +283,11 @@ def open_target(config: PredictConfig, predictor: Predictor, pipe: IO[bytes] | N
 def write_rows(predictor: Predictor, samples: Iterator[Sample], target: ResultFile | StdoutRows, tally: Tally) -> float:
     """Predicts the samples and writes their rows as they come; the images per second."""
     from results import row_of
+    from shares import predict_together
 
     start, n_before = time.perf_counter(), target.n_rows
     with progress(desc="predicting", unit="image", initial=n_before) as bar:
-        for predictions in predictor.stream(samples):
+        for predictions in predict_together(predictor, samples):
             tally.add(predictions)
             target.write([row_of(prediction) for prediction in predictions], tally)
             bar.update(len(predictions))

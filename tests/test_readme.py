@@ -16,7 +16,8 @@ from backbones import BACKBONES
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = README + "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
-COMMANDS = sorted(set(re.findall(r"python (train|predict)\.py((?: (?!--help)[^`\n|]+)?)", TEXTS)))
+COMMAND = r"(?:python|torchrun [^`\n|]*?) (train|predict)\.py((?: (?!--help)[^`\n|]+)?)"
+COMMANDS = sorted(set(re.findall(COMMAND, TEXTS)))
 
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)
