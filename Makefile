@@ -1,6 +1,6 @@
 # make demo: from nothing to a trained classifier and its predictions
 # make test: the whole test suite
-# make bench: this tool against plain loops, on this machine
+# make bench: this tool against plain loops, and the parts that docs/scale.md computes with, on this machine
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,6 +22,7 @@ lint: $(VENV)/.installed-tests
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/scale.py --only parts
 
 $(VENV)/.installed: requirements.txt
 	@echo "Setting up $(VENV); PyTorch is large, this takes some minutes"
