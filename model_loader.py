@@ -291,7 +291,7 @@ def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_nam
         key: value for key, value in renamed.items() if not is_head(key) and not re.match(r"(AuxLogits|aux\d)\.", key)
     }
     _check_fit(own, found, path)
-    net.load_state_dict(found, strict=False)
+    weights.load_into(net, found, strict=False)
 
 
 def _check_fit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: str | Path) -> None:
@@ -441,5 +441,5 @@ def load_checkpoint(path: str | Path) -> tuple[Classifier, dict]:
     head_name, config = content["head"], content.get("config", {})
     _replace_head(net, head_name, len(content["class_names"]), config.get("head_hidden"), 0.0, content["model_name"])
     _check_fit(net.state_dict(), tensors, path)
-    net.load_state_dict(tensors)
+    weights.load_into(net, tensors)
     return Classifier(net, head_name, preprocess).to(memory_format=torch.channels_last).eval(), content

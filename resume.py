@@ -146,7 +146,7 @@ def load_backbone(saved: Saved, net: nn.Module) -> None:
     own = net.state_dict()
     if any(name not in own or own[name].shape != value.shape for name, value in tensors.items()):
         raise UserError(f"{path} does not fit the model of the run; start it again")
-    net.load_state_dict(tensors, strict=False)
+    weights.load_into(net, tensors, strict=False)
 
 
 def _file_state(path: str) -> list[int] | None:

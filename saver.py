@@ -80,7 +80,7 @@ class Saver:
         content = weights.read(self.path)
         if content.get("run_id") != self.run_id:
             raise UserError(f"{self.path} was written by another run; give each run a --model_fn of its own")
-        self.model.net.load_state_dict(content["state_dict"])
+        weights.load_into(self.model.net, content["state_dict"])
 
     def backbone(self) -> dict[str, torch.Tensor]:
         """The tensors of all but the head."""

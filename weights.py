@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import torch
+from torch import nn
 
 from download import DownloadError, download, sha256_of
 from utils import UserError, atomic_write, did_you_mean_path
@@ -198,3 +201,10 @@ def state_dict_of(content: dict, path: str | Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise UserError(f"{path} holds no tensors; give a state_dict or a checkpoint of this tool")
     return tensors
+
+
+def load_into(net: nn.Module, tensors: Mapping[str, torch.Tensor], strict: bool = True) -> None:
+    """`net.load_state_dict(tensors)`, also for networks of torchvision that ask which version wrote them (MNASNet)."""
+    marked = OrderedDict(tensors)
+    marked._metadata = net.state_dict()._metadata  # a plain dict, as files have it, carries no versions
+    net.load_state_dict(marked, strict=strict)

@@ -148,6 +148,22 @@ def test_the_view_of_a_sample_does_not_depend_on_its_batch(augment, image_folder
     assert not torch.equal(make_dataset(image_folder, seed=1)[(3, 7)][2], alone)
 
 
+def test_shifts_show_a_window_of_the_whole_image_mirrored_both_ways():
+    rows, columns = torch.meshgrid(torch.arange(36), torch.arange(36), indexing="ij")
+    image = torch.stack([rows, columns, rows]).to(torch.uint8)
+    seen = set()
+    for n in range(40):
+        with addressed_rng(0, n):
+            view = train_transform("shifts", PREPROCESS)(image)
+        down, right = view[0, :, 0].int().diff(), view[1, 0].int().diff()
+        assert abs(int(down[0])) == abs(int(right[0])) == 1, "pixels keep their size"
+        assert (down == down[0]).all()
+        assert (right == right[0]).all()
+        seen.add((int(down[0]), int(right[0]), int(view[0].min()), int(view[1].min())))
+    assert {place[:2] for place in seen} == {(1, 1), (1, -1), (-1, 1), (-1, -1)}
+    assert {place[2] for place in seen} == {place[3] for place in seen} == {0, 1, 2, 3, 4}
+
+
 def test_drawing_a_view_leaves_the_other_random_numbers_alone(image_folder):
     torch.manual_seed(0)
     expected = torch.rand(3)

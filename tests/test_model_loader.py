@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import weights
-from backbones import BACKBONES
+from backbones import BACKBONES, _NoRandomFills, find_head
 from model_loader import (
     count_parameters,
     freeze,
@@ -36,30 +36,45 @@ def images_for(model, n=2):
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-def one_step(model):
+def one_step(model, lr=0.1, n=2):
     model.train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    loss = nn.functional.cross_entropy(model(images_for(model)), torch.tensor([0, 2]))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr)
+    loss = nn.functional.cross_entropy(model(images_for(model, n)), torch.tensor([0, 2] * (n // 2)))
     loss.backward()
     optimizer.step()
     return loss
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, "resnet18", "googlenet", "inception_v3", "timm/mobilenetv3_small_050"])
-def test_every_family_trains_frozen_and_saves_what_it_predicts(name, tmp_path):
-    model = small_model(name)
-    freeze(model)
-    before = {key: value.clone() for key, value in model.net.state_dict().items()}
-    one_step(model)
-    after = model.net.state_dict()
-    moved = {key for key in after if not torch.equal(before[key], after[key])}
-    assert moved == {f"{model.head_name}.weight", f"{model.head_name}.bias"}
-    model.eval()
-    save_checkpoint(tmp_path / "m.pth", model, about(name))
+FURTHER = (
+    *("resnet18", "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5"),
+    *("mnasnet0_5", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "swin_t"),
+    *("timm/mobilenetv3_small_050", "timm/lcnet_035", "timm/repvgg_a0", "timm/resnest14d", "timm/edgenext_xx_small"),
+    *("timm/efficientvit_b0", "timm/mobilevitv2_050", "timm/fastvit_t8", "timm/test_mambaout", "timm/test_nfnet"),
+    *("timm/test_vit", "timm/pvt_v2_b0", "timm/xcit_nano_12_p16_224"),
+)
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, *FURTHER])
+def test_every_family_trains_frozen_or_not_and_saves_what_it_predicts(name, tmp_path):
+    # larger than elsewhere: batch norm of two values a channel, in thirty layers, gives gradients without end
+    whole = get_model(name, 3, image_size=SMALL.get(name, 64))
+    frozen = copy.deepcopy(whole)
+    freeze(frozen)
+    before = {key: value.clone() for key, value in whole.net.state_dict().items()}
+    head = {f"{whole.head_name}.weight", f"{whole.head_name}.bias"}
+    for model in (frozen, whole):
+        assert one_step(model, lr=1e-3, n=4).isfinite()
+        moved = {key for key, value in model.net.state_dict().items() if not torch.equal(before[key], value)}
+        assert f"{model.head_name}.bias" in moved
+        assert bool(moved - head) == (model is whole), "frozen: the head alone"
+    whole.eval()
+    save_checkpoint(tmp_path / "m.pth", whole, about(name))
     restored, told = load_checkpoint(tmp_path / "m.pth")
-    assert torch.equal(restored(images_for(model)), model(images_for(model)))
+    expected = whole(images_for(whole))
+    assert expected.isfinite().all()
+    assert torch.equal(restored(images_for(whole)), expected)
     assert told["class_names"] == ["a", "b", "c"]
-    assert restored.preprocess == model.preprocess
+    assert restored.preprocess == whole.preprocess
 
 
 def test_without_freezing_every_parameter_moves():
@@ -299,6 +314,21 @@ def test_a_model_without_a_head_gets_one_and_one_with_two_is_refused():
         get_model("timm/deit_tiny_distilled_patch16_224", 3)
     with pytest.raises(UserError, match=r"timm cannot build timm/resnet18\.bogus"):
         get_model("timm/resnet18.bogus", 3)
+
+
+def test_a_model_whose_head_cannot_be_found_is_named():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    with pytest.raises(UserError, match=r"--model_name mine: its head cannot be found \(it has no linear layer\)"):
+        find_head(net, "mine")
+
+
+def test_leaving_out_random_weights_ends_whatever_the_memory_held():
+    weight = torch.full((8,), 99.0)
+    with _NoRandomFills():
+        weight.normal_()
+        assert not weight.any(), "a truncated normal distribution would be drawn again for ever"
+        for bounds in ((-2.0, 2.0), (-0.1, 0.1)):
+            nn.init.trunc_normal_(weight, 0.0, 1.0, *bounds)
 
 
 def test_the_size_of_a_known_set_is_taken_where_the_backbone_can():

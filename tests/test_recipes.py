@@ -1,0 +1,89 @@
+"""The recipes of the README, each run as a user types it on tiny images, and what it claims."""
+
+import csv
+
+import pytest
+import torch
+from conftest import TINY
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from model_loader import get_model
+
+
+def state(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def metrics(run_dir):
+    return list(csv.DictReader(open(f"{run_dir}/metrics.csv", encoding="utf-8")))
+
+
+def moved(path, before):
+    """The names of the tensors of a checkpoint that differ from those."""
+    return {key for key, value in state(path).items() if not torch.equal(value, before[key])}
+
+
+def curve(run_dir, tag):
+    board = EventAccumulator(str(run_dir))
+    board.Reload()
+    return [point.value for point in board.Scalars(tag)]
+
+
+def test_from_scratch_fine_tuned_and_frozen_give_three_curves_side_by_side(cli, trained, split_folder, tmp_path):
+    start, argv = state("tiny.pth"), ("--data_dir", split_folder, *TINY, "--n_epochs", 2, "--lr", 1e-4)
+    recipes = {"scratch": (), "tuned": ("--weights", "tiny.pth"), "frozen": ("--weights", "tiny.pth", "--freeze")}
+    for name, extra in recipes.items():
+        done = cli("train", *argv, *extra, "--model_fn", f"{name}.pth", "--run_dir", f"runs/{name}")
+        assert done.status == 0, done.err
+        assert len(curve(tmp_path / "runs" / name, "Validation/Accuracy")) == 2
+    assert moved("frozen.pth", start) == {"fc.weight", "fc.bias"}
+    weights = {key for key in start if key.endswith(("weight", "bias"))}
+    assert moved("tuned.pth", start) >= weights
+    first_layer = [(state(f"{name}.pth")["conv1.weight"] - start["conv1.weight"]).abs().max() for name in recipes]
+    assert first_layer[0] > 3 * first_layer[1] > first_layer[2] == 0, "from scratch, near its start, not at all"
+
+
+def test_sgd_as_in_the_tutorial_drops_its_rate_after_seven_epochs_and_keeps_the_best_weights(cli, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--optimizer", "sgd", "--lr", 1e-3, "--n_epochs", 8)
+    assert cli("train", *argv, "--run_dir", "r", "--model_fn", "m.pth").status == 0
+    assert curve("r", "LearningRate/head") == pytest.approx([1e-3] * 7 + [1e-4])
+    accuracies = [float(row["valid_accuracy"]) for row in metrics("r")]
+    best = torch.load("m.pth", weights_only=True)["metrics"]
+    assert best["epoch"] == 1 + accuracies.index(max(accuracies))
+    assert best["valid"]["accuracy"] == pytest.approx(max(accuracies), abs=1e-5)
+
+
+def test_the_first_layers_of_resnet50_stay_on_leaves_cut_from_64_to_52_pixels(cli, split_folder):
+    argv = ("--data_dir", split_folder, "--model_name", "resnet50", "--freeze_until", "layer1", "--n_workers", 0)
+    sizes = ("--resize", 64, "--image_size", 52, "--augment", "shifts")
+    done = cli("train", *argv, *sizes, "--lr", 1e-3, "--n_epochs", 1, "--model_fn", "m.pth", "--gpu_id", -1)
+    assert done.status == 0, done.err
+    content = torch.load("m.pth", weights_only=True)
+    assert (content["resize"], content["image_size"]) == (64, 52)
+    before = get_model("resnet50", 3, image_size=52).net.state_dict()
+    still = {key for key in before if key.split(".")[0] in ("conv1", "bn1", "layer1")}
+    assert moved("m.pth", before) == before.keys() - still, "batch norm's statistics too"
+
+
+MONITORED = {"accuracy": ("valid_accuracy", max), "loss": ("valid_loss", min), "macro_f1": ("valid_macro_f1", max)}
+
+
+@pytest.mark.parametrize("monitor", MONITORED)
+def test_the_best_epoch_is_the_first_best_by_the_monitor(monitor, cli, split_folder):
+    column, best_of = MONITORED[monitor]
+    # a rate so high that the loss goes up and down
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--lr", 0.3, "--scheduler", "none", "--n_epochs", 6)
+    assert cli("train", *argv, "--monitor", monitor, "--run_dir", "r", "--model_fn", "m.pth").status == 0
+    values = [float(row[column]) for row in metrics("r")]
+    assert torch.load("m.pth", weights_only=True)["metrics"]["epoch"] == 1 + values.index(best_of(values))
+
+
+@pytest.mark.parametrize("frozen", [(), ("--freeze",)])
+def test_squeezenet_whose_head_is_a_convolution_takes_every_recipe(frozen, cli, split_folder):
+    flags = "--scheduler cosine --warmup_epochs 0.5 --optimizer adamw --weight_decay 0.01 --class_weights balanced"
+    flags += " --label_smoothing 0.1 --mixup 0.2 --backbone_lr 1e-4 --monitor macro_f1 --augment shifts --n_epochs 2"
+    argv = ("--data_dir", split_folder, "--model_name", "squeezenet", "--image_size", 32, "--n_workers", 0, *frozen)
+    done = cli("train", *argv, *flags.split(), "--run_dir", "r", "--model_fn", "m.pth", "--gpu_id", -1)
+    assert done.status == 0, done.err
+    assert [row["backbone_lr"] for row in metrics("r")] == (["", ""] if frozen else ["0.0001", "5e-05"])
+    assert cli("predict", "--model_fn", "m.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
