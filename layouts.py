@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from archives import is_archive_name
 from listing import Listing, has_images, holds_images, nfc, subfolders, walk_images
 from splits import SPLIT_FOLDERS, Sample, split_of
 from tables import USUAL, Columns, Finder, Row, Table, is_table_name
@@ -367,7 +368,8 @@ def _table_hint(here: Listing) -> str:
 def _what_is_wrong(here: Listing) -> str:
     root, folders = here.root, splits_in(here)
     if not has_images(root):
-        return f"{root} holds no images"
+        packed = next((os.path.join(root, name) for name in sorted(filter(is_archive_name, here.files))), None)
+        return f"{root} holds no images{f' but an archive; give it by --data_dir {packed}' if packed else ''}"
     if "train" in folders:
         return f"the train folder {folders['train']} {NO_CLASSES}"
     if len(folders) > 1:

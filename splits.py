@@ -69,43 +69,48 @@ def split_of(name: str) -> str | None:
 # --- cutting ----------------------------------------------------------------------------------
 
 
+Units = dict[str, list[list[Sample]]]  # groups of samples that stay together, by split or by class
+TOLERANCE = 0.03  # of a class's images, by which a split with groups may differ from its share
+
+
 def stratified_split(samples: Sequence[Sample], ratios: Mapping[str, float], seed: int) -> Parts:
     """Cuts every class by the ratios, in an order that depends on the seed and the keys alone.
 
     Because each image draws its own place, a photo that is added later moves no other across by more
     than the rounding of the ratio: yesterday's test images do not become today's training images.
-    A group draws one place for all its images, among the groups with the same rarest class.
+    A group draws one place for all its images, among the groups with the same commonest class, and is
+    moved only where that brings a class nearer to its shares that is off by more than `TOLERANCE`.
 
     Raises:
         UserError: a class has too few images for every split to get one.
     """
-    names = [name for name, ratio in ratios.items() if ratio > 0]
-    shares = [ratios[name] / sum(ratios.values()) for name in names]
-    parts: Parts = {name: [] for name in names}
+    shares = {name: ratio / sum(ratios.values()) for name, ratio in ratios.items() if ratio > 0}
+    parts: Units = {name: [] for name in shares}
     for label, units in _strata(samples, seed).items():
-        if len(units) < len(names) and not units[0][0].group:
+        if len(units) < len(shares) and not units[0][0].group:
             raise UserError(
-                f"the class {label!r} has {len(units)} image(s), too few for {' + '.join(names)}; "
+                f"the class {label!r} has {len(units)} image(s), too few for {' + '.join(shares)}; "
                 "add images, or set --test_ratio 0"
             )
-        ends = _ends([len(unit) for unit in units], shares)
-        for name, start, end in zip(names, [0, *ends], ends, strict=False):
-            parts[name] += [sample for unit in units[start:end] for sample in unit]
-    _bring_every_class_to_training(parts, seed)
-    return {name: sorted(part, key=lambda sample: (sample.label, sample.key)) for name, part in parts.items()}
+        ends = _ends([len(unit) for unit in units], list(shares.values()))
+        for name, start, end in zip(shares, [0, *ends], ends, strict=False):
+            parts[name] += units[start:end]
+    if any(sample.group for sample in samples):
+        _even_out(parts, shares)
+        _bring_every_class_to_training(parts, seed)
+    flat = {name: [sample for unit in units for sample in unit] for name, units in parts.items()}
+    return {name: sorted(part, key=lambda sample: (sample.label, sample.key)) for name, part in flat.items()}
 
 
-def _strata(samples: Sequence[Sample], seed: int) -> dict[str, list[list[Sample]]]:
-    """Groups (an image without one is its own) by their rarest class, each in the order of its draws."""
+def _strata(samples: Sequence[Sample], seed: int) -> Units:
+    """Groups (an image without one is its own) by their commonest class, each in the order of its draws."""
     units: dict[tuple[str, str], list[Sample]] = {}
     for sample in samples:
         units.setdefault(("group", sample.group) if sample.group else ("", sample.key), []).append(sample)
-    n_images = Counter(sample.label for sample in samples)
-    strata: dict[str, list[list[Sample]]] = {}
+    strata: Units = {}
     for name in sorted(units, key=lambda name: _place(units[name][0], seed)):
-        labels = {sample.label for sample in units[name]}
-        rarest = min(labels, key=lambda label: (n_images[label], label)) if len(labels) > 1 else labels.pop()
-        strata.setdefault(rarest, []).append(units[name])
+        counts = Counter(sample.label for sample in units[name])
+        strata.setdefault(min(counts, key=lambda label: (-counts[label], label)), []).append(units[name])
     return dict(sorted(strata.items()))
 
 
@@ -129,17 +134,80 @@ def _ends(sizes: Sequence[int], shares: Sequence[float]) -> list[int]:
     return ends
 
 
-def _bring_every_class_to_training(parts: Parts, seed: int) -> None:
-    """Moves a group where a class would be in other splits alone; images without groups never need it."""
-    others = {name: part for name, part in parts.items() if name != "train"}
-    missing = {s.label for part in others.values() for s in part} - {s.label for s in parts["train"]}
+def _even_out(parts: Units, shares: Mapping[str, float]) -> None:
+    """Moves groups, one by one, while a class is off its shares and a move brings all classes nearer to theirs.
+
+    Only what must is moved, so that a set that grows keeps its splits; no class leaves a split by it.
+    """
+    balance, done = _Balance(parts, shares), set()
+    while label := balance.worst(done):
+        gain, place, there = balance.best_move(label)
+        if gain > 1e-9:
+            balance.move(place, there)
+        else:
+            done.add(label)
+    for name in parts:
+        parts[name] = [unit for unit, where in zip(balance.units, balance.where, strict=True) if where == name]
+
+
+class _Balance:
+    """How many images of each class are in each split, as groups move."""
+
+    def __init__(self, parts: Units, shares: Mapping[str, float]) -> None:
+        self.shares = shares
+        self.units = [unit for units in parts.values() for unit in units]
+        self.where = [name for name, units in parts.items() for _ in units]
+        # sorted, because sums of floats depend on their order
+        self.labels = [Counter(sorted(sample.label for sample in unit)) for unit in self.units]
+        self.counts: dict[str, Counter[str]] = {name: Counter() for name in parts}
+        self.by_label: dict[str, list[int]] = {}
+        for place, (labels, name) in enumerate(zip(self.labels, self.where, strict=True)):
+            self.counts[name].update(labels)
+            for label in labels if self.units[place][0].group else ():
+                self.by_label.setdefault(label, []).append(place)
+        self.totals = sum(self.counts.values(), Counter())
+
+    def off(self, name: str, label: str) -> float:
+        """The share of a class that a split has too much."""
+        return self.counts[name][label] / self.totals[label] - self.shares[name]
+
+    def worst(self, done: set[str]) -> str | None:
+        """The class that is farthest off its shares, if it is by more than the tolerance."""
+        off = {label: max(abs(self.off(name, label)) for name in self.counts) for label in self.by_label.keys() - done}
+        label = max(sorted(off), key=off.__getitem__, default=None)
+        return label if label is not None and off[label] > TOLERANCE else None
+
+    def best_move(self, label: str) -> tuple[float, int, str]:
+        """The gain, the place and the new split of the group with images of the class that gains most."""
+        moves = ((self._gain(place, name), place, name) for place in self.by_label[label] for name in self.counts)
+        return max(moves, key=lambda move: move[0])
+
+    def _gain(self, place: int, there: str) -> float:
+        """By how much the sum of the squared differences falls."""
+        here, labels = self.where[place], self.labels[place]
+        if here == there or any(self.counts[here][label] == n for label, n in labels.items()):
+            return 0.0
+        parts = {label: n / self.totals[label] for label, n in labels.items()}
+        return sum(2 * d * (self.off(here, label) - self.off(there, label) - d) for label, d in parts.items())
+
+    def move(self, place: int, there: str) -> None:
+        """Takes a group to another split."""
+        self.counts[self.where[place]].subtract(self.labels[place])
+        self.counts[there].update(self.labels[place])
+        self.where[place] = there
+
+
+def _bring_every_class_to_training(parts: Units, seed: int) -> None:
+    """Moves a group where a class would be in other splits alone."""
+    others = [name for name in parts if name != "train"]
+    labels = {name: {sample.label for unit in units for sample in unit} for name, units in parts.items()}
+    missing = set().union(*labels.values()) - labels["train"]
     while missing:
-        candidates = [s for part in others.values() for s in part if s.label in missing]
-        group = min(candidates, key=lambda sample: _place(sample, seed)).group
-        for name, part in others.items():
-            parts["train"] += [s for s in part if s.group == group]
-            parts[name] = others[name] = [s for s in part if s.group != group]
-        missing -= {s.label for s in parts["train"]}
+        candidates = [(name, unit) for name in others for unit in parts[name] if missing & {s.label for s in unit}]
+        name, unit = min(candidates, key=lambda candidate: _place(candidate[1][0], seed))
+        parts[name].remove(unit)
+        parts["train"].append(unit)
+        missing -= {sample.label for sample in unit}
 
 
 def crossing_groups(parts: Mapping[str, Sequence[Sample]]) -> list[str]:

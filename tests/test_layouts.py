@@ -250,7 +250,14 @@ def _two_tables(root):
     make_table(root, 3, name="b.csv")
 
 
+def _archive_inside(root):
+    make_class_folders(root / "photos", 3, CLASSES)
+    shutil.make_archive(str(root / "photos"), "zip", root / "photos")
+    shutil.rmtree(root / "photos")
+
+
 NEARLY = {
+    "an archive in a folder": (_archive_inside, "{root} holds no images but an archive; give it by --data_dir {root}"),
     "empty folder": (lambda root: None, "holds no images"),
     "one class folder": (lambda root: make_class_folders(root, 3, ("cat",)), "has one class only ('cat')"),
     "one class in train": (lambda root: make_class_folders(root / "train", 3, ("cat",)), "has one class only ('cat')"),
