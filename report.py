@@ -129,12 +129,12 @@ class Measures:
             paths = [path for path, is_known in zip(paths, known.tolist(), strict=True) if is_known]
         if not len(labels):
             return
-        labels = labels.to(logits.device)
+        logits, labels = logits.cpu(), labels.cpu()  # not every device has float64
         classes = logits.argmax(1)
-        log_p = (logits / self.temperature).log_softmax(1)
-        p = log_p.gather(1, classes[:, None])[:, 0].exp().cpu().numpy().astype(np.float64)
-        self.nll_sum -= log_p.gather(1, labels[:, None]).sum(dtype=torch.float64).item()
-        self._count(labels.cpu().numpy(), classes.cpu().numpy(), p, paths)
+        log_p = (logits.double() / self.temperature).log_softmax(1)
+        p = log_p.gather(1, classes[:, None])[:, 0].exp().numpy()
+        self.nll_sum -= log_p.gather(1, labels[:, None]).sum().item()
+        self._count(labels.numpy(), classes.numpy(), p, paths)
 
     def add_predictions(self, predictions: Sequence[Prediction]) -> None:
         """Counts those that were read and whose label is known."""
