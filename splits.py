@@ -108,10 +108,16 @@ def _strata(samples: Sequence[Sample], seed: int) -> Units:
     for sample in samples:
         units.setdefault(("group", sample.group) if sample.group else ("", sample.key), []).append(sample)
     strata: Units = {}
-    for name in sorted(units, key=lambda name: _place(units[name][0], seed)):
-        counts = Counter(sample.label for sample in units[name])
-        strata.setdefault(min(counts, key=lambda label: (-counts[label], label)), []).append(units[name])
+    for unit in sorted(units.values(), key=lambda unit: _place(unit[0], seed)):
+        strata.setdefault(_commonest(unit), []).append(unit)
     return dict(sorted(strata.items()))
+
+
+def _commonest(unit: Sequence[Sample]) -> str:
+    if len(unit) == 1:
+        return unit[0].label
+    counts = Counter(sample.label for sample in unit)
+    return min(counts, key=lambda label: (-counts[label], label))
 
 
 def _place(sample: Sample, seed: int) -> tuple[int, str]:

@@ -186,7 +186,7 @@ def test_what_a_splits_file_names_and_is_not_there_is_told(splits_file, cli):
     splits = load_splits(folder / "d", RATIOS, 0, splits="splits.csv")
     assert "not there, though splits.csv lists them: 1 image (for example d/cat/gone.png)" in splits.notes
     assert [s.path for s in splits.train][-1] == str(folder / "d" / "d" / "cat" / "gone.png")
-    done = cli("train", "--data_dir", "d", "--splits", "splits.csv", *TINY, "--n_epochs", 1, "--run_dir", "r",
+    done = cli("train", "--data_dir", "d", "--splits", "splits.csv", *TINY, "--dry_run", "--run_dir", "r",
                "--max_bad", 0.2)  # fmt: skip
     assert done.status == 0
     assert "gone.png,No such file or directory" in (folder / "r" / "skipped.csv").read_text()
