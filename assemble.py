@@ -22,7 +22,7 @@ from data_loader import (
     make_loader,
     train_transform,
 )
-from engine import Engine, FrozenModel, HeadEngine
+from engine import Engine, FrozenModel, HeadEngine, eval_batch_size
 from features import extract, is_wholly_frozen
 from model_loader import Classifier, freeze, freeze_batch_norm, get_model
 from recipe import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS, Plan, Recipe, Schedule, TrainingLoss, make_optimizer
@@ -63,6 +63,17 @@ def check_ranks(config: TrainConfig, device: torch.device) -> None:
         )
     if config.sync_bn and device.type != "cuda":
         raise UserError(f"--sync_bn needs GPUs, and this runs on {device}; leave it out, or freeze it with --freeze_bn")
+
+
+def make_engine(
+    config: TrainConfig, model: Classifier, device: torch.device, dtype: torch.dtype, saved: Saved | None = None
+) -> Engine:
+    """What evaluates the model; the engine of a stopped run stays as it was."""
+    engine = Engine(model, device, dtype, eval_batch_size(config.batch_size))
+    if saved and saved.progress.is_folded != engine.is_folded:  # what it sees of the weights may differ by now
+        engine.is_folded = saved.progress.is_folded
+        engine.refresh()
+    return engine
 
 
 def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, work: Work) -> Trainer:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import ranks
 import stop
 from flags import Parser, run_main
-from utils import UserError, progress, return_freed_memory, write_text
+from utils import Obstacle, UserError, progress, return_freed_memory, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -148,9 +148,9 @@ class Store:
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-            raise UserError(
+            raise Obstacle(
                 f"--feature_cache {self.folder.parent} cannot be written ({error.strerror}); free some space, give "
-                "another DIR, or use --views 0, which stores nothing"
+                "another DIR, or use --views 0 in a new run, which stores nothing"
             ) from error
         about = {"shape": list(features.shape), "dtype": str(features.dtype).removeprefix("torch."), "rows": keys}
         write_text(index, json.dumps(about))
@@ -337,7 +337,7 @@ def _make_room(engine: Engine, cache: Path, folder: Path, n_rows: int, say: Call
     existing = next(parent for parent in [cache.absolute(), *cache.absolute().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
-        raise UserError(
+        raise Obstacle(
             f"the features need {_size(needed)} and {existing} has {_size(free)} free; give --feature_cache DIR "
             "on a larger disk, fewer --views, or --views 0, which stores nothing"
         )

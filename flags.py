@@ -168,8 +168,8 @@ def run_main(main, argv: list[str] | None = None) -> None:
             stop.end_workers()
             say_error(str(error))
             raise SystemExit(2) from None
-        except RuntimeError as error:
-            if reason := stop.reason_of_worker(error):
+        except (RuntimeError, MemoryError) as error:
+            if reason := stop.reason_of(error):
                 stop.end_workers()
                 say_error(reason)
                 raise SystemExit(2) from None

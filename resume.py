@@ -45,7 +45,8 @@ MAY_CHANGE = {
 class Progress:
     """Where a run stood when it was saved: all of `last.pth` but the state of the trainer.
 
-    `events` are the name of the TensorBoard file and its bytes, `rows` those of `metrics.csv`.
+    `has_backbone` tells that the frozen weights are in a file of their own, `events` are the name of the
+    TensorBoard file and its bytes, `rows` those of `metrics.csv`.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class Progress:
     device: str
     dtype: str
     is_folded: bool
+    has_backbone: bool
     skipped: dict
     rows: list
     events: list
@@ -105,6 +107,9 @@ class Saver(Protocol):
 
     path: str
 
+    def __call__(self, metrics: dict) -> None:
+        """Writes the present weights, with what they came to."""
+
     def is_ours(self, path: str) -> bool:
         """Whether the file is a checkpoint of this run."""
 
@@ -140,7 +145,9 @@ def load_backbone(saved: Saved, net: nn.Module) -> None:
         UserError: its file is broken or does not fit.
     """
     path = saved.folder / BACKBONE
-    if not path.exists():
+    if not path.exists() and saved.progress.has_backbone:
+        raise UserError(f"the run has no {BACKBONE} in {saved.folder} any more; bring it back, or start it again")
+    if not saved.progress.has_backbone:
         return
     tensors = weights.state_dict_of(weights.read(path), path)
     own = net.state_dict()
@@ -159,14 +166,22 @@ def _file_state(path: str) -> list[int] | None:
 
 # --- reading ----------------------------------------------------------------------------------
 
+ANYTHING = {str: object}
 PROGRESS = {
     **dict.fromkeys(("run_id", "cwd", "folder", "device", "dtype"), str),
-    "config": {str: object},
+    "config": ANYTHING,
     "is_folded": bool,
+    "has_backbone": bool,
     "skipped": {str: str},
     "rows": [{str: str}],
     "events": [object],
-    "trainer": {str: object},
+    "trainer": {
+        "model": {str: torch.Tensor},
+        "step": int,
+        "epoch": int,
+        **dict.fromkeys(("optimizer", "schedule", "scaler"), ANYTHING),
+        **dict.fromkeys(("sums", "best", "last"), (None, ANYTHING)),
+    },
 }
 FOUND = {"n_found": int, "columns": [str], "splits": {str: object}, "files": {str: [(None, [int])]}}
 ROWS = [[object]]
@@ -197,12 +212,14 @@ def load(folder: str | Path) -> Saved:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "it is broken"
         raise UserError(f"--resume {folder}: cannot read {SAMPLES}: {reason}; start the run again") from error
-    return Saved(folder, progress, content["trainer"], _found(found, folder / SAMPLES))
+    # absolute, as the working folder may change before it is read again
+    return Saved(folder.absolute(), progress, content["trainer"], _found(found, folder / SAMPLES))
 
 
 def _check(content: object, kind: Mapping, path: Path) -> None:
     version = content.get("format_version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    version = version if type(version) is int else None
+    if version is not None and version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update the tool")
     if version != FORMAT_VERSION:
         raise UserError(f"{path} was not written by this tool; start the run again")
@@ -331,7 +348,7 @@ def merged(saved: Saved, given: Mapping[str, object]) -> TrainConfig:
             )
     _check_epochs(old, given.get("n_epochs", old.n_epochs), saved.trainer)
     new = {name: value for name, value in given.items() if name in MAY_CHANGE}
-    return replace(old, **new, resume=None, run_dir=str(saved.folder))
+    return replace(old, **new, resume=None, run_dir=str(given["resume"]))
 
 
 def _same(name: str, value: object, old: object, saved: Saved) -> bool:

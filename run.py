@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,9 +21,9 @@ import ranks
 import stop
 from board import Board
 from report import split_title, wilson_interval, write_report
-from resume import FINISHED, LAST, SAMPLES, Progress, Saved, command, write_backbone, write_found, write_last
+from resume import FINISHED, LAST, SAMPLES, Progress, Saved, Saver, command, write_backbone, write_found, write_last
 from splits import Sample, Splits
-from trainer import EpochResult
+from trainer import Diverged, EpochResult
 from utils import Obstacle, UserError, atomic_write, painted, write_text
 
 LAUNCH = "launch.json"
@@ -58,10 +59,12 @@ class Run:
         self.id = saved.progress.run_id if saved else uuid.uuid4().hex
         self.skipped: dict[str, str] = dict(saved.progress.skipped) if saved else {}
         self._start = time.monotonic()
-        self.save: Callable[[dict], None] = lambda metrics: None
+        self.save: Saver | None = None
         self._rows: list[dict[str, str]] = list(saved.progress.rows) if saved else []
-        self._about: dict = {}
-        self._saved_at: float | None = None
+        self._about: dict = {"has_backbone": saved.progress.has_backbone} if saved else {}
+        # a resume begins with what was saved before it; only rank 0 saves
+        self._saved_at: float | None = time.monotonic() if saved and ranks.is_main() else None
+        self._best = saved.trainer["best"]["epoch"] + 1 if saved and saved.trainer.get("best") else None
         if ranks.is_main():
             self._open(saved)
 
@@ -80,7 +83,7 @@ class Run:
         self,
         config: Mapping[str, object],
         splits: Splits,
-        save: Callable[[dict], None],
+        save: Saver,
         computing: Mapping[str, object],
     ) -> None:
         """Writes what was asked for, which image is where, and on a resume the tables as they were at the last save.
@@ -91,7 +94,7 @@ class Run:
             computing: `device`, `dtype` and `is_folded`, which the numbers depend on.
         """
         self.splits, self.save = splits, save
-        self._about = {"config": dict(config), **computing}
+        self._about |= {"config": dict(config), **computing}
         self._write_beginning(config)
 
     @ranks.main_only
@@ -144,6 +147,7 @@ class Run:
         """
         if backbone:
             write_backbone(self.folder, backbone)
+        self._about["has_backbone"] = bool(backbone)
         self.save_last(state)
 
     def between_steps(self, state: Callable[[], dict] | None) -> None:
@@ -157,24 +161,33 @@ class Run:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Inside, signals wait for the end of a step, and what ends the run says how to go on with it."""
+        """Inside, whatever ends the run says what was kept and how to go on."""
         try:
-            with stop.deferred():
-                yield
+            yield
         except stop.Stopped as stopped:
             stopped.hint = self._how_to_continue()
+            if self._saved_at is None and ranks.is_main():  # or the same command would find it in its way
+                self.board.close()
+                shutil.rmtree(self.folder, ignore_errors=True)
             raise
+        except Diverged as error:
+            raise UserError(f"{error}; {self._what_is_kept()}; try a lower --lr in a new run") from error
         except Obstacle as error:
             raise UserError(f"{error}{self._how_to_continue()}") from error
-        except RuntimeError as error:
-            if not (reason := stop.reason_of_worker(error)):
+        except (RuntimeError, MemoryError) as error:
+            if not (reason := stop.reason_of(error)):
                 raise
             raise UserError(f"{reason}{self._how_to_continue()}") from error
 
     def _how_to_continue(self) -> str:
         if self._saved_at is None:
-            return "; nothing was saved yet: start it again"
+            return "; nothing was saved yet"
         return f"; continue with: {command(self.folder)}"
+
+    def _what_is_kept(self) -> str:
+        if self._best is None:
+            return "no epoch was finished before, so there is no checkpoint"
+        return f"{self.save.path} keeps the best weights before, those of epoch {self._best}"
 
     def _check_folder(self) -> None:
         if not self.folder.is_dir():
@@ -227,6 +240,7 @@ class Run:
     def save_best(self, result: EpochResult) -> None:
         """Writes the checkpoint the moment that a better epoch is known."""
         self.save({"epoch": result.epoch + 1, "valid": phase_metrics(result.valid)})
+        self._best = result.epoch + 1
 
     def picture(self, name: str, tag: str, image: Image.Image, step: int = 0) -> None:
         """Keeps a picture in the run folder as `<name>.png`, and in TensorBoard."""
@@ -335,13 +349,19 @@ def phase_metrics(phase) -> dict[str, float | int]:
 
 
 def default_run_dir(model_name: str, about: Sequence[str] = ()) -> str:
-    """`runs/<model_name>-<time>-<about>`, a name that is not there yet; TensorBoard tells runs apart by it."""
+    """`runs/<model_name>-<time>-<about>`, a new folder; TensorBoard tells runs apart by it."""
     words = [model_name, time.strftime("%Y%m%d-%H%M%S"), *about]
     base = os.path.join("runs", re.sub(r"[^\w.-]+", "_", "-".join(words)))
     name, n = base, 2
-    while os.path.exists(name):
-        name, n = f"{base}-{n}", n + 1
-    return name
+    while True:
+        try:
+            os.makedirs(name)  # two runs that begin in the same second must not share one
+        except FileExistsError:
+            name, n = f"{base}-{n}", n + 1
+        except OSError:
+            return name  # `Run` says why it cannot be
+        else:
+            return name
 
 
 def _agents(folder: str | Path) -> list[str]:

@@ -122,17 +122,19 @@ def start_worker(_worker_id: int = 0) -> None:
             os._exit(1)
 
 
-def reason_of_worker(error: RuntimeError) -> str:
-    """What to tell of a process that decodes images and was ended from outside, or nothing for another error."""
+def reason_of(error: Exception) -> str:
+    """What to tell where memory ran out, here or in a process that decodes images; nothing for another error."""
     text = str(error)
-    if "DataLoader worker" not in text:
-        return ""
-    if "Bus error" in text or "shared memory" in text:
-        return "the processes that decode images have not enough shared memory; give --n_workers 0, or raise its limit"
-    return (
-        "a process that decodes images was ended by the system, most often because memory ran out; "
-        "fewer of them need less: give a lower --n_workers, or 0"
-    )
+    if "DataLoader worker" in text:
+        if "Bus error" in text or "shared memory" in text:
+            return "the processes that decode images lack shared memory; give --n_workers 0, or raise its limit"
+        return (
+            "a process that decodes images was ended by the system, most often because memory ran out; "
+            "fewer of them need less: give a lower --n_workers, or 0"
+        )
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return "memory ran out; a smaller --batch_size or --image_size needs less"
+    return ""
 
 
 def end_workers() -> None:

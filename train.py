@@ -9,6 +9,7 @@ from dataclasses import asdict, astuple, fields, replace
 from typing import TYPE_CHECKING
 
 import ranks
+import stop
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from flags import run_main
 from utils import UserError, painted, pick, pick_device, pick_precision, warn
@@ -62,7 +63,7 @@ def resume(given: dict) -> int:
     check(config)
     if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
         done, best = len(saved.progress.rows), checkpoint_name(config)
-        print(f"{saved.folder} is finished: {done} epochs, the best weights in {best}; a larger --n_epochs trains on")
+        print(f"{config.run_dir} is finished: {done} epochs, the best weights in {best}; a larger --n_epochs trains on")
         return 0
     ranks.from_main(lambda: tell_changes(saved.found, lambda: load_data(config, lambda *_: None)))
     train(config, saved)
@@ -79,8 +80,16 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
     # before the imports below: a wrong folder is told at once
     found = saved.found.splits if saved else ranks.from_main(lambda: load_data(config, say))
 
-    from assemble import build_model, check_names, check_ranks, choose_work, make_datasets, make_loaders, make_trainer
-    from engine import Engine, eval_batch_size
+    from assemble import (
+        build_model,
+        check_names,
+        check_ranks,
+        choose_work,
+        make_datasets,
+        make_engine,
+        make_loaders,
+        make_trainer,
+    )
     from features import open_cache
     from resume import put_back
     from saver import Saver
@@ -91,64 +100,65 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
     check_ranks(config, device)
     with ranks.first_on_each_machine():
         model = build_model(config, found, saved).to(device)
-    run, splits = open_run(config, found, saved, say)
-    describe(config, splits, len(run.skipped), model, device, dtype, say)
-    if not saved:
-        show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
-
-    saver = Saver(checkpoint_name(config), model, config, splits, run.id)
-    engine = Engine(model, device, dtype, eval_batch_size(config.batch_size))
-    if saved and saved.progress.is_folded != engine.is_folded:  # decided once: the numbers depend on it
-        engine.is_folded = saved.progress.is_folded
-        engine.refresh()
-    if config.verbose > 1 and not engine.is_folded:
-        say("evaluation runs unfolded: batch norm could not be joined to convolutions")
-    computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
-    run.begin(asdict(config), splits, saver, computing)
-    work = choose_work(config, engine)
-    trainer = make_trainer(config, splits, engine, work)
-    if config.dry_run:
-        try_a_step(config, trainer, splits, engine, work, run, say)
-        return
-    with run.guarded(), open_cache(config.feature_cache) as cache:
-        if saved:
-            put_back(saved, trainer, saver, computing)
-            say(f"going on in epoch {trainer.epoch + 1} of {config.n_epochs}: {run.folder}")
-        else:
-            run.save_first(trainer.state_dict(), None if work.model is model else saver.backbone())
-        loaders = make_loaders(config, splits, engine, work, run, cache, say)
-        best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
-        last_results = measure(trainer, loaders, run, trainer.last.valid)
-        saver.finish(trainer.last.epoch, last_results, run.last_model)
+    run = open_run(config, found, saved)
+    with run.guarded():
+        splits = found if saved else checked_once(config, found, run, say)
+        describe(config, splits, len(run.skipped), model, device, dtype, say)
+        if not saved:
+            warn_of_random_layers(config)
+            show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
+        saver = Saver(checkpoint_name(config), model, config, splits, run.id)
+        engine = make_engine(config, model, device, dtype, saved)
+        if config.verbose > 1 and not engine.is_folded:
+            say("evaluation runs unfolded: batch norm could not be joined to convolutions")
+        computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
+        run.begin(asdict(config), splits, saver, computing)
+        work = choose_work(config, engine)
+        trainer = make_trainer(config, splits, engine, work)
+        if config.dry_run:
+            try_a_step(config, trainer, splits, engine, work, run, say)
+            return
+        with open_cache(config.feature_cache) as cache, stop.deferred():
+            if saved:
+                put_back(saved, trainer, saver, computing)
+                say(f"going on after {trainer.epoch} of {config.n_epochs} epochs: {run.folder}")
+            else:
+                run.save_first(trainer.state_dict(), None if work.model is model else saver.backbone())
+            loaders = make_loaders(config, splits, engine, work, run, cache, say)
+            best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
+            last_results = measure(trainer, loaders, run, trainer.last.valid)
+            saver.finish(trainer.last.epoch, last_results, run.last_model)
+            if trainer.last is not best:
+                saver.restore()
+            results = last_results if trainer.last is best else measure(trainer, loaders, run, best.valid)
+            saver.finish(best.epoch, results)
+        if not ranks.is_main():
+            return
+        judged = judge_splits(splits, results, saver.about["temperature"])
+        run.report(judged)
+        draw(config, model.preprocess, judged, run, best.epoch + 1)
+        show(config, splits, engine, loaders["valid"], best, results, judged, run)
+        run.close()
         if trainer.last is not best:
-            saver.restore()
-        results = last_results if trainer.last is best else measure(trainer, loaders, run, best.valid)
-        saver.finish(best.epoch, results)
-    if not ranks.is_main():
-        return
-    judged = judge_splits(splits, results, saver.about["temperature"])
-    run.report(judged)
-    draw(config, model.preprocess, judged, run, best.epoch + 1)
-    show(config, splits, engine, loaders["valid"], best, results, judged, run)
-    run.close()
-    if trainer.last is not best:
-        say(f"last    {run.last_model} (epoch {run.n_logged}): {', '.join(accuracies(last_results))}")
-    report(run, saver, best.epoch + 1, results, judged, say)
-    run.finish()
+            say(f"last    {run.last_model} (epoch {run.n_logged}): {', '.join(accuracies(last_results))}")
+        report(run, saver, best.epoch + 1, results, judged, say)
+        run.finish()
 
 
-def open_run(config: TrainConfig, found: Splits, saved: Saved | None, say: Callable) -> tuple[Run, Splits]:
-    """The run's folder, the same for all processes, and the images that are left after the checks."""
+def open_run(config: TrainConfig, found: Splits, saved: Saved | None) -> Run:
+    """The run's folder, the same for all processes."""
     from run import Run, default_run_dir, note_launch
 
     run_dir = ranks.from_main(lambda: config.run_dir or default_run_dir(config.model_name, about_run(config, found)))
-    limits = (config.n_epochs, config.max_bad, config.verbose, 60 * config.save_every)
-    run = Run(run_dir, found, *limits, saved)
+    run = Run(run_dir, found, config.n_epochs, config.max_bad, config.verbose, 60 * config.save_every, saved)
     note_launch(run.folder)
-    if saved:
-        return run, found
+    return run
+
+
+def checked_once(config: TrainConfig, found: Splits, run: Run, say: Callable) -> Splits:
+    """The images that are left after the checks, which one process makes for all."""
     splits, run.skipped = ranks.from_main(lambda: (checked(config, found, run, say), run.skipped))
-    return run, splits
+    return splits
 
 
 def try_a_step(
@@ -344,7 +354,11 @@ def describe(
         f"train   up to {config.n_epochs} epochs in steps of {min(config.batch_size, len(splits.train))} images; "
         f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
     )
-    if (config.freeze or config.freeze_until) and start == "random":
+
+
+def warn_of_random_layers(config: TrainConfig) -> None:
+    """Freezing what has learned nothing is allowed, and rarely meant."""
+    if (config.freeze or config.freeze_until) and not config.use_pretrained and not config.weights:
         warn("the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
 
 

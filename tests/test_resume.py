@@ -1,11 +1,19 @@
 import csv
+import json
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, assert_one_line_error, make_class_folders, save_image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import config
+import resume
+import train
 from run import Run
 
 KINDS = {"frozen": ("--freeze",), "partly frozen": ("--freeze_until", "layer3"), "full": ()}
@@ -82,4 +90,168 @@ def test_a_killed_run_resumes_to_the_same_weights(kind, argv, cli, killed_after)
     done = cli("train", "--resume", "b", "--n_workers", 2)
     assert done.status == 0, done.err
     assert_same(("a.pth", "a"), ("b.pth", "b"))
-    assert "going on in epoch 2 of 3" in done.out
+    assert "going on after 1 of 3 epochs: b" in done.out
+
+
+def test_more_epochs_end_as_if_they_had_been_asked_for_at_once(cli, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--scheduler", "step", "--step_size", 1, "--views", 4)
+    assert cli("train", *argv, "--n_epochs", 3, "--model_fn", "a.pth", "--run_dir", "a").status == 0
+    assert cli("train", *argv, "--n_epochs", 1, "--model_fn", "b.pth", "--run_dir", "b").status == 0
+    done = cli("train", "--resume", "b")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("b is finished: 1 epochs, the best weights in b.pth")
+    assert cli("train", "--resume", "b", "--n_epochs", 3).status == 0
+    assert_same(("a.pth", "a"), ("b.pth", "b"))
+
+
+def test_a_run_that_stopped_early_is_finished(cli, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 9, "--early_stop", 1)
+    assert cli("train", *argv, "--run_dir", "r").status == 0
+    assert "r is finished: 2 epochs" in cli("train", "--resume", "r").out
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory):
+    """A run of two epochs that was stopped after its first."""
+    folder = tmp_path_factory.mktemp("stopped")
+    make_class_folders(folder / "photos" / "train", 4)
+    make_class_folders(folder / "photos" / "val", 2, seed=1000)
+    argv = ("--data_dir", "photos", *TINY, "--freeze", "--n_epochs", 2, "--model_fn", "m.pth", "--run_dir", "r")
+    code = "import sys; from run import Run; import train; from flags import run_main\n"
+    code += "def log(self, result, best, log=Run.log):\n"
+    code += "    log(self, result, best) if not result.epoch else sys.exit(9)\nRun.log = log\n"
+    code += f"run_main(train.main, {[str(arg) for arg in argv]})"
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(train.__file__)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path):
+    """That run in the working folder, as if it had been started here."""
+    shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True)
+    content = torch.load("r/last.pth", weights_only=True)
+    torch.save({**content, "cwd": str(tmp_path), "folder": str(tmp_path / "r")}, "r/last.pth")
+    return tmp_path
+
+
+def test_a_flag_that_would_change_the_result_is_an_error_that_names_it(cli, stopped):
+    for flags, expected in (
+        (("--lr", 0.1), "--lr 0.1 would change the result of the run, which has 0.001"),
+        (("--use_pretrained",), "--use_pretrained True would change"),
+        (("--data_dir", "other"), "which has photos"),
+        (("--n_epochs", 1), "it may only grow"),
+    ):
+        assert_one_line_error(cli("train", "--resume", "r", *flags), expected)
+
+
+def test_flags_that_change_nothing_may_be_given_anew(cli, stopped):
+    assert set(resume.MAY_CHANGE) <= set(config.TrainConfig.__dataclass_fields__)
+    readme = (Path(train.__file__).parent / "README.md").read_text(encoding="utf-8")
+    assert all(f"`--{name}`" in readme for name in resume.MAY_CHANGE)
+    new = ("--n_workers", 2, "--max_bad", 0.5, "--feature_cache", "none", "--save_every", 3, "--verbose", 0)
+    done = cli("train", "--resume", "r", *new, "--lr", 0.001, "--run_dir", "r")  # the last two say nothing new
+    assert done.status == 0, done.err
+    assert done.out.count("\n") == 1
+    assert json.load(open("r/config.json", encoding="utf-8"))["max_bad"] == 0.5
+
+
+def test_a_cosine_was_planned_for_its_epochs(cli, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1, "--scheduler", "cosine", "--run_dir", "r")
+    assert cli("train", *argv).status == 0
+    assert_one_line_error(cli("train", "--resume", "r", "--n_epochs", 2), "under --scheduler cosine the learning rate")
+
+
+def test_images_that_are_gone_or_changed_are_told_and_new_ones_not_taken(cli, stopped):
+    images = sorted((stopped / "photos" / "train").rglob("*.png"))
+    images[0].unlink()
+    save_image(images[1], 0, 77)
+    save_image(images[2].with_name("new.png"), 0, 78)
+    done = cli("train", "--resume", "r", "--max_bad", 0.1)
+    assert done.status == 0, done.err
+    assert f"warning: 1 image(s) of the run are gone ({images[0].relative_to(stopped)})" in done.err
+    assert f"warning: 1 image(s) were written since the run began ({images[1].relative_to(stopped)})" in done.err
+    assert "left out 1 image" in done.out
+    assert "12 train" in done.out
+
+
+def test_an_earlier_checkpoint_is_kept_once_across_a_resume(cli, split_folder, killed_after):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 3, "--model_fn", "m.pth")
+    assert cli("train", *argv, "--seed", 5, "--n_epochs", 1).status == 0
+    earlier = state("m.pth")
+    killed_after("save_best", 1, *argv, "--run_dir", "r")  # the file is new, and last.pth does not know it yet
+    assert cli("train", "--resume", "r").status == 0
+    kept = state("m.pth.prev")
+    assert all(torch.equal(earlier[key], kept[key]) for key in earlier)
+    assert torch.load("m.pth", weights_only=True)["run_id"] == torch.load("r/last.pth", weights_only=True)["run_id"]
+
+
+def test_best_weights_that_another_run_has_moved_are_found(cli, stopped):
+    assert cli("train", "--data_dir", "photos", *TINY, "--n_epochs", 1, "--model_fn", "m.pth").status == 0
+    assert_one_line_error(cli("train", "--resume", "r"), "they are in m.pth.prev; give both files their names back")
+    os.unlink("m.pth.prev")
+    done = cli("train", "--resume", "r")
+    assert done.status == 0
+    assert "warning: the best weights so far (epoch 1) were in m.pth" in done.err
+
+
+def test_a_run_goes_on_from_any_folder_in_the_one_that_it_was_started_in(cli, stopped, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = cli("train", "--resume", "../r")
+    assert done.status == 0, done.err
+    assert f"the run was started in {tmp_path}, and goes on there" in done.out
+    assert not os.listdir(tmp_path / "elsewhere")
+
+
+def test_a_run_from_elsewhere_writes_nowhere_that_nobody_here_has_named(cli, stopped, tmp_path, monkeypatch):
+    content = torch.load("r/last.pth", weights_only=True)
+    outside = str(tmp_path / "outside.pth")
+    os.rename("r", "photos/r")
+    torch.save({**content, "config": {**content["config"], "model_fn": outside}}, "photos/r/last.pth")
+    monkeypatch.chdir("photos")
+    assert_one_line_error(cli("train", "--resume", "r"), "repeat it as --model_fn")
+    assert not os.path.exists(outside)
+
+
+BROKEN = {
+    "no such folder": (lambda: None, ("--resume", "nowhere"), "there is no such folder"),
+    "no run": (lambda: None, ("--resume", "photos"), "there is no last.pth in it"),
+    "cut short": (lambda: cut("r/last.pth"), (), "is broken or only half there"),
+    "newer": (lambda: change("r/last.pth", format_version=99), (), "has format 99"),
+    "of something else": (lambda: torch.save({"a": 1}, "r/last.pth"), (), "was not written by this tool"),
+    "a wrong type": (lambda: change("r/last.pth", rows=7), (), "rows is no list"),
+    "an unknown flag": (lambda: change_flags(colour="red"), (), "has the unknown flag colour"),
+    "a flag of a wrong type": (lambda: change_flags(batch_size="many"), (), "not what --batch_size takes"),
+    "no state": (lambda: change("r/last.pth", trainer={}), (), "it has no model"),
+    "the state of something else": (lambda: change_state(model={"head.weight": torch.ones(1)}), (), "does not fit"),
+    "no list of images": (lambda: os.unlink("r/samples.json"), (), "cannot read samples.json"),
+    "a broken list": (lambda: open("r/samples.json", "w").write("[" * 100_000), (), "cannot read samples.json"),
+    "no backbone": (lambda: os.unlink("r/backbone.pth"), (), "the run has no backbone.pth"),
+}
+
+
+def cut(path):
+    content = open(path, "rb").read()
+    open(path, "wb").write(content[: len(content) // 2])
+
+
+def change(path, **values):
+    torch.save({**torch.load(path, weights_only=True), **values}, path)
+
+
+def change_flags(**values):
+    flags = torch.load("r/last.pth", weights_only=True)["config"]
+    change("r/last.pth", config={**flags, **values})
+
+
+def change_state(**values):
+    change("r/last.pth", trainer={**torch.load("r/last.pth", weights_only=True)["trainer"], **values})
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_run_folder_that_cannot_be_used_is_refused_in_one_line(name, cli, stopped):
+    spoil, argv, expected = BROKEN[name]
+    spoil()
+    assert_one_line_error(cli("train", *(argv or ("--resume", "r"))), expected)
