@@ -1,11 +1,10 @@
-"""Builds, freezes, saves and restores a model."""
+"""Builds and freezes a model, and loads weights into it."""
 
 from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,8 +14,6 @@ import weights
 from backbones import Backbone, build, find_backbone, find_head
 from data_loader import Preprocess
 from utils import UserError, addressed_rng, did_you_mean
-
-FORMAT_VERSION = 1
 
 # --- the classifier ---------------------------------------------------------------------------
 
@@ -178,7 +175,7 @@ def get_model(
     with addressed_rng(seed, "init"):
         net, preprocess, source = build(backbone, will_load=pretrained or bool(weights_file))
         head_name = backbone.head or find_head(net, model_name)
-        _replace_head(net, head_name, n_classes, head_hidden, dropout, model_name)
+        replace_head(net, head_name, n_classes, head_hidden, dropout, model_name)
     model = Classifier(net, head_name, preprocess.at(image_size or preferred_size, resize, bit_depth))
     if not image_size and preferred_size and _try_size(model, preferred_size, n_classes):
         model.preprocess = preprocess.at(None, resize, bit_depth)
@@ -190,9 +187,14 @@ def get_model(
     return model.to(memory_format=torch.channels_last)
 
 
-def _replace_head(
+def replace_head(
     net: nn.Module, name: str, n_classes: int, hidden: int | None, dropout: float, model_name: str
 ) -> None:
+    """Puts a new head for `n_classes` in the place of that name, with a hidden layer where `hidden` gives its units.
+
+    Raises:
+        UserError: a hidden layer is asked for where the head is a convolution.
+    """
     old = net.get_submodule(name)
     if isinstance(old, nn.Conv2d):
         if hidden:
@@ -290,11 +292,16 @@ def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_nam
     found = {
         key: value for key, value in renamed.items() if not is_head(key) and not re.match(r"(AuxLogits|aux\d)\.", key)
     }
-    _check_fit(own, found, path)
+    check_fit(own, found, path)
     weights.load_into(net, found, strict=False)
 
 
-def _check_fit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: str | Path) -> None:
+def check_fit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Checks that tensors of a file are those of the model.
+
+    Raises:
+        UserError: names or shapes differ, or a value is not finite.
+    """
     # older files have no counter of batches, which nothing here reads
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
     unknown = [key for key in found if key not in own]
@@ -384,62 +391,3 @@ def count_parameters(model: Classifier) -> tuple[int, int]:
     """Parameters in all, and those that train."""
     sizes = [(p.numel(), p.requires_grad) for p in model.net.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
-
-
-# --- the checkpoint ---------------------------------------------------------------------------
-
-
-def save_checkpoint(
-    path: str | Path, model: Classifier, about: Mapping[str, object], keep_previous: bool = False
-) -> None:
-    """Writes the one file that is enough to predict with: plain values and the state_dict.
-
-    Args:
-        about: what else belongs to it: `model_name, class_names, splits, metrics, config, ...`.
-        keep_previous: move an existing file to `<path>.prev`.
-    """
-    content = {
-        "format_version": FORMAT_VERSION,
-        **about,
-        **asdict(model.preprocess),
-        "mean": list(model.preprocess.mean),
-        "std": list(model.preprocess.std),
-        "head": model.head_name,
-        "versions": {"torch": str(torch.__version__)},
-        "state_dict": {key: value.detach().cpu().clone() for key, value in model.net.state_dict().items()},
-    }
-    weights.write(path, content, previous=f"{path}.prev" if keep_previous else None)
-
-
-CHECKPOINT_KEYS = {"model_name", "class_names", "image_size", "resize", "interpolation", "mean", "std", "state_dict"}
-CHECKPOINT_KEYS |= {"head", "precision", "eval_batch_size", "splits"}
-
-
-def load_checkpoint(path: str | Path) -> tuple[Classifier, dict]:
-    """Restores a model, in eval mode, and what its checkpoint tells of it.
-
-    Raises:
-        UserError: no checkpoint of this tool, a newer one, or a broken file.
-    """
-    content = weights.read(path)
-    version = content.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise UserError(f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update the tool")
-    if version != FORMAT_VERSION or not content.keys() >= CHECKPOINT_KEYS:
-        raise UserError(f"{path} is not a checkpoint of this tool; train one with: python train.py --model_fn {path}")
-    backbone = find_backbone(content["model_name"])
-    preprocess = Preprocess(
-        content["image_size"],
-        content["resize"],
-        content["interpolation"],
-        tuple(content["mean"]),
-        tuple(content["std"]),
-        content.get("bit_depth", 16),
-    )
-    tensors = content.pop("state_dict")
-    net, _, _ = build(backbone, will_load=True)
-    head_name, config = content["head"], content.get("config", {})
-    _replace_head(net, head_name, len(content["class_names"]), config.get("head_hidden"), 0.0, content["model_name"])
-    _check_fit(net.state_dict(), tensors, path)
-    weights.load_into(net, tensors)
-    return Classifier(net, head_name, preprocess).to(memory_format=torch.channels_last).eval(), content

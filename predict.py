@@ -34,7 +34,18 @@ PICTURE_MARK = b"Software\0photo-classifier"  # in the pictures that `figures.sa
 class PredictConfig:
     """Every flag and its one default; None means that the checkpoint decides."""
 
-    model_fn: str = flag("resnet.pth", "a checkpoint that train.py wrote", "FILE", group="input")
+    model_fn: str = flag("resnet.pth", "a checkpoint that train.py wrote, or a plain state_dict", "FILE", group="input")
+    model_name: str | None = flag(
+        None, "network of a plain state_dict (default: as the checkpoint says)", "NAME", group="input"
+    )
+    class_names: tuple[str, ...] = flag(
+        (),
+        "classes of a plain state_dict in the order of its training, or a text file of them "
+        "(default: as the checkpoint says)",
+        "NAME",
+        group="input",
+        many=True,
+    )
     input: tuple[str, ...] = flag(
         (),
         "images, folders, archives and tables (default: the held-out images of training)",
@@ -148,6 +159,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         command: what was typed, for `result.json`.
         pipe: takes the rows in place of a file.
     """
+    from checkpoint import read_class_names
     from predictor import Predictor
     from shares import predict_together
 
@@ -162,6 +174,8 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         config.top_k or 1,
         config.probabilities,
         config.min_probability,
+        config.model_name,
+        read_class_names(config.class_names) if config.class_names else None,
     )
     if not is_main():
         list(predict_together(predictor, ()))
@@ -244,6 +258,8 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
     from tables import Columns
 
     if not config.input:
+        if not predictor.about["splits"]:
+            raise UserError(f"{config.model_fn} is a plain state_dict and knows no images; name some with --input")
         held_out, title = held_out_samples(predictor.about["splits"])
         return iter(held_out), title
     columns = Columns(config.path_column, config.label_column)

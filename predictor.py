@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from checkpoint import load_checkpoint
 from data_loader import (
     START_METHOD,
     BadImage,
@@ -31,7 +32,6 @@ from data_loader import (
     worker_options,
 )
 from engine import Engine
-from model_loader import load_checkpoint
 from results import UNKNOWN, Prediction
 from splits import Sample
 from utils import MAX_PIXELS, UserError, pick_device, pick_precision
@@ -41,7 +41,7 @@ class Predictor:
     """A checkpoint, restored and ready.
 
     Args:
-        model_fn: a checkpoint that train.py wrote.
+        model_fn: a checkpoint that train.py wrote, or a plain state_dict.
         gpu_id: -1 is the CPU; without it the first GPU, where there is one.
         batch_size: images a pass; without it as in training.
         n_workers: processes that decode; without it by the cores and the images.
@@ -49,6 +49,7 @@ class Predictor:
         top_k: how many classes `Prediction.top` holds.
         probabilities: whether `Prediction.probabilities` has that of every class.
         min_probability: below it the answer is `unknown`.
+        model_name, class_names: of a plain state_dict, which does not tell.
 
     Raises:
         UserError: the checkpoint or a value cannot be used.
@@ -65,9 +66,11 @@ class Predictor:
         top_k: int = 1,
         probabilities: bool = False,
         min_probability: float = 0.0,
+        model_name: str | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         device = pick_device(gpu_id)
-        model, self.about = load_checkpoint(model_fn)
+        model, self.about = load_checkpoint(model_fn, model_name, class_names)
         self.class_names: list[str] = self.about["class_names"]
         self.temperature: float = self.about.get("temperature", 1.0)
         if not 1 <= top_k <= len(self.class_names):

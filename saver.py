@@ -11,9 +11,10 @@ import torch
 
 import ranks
 import weights
+from checkpoint import save_checkpoint
 from config import TrainConfig
 from engine import eval_batch_size
-from model_loader import Classifier, save_checkpoint
+from model_loader import Classifier
 from report import fit_temperature
 from run import phase_metrics
 from splits import Splits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -101,22 +101,54 @@ def read(path: str | Path, mmap: bool = False) -> dict:
         elif _is_torchscript(path):
             raise UserError(f"{path} is a TorchScript program, not weights; save its state_dict instead")
         else:
-            mmap = mmap and zipfile.is_zipfile(path)  # the older format has no place for each tensor
+            is_zip = zipfile.is_zipfile(path)
+            if is_zip:
+                _check_size(path)
+            mmap = mmap and is_zip  # the older format has no place for each tensor
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise UserError(_refused(path)) from error
     except PermissionError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    # a damaged file leads the readers into all of these
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise UserError(_broken(path)) from error
+    except UserError:
+        raise
+    # a damaged or hostile file leads the readers into whatever error, and each means the same
     except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # a class that cannot be imported before the library
-            raise
         raise UserError(_broken(path)) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict or a checkpoint")
+    if any(map(_is_hollow, _tensors(content))):
+        raise UserError(f"{path} declares a tensor that is larger than what the file holds of it; it was not used")
     return content
+
+
+def _check_size(path: Path) -> None:
+    """Refuses a zip whose content would fill the memory: PyTorch's own are not compressed."""
+    with zipfile.ZipFile(path) as file:
+        unpacked = sum(entry.file_size for entry in file.infolist())
+    if unpacked > path.stat().st_size:
+        raise UserError(
+            f"{path} has {path.stat().st_size:,} bytes and would unpack to {unpacked:,}: it was not opened; "
+            "files of weights are not compressed"
+        )
+
+
+def _tensors(content: object) -> Iterator[torch.Tensor]:
+    """All tensors inside, each list and dict looked at once, however often it stands there."""
+    pending, seen = [content], set()
+    while pending:
+        item = pending.pop()
+        if torch.is_tensor(item):
+            yield item
+        elif isinstance(item, (dict, list, tuple)) and id(item) not in seen:
+            seen.add(id(item))
+            pending += item.values() if isinstance(item, dict) else item
+
+
+def _is_hollow(tensor: torch.Tensor) -> bool:
+    # one number can pose as a tensor of any size, by strides of 0
+    is_plain = tensor.layout == torch.strided and not tensor.is_quantized
+    return is_plain and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def write(path: str | Path, content: dict, previous: str | Path | None = None) -> None:

@@ -23,7 +23,7 @@ WRONG_FLAGS = {
     "train --data_dir photos --lr 1e-3 1e-4": "'1e-4' stands without a flag; leave it out, or put its flag before it",
     "train --data_dir ''": "--data_dir was given an empty value; give one, or leave the flag out",
     "predict photo.jpg": "did you mean --input photo.jpg?",
-    "predict --model photos": "did you mean --model_fn?",
+    "predict --model photos": "did you mean --model_fn or --model_name?",
 }
 WRONG_DATA = {
     "train --data_dir foto": "the data folder foto does not exist; did you mean photos?; expected DIR/train/CLASS",

@@ -7,14 +7,8 @@ from torch import nn
 
 import weights
 from backbones import BACKBONES, _NoRandomFills, find_head
-from model_loader import (
-    count_parameters,
-    freeze,
-    freeze_batch_norm,
-    get_model,
-    load_checkpoint,
-    save_checkpoint,
-)
+from checkpoint import load_checkpoint, save_checkpoint
+from model_loader import count_parameters, freeze, freeze_batch_norm, get_model
 from utils import UserError
 
 SMALL = {"alexnet": 64, "inception_v3": 75, "vit_b_16": 224, "timm/vit_tiny_patch16_224": 224}
@@ -406,27 +400,6 @@ def test_a_file_that_does_not_fit_is_refused_with_its_reason(tmp_path):
     assert not (tmp_path / "payload-ran").exists()
     with pytest.raises(UserError, match="there is no file"):
         small_model("resnet18", weights_file=tmp_path / "nowhere.pth")
-
-
-def test_a_checkpoint_that_cannot_be_used_says_why(tmp_path):
-    path = tmp_path / "m.pth"
-
-    def refuse(match):
-        with pytest.raises(UserError, match=match):
-            load_checkpoint(path)
-
-    save_checkpoint(path, small_model("resnet18"), about("resnet18"))
-    content, whole = torch.load(path, weights_only=True), path.read_bytes()
-    path.write_bytes(whole[:5000])
-    refuse("only half there")
-    torch.save({**content, "format_version": 99}, path)
-    refuse("format 99")
-    torch.save(content["state_dict"], path)
-    refuse("not a checkpoint of this tool")
-    torch.save({**content, "model_name": "resnet34"}, path)
-    refuse("lacks layer1.2")
-    torch.save({**content, "class_names": ["a", "b"]}, path)
-    refuse("another shape for fc.weight")
 
 
 def test_depthwise_convolutions_train_in_fp32_and_evaluate_in_bf16():
