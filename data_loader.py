@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from ranks import local_world_size, sliced, with_the_one_before
 from splits import Sample
-from stop import start_worker
+from stop import end_workers_at_exit, start_worker
 from utils import MAX_PIXELS, UserError, addressed_rng, pick, seed_for
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, which says how to raise it
@@ -437,6 +437,7 @@ def worker_options(n_batches: int, n_workers: int | None) -> dict:
         n_workers = min(max(1, n_cores() // local_world_size()), 16, n_batches) if is_worth_it else 0
     if not n_workers:
         return {"num_workers": 0}
+    end_workers_at_exit()
     return {
         "num_workers": n_workers,
         "multiprocessing_context": START_METHOD,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import multiprocessing
@@ -137,12 +138,21 @@ def reason_of(error: Exception) -> str:
     return ""
 
 
+def end_workers_at_exit() -> None:
+    """Lets no process end before its workers: multiprocessing would ask them with a signal that they ignore, and wait.
+
+    torch ends them itself only when the iterator over them is gone by then, or pins memory.
+    """
+    atexit.unregister(end_workers)
+    atexit.register(end_workers)
+
+
 def end_workers() -> None:
-    """Ends the processes that this one has started, without waiting for their work."""
+    """Ends the processes that decode for this one, without waiting for their work."""
     is_main = threading.current_thread() is threading.main_thread()
     # torch's handler would raise an error for each of them
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main and hasattr(signal, "SIGCHLD") else None
-    workers = multiprocessing.active_children()
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
     for worker in workers:
         with contextlib.suppress(OSError):
             worker.kill()

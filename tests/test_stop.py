@@ -88,3 +88,20 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
         time.sleep(0.05)
     assert not [pid for pid in workers if is_alive(pid)]
     assert not err
+
+
+HELD = """
+from torch.utils.data import DataLoader
+from data_loader import worker_options
+
+loader = DataLoader(range(8), persistent_workers=True, **worker_options(8, 2))
+held = iter(loader)  # a name of the module lives longer than multiprocessing waits for its children
+print(next(held).item())
+"""
+
+
+def test_a_process_ends_with_its_workers_whoever_holds_their_loader():
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    command = [sys.executable, "-c", HELD]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
