@@ -133,7 +133,7 @@ class TrainConfig:
     )
     monitor: str = flag(
         "accuracy",
-        "what chooses the best epoch: accuracy, loss or macro_f1 of validation",
+        "what chooses the epoch that is kept: accuracy, loss or macro_f1 of validation",
         "NAME",
         group="optimisation",
     )
