@@ -28,10 +28,11 @@ import torch
 from PIL import Image
 
 from audit import find_duplicates, unreadable
+from checkpoint import save_checkpoint
 from data_loader import decode, eval_transform
 from engine import Engine
 from listing import walk_images
-from model_loader import get_model, save_checkpoint
+from model_loader import get_model
 from predict import main as predict
 from results import Prediction, Tally, columns_of, row_of
 from samples import load_splits
