@@ -213,13 +213,17 @@ def _split_folders(here: Listing, columns: Columns) -> Reader | None:
     """`train/` [+ `val/`] [+ `test/`] of class folders, or of files that are named after their class."""
     folders = splits_in(here)
     places = {split: _contents(folder, split) for split, folder in folders.items()}
-    # a folder `train` beside other class folders can be the class of railways
-    if not places.get("train") or (len(folders) < 2 < len(here.folders) and len(places["train"]) < 2):
+    if not places.get("train") or (len(folders) < 2 < len(here.folders) and not _has_classes(places["train"])):
         return None
     for split, folder in folders.items():
         if not places[split] and split != "test":
             raise UserError(f"the {split} folder {folder} {NO_CLASSES}; {EXPECTED}")
     return ByFolder(here.root, [place for found in places.values() for place in found])
+
+
+def _has_classes(places: Sequence[Place]) -> bool:
+    """Whether a folder `train` beside other folders is more than the class of railways."""
+    return len(places) > 1 or (places[0].label is None and len(flat_classes(Listing(places[0].folder))) > 1)
 
 
 NO_CLASSES = "holds no class folders with images; put them there, or remove it"

@@ -44,6 +44,13 @@ def _flat_splits(root):
     make_flat(root / "val", 5, seed=1000)
 
 
+def _kaggle_flat(root):
+    make_flat(root / "train", 5)
+    for n in range(3):
+        save_image(root / "test1" / f"{n}.jpg", 0, 5000 + n)
+        save_image(root / "extra" / f"{n}.jpg", 0, 6000 + n)
+
+
 def _kaggle_table(root):
     make_table(root, 5, "image_id,breed", name="train.csv", ending="")
     (root / "train.csv").write_text((root / "train.csv").read_text().replace("images/", ""))
@@ -74,6 +81,7 @@ TREES = {
     "class folders": (lambda root: make_class_folders(root, 5, CLASSES), "class folders", (6, 2, 2)),
     "flat files": (lambda root: make_flat(root, 5), "files named after their class", (6, 2, 2)),
     "train of flat files": (lambda root: make_flat(root / "train", 5), "split folders", (6, 2, 2)),
+    "train of flat files beside other folders": (_kaggle_flat, "split folders", (6, 2, 2)),
     "nested train of flat files": (lambda root: make_flat(root / "train" / "train", 5), "split folders", (6, 2, 2)),
     "splits of flat files": (_flat_splits, "split folders", (10, 10, 0)),
     "a table": (lambda root: make_table(root, 5), "a table of paths and labels", (6, 2, 2)),
@@ -229,7 +237,10 @@ def test_images_that_no_class_is_told_for_are_counted(tmp_path):
 
 def test_a_class_that_is_called_train_is_a_class(tmp_path):
     make_class_folders(tmp_path / "d", 5, ("car", "plane", "train"))
-    assert load_splits(tmp_path / "d", RATIOS, 0).class_names == ["car", "plane", "train"]
+    for name in ("car", "plane", "train"):
+        make_flat(tmp_path / "e" / name, 5, (name,))
+    for name in "de":
+        assert load_splits(tmp_path / name, RATIOS, 0).class_names == ["car", "plane", "train"]
 
 
 def test_class_folders_go_before_a_table_that_is_told(tmp_path):
