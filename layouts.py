@@ -190,7 +190,7 @@ class ByTable:
         """By the line that names this file."""
         if self._labels is None:
             rows = (row for table in self.tables.values() for row in table.rows())
-            found = ((self.find(row.path), row.label) for row in rows)
+            found = ((self.find.sure(row.path), row.label) for row in rows)
             self._labels = {path: label for path, label in found if path and label}
         return self._labels.get(os.path.normpath(path))
 

@@ -87,28 +87,45 @@ def has_images(folder: str | Path) -> bool:
     return False
 
 
-def walk_files(folder: str | Path) -> Iterator[str]:
-    """Every visible file below `folder`, sorted by name; links are followed, but not in circles."""
+def walk_files(folder: str | Path, locked: dict[str, str] | None = None) -> Iterator[str]:
+    """Every visible file below `folder`, sorted by name; links are followed, but not in circles.
+
+    Args:
+        locked: takes the folders that cannot be read and the reasons; their own paths are then given in their place.
+
+    Raises:
+        UserError: a folder cannot be read, and there is no `locked`.
+    """
     pending: list[tuple[str, frozenset[str]]] = [(str(folder), frozenset())]
     while pending:
         current, above = pending.pop()
         real = os.path.realpath(current)
         if real in above:
             continue
-        entries = sorted(_scan(current), key=lambda entry: nfc(entry.name))
+        try:
+            entries = sorted(_scan(current), key=lambda entry: nfc(entry.name))
+        except UserError as error:
+            if locked is None:
+                raise
+            locked[current] = str(error)
+            yield current
+            continue
         visible = [(entry, _is_dir(entry)) for entry in entries if is_visible(entry.name)]
         pending.extend((entry.path, above | {real}) for entry, is_dir in reversed(visible) if is_dir)
         yield from (entry.path for entry, is_dir in visible if not is_dir)
 
 
-def walk_images(folder: str | Path, others: Counter[str] | None = None) -> Iterator[str]:
+def walk_images(
+    folder: str | Path, others: Counter[str] | None = None, locked: dict[str, str] | None = None
+) -> Iterator[str]:
     """Every file below `folder` that is an image by its ending, sorted by name.
 
     Args:
         others: counts the files that are none, by their ending.
+        locked: as `walk_files` has it.
     """
-    for path in walk_files(folder):
-        if is_image_name(path):
+    for path in walk_files(folder, locked):
+        if is_image_name(path) or path in (locked or ()):
             yield path
         elif others is not None:
             others[ending_of(path) or "no ending"] += 1

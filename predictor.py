@@ -186,6 +186,8 @@ class Decoded(Dataset):
         """(place in the batch, class index or -1, image or the reason why there is none)."""
         n, sample = place
         label = self.class_index.get(sample.label, -1)
+        if sample.reason:
+            return n, label, sample.reason
         try:
             image = decode(sample.path, self.preprocess.decode_side, self.max_pixels, self.preprocess.bit_depth)
             return n, label, self.transform(image)

@@ -177,6 +177,7 @@ def samples_at(
 
     A folder or an archive stands for its images in sorted order, in any layout; a table for its lines; any
     other file for itself. Labels are known where all that the layout or the table gives are class names.
+    A folder that cannot be read, and a line that can mean two files, are samples with the reason.
 
     Raises:
         UserError: the path does not exist, or the archive or the table cannot be read.
@@ -195,10 +196,10 @@ def samples_at(
 
 def _in_folder(folder: str, class_names: Sequence[str], columns: Columns, say: Callable) -> Iterator[Sample]:
     label_of, is_empty = _label_of(folder, class_names, columns, say), True
-    others: Counter[str] = Counter()
-    for path in walk_images(folder, others):
+    others, locked = Counter(), {}
+    for path in walk_images(folder, others, locked):
         is_empty = False
-        yield Sample(path, label_of(path))
+        yield Sample(path, label_of(path), reason=locked.pop(path, ""))
     if is_empty:
         say(f"{folder}: a folder without images")
     if others := {ending: n for ending, n in others.items() if not is_table_name(ending)}:
@@ -207,8 +208,12 @@ def _in_folder(folder: str, class_names: Sequence[str], columns: Columns, say: C
 
 def _label_of(folder: str, class_names: Sequence[str], columns: Columns, say: Callable) -> Callable:
     """What tells the label of an image of the folder, where it has a layout whose labels are all class names."""
-    reader = _reader_of(folder, class_names, columns)
-    labels = reader.labels() if reader else set(subfolders(folder))
+    try:
+        reader = _reader_of(folder, class_names, columns)
+        labels = reader.labels() if reader else set(subfolders(folder))
+    except UserError as error:  # the images are there all the same
+        say(f"{folder}: no labels are taken from it; {error}")
+        return lambda path: None
     unknown = sorted(labels - set(class_names))
     if reader and labels and not unknown:
         return reader.label_of
@@ -234,8 +239,13 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns, say: Call
     root = os.path.dirname(file) or "."
     find, known, unknown = Finder(root), set(class_names), Counter()
     for row in table.rows():
-        path = find(row.path) or os.path.normpath(os.path.join(root, row.path))
-        yield Sample(path, row.label if row.label in known else None)
+        path, reason = None, ""
+        try:
+            path = find(row.path)
+        except UserError as error:
+            reason = str(error)
+        path = path or os.path.normpath(os.path.join(root, row.path))
+        yield Sample(path, row.label if row.label in known else None, reason=reason)
         if row.label and row.label not in known:
             unknown[row.label] += 1
     if unknown:

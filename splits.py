@@ -25,13 +25,15 @@ SPLIT_FOLDERS = {
 class Sample:
     """One image. `key` names it in every random draw, the same on every machine.
 
-    Images of one `group` (a plant, a patient, a module) stay together in one split.
+    Images of one `group` (a plant, a patient, a module) stay together in one split. `reason` says why it cannot
+    be read, where that is known before it is tried.
     """
 
     path: str
     label: str | None = None
     key: str = ""
     group: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)

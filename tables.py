@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Iterator, Sequence
@@ -200,6 +201,11 @@ class Finder:
             raise UserError(f"{'/'.join(parts)!r} can be {hits[0]} or {hits[-1]}; write its folder too")
         return hits[0] if hits else None
 
+    def sure(self, path: str) -> str | None:
+        """The same, and None too where it can be one of two."""
+        with contextlib.suppress(UserError):
+            return self(path)
+
     def notes(self) -> list[str]:
         """What is to be said of files that were found elsewhere."""
         found = f"found near where the table says: {count_of(self.n_near, 'file')} (for example {self.example})"
@@ -235,7 +241,7 @@ class _Names:
         try:
             names = sorted(entry.name for entry in os.scandir(folder or ".") if not entry.is_dir())
             self.exact = {nfc(name): name for name in names}
-        except OSError:
+        except (OSError, ValueError):  # a NUL is in no name
             self.exact = {}
         self._loose: dict[str, str] | None = None
 

@@ -96,6 +96,32 @@ def test_bad_images_among_many_shift_nothing(cli, trained, image_folder, tmp_pat
             assert float(row["probability"]) == pytest.approx(alone[row["file_dir"]][1], abs=1e-6)
 
 
+def test_a_line_or_a_folder_that_cannot_be_read_is_a_row_and_stops_nothing(cli, trained, image_folder, monkeypatch):
+    lines = ["path,label", "cat/00.png,cat", "v\0al/x.png,cat", "00.png,dog", "cat/01.png,cat"]
+    (image_folder / "t.csv").write_text("\n".join(lines))
+    scandir = os.scandir
+
+    def locked(path):
+        if os.path.basename(path) == "cat":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    assert cli("predict", "--model_fn", "tiny.pth", "--input", "photos/t.csv", "--n_workers", 0).status == 3
+    assert [(row["status"], row["label"]) for row in rows()] == [
+        ("ok", "cat"), ("error", "cat"), ("error", "dog"), ("ok", "cat")
+    ]  # fmt: skip
+    assert "null" in rows()[1]["reason"]
+    assert "write its folder too" in rows()[2]["reason"]
+    monkeypatch.setattr(os, "scandir", locked)
+    for inputs, n_rows in ((["photos"], 21), (["photos/dog", "photos/cat"], 11)):
+        done = cli("predict", "--model_fn", "tiny.pth", "--input", *inputs, "--n_workers", 0)
+        assert (done.status, len(rows())) == (3, n_rows), done.err
+        (error,) = [row for row in rows() if row["status"] == "error"]
+        assert error["file_dir"] == os.path.join("photos", "cat")
+        assert "cannot read the folder" in error["reason"]
+        assert "Permission denied" in error["reason"]
+
+
 @pytest.mark.skipif(on_windows, reason="Windows has no such signals")
 def test_a_run_that_is_stopped_twice_goes_on_to_the_same_file(cli, trained, image_folder, monkeypatch):
     names = [f"{path}\n".encode() for path in sorted(image_folder.rglob("*.png")) * 4]
