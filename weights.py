@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -105,7 +106,9 @@ def read(path: str | Path, mmap: bool = False) -> dict:
             if is_zip:
                 _check_size(path)
             mmap = mmap and is_zip  # the older format has no place for each tensor
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of what it refuses a moment later
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise UserError(_refused(path)) from error
     except PermissionError as error:

@@ -1,3 +1,4 @@
+import pickle
 import zipfile
 
 import pytest
@@ -51,6 +52,7 @@ def laugh(item="lol"):
 
 HOSTILE = {
     "a payload": (lambda: change(extra=Payload()), "was not opened, because such a file can run code"),
+    "a bare pickle": (lambda: open("tiny.pth", "wb").write(pickle.dumps(Payload())), "is no PyTorch file"),
     "a whole model": (lambda: torch.save(torch.nn.Linear(2, 2), "tiny.pth"), "can run code"),
     "cut short": (lambda: cut(0.5), "is broken or only half there"),
     "almost whole": (lambda: cut(0.999), "is broken or only half there"),
@@ -87,12 +89,13 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_or_broken_checkpoint_is_refused_in_one_line_and_runs_nothing(name, cli, trained, tmp_path):
+def test_a_hostile_or_broken_checkpoint_is_refused_in_one_line_and_runs_nothing(name, cli, trained, tmp_path, recwarn):
     spoil, expected = HOSTILE[name]
     spoil()
     before = sorted(path.name for path in tmp_path.rglob("*"))
     assert_one_line_error(cli("predict", "--model_fn", "tiny.pth", *PREDICT), expected)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before, "nothing was written"
+    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
 
 
 def test_a_hostile_file_of_weights_is_refused_before_training(cli, split_folder):
