@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -92,7 +93,8 @@ class Saved:
     @property
     def is_where_it_was(self) -> bool:
         """Whether the folder is still in the place where the run wrote it."""
-        return os.path.realpath(self.folder) == os.path.realpath(self.progress.folder)
+        # what was written is not resolved: /proc/self/cwd would make any folder of a stranger's one of this place
+        return os.path.normcase(os.path.realpath(self.folder)) == os.path.normcase(self.progress.folder)
 
 
 def command(folder: str | Path) -> str:
@@ -167,6 +169,9 @@ def _file_state(path: str) -> list[int] | None:
 # --- reading ----------------------------------------------------------------------------------
 
 ANYTHING = {str: object}
+PHASE = {**dict.fromkeys(("correct", "n_images"), int), **dict.fromkeys(("loss", "seconds", "macro_f1"), float)}
+RESULT = {"epoch": int, "train": PHASE, "valid": PHASE, "rates": {str: float}}
+SUMS = {**dict.fromkeys(("loss", "confusion", "n_finite"), torch.Tensor), "n_steps": int, "n_batches": int}
 PROGRESS = {
     **dict.fromkeys(("run_id", "cwd", "folder", "device", "dtype"), str),
     "config": ANYTHING,
@@ -174,15 +179,17 @@ PROGRESS = {
     "has_backbone": bool,
     "skipped": {str: str},
     "rows": [{str: str}],
-    "events": [object],
+    "events": [(str, int)],
     "trainer": {
         "model": {str: torch.Tensor},
         "step": int,
         "epoch": int,
         **dict.fromkeys(("optimizer", "schedule", "scaler"), ANYTHING),
-        **dict.fromkeys(("sums", "best", "last"), (None, ANYTHING)),
+        "sums": (None, {**SUMS, "seconds": float}),
+        **dict.fromkeys(("best", "last"), (None, RESULT)),
     },
 }
+EVENTS_NAME = re.compile(r"events\.out\.tfevents\.[^/\\:\0]+")  # cut back by a resume: a name in the folder, no way out
 FOUND = {"n_found": int, "columns": [str], "splits": {str: object}, "files": {str: [(None, [int])]}}
 ROWS = [[object]]
 SPLITS = {"layout": str, "root": str, "class_names": [str], "passed_over": {str: int}}
@@ -206,6 +213,8 @@ def load(folder: str | Path) -> Saved:
         )
     content = weights.read(folder / LAST)
     _check(content, PROGRESS, folder / LAST)
+    if wrong := _first_wrong(content, folder):
+        raise UserError(f"{folder / LAST} cannot be used: {wrong}; start the run again")
     progress = Progress(**{item.name: content[item.name] for item in fields(Progress)})
     try:
         found = json.loads((folder / SAMPLES).read_text(encoding="ascii"))
@@ -225,6 +234,31 @@ def _check(content: object, kind: Mapping, path: Path) -> None:
         raise UserError(f"{path} was not written by this tool; start the run again")
     if wrong := first_unlike(content, kind):
         raise UserError(f"{path} cannot be used: {wrong}; start the run again")
+
+
+def _first_wrong(content: Mapping, folder: Path) -> str:
+    """What has the right type and no sense, or nothing."""
+    events, rows, state = content["events"], content["rows"], content["trainer"]
+    has_events = len(events) == 2 and [type(part) for part in events] == [str, int]
+    epochs = [result["epoch"] for result in (state["best"], state["last"]) if result]
+    right = {
+        "events is not the name of a TensorBoard file and its bytes": has_events
+        and EVENTS_NAME.fullmatch(events[0])
+        and events[1] >= 0,
+        "its TensorBoard file is a link": not has_events or not (folder / events[0]).is_symlink(),
+        "rows are not those of its epochs": len(rows) == state["epoch"]
+        and all(row.get("epoch") == str(n + 1) and row.keys() == rows[0].keys() for n, row in enumerate(rows)),
+        "valid_accuracy of a row is no number": all(_is_number(row.get("valid_accuracy")) for row in rows),
+        "best or last is of no epoch that was": all(0 <= epoch < state["epoch"] for epoch in epochs),
+    }
+    return next((text for text, is_right in right.items() if not is_right), "")
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and float(text) >= 0
+    except ValueError:
+        return False
 
 
 def _found(content: dict, path: Path) -> Found:

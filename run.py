@@ -133,7 +133,7 @@ class Run:
             Obstacle: it cannot be written, or the folder is gone.
         """
         self._check_folder()
-        place = {"run_id": self.id, "cwd": os.getcwd(), "folder": str(self.folder.absolute()), **self._about}
+        place = {"run_id": self.id, "cwd": os.getcwd(), "folder": os.path.realpath(self.folder), **self._about}
         position = {"skipped": dict(self.skipped), "rows": list(self._rows), "events": list(self.board.position())}
         write_last(self.folder, Progress(**place, **position), state)
         self._saved_at = time.monotonic()

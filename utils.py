@@ -80,7 +80,8 @@ def first_unlike(value: object, kind: object, name: str = "") -> str:
             that has those keys at least.
     """
     if isinstance(kind, tuple):
-        return "" if any(not first_unlike(value, one) for one in kind) else f"{name} is a {type(value).__name__}"
+        found = [first_unlike(value, one, name) for one in kind]
+        return "" if "" in found else found[-1]
     if isinstance(kind, (list, dict)):
         if not isinstance(value, (list, tuple) if isinstance(kind, list) else dict):
             return f"{name} is no {type(kind).__name__}".lstrip()

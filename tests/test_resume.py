@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, assert_one_line_error, make_class_folders, save_image
+from conftest import TINY, assert_one_line_error, make_class_folders, on_windows, save_image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import config
@@ -215,6 +215,21 @@ def test_a_run_from_elsewhere_writes_nowhere_that_nobody_here_has_named(cli, sto
     assert not os.path.exists(outside)
 
 
+def test_a_run_folder_of_a_stranger_cuts_no_file_outside_of_it(cli, stopped, tmp_path):
+    (tmp_path / "thesis.txt").write_text("my thesis")
+    names = ["../thesis.txt", str(tmp_path / "thesis.txt"), "events.out.tfevents.1/../../thesis.txt", "config.json"]
+    names += ["events.out.tfevents.\\..\\thesis.txt", "events.out.tfevents.", "events.out.tfevents.\0"]
+    if not on_windows:  # where links are for administrators
+        (tmp_path / "r" / "events.out.tfevents.link").symlink_to(tmp_path / "thesis.txt")
+        names.append("events.out.tfevents.link")
+    config = (tmp_path / "r" / "config.json").read_text()
+    for events in [[name, 0] for name in names] + [["events.out.tfevents.1", -1], ["events.out.tfevents.1"], [0, 0]]:
+        change("r/last.pth", events=events)
+        assert_one_line_error(cli("train", "--resume", "r"), "TensorBoard file")
+    assert (tmp_path / "thesis.txt").read_text() == "my thesis"
+    assert (tmp_path / "r" / "config.json").read_text() == config
+
+
 BROKEN = {
     "no such folder": (lambda: None, ("--resume", "nowhere"), "there is no such folder"),
     "no run": (lambda: None, ("--resume", "photos"), "there is no last.pth in it"),
@@ -222,6 +237,13 @@ BROKEN = {
     "newer": (lambda: change("r/last.pth", format_version=99), (), "has format 99"),
     "of something else": (lambda: torch.save({"a": 1}, "r/last.pth"), (), "was not written by this tool"),
     "a wrong type": (lambda: change("r/last.pth", rows=7), (), "rows is no list"),
+    "rows of something else": (lambda: change("r/last.pth", rows=[{"x": "y"}]), (), "rows are not those of its epochs"),
+    "a row too many": (lambda: change_rows(lambda rows: rows * 2), (), "rows are not those of its epochs"),
+    "a strange row": (lambda: change_rows(lambda rows: [{**rows[0], "valid_accuracy": "good"}]), (), "is no number"),
+    "a strange best": (lambda: change_state(best={"a": 1}), (), "it has no epoch"),
+    "a best to come": (lambda: change_state(best={**state_of("best"), "epoch": 5}), (), "is of no epoch that was"),
+    "a strange last": (lambda: change_state(last={**state_of("last"), "rates": 1}), (), "rates is no dict"),
+    "strange sums": (lambda: change_state(sums={"loss": 1}), (), "it has no confusion"),
     "an unknown flag": (lambda: change_flags(colour="red"), (), "has the unknown flag colour"),
     "a flag of a wrong type": (lambda: change_flags(batch_size="many"), (), "not what --batch_size takes"),
     "no state": (lambda: change("r/last.pth", trainer={}), (), "it has no model"),
@@ -248,6 +270,14 @@ def change_flags(**values):
 
 def change_state(**values):
     change("r/last.pth", trainer={**torch.load("r/last.pth", weights_only=True)["trainer"], **values})
+
+
+def change_rows(make):
+    change("r/last.pth", rows=make(torch.load("r/last.pth", weights_only=True)["rows"]))
+
+
+def state_of(name):
+    return torch.load("r/last.pth", weights_only=True)["trainer"][name]
 
 
 @pytest.mark.parametrize("name", BROKEN)
