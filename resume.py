@@ -335,7 +335,7 @@ def put_back(saved: Saved, trainer: Trainer, saver: Saver, computing: Mapping[st
 def move_to_its_place(saved: Saved, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:
     """Goes to the folder that the run was started in, whose relative paths its flags hold.
 
-    A run folder that was brought here from elsewhere stays here.
+    A run folder that was brought here from elsewhere stays here, and keeps its features here.
 
     Raises:
         UserError: it would write its checkpoint to a place outside that nobody here has named.
@@ -347,17 +347,20 @@ def move_to_its_place(saved: Saved, config: TrainConfig, given: Mapping[str, obj
                 print(f"the run was started in {cwd}, and goes on there")
             config = replace(config, run_dir=os.path.abspath(config.run_dir))
             os.chdir(cwd)
-    elif "model_fn" not in given and not _is_below_here(checkpoint_name(config)):
+        return config
+    if "model_fn" not in given and not _is_below_here(checkpoint_name(config)):
         raise UserError(
             f"{saved.folder} was moved here, and its run writes to {checkpoint_name(config)}; if that is right, repeat "
             "it as --model_fn"
         )
+    if "feature_cache" not in given and not _is_below_here(config.feature_cache):
+        config = replace(config, feature_cache=TrainConfig.feature_cache)
     return config
 
 
 def _is_below_here(path: str) -> bool:
-    here, there = os.path.realpath(os.curdir), os.path.realpath(path)
-    return os.path.commonpath([here, there]) == here
+    here, there = Path(os.path.realpath(os.curdir)), Path(os.path.realpath(path))
+    return there.is_relative_to(here)
 
 
 # --- flags ------------------------------------------------------------------------------------

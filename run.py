@@ -72,12 +72,20 @@ class Run:
         folder = self.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not saved and any(folder.iterdir()) and ranks.agent() not in _agents(folder):
+            if saved:
+                self._clear_up()
+            elif any(folder.iterdir()) and ranks.agent() not in _agents(folder):
                 hint = f" (to continue its run: --resume {folder})" if (self.folder / LAST).exists() else ""
                 raise UserError(f"the run folder {folder} is not empty; give a new one, or leave --run_dir out{hint}")
         except OSError as error:
             raise UserError(f"cannot write the run folder {folder}: {error.strerror}; give --run_dir DIR") from error
         self.board = Board(self.folder, saved.progress.events if saved else None)
+
+    def _clear_up(self) -> None:
+        """Before a resume: the run is no longer finished, and files that a kill left half written are nobody's."""
+        (self.folder / FINISHED).unlink(missing_ok=True)
+        for path in [*self.folder.glob(".*.tmp"), *self.folder.glob(".*.tmp.prev")]:
+            path.unlink(missing_ok=True)
 
     def begin(
         self,

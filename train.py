@@ -122,6 +122,8 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
             if saved:
                 put_back(saved, trainer, saver, computing)
                 say(f"going on after {trainer.epoch} of {config.n_epochs} epochs: {run.folder}")
+                if config.n_epochs != saved.progress.config["n_epochs"]:  # the next resume need not be told again
+                    run.save_last(trainer.state_dict())
             else:
                 run.save_first(trainer.state_dict(), None if work.model is model else saver.backbone())
             loaders = make_loaders(config, splits, engine, work, run, cache, say)

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 from conftest import TINY, assert_one_line_error, make_class_folders, on_windows, save_image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import config
+import assemble
 import resume
+import stop
 import train
+from config import TrainConfig
 from run import Run
 
 KINDS = {"frozen": ("--freeze",), "partly frozen": ("--freeze_until", "layer3"), "full": ()}
@@ -104,6 +107,24 @@ def test_more_epochs_end_as_if_they_had_been_asked_for_at_once(cli, split_folder
     assert_same(("a.pth", "a"), ("b.pth", "b"))
 
 
+def test_a_finished_run_that_grew_and_was_stopped_goes_on_without_being_told_again(cli, stopped, monkeypatch):
+    assert cli("train", "--resume", "r").status == 0
+
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+        stop.raise_if_asked()
+
+    for place in ((assemble, "extract"), (Run, "between_steps")):  # before its first step, and after it
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, interrupt)
+            done = cli("train", "--resume", "r", "--n_epochs", 4)
+        assert done.status == 130
+        assert done.err.endswith("stopped; continue with: python train.py --resume r\n")
+    done = cli("train", "--resume", "r")
+    assert (done.status, len(metrics("r"))) == (0, 4), done.err
+    assert "r is finished: 4 epochs" in cli("train", "--resume", "r").out
+
+
 def test_a_run_that_stopped_early_is_finished(cli, split_folder):
     argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 9, "--early_stop", 1)
     assert cli("train", *argv, "--run_dir", "r").status == 0
@@ -147,7 +168,7 @@ def test_a_flag_that_would_change_the_result_is_an_error_that_names_it(cli, stop
 
 
 def test_flags_that_change_nothing_may_be_given_anew(cli, stopped):
-    assert set(resume.MAY_CHANGE) <= set(config.TrainConfig.__dataclass_fields__)
+    assert set(resume.MAY_CHANGE) <= set(TrainConfig.__dataclass_fields__)
     readme = (Path(train.__file__).parent / "README.md").read_text(encoding="utf-8")
     assert all(f"`--{name}`" in readme for name in resume.MAY_CHANGE)
     new = ("--n_workers", 2, "--max_bad", 0.5, "--feature_cache", "none", "--save_every", 3, "--verbose", 0)
@@ -205,6 +226,13 @@ def test_a_run_goes_on_from_any_folder_in_the_one_that_it_was_started_in(cli, st
     assert not os.listdir(tmp_path / "elsewhere")
 
 
+def test_a_resume_removes_what_a_kill_left_half_written_in_the_run_folder(cli, stopped, tmp_path):
+    for name in (".last.pth.abc123.tmp", ".backbone.pth.x.tmp", ".last_model.pth.y.tmp.prev"):
+        (tmp_path / "r" / name).write_text("half")
+    assert cli("train", "--resume", "r").status == 0
+    assert not list((tmp_path / "r").glob(".*"))
+
+
 def test_a_run_from_elsewhere_writes_nowhere_that_nobody_here_has_named(cli, stopped, tmp_path, monkeypatch):
     content = torch.load("r/last.pth", weights_only=True)
     outside = str(tmp_path / "outside.pth")
@@ -213,6 +241,22 @@ def test_a_run_from_elsewhere_writes_nowhere_that_nobody_here_has_named(cli, sto
     monkeypatch.chdir("photos")
     assert_one_line_error(cli("train", "--resume", "r"), "repeat it as --model_fn")
     assert not os.path.exists(outside)
+
+
+def test_a_run_from_elsewhere_keeps_its_features_here(cli, stopped, tmp_path, monkeypatch):
+    content = torch.load("r/last.pth", weights_only=True)
+    (tmp_path / "here").mkdir()
+    for name in ("r", "photos", "m.pth"):
+        os.rename(name, f"here/{name}")
+    shutil.rmtree(".cache")
+    monkeypatch.chdir("here")
+    config = {**content["config"], "feature_cache": str(tmp_path / "outside")}
+    # a path that is another one in every working folder does not tell where the run was written
+    torch.save({**content, "config": config, "folder": "/proc/self/cwd/r", "cwd": str(tmp_path)}, "r/last.pth")
+    done = cli("train", "--resume", "r")
+    assert done.status == 0, done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
+    assert os.path.exists(TrainConfig.feature_cache)
 
 
 def test_a_run_folder_of_a_stranger_cuts_no_file_outside_of_it(cli, stopped, tmp_path):
