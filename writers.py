@@ -288,19 +288,27 @@ class ResultFile:
             json.dump({**self.about, "n_rows": self.n_rows, **tally.state()}, file)
         os.replace(temporary, self.state_path)
 
-    def how_to_go_on(self) -> str:
-        """What to tell a user whose run ends before its rows do."""
+    def how_to_go_on(self, is_closed: bool = True) -> str:
+        """What to tell a user whose run ends before its rows have their name."""
         there = f"{self.n_rows} rows are in {self.partial}"
-        return f"{there}; the same command with --resume goes on" if self.format.resumes else there
+        if self.format.resumes:
+            return f"{there}; the same command with --resume goes on"
+        again = "its rows are lost: type the command again, with a --result in .csv if it may stop again"
+        return there if is_closed else again
 
     def finish(self, content: Mapping[str, object]) -> None:
         """Gives the file its name, and writes `result.json` with that content.
 
         Raises:
-            UserError: the file of that name cannot be replaced; the rows stay where they are.
+            UserError: the disk is full, or the file of that name cannot be replaced; the rows stay where they are.
         """
-        self.close()
-        write_text(self.state_path, json.dumps({**self.about, **content}, indent=1, ensure_ascii=False) + "\n")
+        is_closed = False
+        try:
+            self.close()
+            is_closed = True
+            write_text(self.state_path, json.dumps({**self.about, **content}, indent=1, ensure_ascii=False) + "\n")
+        except UserError as error:
+            raise UserError(f"{error}; {self.how_to_go_on(is_closed)}") from error
         try:
             os.replace(self.partial, self.path)
         except OSError as error:
@@ -316,24 +324,34 @@ class ResultFile:
     def __exit__(self, kind: type | None, error: BaseException | None, _trace: object) -> None:
         if error is None or self.file is None or self.file.closed:
             return
-        with contextlib.suppress(OSError):  # the disk may be full; what is on it stays
+        is_closed = False
+        with contextlib.suppress(UserError):  # the disk may be full; what is on it stays
             self.close()
+            is_closed = True
         if not self.n_rows:
             for path in (self.partial, self.state_path):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
         elif isinstance(error, Stopped):
-            error.hint = f"; {self.how_to_go_on()}"
+            error.hint = f"; {self.how_to_go_on(is_closed)}"
         elif isinstance(error, UserError):
-            raise UserError(f"{error}; {self.how_to_go_on()}") from error
+            raise UserError(f"{error}; {self.how_to_go_on(is_closed)}") from error
 
     def close(self) -> None:
-        """Closes the file, with all rows that were written; Parquet is readable then."""
-        if self.file and not self.file.closed:
-            self.rows.close()
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
+        """Closes the file, with all rows that were written; Parquet is readable then.
+
+        Raises:
+            UserError: they cannot be written to their end; the file is closed all the same.
+        """
+        if not self.file or self.file.closed:
+            return
+        try:
+            with self.file:
+                self.rows.close()
+                self.file.flush()
+                os.fsync(self.file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {self.partial}: {error.strerror or error}") from error
 
 
 class StdoutRows:
@@ -346,14 +364,27 @@ class StdoutRows:
         """Writes the header; there is always something to do."""
         if resume:
             raise UserError("--resume needs a file; --result - cannot be continued")
-        self.file.write(_csv_lines([self.columns], "\n"))
+        self._send([self.columns])
         return True
 
     def write(self, rows: Sequence[Row], tally: Tally) -> None:
         """Adds rows and sends them off."""
-        self.file.write(_csv_lines((_texts(row, self.columns) for row in rows), "\n"))
-        self.file.flush()
+        self._send(_texts(row, self.columns) for row in rows)
         self.n_rows += len(rows)
+
+    def _send(self, lines: Iterable[Sequence[str]]) -> None:
+        try:
+            self.file.write(_csv_lines(lines, "\n"))
+            self.file.flush()
+        except BrokenPipeError:  # the reader has seen enough
+            raise
+        except OSError as error:
+            with contextlib.suppress(OSError):  # it would try again to write what is left
+                self.file.close()
+            raise UserError(
+                f"cannot write to stdout: {error.strerror}; {self.n_rows} rows were written: make room, or give "
+                "--result a file, which --resume can continue"
+            ) from error
 
     def finish(self, content: Mapping[str, object]) -> None:
         """Nothing is beside it."""

@@ -166,6 +166,13 @@ def test_a_pipe_gets_the_rows_alone_and_the_console_the_rest(cli, trained, image
     assert "/30)" in done.err
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
+def test_a_pipe_onto_a_full_disk_is_told_in_one_line(cli, trained, monkeypatch):
+    monkeypatch.setattr(os, "dup", lambda _: os.open("/dev/full", os.O_WRONLY))
+    done = cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--result", "-")
+    assert_one_line_error(done, "cannot write to stdout: No space left on device; 0 rows were written: make room, or")
+
+
 def test_more_columns_on_request(cli, trained, image_folder):
     common = ("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0)
     cli(*common, "--top_k", 2, "--probabilities", "--min_probability", 0.4)

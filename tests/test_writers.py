@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import pytest
 
@@ -104,6 +105,26 @@ def test_a_file_that_cannot_be_replaced_leaves_its_rows(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert write(tmp_path / "r.csv", resume=True).n_rows == 6
     assert not (tmp_path / "r.csv.partial").exists()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("where", ["writers.write_text", "os.fsync"])
+def test_a_disk_that_is_full_at_the_end_is_told_with_the_way_on(where, ending, tmp_path, monkeypatch):
+    def full(*_):
+        raise (OSError if where == "os.fsync" else UserError)(28, "No space left on device")
+
+    monkeypatch.setattr("writers.SYNC_SECONDS", float("inf"))
+    monkeypatch.setattr(where, full)
+    with pytest.raises(UserError, match="No space left on device") as stopped:
+        write(tmp_path / f"r{ending}")
+    rows_are = rf"; 6 rows are in .*r{ending}.partial"
+    goes_on = rows_are + "; the same command with --resume goes on$"
+    lost = rows_are + "$" if where == "writers.write_text" else "; its rows are lost: type the command again"
+    assert re.search(lost if ending == ".parquet" else goes_on, str(stopped.value))
+    monkeypatch.undo()
+    if ending != ".parquet":
+        assert write(tmp_path / f"r{ending}", resume=True).n_rows == 6
+        assert os.path.exists(tmp_path / f"r{ending}")
 
 
 def test_files_of_the_user_are_not_overwritten(tmp_path):
