@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
+import json
 import os
 import shlex
 import sys
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from writers import ResultFile, StdoutRows
 
 STDOUT = "-"
+FIGURES = ("confusion", "calibration", "mistakes")  # that `--report` writes, as `figures.figures_of` makes them
 PICTURE_MARK = b"Software\0photo-classifier"  # in the pictures that `figures.save_picture` writes
 
 
@@ -142,14 +144,35 @@ def check_pictures(config: PredictConfig) -> None:
         check_target(config.sheet, "--sheet")
         if not config.sheet.lower().endswith(".png"):
             raise UserError(f"--sheet {config.sheet} does not end in .png; give a name like result.png")
-        if os.path.exists(config.sheet):
-            with open(config.sheet, "rb") as file:
-                if PICTURE_MARK not in file.read(200):
-                    raise UserError(f"--sheet {config.sheet} is a picture of yours; give another name")
+        if os.path.exists(config.sheet) and not is_own_picture(config.sheet):
+            raise UserError(f"--sheet {config.sheet} is a picture of yours; give another name")
     if config.report:
         check_target(os.path.join(config.report, "report.json"), "--report")
         if os.path.exists(os.path.join(config.report, "splits.csv")):
             raise UserError(f"--report {config.report} is the folder of a run; give one of its own")
+        for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):
+            path = os.path.join(config.report, name)
+            if os.path.exists(path) and not (is_own_picture if name.endswith(".png") else is_own_report)(path):
+                raise UserError(f"--report {config.report}: {path} is a file of yours; give a folder of its own")
+
+
+def is_own_picture(path: str) -> bool:
+    """Whether an earlier run wrote that picture."""
+    try:
+        with open(path, "rb") as file:
+            return PICTURE_MARK in file.read(200)
+    except OSError:  # a folder, for example
+        return False
+
+
+def is_own_report(path: str) -> bool:
+    """Whether an earlier run wrote that `report.json`."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            splits = list(json.load(file).values())
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+    return bool(splits) and all(isinstance(about, dict) and "accuracy_interval_95" in about for about in splits)
 
 
 def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = None) -> int:

@@ -218,10 +218,24 @@ def test_a_report_says_what_training_said_and_a_sheet_shows_the_photos(cli, trai
     for name in ("negative_log_likelihood", "expected_calibration_error"):
         assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
     assert [m["file_dir"] for m in ours["mistakes"]] == [m["file_dir"] for m in theirs["mistakes"]]
-    assert set(os.listdir("rep")) == {"report.json", "confusion.png", "calibration.png", "mistakes.png"}
+    assert set(os.listdir("rep")) == {"report.json", *(f"{figure}.png" for figure in predict.FIGURES)}
     assert "s.png: 15 of 15 photos" in done.out
     assert "95 % interval" in done.out
     assert cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--sheet", "s.png").status == 0
+
+
+@pytest.mark.parametrize("name", [*(f"{figure}.png" for figure in predict.FIGURES), "report.json"])
+def test_a_report_overwrites_those_of_an_earlier_run_and_no_file_of_the_user(name, cli, trained):
+    argv = ("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--report", "rep")
+    os.mkdir("rep")
+    with open(f"rep/{name}", "w") as file:
+        file.write('{"mine": 1}')
+    assert_one_line_error(cli(*argv), f"{name} is a file of yours; give a folder of its own")
+    assert os.listdir("rep") == [name]
+    if name == "report.json":
+        os.unlink("rep/report.json")
+        assert cli(*argv).status == 0
+        assert cli(*argv).status == 0
 
 
 def test_a_report_without_labels_says_where_they_come_from(cli, trained, image_folder):
