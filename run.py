@@ -74,6 +74,9 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             if saved:
                 self._clear_up()
+            elif _is_of_a_dry_run(folder):
+                for path in folder.iterdir():
+                    path.unlink()
             elif any(folder.iterdir()) and ranks.agent() not in _agents(folder):
                 hint = f" (to continue its run: --resume {folder})" if (self.folder / LAST).exists() else ""
                 raise UserError(f"the run folder {folder} is not empty; give a new one, or leave --run_dir out{hint}")
@@ -370,6 +373,19 @@ def default_run_dir(model_name: str, about: Sequence[str] = ()) -> str:
             return name  # `Run` says why it cannot be
         else:
             return name
+
+
+def _is_of_a_dry_run(folder: Path) -> bool:
+    """Whether a folder holds what a dry run leaves and nothing else, so that the run itself can have its place."""
+    names = [path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")]
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return set(names) <= DRY_RUN_LEAVES and isinstance(config, dict) and config.get("dry_run") is True
+
+
+DRY_RUN_LEAVES = {"config.json", "splits.csv", SAMPLES, "augmented.png", "skipped.csv", "duplicates.csv", LAUNCH}
 
 
 def _agents(folder: str | Path) -> list[str]:

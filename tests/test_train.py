@@ -242,6 +242,21 @@ def test_a_dry_run_takes_one_step_and_writes_no_checkpoint(frozen, cli, trained,
     assert not list(split_folder.parent.glob("dry/*.pth"))
 
 
+def test_a_dry_run_without_that_flag_trains_in_its_folder(cli, split_folder):
+    argv = ("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--run_dir", "r", "--model_fn", "m.pth")
+    for _ in range(2):
+        assert "leave --dry_run out to train" in cli(*argv, "--dry_run").out
+    (split_folder / "train" / "cat" / "00.png").unlink()
+    open("r/mine.txt", "w").close()
+    assert_one_line_error(cli(*argv), "the run folder r is not empty")
+    os.unlink("r/mine.txt")
+    done = cli(*argv)
+    assert done.status == 0, done.err
+    assert len(open("r/splits.csv", encoding="utf-8").readlines()) == 39
+    assert len([name for name in os.listdir("r") if name.startswith("events")]) == 1
+    assert_one_line_error(cli(*argv), "the run folder r is not empty")
+
+
 def test_the_whole_model_is_printed_on_demand(cli, split_folder):
     argv = ("--data_dir", split_folder, *TINY, "--dry_run")
     assert "(bn1): BatchNorm2d(64" in cli("train", *argv, "--verbose", 2).out
