@@ -100,8 +100,13 @@ class Saved:
 def command(folder: str | Path) -> str:
     """What to type to continue the run of that folder."""
     script = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
-    words = ["python", script, "--resume", str(folder)]
-    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+    return typed("python", script, "--resume", folder)
+
+
+def typed(*words: object) -> str:
+    """Words as they are typed into the shell of this system, with quotes where they need them."""
+    texts = [str(word) for word in words]
+    return subprocess.list2cmdline(texts) if sys.platform == "win32" else shlex.join(texts)
 
 
 class Saver(Protocol):

@@ -78,7 +78,7 @@ class Run:
                 for path in folder.iterdir():
                     path.unlink()
             elif any(folder.iterdir()) and ranks.agent() not in _agents(folder):
-                hint = f" (to continue its run: --resume {folder})" if (self.folder / LAST).exists() else ""
+                hint = f" (to continue its run: {command(folder)})" if (self.folder / LAST).exists() else ""
                 raise UserError(f"the run folder {folder} is not empty; give a new one, or leave --run_dir out{hint}")
         except OSError as error:
             raise UserError(f"cannot write the run folder {folder}: {error.strerror}; give --run_dir DIR") from error

@@ -385,6 +385,7 @@ N_SHOWN = 18  # images of the grid, three rows
 def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict, say) -> None:
     """What came out, and what to type next; the last line is the accuracy that predict repeats."""
     from report import report_lines
+    from resume import typed
 
     if run.skipped:
         path, reason = next(iter(run.skipped.items()))
@@ -399,8 +400,8 @@ def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict,
         say(f"        {peers}")
     if saver.previous:
         say(f"        the earlier {saver.path} is now {saver.previous}")
-    say(f"next    python predict.py --model_fn {saver.path}")
-    say(f"        tensorboard --logdir {run.folder.parent}")
+    say(f"next    {typed('python', 'predict.py', '--model_fn', saver.path)}")
+    say(f"        {typed('tensorboard', '--logdir', run.folder.parent)}")
     print(painted("\n".join(accuracies(results)), "bold"))
 
 

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -255,6 +256,15 @@ def test_a_dry_run_without_that_flag_trains_in_its_folder(cli, split_folder):
     assert len(open("r/splits.csv", encoding="utf-8").readlines()) == 39
     assert len([name for name in os.listdir("r") if name.startswith("events")]) == 1
     assert_one_line_error(cli(*argv), "the run folder r is not empty")
+
+
+def test_the_commands_to_type_next_work_with_spaces_in_names(cli, split_folder):
+    names = ("--model_fn", "my model.pth", "--run_dir", "runs 2/x")
+    done = cli("train", "--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1, *names)
+    predict, board = re.search(r"^next +(python .*)\n +(tensorboard .*)$", done.out, re.MULTILINE).groups()
+    assert shlex.split(predict) == ["python", "predict.py", "--model_fn", "my model.pth"]
+    assert shlex.split(board) == ["tensorboard", "--logdir", "runs 2"]
+    assert cli("predict", *shlex.split(predict)[2:], "--n_workers", 0).status == 0
 
 
 def test_the_whole_model_is_printed_on_demand(cli, split_folder):
