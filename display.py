@@ -58,8 +58,11 @@ def add_curves(
 
 
 def final_metrics(epoch: int, results: Mapping[str, PhaseResult], judged: Mapping[str, Mapping]) -> dict[str, float]:
-    """What runs are compared by: how good the saved weights are on each split, by tag."""
-    metrics = {"Final/best_epoch": float(epoch)}
+    """What runs are compared by: how good the saved weights are on each split, by tag.
+
+    TensorBoard sorts the tags: an accuracy is to be the first, and the epoch that validation chose behind it.
+    """
+    metrics = {"Final/validation_epoch": float(epoch)}
     for name, result in results.items():
         title = f"Final/{split_title(name)}"
         metrics[f"{title}_accuracy"] = result.accuracy

@@ -249,10 +249,13 @@ def show(
 
 def hyperparameters(config: TrainConfig, splits: Splits, model: Classifier) -> dict[str, str | float]:
     """What two runs can differ in, as the HParams tab shows it: every run names all of them."""
-    also = ("batch_size", "augment", "mixup", "cutmix", "class_weights", "views", "precision", "seed")
+    # the data has a name below, and the others change no number
+    left_out = ("data_dir", "dataset_name", "n_workers", "max_bad")
+    also = ("views", "precision", "seed")
     values = {}
     for field in fields(config):
-        if field.metadata.get("group") in ("model", "optimisation") or field.name in also:
+        of_the_result = field.metadata.get("group") in ("data", "model", "optimisation") or field.name in also
+        if of_the_result and field.name not in left_out:
             value = getattr(config, field.name)
             unset = "none" if field.metadata["type"] is str else 0
             values[field.name] = str(value) if isinstance(value, bool) else unset if value is None else value
@@ -261,6 +264,7 @@ def hyperparameters(config: TrainConfig, splits: Splits, model: Classifier) -> d
         "n_train": len(splits.train),
         "n_classes": len(splits.class_names),
         "image_size": model.preprocess.image_size,
+        "resize": model.preprocess.resize,
         "backbone_lr": config.backbone_lr or config.lr,
     }
     return values | known

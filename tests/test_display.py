@@ -11,11 +11,14 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES
+from conftest import CLASSES, TINY
+from google.protobuf.json_format import MessageToJson
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from display import principal_components
 
-FINAL = ("Final/best_epoch", "Final/validation_accuracy", "Final/validation_macro_f1", "Final/validation_loss")
+FINAL = ("Final/validation_accuracy", "Final/validation_epoch", "Final/validation_macro_f1", "Final/validation_loss")
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +84,9 @@ def test_the_server_compares_runs_by_hyperparameters_and_final_metrics(server, t
     experiment = server("hparams/experiment", {"experimentName": ""})
     flags = {info["name"] for info in experiment["hparamInfos"]}
     assert {"model_name", "lr", "backbone_lr", "optimizer", "freeze", "batch_size", "image_size", "data"} <= flags
-    shown = {info["name"]["tag"] for info in experiment["metricInfos"]}
-    assert set(FINAL) <= shown
+    shown = [info["name"]["tag"] for info in experiment["metricInfos"]]
+    assert set(FINAL) <= set(shown)
+    assert shown[0] == "Final/validation_accuracy"
     columns = [{"metric": {"group": "", "tag": "Final/validation_accuracy"}}]
     asked = {"experimentName": "", "colParams": columns, "startIndex": 0, "sliceSize": 9}
     asked["allowedStatuses"] = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
@@ -92,6 +96,21 @@ def test_the_server_compares_runs_by_hyperparameters_and_final_metrics(server, t
     assert [session["name"] for session in group["sessions"]] == ["r"]
     (accuracy,) = [m["value"] for m in group["metricValues"] if m["name"]["tag"] == "Final/validation_accuracy"]
     assert f"validation accuracy {accuracy:.4f}" in trained_once.out
+
+
+def test_runs_that_differ_in_one_flag_have_rows_that_differ_there(cli, split_folder):
+    rows, argv = [], ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1, "--views", 1)
+    extras = (("--resize", 40), ("--resize", 48), ("--resize", 48, "--bit_depth", 12, "--on_leak", "drop"))
+    for n, extra in enumerate(extras):
+        assert cli("train", *argv, *extra, "--run_dir", f"runs/{n}", "--model_fn", "m.pth").status == 0
+        events = EventAccumulator(f"runs/{n}")
+        events.Reload()
+        content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+        about = HParamsPluginData.FromString(content).session_start_info.hparams
+        rows.append({name: MessageToJson(value) for name, value in about.items()})
+    assert {name for name in rows[0] if rows[0][name] != rows[1][name]} == {"resize"}
+    assert {name for name in rows[1] if rows[1][name] != rows[2][name]} == {"bit_depth", "on_leak"}
+    assert {"train_ratio", "valid_ratio", "test_ratio", "splits", "group_column", "labels"} <= rows[0].keys()
 
 
 def test_the_server_shows_features_with_thumbnails_and_labels(server):
