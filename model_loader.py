@@ -300,21 +300,31 @@ def check_fit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
     """Checks that tensors of a file are those of the model.
 
     Raises:
-        UserError: names or shapes differ, or a value is not finite.
+        UserError: names, shapes or kinds of numbers differ, or a value is not finite.
     """
     # older files have no counter of batches, which nothing here reads
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
     unknown = [key for key in found if key not in own]
     wrong = [key for key in own if key in found and own[key].shape != found[key].shape]
-    for what, keys in (("lacks", missing), ("has the unknown", unknown), ("has another shape for", wrong)):
+    odd = [key for key in own if key in found and not _is_like(found[key].dtype, own[key].dtype)]
+    mistakes = {"lacks": missing, "has the unknown": unknown, "has another shape for": wrong, "has odd numbers in": odd}
+    for what, keys in mistakes.items():
         if keys:
             raise UserError(
                 f"{path} does not fit the model: it {what} {', '.join(keys[:3])}"
                 f"{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; is it of another --model_name?"
             )
-    broken = [key for key, value in found.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = [key for key, value in found.items() if not value.float().isfinite().all()]  # in fp32, as they are kept
     if broken:
         raise UserError(f"{path} has values that are not finite in {', '.join(broken[:3])}; it cannot be used")
+
+
+WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def _is_like(dtype: torch.dtype, own: torch.dtype) -> bool:
+    """Whether numbers of a file can stand for those of the model."""
+    return dtype == own or (dtype in WEIGHT_TYPES and own in WEIGHT_TYPES)
 
 
 # --- freezing ---------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import ranks
 import weights
 from config import TrainConfig, checkpoint_name
 from flags import check_values
+from model_loader import check_fit
 from splits import SPLIT_FOLDERS, Sample, Splits
 from utils import UserError, did_you_mean_path, first_unlike, warn, write_text
 
@@ -157,9 +158,7 @@ def load_backbone(saved: Saved, net: nn.Module) -> None:
     if not saved.progress.has_backbone:
         return
     tensors = weights.state_dict_of(weights.read(path), path)
-    own = net.state_dict()
-    if any(name not in own or own[name].shape != value.shape for name, value in tensors.items()):
-        raise UserError(f"{path} does not fit the model of the run; start it again")
+    check_fit({name: value for name, value in net.state_dict().items() if name in tensors}, tensors, path)
     weights.load_into(net, tensors, strict=False)
 
 
@@ -325,7 +324,9 @@ def put_back(saved: Saved, trainer: Trainer, saver: Saver, computing: Mapping[st
     if any(before[name] != computing[name] for name in before):
         words = [f"{about['dtype'].removeprefix('torch.')} on {about['device']}" for about in (before, computing)]
         warn(f"the run computed in {words[0]} and goes on in {words[1]}, which changes the result a little")
+    check_fit(trainer.model.state_dict(), saved.trainer["model"], saved.folder / LAST)
     try:
+        _check_state(saved.trainer, trainer, len(saved.found.splits.class_names))
         trainer.load_state_dict(saved.trainer)
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         raise UserError(f"{saved.folder / LAST} does not fit the run ({error}); start it again") from error
@@ -335,6 +336,30 @@ def put_back(saved: Saved, trainer: Trainer, saver: Saver, computing: Mapping[st
             raise UserError(f"{lost}: they are in {saver.path}.prev; give both files their names back, then continue")
         warn(f"{lost}; the best is chosen among the epochs to come")
         trainer.best = None
+
+
+def _check_state(state: Mapping, trainer: Trainer, n_classes: int) -> None:
+    """Raises an error of `put_back` where values are of other types or shapes than the trainer's own."""
+    optimizer, sums = trainer.recipe.optimizer, state["sums"] or {}
+    parts = {"schedule": trainer.recipe.schedule.state_dict(), "scaler": trainer.scaler.state_dict()}
+    same_kind = _is_alike(state["optimizer"]["param_groups"], optimizer.state_dict()["param_groups"])
+    if not (same_kind and all(_is_alike(state[name], own) for name, own in parts.items())):
+        raise ValueError("the optimizer or its schedule is of another kind")
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    memory = [(value, shapes[n]) for n, about in state["optimizer"]["state"].items() for value in about.values()]
+    memory += [(value, (n_classes, n_classes) if name == "confusion" else ()) for name, value in sums.items()]
+    if any(torch.is_tensor(value) and value.shape not in ((), shape) for value, shape in memory):
+        raise ValueError("the optimizer's memory, or a sum of the epoch, has another shape")
+
+
+def _is_alike(value: object, own: object) -> bool:
+    """Whether plain values are of the types of others; keys that only one has are left to their reader."""
+    if isinstance(own, dict):
+        return isinstance(value, dict) and all(_is_alike(value[key], own[key]) for key in own.keys() & value.keys())
+    if isinstance(own, (list, tuple)):
+        return isinstance(value, type(own)) and len(value) == len(own) and all(map(_is_alike, value, own))
+    numbers = {int, float}
+    return own is None or type(value) is type(own) or {type(value), type(own)} == numbers
 
 
 def move_to_its_place(saved: Saved, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:

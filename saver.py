@@ -14,7 +14,7 @@ import weights
 from checkpoint import save_checkpoint
 from config import TrainConfig
 from engine import eval_batch_size
-from model_loader import Classifier
+from model_loader import Classifier, check_fit
 from report import fit_temperature
 from run import phase_metrics
 from splits import Splits
@@ -81,7 +81,9 @@ class Saver:
         content = weights.read(self.path)
         if content.get("run_id") != self.run_id:
             raise UserError(f"{self.path} was written by another run; give each run a --model_fn of its own")
-        weights.load_into(self.model.net, content["state_dict"])
+        tensors = weights.state_dict_of(content, self.path)
+        check_fit(self.model.net.state_dict(), tensors, self.path)
+        weights.load_into(self.model.net, tensors)
 
     def backbone(self) -> dict[str, torch.Tensor]:
         """The tensors of all but the head."""

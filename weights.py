@@ -120,7 +120,10 @@ def read(path: str | Path, mmap: bool = False) -> dict:
         raise UserError(_broken(path)) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict or a checkpoint")
-    if any(map(_is_hollow, _tensors(content))):
+    tensors = list(_tensors(content))
+    if not all(map(_is_dense, tensors)):
+        raise UserError(f"{path} holds a sparse, quantized or empty tensor; where it was made, save the plain weights")
+    if any(map(_is_hollow, tensors)):
         raise UserError(f"{path} declares a tensor that is larger than what the file holds of it; it was not used")
     return content
 
@@ -148,10 +151,14 @@ def _tensors(content: object) -> Iterator[torch.Tensor]:
             pending += item.values() if isinstance(item, dict) else item
 
 
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether it has a number in each place; others cannot be compared, copied or counted as those are."""
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+
+
 def _is_hollow(tensor: torch.Tensor) -> bool:
     # one number can pose as a tensor of any size, by strides of 0
-    is_plain = tensor.layout == torch.strided and not tensor.is_quantized
-    return is_plain and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def write(path: str | Path, content: dict, previous: str | Path | None = None) -> None:

@@ -1,4 +1,5 @@
 import pickle
+import warnings
 import zipfile
 
 import pytest
@@ -50,6 +51,12 @@ def laugh(item="lol"):
     return item
 
 
+def quantized(tensor):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+
+
 HOSTILE = {
     "a payload": (lambda: change(extra=Payload()), "was not opened, because such a file can run code"),
     "a bare pickle": (lambda: open("tiny.pth", "wb").write(pickle.dumps(Payload())), "is no PyTorch file"),
@@ -65,6 +72,15 @@ HOSTILE = {
     "an unknown model": (lambda: change(model_name="resnet19"), "'resnet19' is unknown"),
     "another shape": (lambda: change_tensor(lambda t: t[:5].clone()), "another shape for layer1.0.conv1.weight"),
     "not a number": (lambda: change_tensor(lambda t: t * float("nan")), "not finite in layer1.0.conv1.weight"),
+    "not a number in 32 bits": (lambda: change_tensor(lambda t: t.double() * 1e300), "not finite in layer1.0.conv1"),
+    "complex numbers": (lambda: change_tensor(lambda t: t.to(torch.complex64)), "odd numbers in layer1.0.conv1.weight"),
+    "complex and none": (lambda: change_tensor(lambda t: t * complex("nan")), "odd numbers in layer1.0.conv1.weight"),
+    "whole numbers": (lambda: change_tensor(lambda t: t.to(torch.int8)), "odd numbers in layer1.0.conv1.weight"),
+    "truth values": (lambda: change_tensor(lambda t: t.bool()), "odd numbers in layer1.0.conv1.weight"),
+    "eight bits": (lambda: change_tensor(lambda t: t.to(torch.float8_e4m3fn)), "odd numbers in layer1.0.conv1.weight"),
+    "sparse": (lambda: change_tensor(lambda t: t.to_sparse()), "a sparse, quantized or empty tensor"),
+    "quantized": (lambda: change_tensor(quantized), "a sparse, quantized or empty tensor"),
+    "empty": (lambda: change_tensor(lambda t: t.to("meta")), "a sparse, quantized or empty tensor"),
     "one number": (lambda: change_tensor(lambda t: torch.zeros(1).expand(10**6, 10**6)), "larger than what the file"),
     "no tensor": (lambda: change_tensor(lambda t: "zeros"), "an entry of state_dict is a str, not a Tensor"),
     "a class less": (lambda: change(class_names=["a", "b"]), "has 3 outputs, and there are 2 class names"),

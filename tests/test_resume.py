@@ -292,6 +292,13 @@ BROKEN = {
     "a flag of a wrong type": (lambda: change_flags(batch_size="many"), (), "not what --batch_size takes"),
     "no state": (lambda: change("r/last.pth", trainer={}), (), "it has no model"),
     "the state of something else": (lambda: change_state(model={"head.weight": torch.ones(1)}), (), "does not fit"),
+    "another optimizer": (lambda: change_optimizer(param_groups=[{"lr": "fast"}]), (), "is of another kind"),
+    "another memory": (lambda: change_optimizer(state={0: {"exp_avg": torch.ones(7)}}), (), "has another shape"),
+    "another schedule": (lambda: change_state(schedule={"by_epoch": {"gamma": "x"}}), (), "is of another kind"),
+    "other sums": (lambda: change_state(sums={**ZEROS, "confusion": torch.ones(9, 9)}), (), "has another shape"),
+    "complex weights": (lambda: change_state(model=complex_of("r/last.pth")), (), "odd numbers in"),
+    "a complex backbone": (lambda: change("r/backbone.pth", state_dict=complex_of("r/backbone.pth")), (), "odd num"),
+    "no best weights": (lambda: change("m.pth", state_dict={"fc.weight": torch.ones(3, 512)}), (), "it lacks conv1"),
     "no list of images": (lambda: os.unlink("r/samples.json"), (), "cannot read samples.json"),
     "a broken list": (lambda: open("r/samples.json", "w").write("[" * 100_000), (), "cannot read samples.json"),
     "no backbone": (lambda: os.unlink("r/backbone.pth"), (), "the run has no backbone.pth"),
@@ -314,6 +321,19 @@ def change_flags(**values):
 
 def change_state(**values):
     change("r/last.pth", trainer={**torch.load("r/last.pth", weights_only=True)["trainer"], **values})
+
+
+ZEROS = {**dict.fromkeys(("loss", "n_finite"), torch.zeros(())), "n_steps": 0, "n_batches": 0, "seconds": 0.0}
+
+
+def change_optimizer(**values):
+    change_state(optimizer={**state_of("optimizer"), **values})
+
+
+def complex_of(path):
+    content = torch.load(path, weights_only=True)
+    tensors = content["state_dict"] if "state_dict" in content else content["trainer"]["model"]
+    return {name: tensor.to(torch.complex64) for name, tensor in tensors.items()}
 
 
 def change_rows(make):
