@@ -290,16 +290,20 @@ class ImageDataset(Dataset):
         """The class index of a sample, -1 where it has no known label."""
         return self.class_index.get(self.samples[index].label, -1)
 
-    def views(self, index: int, epochs: Sequence[int]) -> list[torch.Tensor]:
-        """The views of a sample in those epochs, from one decode.
+    def decoded(self, index: int) -> torch.Tensor:
+        """The image of a sample before it is prepared; raises BadImage where the file cannot be read."""
+        path, preprocess = self.samples[index].path, self.preprocess
+        return decode(path, preprocess.decode_side, self.max_pixels, preprocess.bit_depth)
+
+    def views(self, index: int, epochs: Sequence[int], image: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """The views of a sample in those epochs, from one decode, which may be given.
 
         Raises:
             BadImage: the file cannot be read.
         """
-        sample, views = self.samples[index], []
-        image = decode(sample.path, self.preprocess.decode_side, self.max_pixels, self.preprocess.bit_depth)
+        image, views = self.decoded(index) if image is None else image, []
         for epoch in epochs:
-            address = (self.seed, "augment", epoch, sample.key)
+            address = (self.seed, "augment", epoch, self.samples[index].key)
             with addressed_rng(*address) if self.seed is not None else contextlib.nullcontext():
                 views.append(self.transform(image))
         return views

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torchvision.transforms.v2 import functional
 
-from data_loader import ImageDataset, eval_transform, n_cores, stack
+from data_loader import ImageDataset, eval_transform, stack
 from engine import Engine, in_fixed_shape
+from pictures import in_time
 from report import split_title
 from utils import seed_for
 
@@ -28,7 +28,7 @@ MOST_CURVES = 50  # classes with a curve of precision and recall: the most frequ
 MOST_IMAGES = 1000  # in the embedding
 MOST_DIMENSIONS = 64  # of the embedding; the projector works with principal components anyway
 THUMBNAIL = 40  # pixels a side
-CHUNK = 16  # images between two looks at the clock
+CHUNK = 16  # images whose features are computed at once
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _read_until(indices: torch.Tensor, reader: Reader, end: float) -> Iterator[t
     generator = torch.Generator().manual_seed(seed_for("embedding"))
     order = indices[torch.randperm(len(indices), generator=generator)][:MOST_IMAGES]
     for part in order.split(CHUNK):
-        images, good = _decoded(reader.dataset, part.tolist())
+        images, good = _decoded(reader.dataset, part.tolist(), end - time.monotonic())
         if good:
             features = reader.compute(images, good).float().cpu()
             yield _pooled(features), functional.resize(images, [THUMBNAIL, THUMBNAIL], antialias=True), good
@@ -179,9 +179,8 @@ def image_reader(dataset: ImageDataset, engine: Engine) -> Reader:
     return Reader(dataset, compute)
 
 
-def _decoded(dataset: ImageDataset, places: list[int]) -> tuple[torch.Tensor, list[int]]:
-    """Images uint8 (n, 3, size, size) and their places, without those that cannot be read any more."""
-    with ThreadPoolExecutor(n_cores()) as pool:  # decoding lets other threads run
-        items = list(pool.map(dataset.__getitem__, [(0, place) for place in places]))
+def _decoded(dataset: ImageDataset, places: list[int], seconds: float) -> tuple[torch.Tensor, list[int]]:
+    """Images uint8 (n, 3, size, size) and their places: those begun in that time that can still be read."""
+    items = [item for _, item in in_time(lambda place: dataset[0, place], places, seconds)]
     good = [(place, image) for place, _, image in items if not isinstance(image, str)]
     return stack([image for _, image in good]), [place for place, _ in good]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_loader import BadImage, decode
-from pictures import Tile, contact_sheet, font_for, picture_of, readable
+from pictures import Tile, contact_sheet, font_for, in_time, picture_of, readable
 from results import UNKNOWN, Prediction
 from utils import atomic_write, seed_for
 
@@ -129,12 +129,20 @@ def _short(text: str, most: int = 24) -> str:
 # --- photos -----------------------------------------------------------------------------------
 
 
-def mistakes_sheet(report: Mapping, open_photo: Callable[[str], torch.Tensor]) -> Image.Image | None:
-    """The most confident mistakes: photos with prediction, label and probability; None where there is none."""
-    tiles = [
-        _tile(about["file_dir"], _caption(about["predict"], about["probability"], about["label"]), None, open_photo)
-        for about in report["mistakes"]
-    ]
+def mistakes_sheet(
+    report: Mapping, open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
+) -> Image.Image | None:
+    """The most confident mistakes: photos with prediction, label and probability; None where there is none.
+
+    Args:
+        seconds: to spend; the clock cuts off the least confident ones.
+    """
+
+    def tile(about: Mapping) -> Tile:
+        caption = _caption(about["predict"], about["probability"], about["label"])
+        return _tile(about["file_dir"], caption, None, open_photo)
+
+    tiles = [tile for _, tile in in_time(tile, report["mistakes"], seconds)]
     return contact_sheet(tiles, 6, SIDE) if tiles else None
 
 
@@ -146,6 +154,8 @@ def _caption(predict: str, probability: float, label: str = "") -> str:
 def _tile(path: str, caption: str, frame: str | None, open_photo: Callable[[str], torch.Tensor]) -> Tile:
     try:
         picture = picture_of(open_photo(path))
+        if max(picture.size) > SIDE:  # as the sheet would do it: many photos at once fill the memory
+            picture = ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.BOX)
     except BadImage:  # it has gone since
         picture = Image.new("RGB", (SIDE, SIDE), "lightgrey")
     return Tile(picture, caption, frame)
@@ -187,23 +197,28 @@ class Sheet:
 
     def draw(self, open_photo: Callable[[str], torch.Tensor]) -> Image.Image | None:
         """The sheet, in the order of the predictions; what is known to be wrong is framed in red."""
-        tiles = []
-        for _, _, path, predict, probability, label in sorted(self._chosen, key=lambda entry: entry[1]):
+
+        def tile(entry: tuple) -> Tile:
+            _, _, path, predict, probability, label = entry
             is_wrong = bool(label) and predict not in (label, UNKNOWN)
             caption = _caption(predict, probability, label if is_wrong else "")
-            tiles.append(_tile(path, caption, "red" if is_wrong else None, open_photo))
+            return _tile(path, caption, "red" if is_wrong else None, open_photo)
+
+        tiles = [tile for _, tile in in_time(tile, sorted(self._chosen, key=lambda entry: entry[1]))]
         return contact_sheet(tiles, 8, SIDE) if tiles else None
 
 
 # --- files ------------------------------------------------------------------------------------
 
 
-def figures_of(report: Mapping, open_photo: Callable[[str], torch.Tensor]) -> dict[str, Image.Image]:
-    """The figures of one split's report, by name."""
+def figures_of(
+    report: Mapping, open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
+) -> dict[str, Image.Image]:
+    """The figures of one split's report, by name; `seconds` may be spent on photos."""
     made = {
         "confusion": confusion_figure(report),
         "calibration": calibration_figure(report),
-        "mistakes": mistakes_sheet(report, open_photo),
+        "mistakes": mistakes_sheet(report, open_photo, seconds),
     }
     return {name: picture for name, picture in made.items() if picture is not None}
 

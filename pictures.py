@@ -5,12 +5,18 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from data_loader import n_cores
+
+Item, Made = TypeVar("Item"), TypeVar("Made")
 
 GAP = 4  # pixels around a tile
 TEXT_SIZE = 13  # pixels
@@ -24,6 +30,20 @@ class Tile:
     image: Image.Image
     caption: str
     frame: str | None = None
+
+
+def in_time(make: Callable[[Item], Made], items: Sequence[Item], seconds: float | None = None) -> list:
+    """Pairs of an item and what `make` gives for it, in their order: by threads, as decoding lets others run.
+
+    Args:
+        seconds: items that are not begun by then are left out.
+    """
+    with ThreadPoolExecutor(n_cores()) as pool:
+        futures = [pool.submit(make, item) for item in items]
+        wait(futures, seconds)
+        for future in futures:
+            future.cancel()
+    return [(item, done.result()) for item, done in zip(items, futures, strict=True) if not done.cancelled()]
 
 
 def picture_of(pixels: torch.Tensor) -> Image.Image:

@@ -12,7 +12,7 @@ import ranks
 import stop
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from flags import run_main
-from utils import UserError, painted, pick, pick_device, pick_precision, warn
+from utils import UserError, painted, pick, pick_device, pick_precision, seed_for, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     from pathlib import Path
@@ -212,9 +212,10 @@ def draw(config: TrainConfig, preprocess: Preprocess, judged: Mapping[str, Mappi
     from report import split_title
 
     open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
+    seconds = run.spare_seconds / len(judged)
     for name, about in judged.items():
         title = split_title(name)
-        for what, picture in figures_of(about, open_photo).items():
+        for what, picture in figures_of(about, open_photo, seconds).items():
             prefix = "" if name == "valid" else f"{title}_"
             run.picture(f"{prefix}{what}", f"{title.capitalize()}/{what}", picture, step)
 
@@ -372,13 +373,22 @@ def warn_of_random_layers(config: TrainConfig) -> None:
 def show_augmented(run: Run, dataset: ImageDataset) -> None:
     """A labelled grid of training images as the first epoch sees them, for the run folder and TensorBoard."""
     from data_loader import BadImage
-    from pictures import Tile, contact_sheet, picture_of
+    from pictures import Tile, contact_sheet, in_time, picture_of
+
+    def decoded(index: int) -> torch.Tensor | None:
+        with contextlib.suppress(BadImage):
+            return dataset.decoded(index)
 
     n = len(dataset)
-    tiles = []
-    for index in sorted({k * n // N_SHOWN for k in range(N_SHOWN)}):  # spread over the classes: samples come by class
-        with contextlib.suppress(BadImage):
-            tiles.append(Tile(picture_of(dataset.views(index, [0])[0]), dataset.samples[index].label))
+    chosen = {k * n // N_SHOWN for k in range(N_SHOWN)}  # spread over the classes: samples come by class
+    # in any order but theirs, so that the clock does not cut off the last classes
+    images = dict(in_time(decoded, sorted(chosen, key=lambda index: seed_for("grid", index)), run.spare_seconds))
+    tiles = [
+        # views are drawn one after another: threads would share the generator
+        Tile(picture_of(dataset.views(index, [0], images[index])[0]), dataset.samples[index].label)
+        for index in sorted(images)
+        if images[index] is not None
+    ]
     if tiles:
         run.picture("augmented", "Train/images", contact_sheet(tiles, n_columns=6))
 

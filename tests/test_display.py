@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,13 @@ from google.protobuf.json_format import MessageToJson
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+import display
+import figures
+import train
+from data_loader import ImageDataset, Preprocess, eval_transform
 from display import principal_components
+from report import judge
+from samples import load_splits
 
 FINAL = ("Final/validation_accuracy", "Final/validation_epoch", "Final/validation_macro_f1", "Final/validation_loss")
 
@@ -129,3 +136,27 @@ def test_principal_components_keep_the_distances():
     features = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
     components = principal_components(features)
     assert torch.allclose(torch.cdist(components, components), torch.cdist(features, features), atol=1e-2)
+
+
+def test_photos_that_take_long_to_decode_stop_at_the_clock(monkeypatch, split_folder):
+    def slow(*_):
+        time.sleep(0.1)
+        return torch.zeros(3, 40, 40, dtype=torch.uint8)
+
+    monkeypatch.setattr("pictures.n_cores", lambda: 2)
+    monkeypatch.setattr("data_loader.decode", slow)
+    samples = load_splits(split_folder, {}, 0).train * 40
+    small = Preprocess(32, 32, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    dataset = ImageDataset(samples, CLASSES, small, eval_transform(small))
+    reader, start = display.Reader(dataset, lambda images, _: images.flatten(1)), time.monotonic()
+    read = [part for *_, part in display._read_until(torch.arange(960), reader, start + 0.35)]
+    assert 2 <= sum(map(len, read)) < 20
+
+    shown = {}
+    run = SimpleNamespace(spare_seconds=0.15, picture=lambda name, _, sheet: shown.update({name: sheet}))
+    train.show_augmented(run, dataset)
+    assert shown["augmented"].width < 6 * 152, "fewer than a row"
+
+    report = judge(torch.eye(3)[[0] * 24], torch.ones(24, dtype=torch.int64), ["a.jpg"] * 24, CLASSES, 1.0)
+    assert figures.figures_of(report, slow, 0.15)["mistakes"].width < 6 * 152
+    assert time.monotonic() - start < 4, "each of the three needs a second or more without a clock"

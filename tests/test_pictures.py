@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 from PIL import Image, ImageFont
@@ -15,6 +17,21 @@ def test_a_sheet_shows_every_picture_over_its_caption():
     found = {colour for _, colour in sheet.getcolors(100000)}
     assert set(colours) <= found
     assert any(max(colour) < 100 for colour in found), "the captions are written in black"
+
+
+def test_photos_are_made_by_threads_in_their_order_and_as_many_as_the_time_allows(monkeypatch):
+    monkeypatch.setattr(pictures, "n_cores", lambda: 2)
+
+    def slow(n):
+        time.sleep(0.05)
+        return -n
+
+    assert pictures.in_time(slow, range(4)) == [(0, 0), (1, -1), (2, -2), (3, -3)]
+    start = time.monotonic()
+    made = pictures.in_time(slow, range(100), 0.12)
+    assert time.monotonic() - start < 1
+    assert made == [(n, -n) for n in range(len(made))]
+    assert 2 <= len(made) < 20
 
 
 def test_a_frame_is_drawn_where_it_is_wanted():
