@@ -96,6 +96,26 @@ class Bench:
             ours = statistics.median(seconds)
             self.row(title, yardstick, ours, "s", yardstick / ours)
 
+    def reports(self) -> None:
+        """Seconds that everything takes which is for the eye alone, in a short run and in one of some minutes."""
+        common = ("--data_dir", self.data, "--use_pretrained", "--model_name", "efficientnet_lite0", "--gpu_id", -1)
+        short = (*common, "--freeze", "--n_epochs", N_EPOCHS)
+        for title, argv in (
+            ("a frozen run", short),
+            ("the same again", (*short, "--lr", 5e-4)),
+            ("fine-tuning for some minutes", (*common, "--lr", 1e-4, "--n_epochs", 20)),
+        ):
+            found = []
+            for _ in range(self.options.rounds if "--freeze" in argv else 1):
+                if title == "a frozen run":
+                    shutil.rmtree(self.scratch / ".cache", ignore_errors=True)
+                code = TIMED.format(root=str(ROOT), argv=[str(a) for a in argv])
+                command = [sys.executable, "-c", code]
+                out = subprocess.run(command, cwd=self.scratch, capture_output=True, text=True, check=True).stdout
+                found.append(tuple(map(float, out.splitlines()[-1].split())))
+            reports, whole = (statistics.median(values) for values in zip(*found, strict=True))
+            print(f"reports: {title}: {reports:.1f} s of {whole:.1f} s, {reports / whole:.1%}", flush=True)
+
     def accuracy(self) -> None:
         """Best validation accuracy of 25 epochs of that head, the mean over seeds, both sides."""
         ours, theirs = [], []
@@ -205,6 +225,35 @@ class Bench:
         torch.save({**content, "image_size": 224, "resize": 256}, self.scratch / target)
 
 
+TIMED = """
+import sys, time
+began = time.perf_counter()
+sys.path.insert(0, {root!r})
+import train
+from flags import run_main
+from run import Run
+spent, inside = [0.0], []
+def timed(owner, name):
+    def call(*args, work=getattr(owner, name), **kwargs):
+        inside.append(name)
+        start = time.perf_counter()
+        try:
+            return work(*args, **kwargs)
+        finally:
+            inside.pop()
+            spent[0] += 0 if inside else time.perf_counter() - start  # one inside another counts once
+    setattr(owner, name, call)
+for name in ("describe", "show_augmented", "judge_splits", "draw", "show", "report"):
+    timed(train, name)
+for name in ("log", "report", "picture", "close"):
+    timed(Run, name)
+try:
+    run_main(train.main, {argv!r})
+finally:
+    print(spent[0], time.perf_counter() - began)
+"""
+
+
 def _pillow(path: str):
     import numpy as np
     from PIL import Image
@@ -232,7 +281,7 @@ def machine() -> str:
     return f"{n_cores()} cores, {device}, {bf16}, torch {torch.__version__.split('+')[0]}"
 
 
-WORK = ("frozen", "finetune", "predict", "decode", "memory", "accuracy")
+WORK = ("frozen", "finetune", "predict", "decode", "memory", "reports", "accuracy")
 
 
 def main() -> None:
