@@ -167,7 +167,7 @@ class TrainConfig:
         ".cache/features", "keeps the features of frozen backbones between runs, or none", "DIR", group="run"
     )
     dry_run: bool = flag(False, "show what would be trained, try one step and stop", group="run")
-    verbose: int = flag(1, "0 result, 1 lines, 2 every layer of the model too", "N", number(int, 0, 2), "run")
+    verbose: int = flag(1, "0 accuracies alone, 1 lines, 2 every layer of the model too", "N", number(int, 0, 2), "run")
 
 
 EXAMPLES = """examples:

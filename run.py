@@ -225,11 +225,11 @@ class Run:
             "Validation/Loss": valid.loss,
             "Validation/Accuracy": valid.accuracy,
             "Validation/MacroF1": valid.macro_f1,
-            **{f"LearningRate/{group}": rate for group, rate in result.rates.items()},
             "Speed/images_per_second": train.images_per_second,
         }
         for tag, value in scalars.items():
             self.board.add_scalar(tag, value, step)
+        self.log_rates(result.rates, step)
         self.board.flush()
         self._check_folder()
         write_csv(self.folder / "metrics.csv", list(self._rows[0]), [row.values() for row in self._rows])
@@ -242,6 +242,12 @@ class Run:
             f"lr {result.rates['head']:<7.2g}{backbone}  "
             f"{train.images_per_second:5.0f} images/s{painted('  * kept', 'green') if is_best else ''}"
         )
+
+    @ranks.main_only
+    def log_rates(self, rates: Mapping[str, float], step: int) -> None:
+        """A point in the curve of each learning rate."""
+        for group, rate in rates.items():
+            self.board.add_scalar(f"LearningRate/{group}", rate, step)
 
     def note(self, text: str) -> None:
         """A line for the console, unless it is to be quiet."""

@@ -12,7 +12,7 @@ import ranks
 import stop
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from flags import run_main
-from utils import UserError, painted, pick, pick_device, pick_precision, seed_for, warn
+from utils import UserError, painted, pick, pick_device, pick_precision, seed_for, show_progress, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     from pathlib import Path
@@ -63,8 +63,11 @@ def resume(given: dict) -> int:
     check(config)
     if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
         done, best = len(saved.progress.rows), checkpoint_name(config)
-        print(f"{config.run_dir} is finished: {done} epochs, the best weights in {best}; a larger --n_epochs trains on")
+        if config.verbose:
+            what = f"{done} epochs, the best weights in {best}"
+            print(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
         return 0
+    show_progress(bool(config.verbose))
     ranks.from_main(lambda: tell_changes(saved.found, lambda: load_data(config, lambda *_: None)))
     train(config, saved)
     return 0
@@ -77,6 +80,7 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
         saved: a stopped run to go on with.
     """
     say = print if config.verbose else lambda *_: None
+    show_progress(bool(config.verbose))
     # before the imports below: a wrong folder is told at once
     found = saved.found.splits if saved else ranks.from_main(lambda: load_data(config, say))
 

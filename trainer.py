@@ -165,6 +165,9 @@ class Recorder(Protocol):
     def log(self, result: EpochResult, is_best: bool) -> None:
         """Takes over one epoch's numbers."""
 
+    def log_rates(self, rates: Mapping[str, float], step: int) -> None:
+        """Takes over the learning rates after that many epochs."""
+
     def save_best(self, result: EpochResult) -> None:
         """Keeps the weights of the best epoch so far."""
 
@@ -241,6 +244,8 @@ class Trainer:
         Args:
             early_stop: end after this many epochs without a better one.
         """
+        if not self.step and self.recipe.schedule.warmup:  # the ends of the epochs alone would not show it
+            run.log_rates(self.recipe.schedule.rates, 0)
         while self.epoch < n_epochs and not self.has_stalled(early_stop):
             train = self.train_one_epoch(train_loader, run, n_epochs)
             valid = self.evaluate(valid_loader, run)

@@ -364,8 +364,18 @@ def tell_error(text: str) -> None:
     sys.stderr.write(f"{painted('error:', 'red', sys.stderr)} {text}\n")
 
 
+_shows_progress = True
+
+
+def show_progress(is_wanted: bool) -> None:
+    """Whether `progress` draws its bars: not with `--verbose 0`."""
+    global _shows_progress
+    _shows_progress = is_wanted
+
+
 def progress(items: Iterable | None = None, **options: Any):
-    """A progress bar on stderr; none where stderr is no terminal, or another process has one."""
+    """A progress bar on stderr; none where that is not wanted or no terminal, or another process has one."""
     from tqdm import tqdm
 
-    return tqdm(items, disable=None if is_main() else True, leave=False, dynamic_ncols=True, **options)
+    is_hidden = None if is_main() and _shows_progress else True
+    return tqdm(items, disable=is_hidden, leave=False, dynamic_ncols=True, **options)

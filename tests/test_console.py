@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from utils import painted, progress
+import train
+from utils import painted, progress, show_progress
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 
@@ -31,6 +32,20 @@ def test_a_progress_bar_is_for_terminals(stream, is_shown, monkeypatch):
     monkeypatch.setattr("sys.stderr", stream)
     list(progress(range(3), desc="features"))
     assert ("features" in stream.getvalue()) == is_shown
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_verbose_0_prints_the_accuracies_alone_and_draws_no_bar(verbose, image_folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    argv = ["--data_dir", image_folder, *TINY, "--n_epochs", 1, "--model_fn", "m.pth", "--verbose", verbose]
+    for extra in (["--run_dir", "r"], ["--run_dir", "r2", "--freeze"]):
+        train.main([str(word) for word in (*argv, *extra)])
+        only = r"validation accuracy \d\.\d{4} \(\d/6\)\ntest accuracy \d\.\d{4} \(\d/6\)\n"
+        assert bool(re.fullmatch(only, capsys.readouterr().out)) == (not verbose)
+    assert ("\r" in terminal.getvalue()) == bool(verbose)
+    train.main(["--resume", "r", "--verbose", str(verbose)])
+    assert ("is finished" in capsys.readouterr().out) == bool(verbose)
+    show_progress(True)
 
 
 def test_a_normal_run_says_all_of_it_and_nothing_else(trained_once):

@@ -1,12 +1,14 @@
 """The recipes of the README, each run as a user types it on tiny images, and what it claims."""
 
 import csv
+import signal
 
 import pytest
 import torch
 from conftest import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import stop
 from model_loader import get_model
 
 
@@ -51,6 +53,21 @@ def test_sgd_as_in_the_tutorial_drops_its_rate_after_seven_epochs_and_keeps_the_
     best = torch.load("m.pth", weights_only=True)["metrics"]
     assert best["epoch"] == 1 + accuracies.index(max(accuracies))
     assert best["valid"]["accuracy"] == pytest.approx(max(accuracies), abs=1e-5)
+
+
+def test_a_warm_up_is_in_the_learning_rate_curve_from_its_first_step(cli, split_folder, monkeypatch):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--scheduler", "none", "--warmup_epochs", 1)
+    argv = (*argv, "--batch_size", 8, "--n_epochs", 2, "--run_dir", "r", "--model_fn", "m.pth")
+    with monkeypatch.context() as patched:
+        patched.setattr("run.Run.log", lambda *_: stop.raise_now())
+        assert cli("train", *argv).status == 128 + signal.SIGTERM
+    assert cli("train", "--resume", "r").status == 0
+    board = EventAccumulator("r")
+    board.Reload()
+    assert [(point.step, round(point.value, 6)) for point in board.Scalars("LearningRate/head")] == [
+        (0, pytest.approx(1e-3 / 3, abs=1e-6)), (1, 1e-3), (2, 1e-3)
+    ]  # fmt: skip
+    assert [point.step for point in board.Scalars("Train/Loss")] == [1, 2]
 
 
 def test_the_first_layers_of_resnet50_stay_on_leaves_cut_from_64_to_52_pixels(cli, split_folder):
