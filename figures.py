@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from data_loader import BadImage, decode
 from pictures import Tile, contact_sheet, font_for, in_time, picture_of, readable
-from results import UNKNOWN, Prediction
+from results import Prediction
 from utils import atomic_write, seed_for
 
 if TYPE_CHECKING:
@@ -171,14 +171,16 @@ class Sheet:
 
     def __init__(self) -> None:
         self.n_seen = 0
-        self._chosen: list[tuple] = []  # a heap of (-draw, place, path, predict, probability, label)
+        self._chosen: list[tuple] = []  # a heap of (-draw, place, path, predict, probability, label if that is another)
 
     def add_predictions(self, predictions: Sequence[Prediction]) -> None:
         """Looks at those that were read."""
         for p in predictions:
             if p.status == "ok":
                 draw = -seed_for("sheet", self.n_seen)
-                entry = (draw, self.n_seen, p.file_dir, p.predict, p.probability, p.label)
+                is_wrong = p.predict == p.top[0][0] != p.label  # not answered is not wrong
+                label = p.label if is_wrong else ""
+                entry = (draw, self.n_seen, p.file_dir, p.predict, p.probability, label)
                 (heapq.heappush if len(self._chosen) < N_SHEET else heapq.heappushpop)(self._chosen, entry)
                 self.n_seen += 1
 
@@ -200,9 +202,7 @@ class Sheet:
 
         def tile(entry: tuple) -> Tile:
             _, _, path, predict, probability, label = entry
-            is_wrong = bool(label) and predict not in (label, UNKNOWN)
-            caption = _caption(predict, probability, label if is_wrong else "")
-            return _tile(path, caption, "red" if is_wrong else None, open_photo)
+            return _tile(path, _caption(predict, probability, label), "red" if label else None, open_photo)
 
         tiles = [tile for _, tile in in_time(tile, sorted(self._chosen, key=lambda entry: entry[1]))]
         return contact_sheet(tiles, 8, SIDE) if tiles else None

@@ -184,6 +184,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     """
     from checkpoint import read_class_names
     from predictor import Predictor
+    from results import UNKNOWN
     from shares import predict_together
 
     is_resumed = config.resume or ranks.n_restarts() > 0  # the launcher repeats the command as it was
@@ -203,6 +204,8 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     if not is_main():
         list(predict_together(predictor, ()))
         return 0
+    if config.min_probability and UNKNOWN in predictor.class_names:
+        warn(f"a class is called {UNKNOWN!r}, as is no answer; below --min_probability the column `probability` tells")
     samples, title = find_samples(config, predictor)
     tally = make_tally(config, predictor)
     with open_target(config, predictor, pipe) as target:

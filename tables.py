@@ -129,6 +129,8 @@ class Table:
         try:
             with open(self.file, encoding=self.encoding, newline="") as text:
                 yield from csv.reader(text, delimiter=self.delimiter, skipinitialspace=True)
+        except UnicodeError as error:
+            raise UserError(f"{self.file} is no table, for it is no text; save it as CSV") from error
         except (OSError, ValueError, csv.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"{self.file} cannot be read as a table: {reason}") from error

@@ -71,13 +71,14 @@ def test_a_sheet_takes_an_even_sample_whatever_the_batches(tmp_path):
 def test_only_what_is_known_to_be_wrong_is_framed_in_red(tmp_path):
     photo = str(save_image(tmp_path / "blue.png", 2, 0))
 
-    def n_red(label, predict="cat"):
+    def n_red(label, predict="cat", best="cat"):
         sheet = figures.Sheet()
-        sheet.add_predictions([Prediction(photo, predict, 0.5, (("cat", 0.5),), label=label)])
+        sheet.add_predictions([Prediction(photo, predict, 0.5, ((best, 0.5),), label=label)])
         pixels = np.asarray(sheet.draw(figures.photo_opener(10**6, 16)).convert("RGB")).astype(int)
         return int(((pixels == (255, 0, 0)).all(2)).sum())
 
     assert n_red("dog") > 100
+    assert n_red("dog", "unknown", best="unknown") > 100, "a class may have that name"
     assert n_red("cat") == n_red("") == n_red("dog", "unknown") == 0
 
 

@@ -38,6 +38,7 @@ WRONG_DATA = {
     "did you mean digits?; for a folder elsewhere use --data_dir DIR",
     "train --data_dir photos --dataset_name digits": "--data_dir and --dataset_name were both given; give one",
     "train --labels lables.csv": "lables.csv cannot be read",
+    "train --labels photos/cat/00.png": "photos/cat/00.png is no table, for it is no text; save it as CSV",
     "train --labels table.csv": "has the columns a, b; name the one with the paths by --path_column",
     "train --labels table.csv --path_column c": "--path_column 'c' is unknown; choose from a, b",
     "train --data_dir photos --splits table.csv": "has the columns a, b; expected path, label, split",

@@ -195,6 +195,13 @@ def test_unknown_answers_do_not_change_the_accuracy_of_the_model(cli, trained):
     assert unsure.out.splitlines()[-1] == sure.out.splitlines()[-1]
 
 
+def test_a_class_that_is_called_unknown_is_told_from_no_answer(cli, trained, image_folder):
+    torch.save({**torch.load("tiny.pth", weights_only=True), "class_names": ["cat", "dog", "unknown"]}, "u.pth")
+    argv = ("predict", "--model_fn", "u.pth", "--input", image_folder, "--n_workers", 0)
+    assert "a class is called 'unknown', as is no answer" in cli(*argv, "--min_probability", 0.5).err
+    assert not cli(*argv).err
+
+
 def test_the_model_and_the_command_are_beside_the_result(cli, trained, image_folder):
     cli("predict", "--model_fn", "tiny.pth", "--input", image_folder, "gone.png", "--result", "out/a.jsonl")
     about = json.load(open("out/a.json", encoding="utf-8"))
