@@ -42,7 +42,10 @@ class Board(SummaryWriter):
     def position(self) -> tuple[str, int]:
         """The file's name, and the bytes that are in it by now."""
         self.flush()
-        return self._path.name, self._path.stat().st_size
+        try:
+            return self._path.name, self._path.stat().st_size
+        except OSError as error:
+            raise Obstacle(f"{self._path} is gone, with the curves so far: {error.strerror}") from error
 
 
 class _FileWriter(FileWriter):

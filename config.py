@@ -105,7 +105,7 @@ class TrainConfig:
         False, "batch norm counts over all GPUs of the launcher (default: each over its own)", group="model"
     )
     head_hidden: int | None = flag(
-        None, "units of a hidden layer in the head (default: no such layer)", "N", number(int, 1), "model"
+        None, "units of a hidden layer in the head (default: no such layer)", "N", number(int, 1, 10**6), "model"
     )
     dropout: float = flag(0.0, "share of features dropped in the head", "P", number(float, 0, 0.99), "model")
     n_classes: int | None = flag(

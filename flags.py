@@ -12,7 +12,7 @@ from typing import Any
 
 import ranks
 import stop
-from utils import UserError, did_you_mean, is_main, tell_error
+from utils import UserError, did_you_mean, is_main, tell_error, unheard
 
 
 def flag(
@@ -161,7 +161,7 @@ def run_main(main, argv: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    with stop.handled():
+    with unheard(), stop.handled():
         try:
             raise SystemExit(main(argv))
         except UserError as error:

@@ -382,7 +382,7 @@ def _freeze_own(module: nn.Module) -> None:
 def _modules_until(module: nn.Module, until: str, above: str = "") -> list[nn.Module]:
     _freeze_own(module)
     children = dict(module.named_children())
-    if not above and until.isdigit() and until not in children and 1 <= int(until) <= len(children):
+    if not above and until.isdecimal() and until not in children and 1 <= int(until) <= len(children):
         return list(children.values())[: int(until)]
     first, _, rest = until.partition(".")
     if first not in children:

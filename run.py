@@ -72,6 +72,8 @@ class Run:
         folder = self.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # now: nobody can say it once the working folder is removed
+            self._place = {"cwd": os.getcwd(), "folder": os.path.realpath(folder)}
             if saved:
                 self._clear_up()
             elif _is_of_a_dry_run(folder):
@@ -144,7 +146,7 @@ class Run:
             Obstacle: it cannot be written, or the folder is gone.
         """
         self._check_folder()
-        place = {"run_id": self.id, "cwd": os.getcwd(), "folder": os.path.realpath(self.folder), **self._about}
+        place = {"run_id": self.id, **self._place, **self._about}
         position = {"skipped": dict(self.skipped), "rows": list(self._rows), "events": list(self.board.position())}
         write_last(self.folder, Progress(**place, **position), state)
         self._saved_at = time.monotonic()

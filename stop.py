@@ -134,7 +134,7 @@ def reason_of(error: Exception) -> str:
             "fewer of them need less: give a lower --n_workers, or 0"
         )
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return "memory ran out; a smaller --batch_size or --image_size needs less"
+        return "memory ran out; a smaller --batch_size, --image_size or --head_hidden needs less"
     return ""
 
 

@@ -342,6 +342,55 @@ def _remove(path: str | None) -> None:
             os.unlink(path)
 
 
+# --- the console ------------------------------------------------------------------------------
+
+
+class Outlet:
+    """stdout or stderr that goes nowhere once nobody takes it any more: behind `| head`, or a pager that was closed."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes, or pretends to."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._let_go(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Sends what was written."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._let_go(error)
+
+    def _let_go(self, error: OSError) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())  # also for what still waits to be sent
+        os.close(nowhere)
+        if not isinstance(error, BrokenPipeError):  # a full disk, for example
+            warn(f"the console's lines cannot be written ({error.strerror}); the work goes on without them")
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Inside, the work goes on when nobody takes what stdout or stderr say any more."""
+    before = sys.stdout, sys.stderr
+    outlets = [Outlet(stream) for stream in before]
+    sys.stdout, sys.stderr = outlets
+    try:
+        yield
+    finally:
+        for outlet in outlets:
+            outlet.flush()
+        sys.stdout, sys.stderr = before
+
+
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
 
 

@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import subprocess
 import sys
@@ -71,3 +72,41 @@ def test_a_process_of_its_own_warns_of_nothing(split_folder):
     assert re.fullmatch(r"validation accuracy \d\.\d{4} \(\d+/15\)\n", done.stdout)
     (folder,) = Path("runs").iterdir()
     assert re.fullmatch(r"resnet18-\d{8}-\d{6}-split-frozen-lr0\.001", folder.name)
+
+
+TALKS = """
+import sys
+from flags import run_main
+
+def main(_argv):
+    for n in range(100_000):
+        print("epoch", n, flush=n < 5)
+    sys.stderr.write("warning\\n")
+    open("done", "w").close()
+    return 3
+
+run_main(main)
+"""
+
+
+@pytest.mark.parametrize("streams", ["1", "2", "12"])
+def test_work_goes_on_when_nobody_reads_what_it_says(streams):
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does when it has seen enough
+    pipes = {"stdout": writer if "1" in streams else None, "stderr": writer if "2" in streams else subprocess.PIPE}
+    environment = {**os.environ, "PYTHONPATH": str(TRAIN.parent)}
+    pipes["stdout"] = pipes["stdout"] or subprocess.DEVNULL
+    done = subprocess.run([sys.executable, "-c", TALKS], **pipes, env=environment, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr or "warning\n") == (3, "warning\n")
+    assert Path("done").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no disk that is always full")
+def test_work_goes_on_when_the_disk_is_full_under_its_console():
+    environment = {**os.environ, "PYTHONPATH": str(TRAIN.parent)}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", TALKS]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[0].startswith("warning: the console's lines cannot be written (No space left")

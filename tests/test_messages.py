@@ -5,6 +5,8 @@ import shlex
 import pytest
 from conftest import assert_one_line_error, make_class_folders, save_image
 
+import stop
+
 RUN = "--data_dir photos --model_name resnet18 --image_size 32 --n_workers 0 --gpu_id -1"
 
 WRONG_FLAGS = {
@@ -18,6 +20,7 @@ WRONG_FLAGS = {
     "train --lr inf": "--lr 'inf' was given; it takes a number above 0",
     "train --n_epochs 2.5": "--n_epochs '2.5' was given; it takes a whole number at least 1",
     "train --dropout 1": "it takes a number at least 0 and at most 0.99",
+    "train --head_hidden 100000000000": "it takes a whole number at least 1 and at most 1e+06",
     "train photos": "'photos' stands without a flag; did you mean --data_dir photos?",
     "train --freeze yes": "--freeze takes no value: leave it out",
     "train --data_dir photos --lr 1e-3 1e-4": "'1e-4' stands without a flag; leave it out, or put its flag before it",
@@ -56,6 +59,7 @@ WRONG_NAMES = {
     f"train {RUN} --precision fp16": "--precision fp16 needs a GPU; on this CPU choose from auto, fp32, bf16",
     f"train {RUN} --freeze_until layr2": "there is no layer 'layr2'; choose from conv1, bn1, relu, maxpool, layer1",
     f"train {RUN} --freeze_until layer2.7": "did you mean layer2.",
+    f"train {RUN} --freeze_until ²": "there is no layer '²'; choose from conv1",
     f"train {RUN} --freeze --freeze_until layer2": "both given; --freeze alone freezes all but the head",
     f"train {RUN} --scheduler plateau --gamma 1": "needs a --gamma below 1, not 1; 0.1 is usual",
     f"train {RUN} --resize 10": "--resize 10 is smaller than --image_size 32; give at least 32",
@@ -121,3 +125,8 @@ WRONG_PREDICTIONS = {
 @pytest.mark.parametrize(("arguments", "expected"), WRONG_PREDICTIONS.items())
 def test_a_mistake_in_prediction_is_told_too(arguments, expected, cli, trained, a_new_users_folder):
     assert_one_line_error(cli("predict", "--model_fn", "tiny.pth", *shlex.split(arguments)), expected)
+
+
+def test_whatever_takes_the_memory_is_named_where_it_ran_out():
+    reason = stop.reason_of(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert all(flag in reason for flag in ("--batch_size", "--image_size", "--head_hidden"))
