@@ -23,7 +23,7 @@ from data_loader import (
     train_transform,
 )
 from engine import Engine, FrozenModel, HeadEngine, eval_batch_size
-from features import extract, is_wholly_frozen
+from features import Part, extract, is_wholly_frozen
 from model_loader import Classifier, freeze, freeze_batch_norm, get_model
 from recipe import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS, Plan, Recipe, Schedule, TrainingLoss, make_optimizer
 from resume import Saved, load_backbone
@@ -124,17 +124,22 @@ def make_loaders(
     config: TrainConfig, splits: Splits, engine: Engine, work: Work, run: Run, cache: Path, say: Callable
 ) -> dict[str, Iterable]:
     """Batches of each split: images, or their features, of which those that the cache lacks are computed here."""
-    loaders, n_views = {}, 1 if config.augment == "none" else min(config.views, config.n_epochs)
-    for name, dataset in make_datasets(config, splits, engine.model.preprocess).items():
-        # in evaluation every process computes whole passes of the engine
-        size = config.batch_size if name == "train" else engine.batch_size * ranks.world_size()
-        if work.is_stored:
-            recipe = (config.augment, n_views) if name == "train" else ("evaluation", 1)
-            extracted = extract(engine, dataset, cache, *recipe, config.n_workers, say)
-            run.skip(extracted.bad, name)
-            loaders[name] = extracted.loader(size)
-        else:
-            loaders[name] = make_loader(dataset, size, config.n_workers, engine.device.type == "cuda", ranks.share())
+    datasets = make_datasets(config, splits, engine.model.preprocess)
+    # in evaluation every process computes whole passes of the engine
+    sizes = {name: engine.batch_size * ranks.world_size() for name in datasets} | {"train": config.batch_size}
+    if not work.is_stored:
+        pin = engine.device.type == "cuda"
+        return {
+            name: make_loader(dataset, sizes[name], config.n_workers, pin, ranks.share())
+            for name, dataset in datasets.items()
+        }
+    n_views = 1 if config.augment == "none" else min(config.views, config.n_epochs)
+    parts = {name: Part(dataset, "evaluation") for name, dataset in datasets.items()}
+    parts["train"] = Part(datasets["train"], config.augment, n_views)
+    loaders = {}
+    for name, extracted in extract(engine, parts, cache, config.n_workers, say):
+        run.skip(extracted.bad, name)
+        loaders[name] = extracted.loader(sizes[name])
     return loaders
 
 

@@ -167,7 +167,7 @@ def stored_reader(extracted: Extracted) -> Reader:
     images = extracted.dataset
     small = images.preprocess.at(THUMBNAIL, None, images.preprocess.bit_depth)
     dataset = ImageDataset(images.samples, (), small, eval_transform(small), max_pixels=images.max_pixels)
-    return Reader(dataset, lambda _, places: extracted.store.gather([extracted.keys[place][0] for place in places]))
+    return Reader(dataset, lambda _, places: extracted.rows(places))
 
 
 def image_reader(dataset: ImageDataset, engine: Engine) -> Reader:

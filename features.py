@@ -6,23 +6,22 @@ python features.py --clear   empties it
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+import feature_cache
 import ranks
 import stop
+from feature_cache import RowKey, Store, cache_entries, clear, gather, prune, row_keys, size_text
 from flags import Parser, run_main
-from utils import Obstacle, UserError, progress, return_freed_memory, write_text
+from utils import Obstacle, UserError, count_of, progress, return_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -30,42 +29,17 @@ if TYPE_CHECKING:
 
     from data_loader import ImageDataset
     from engine import Engine
-    from splits import Sample
 
 CACHE = ".cache/features"
-CACHE_LIMIT = 20e9  # bytes; what was used longest ago goes first
 SHARD_SECONDS = 60.0  # a run that is killed loses at most this much of its extraction
 SHARD_BYTES = 128e6
-RECIPE_NAME = "[0-9a-f]" * 32  # patterns of our own names: nothing else in the folder is ever touched
-SHARD_NAME = "[0-9]" * 20 + "-" + "[0-9a-f]" * 8
-STALE_SECONDS = 24 * 3600.0  # a file without an index is of a dead run by then
 
-
-# --- what a row depends on --------------------------------------------------------------------
-
-
-class RowKey(NamedTuple):
-    """One view of one file as it is now: another size or time of change is another row."""
-
-    view: int
-    path: str
-    key: str
-    size: int
-    mtime_ns: int
-
-
-def row_key(sample: Sample, view: int) -> RowKey | None:
-    """The identity of a row, or None where the file cannot be looked at."""
-    try:
-        about = os.stat(sample.path)
-    except OSError:
-        return None
-    return RowKey(view, os.path.abspath(sample.path), sample.key, about.st_size, about.st_mtime_ns)
+Keys = list[list[RowKey] | None]  # by sample and view; None where the file could not be looked at
+Wanted = list[tuple[int, tuple[int, ...]]]  # samples and those of their views that the cache lacks
 
 
 def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str) -> str:
     """A hash of all that every row depends on but its file: weights, sizes, recipe, seed, precision."""
-    import timm
     import torch
     import torchvision
 
@@ -79,7 +53,8 @@ def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str) -> str:
         "device": engine.device.type,
         "folded": engine.is_folded,
         "batch_size": engine.batch_size,
-        "versions": [str(torch.__version__), str(torchvision.__version__), timm.__version__],
+        # timm itself is not imported for its version: it takes most of a second
+        "versions": [str(torch.__version__), str(torchvision.__version__), version("timm")],
         # two networks can hold the same weights and differ in their padding or activation
         "layers": [
             (name, type(module).__qualname__, module.extra_repr())
@@ -95,155 +70,43 @@ def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str) -> str:
     return digest.hexdigest()[:32]
 
 
-# --- the cache --------------------------------------------------------------------------------
+# --- extraction -------------------------------------------------------------------------------
 
 
-class Store:
-    """Rows of features on the disk under one recipe, memory-mapped.
+@dataclass(frozen=True)
+class Part:
+    """A split whose features are wanted.
 
-    A shard is a file of rows and an index beside it. Both are written under other names and renamed,
-    the index last, so a shard without an index, or of another length than it says, is never read.
-    Runs at the same time write shards of their own.
+    `recipe` is the name of the augmentation, whose draws depend on the data set's seed; `n_views` are the
+    views of each image, one where nothing is random.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.shards: list[torch.Tensor] = []
-        self.rows: dict[RowKey, tuple[int, int]] = {}
-        for index in sorted(folder.glob(f"{SHARD_NAME}.json")):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):  # broken: as if absent
-                self._open(index)
-
-    def _open(self, index: Path) -> None:
-        import torch
-
-        about = json.loads(index.read_text(encoding="utf-8"))
-        dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-        shape, dtype = about["shape"], dtypes[about["dtype"]]
-        data = index.with_suffix(".bin")
-        n_bytes = _n_elements(shape) * dtype.itemsize
-        keys = [RowKey(*row) for row in about["rows"]]
-        if os.path.getsize(data) != n_bytes or len(keys) != shape[0]:
-            return
-        shard = torch.from_file(str(data), shared=False, size=_n_elements(shape), dtype=dtype).view(shape)
-        with contextlib.suppress(OSError):  # a cache that may only be read is a cache too
-            os.utime(index)  # it is in use now, others are older
-        self.rows.update({key: (len(self.shards), row) for row, key in enumerate(keys)})
-        self.shards.append(shard)
-
-    def add(self, keys: Sequence[RowKey], features: torch.Tensor) -> None:
-        """Writes a shard of rows, (n, ...) in any floating type, and opens it."""
-        import torch
-
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        data, index = self.folder / f"{name}.bin", self.folder / f"{name}.json"
-        temporary = data.with_suffix(".tmp")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(features.contiguous().flatten().view(torch.uint8).numpy())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, data)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise Obstacle(
-                f"--feature_cache {self.folder.parent} cannot be written ({error.strerror}); free some space, give "
-                "another DIR, or use --views 0 in a new run, which stores nothing"
-            ) from error
-        about = {"shape": list(features.shape), "dtype": str(features.dtype).removeprefix("torch."), "rows": keys}
-        write_text(index, json.dumps(about))
-        self._open(index)
-
-    def gather(self, keys: Sequence[RowKey]) -> torch.Tensor:
-        """The rows of those keys, (n, ...), in their order."""
-        import torch
-
-        places = [self.rows[key] for key in keys]
-        first = self.shards[places[0][0]]
-        rows = first.new_empty(len(keys), *first.shape[1:])
-        for shard in {shard for shard, _ in places}:
-            here = [n for n, place in enumerate(places) if place[0] == shard]
-            rows[here] = self.shards[shard][[places[n][1] for n in here]]
-        # the memory order that the engine computes in: the head's numbers are then the same
-        return rows.contiguous(memory_format=torch.channels_last) if rows.dim() == 4 else rows
-
-
-def _n_elements(shape: Sequence[int]) -> int:
-    n = 1
-    for length in shape:
-        n *= length
-    return n
-
-
-@contextlib.contextmanager
-def open_cache(folder: str) -> Iterator[Path]:
-    """The cache's folder; `none` is one that vanishes with the run."""
-    if folder != "none":
-        yield Path(folder)
-        return
-    temporary = ranks.from_main(lambda: tempfile.mkdtemp(prefix="features-"))
-    try:
-        yield Path(temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def cache_entries(cache: Path) -> list[tuple[float, int, Path]]:
-    """(last use, bytes, index file) of every shard, the one used longest ago first."""
-    entries = []
-    for index in cache.glob(f"{RECIPE_NAME}/{SHARD_NAME}.json"):
-        with contextlib.suppress(OSError):
-            n_bytes = index.stat().st_size + index.with_suffix(".bin").stat().st_size
-            entries.append((index.stat().st_mtime, n_bytes, index))
-    return sorted(entries)
-
-
-def prune(cache: Path, needed: int = 0, limit: float = CACHE_LIMIT, keep: Sequence[Path] = ()) -> None:
-    """Makes room for `needed` bytes within the limit, and removes what dead runs left behind."""
-    entries = cache_entries(cache)
-    total = sum(n_bytes for _, n_bytes, _ in entries) + needed
-    for _, n_bytes, index in entries:
-        if total <= limit:
-            break
-        if index.parent not in keep:
-            _remove_shard(index)
-            total -= n_bytes
-    pattern = f"{RECIPE_NAME}/{SHARD_NAME}"
-    for path in [*cache.glob(f"{pattern}.tmp"), *cache.glob(f"{pattern}.bin")]:
-        with contextlib.suppress(OSError):
-            is_orphan = not path.with_suffix(".json").exists()
-            if is_orphan and abs(time.time() - path.stat().st_mtime) > STALE_SECONDS:
-                path.unlink()
-
-
-def _remove_shard(index: Path) -> None:
-    # the index first: rows without it are never read
-    for path in (index, index.with_suffix(".bin")):
-        with contextlib.suppress(OSError):
-            path.unlink()
-    with contextlib.suppress(OSError):
-        index.parent.rmdir()
-
-
-# --- extraction -------------------------------------------------------------------------------
+    dataset: ImageDataset
+    recipe: str
+    n_views: int = 1
 
 
 @dataclass
 class Extracted:
-    """Stored features of a split: `loader(...)` yields them as batches of a view."""
+    """Stored features of a split: `loader(...)` yields them as batches of a view.
+
+    `places` (samples, views, 2) say in which shard and row each is, -1 where the image could not be read.
+    """
 
     dataset: ImageDataset
-    store: Store
-    keys: list[list[RowKey | None]]  # by sample and view; None where the image could not be read
+    shards: Sequence[torch.Tensor]
+    places: torch.Tensor
     bad: list[tuple[int, str]]
 
     def loader(self, batch_size: int) -> FeatureLoader:
         """Batches in the same addressed order as the images' own loader."""
         from data_loader import AddressedSampler
 
-        return FeatureLoader(self, AddressedSampler(len(self.keys), batch_size, self.dataset.seed, ranks.share()))
+        return FeatureLoader(self, AddressedSampler(len(self.places), batch_size, self.dataset.seed, ranks.share()))
+
+    def rows(self, indices: Sequence[int], view: int = 0) -> torch.Tensor:
+        """The features of those samples, all of which could be read, (n, ...)."""
+        return gather(self.shards, self.places[indices, view])
 
 
 @dataclass
@@ -261,85 +124,97 @@ class FeatureLoader:
 
         from data_loader import Batch
 
-        dataset, keys = self.extracted.dataset, self.extracted.keys
-        for places in self.batch_sampler:
-            good = [(index, key) for epoch, index in places if (key := keys[index][epoch % len(keys[index])])]
-            labels = torch.tensor([dataset.label_of(index) for index, _ in good], dtype=torch.int64)
-            indices = torch.tensor([index for index, _ in good], dtype=torch.int64)
+        dataset, places = self.extracted.dataset, self.extracted.places
+        for batch in self.batch_sampler:
+            asked = torch.tensor(batch, dtype=torch.int64).view(-1, 2)  # epoch and index of each
+            found = places[asked[:, 1], asked[:, 0] % places.shape[1]]
+            is_good = found[:, 0] >= 0
+            indices, found = asked[is_good, 1], found[is_good]
+            labels = torch.tensor([dataset.label_of(index) for index in indices.tolist()], dtype=torch.int64)
             # a batch of which nothing could be read counts all the same: a run goes on by their number
-            features = self.extracted.store.gather([key for _, key in good]) if good else torch.empty(0)
+            features = gather(self.extracted.shards, found) if len(found) else torch.empty(0)
             yield Batch(features, labels, indices, [])
 
 
 def extract(
     engine: Engine,
-    dataset: ImageDataset,
+    parts: Mapping[str, Part],
     cache: Path,
-    recipe: str,
-    n_views: int = 1,
     n_workers: int | None = None,
     say: Callable[[str], None] = print,
-) -> Extracted:
-    """Computes what the cache lacks of a split's features and opens all of them.
+) -> Iterator[tuple[str, Extracted]]:
+    """Computes what the cache lacks of the features of all splits, one split after the other, and opens them.
 
-    Each image is decoded once for all its views.
-
-    Args:
-        recipe: the name of the augmentation; its draws depend on the data set's seed.
-        n_views: views of each image; one where nothing is random.
+    Each image is decoded once for all its views. The room for all of them is made before the first is computed.
 
     Raises:
         UserError: the disk has not the room, or the cache cannot be written.
     """
-    folder = cache / recipe_key(engine, dataset, recipe)
-    store = Store(folder)
+    folders = {name: cache / recipe_key(engine, part.dataset, part.recipe) for name, part in parts.items()}
+    by_folder = {folder: Store(folder) for folder in folders.values()}
+    stores = {name: by_folder[folder] for name, folder in folders.items()}
+    plans = ranks.from_main(lambda: _plan(engine, parts, stores, cache, say))
+    for name, part in parts.items():
+        yield name, _extract(engine, part, stores[name], *plans.pop(name), n_workers)
 
-    def plan() -> tuple[list[list[RowKey | None]], list[tuple[int, tuple[int, ...]]]]:
-        keys = [[row_key(sample, view) for view in range(n_views)] for sample in dataset.samples]
-        wanted = [
-            (index, tuple(view for view, key in enumerate(row) if key is None or key not in store.rows))
-            for index, row in enumerate(keys)
-        ]
-        wanted = [(index, views) for index, views in wanted if views]
-        if wanted:
-            _make_room(engine, cache, folder, sum(len(views) for _, views in wanted), say)
-        return keys, wanted
 
-    keys, wanted = ranks.from_main(plan)
+def _plan(
+    engine: Engine, parts: Mapping[str, Part], stores: Mapping[str, Store], cache: Path, say: Callable[[str], None]
+) -> dict[str, tuple[Keys, Wanted]]:
+    """What each split consists of and lacks, once there is room for it."""
+    keys = {name: [row_keys(sample, part.n_views) for sample in part.dataset.samples] for name, part in parts.items()}
+    for store in set(stores.values()):
+        store.open(key for name in parts if stores[name] is store for row in keys[name] for key in row or ())
+    wanted: dict[str, Wanted] = {}
+    for name, part in parts.items():
+        rows, views = stores[name].rows, range(part.n_views)
+        lacking = [tuple(v for v in views if row is None or row[v] not in rows) for row in keys[name]]
+        wanted[name] = [(index, some) for index, some in enumerate(lacking) if some]
+    new = [key for name in parts for index, some in wanted[name] for key in _some(keys[name][index], some)]
+    _make_room(engine, cache, new, {index for store in stores.values() for index in store.indices}, say)
+    return {name: (keys[name], wanted[name]) for name in parts}
+
+
+def _some(row: list[RowKey] | None, views: Sequence[int]) -> list[RowKey]:
+    return [row[view] for view in views] if row else []
+
+
+def _extract(engine: Engine, part: Part, store: Store, keys: Keys, wanted: Wanted, n_workers: int | None) -> Extracted:
     bad: dict[int, str] = {}
     if wanted:
-        _compute(engine, dataset, store, keys, ranks.sliced(wanted, ranks.share()), bad, n_workers)
+        _compute(engine, part.dataset, store, keys, ranks.sliced(wanted, ranks.share()), bad, n_workers)
     if ranks.world_size() > 1:
-        bad = {index: reason for part in ranks.gathered(bad) for index, reason in part.items()}
-        store = Store(folder)  # with the rows of the others
-        _check_shared(store, keys, bad)
+        bad = {index: reason for other in ranks.gathered(bad) for index, reason in other.items()}
+        store.open(key for row in keys for key in row or ())  # the rows of the others
     for index, row in enumerate(keys):
-        if None in row:  # it was not there when its row was named
+        if row is None:  # it was not there when its rows were named
             bad.setdefault(index, "changed while it was read")
-    for index in bad:
-        keys[index] = [None] * n_views
-    return Extracted(dataset, store, keys, sorted(bad.items()))
-
-
-def _check_shared(store: Store, keys: list[list[RowKey | None]], bad: dict[int, str]) -> None:
-    rows = (key for index, row in enumerate(keys) if index not in bad for key in row if key)
-    if not all(key in store.rows for key in rows):
+    nothing = [RowKey(-1, "", "", 0, 0)] * part.n_views
+    asked = [key for index, row in enumerate(keys) for key in (nothing if index in bad else row)]
+    places = store.places(asked).view(len(keys), part.n_views, 2)
+    if int((places[..., 0] < 0).any(1).sum()) > len(bad):
         raise UserError(
             f"the features that other processes stored are not in {store.folder}; on several machines give a "
             "--feature_cache DIR that all of them share, or use --views 0, which stores nothing"
         )
+    return Extracted(part.dataset, store.shards, places, sorted(bad.items()))
 
 
-def _make_room(engine: Engine, cache: Path, folder: Path, n_rows: int, say: Callable[[str], None]) -> None:
-    needed = n_rows * engine.feature_bytes()
-    say(f"features {n_rows:,} views to compute, {_size(needed)} in {cache} (limit {_size(CACHE_LIMIT)})")
-    prune(cache, needed, keep=[folder])
+def _make_room(engine: Engine, cache: Path, new: Sequence[RowKey], keep: set[Path], say: Callable[[str], None]) -> None:
+    """Says what is to be stored, and removes what was used longest ago where it would be too much."""
+    limit = feature_cache.CACHE_LIMIT
+    needed = len(new) * engine.feature_bytes() + len(json.dumps(new)) if new else 0
+    if new:
+        say(f"features {len(new):,} views to compute, {size_text(needed)} in {cache} (limit {size_text(limit)})")
+    total = prune(cache, needed, limit, keep)
+    if total > limit:
+        say(f"         this run's own take {size_text(total)}, more than that: they are kept, those of others removed")
     existing = next(parent for parent in [cache.absolute(), *cache.absolute().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise Obstacle(
-            f"the features need {_size(needed)} and {existing} has {_size(free)} free; give --feature_cache DIR "
-            "on a larger disk, fewer --views, or --views 0, which stores nothing"
+            f"the features need {size_text(needed)} and {existing} has {size_text(free)} free; give "
+            "--feature_cache DIR on a larger disk, fewer --views, or --views 0, which stores nothing"
         )
 
 
@@ -347,8 +222,8 @@ def _compute(
     engine: Engine,
     dataset: ImageDataset,
     store: Store,
-    keys: list[list[RowKey | None]],
-    wanted: list[tuple[int, tuple[int, ...]]],
+    keys: Keys,
+    wanted: Wanted,
     bad: dict[int, str],
     n_workers: int | None,
 ) -> None:
@@ -360,7 +235,7 @@ def _compute(
         for batch in progress(loader, desc="features", unit="batch"):
             stop.raise_if_asked()
             bad.update(batch.bad)
-            rows = [(keys[index][view], n) for n, (index, view) in enumerate(batch.places) if keys[index][view]]
+            rows = [(keys[index][view], n) for n, (index, view) in enumerate(batch.places) if keys[index]]
             if not rows:
                 continue
             features = engine.features(batch.images).cpu()
@@ -428,33 +303,25 @@ def _acts_in_training(module: nn.Module) -> bool:
 # --- the command ------------------------------------------------------------------------------
 
 
-def _size(n_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000 or unit == "GB":
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return ""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Shows or empties the cache."""
     parser = Parser(prog="features.py", description="Shows or empties the cache of features.")
     parser.add_argument("--feature_cache", metavar="DIR", default=CACHE, help=f"the cache (default: {CACHE})")
     parser.add_argument("--clear", action="store_true", default=False, help="remove all of it")
     options = parser.parse_args(argv)
-    entries = cache_entries(Path(options.feature_cache))
-    total = sum(n_bytes for _, n_bytes, _ in entries)
     if options.clear:
-        for _, _, index in entries:
-            _remove_shard(index)
-        print(f"removed {_size(total)} from {options.feature_cache}")
+        n_bytes, n_left = clear(Path(options.feature_cache))
+        left = f"; {count_of(n_left, 'file')} of the last minute stay, as a run may be writing them" if n_left else ""
+        print(f"removed {size_text(n_bytes)} from {options.feature_cache}{left}")
         return 0
     by_folder: dict[Path, list[int]] = {}
-    for _, n_bytes, index in entries:
+    for _, n_bytes, index in cache_entries(Path(options.feature_cache)):
         by_folder.setdefault(index.parent, []).append(n_bytes)
     for folder, sizes in by_folder.items():
-        print(f"{_size(sum(sizes)):>10}  {len(sizes):4d} files  {folder.name}")
-    print(f"{_size(total):>10}  in {options.feature_cache}; at most {_size(CACHE_LIMIT)} are kept")
+        print(f"{size_text(sum(sizes)):>10}  {len(sizes):4d} files  {folder.name}")
+    total = sum(map(sum, by_folder.values()))
+    limit = size_text(feature_cache.CACHE_LIMIT)
+    print(f"{size_text(total):>10}  in {options.feature_cache}; at most {limit} are kept")
     return 0
 
 

@@ -94,7 +94,7 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
         make_loaders,
         make_trainer,
     )
-    from features import open_cache
+    from feature_cache import open_cache
     from resume import put_back
     from saver import Saver
 
@@ -172,7 +172,7 @@ def try_a_step(
 ) -> None:
     """The end of a dry run: one step of training, and no checkpoint."""
     from assemble import make_loaders
-    from features import open_cache
+    from feature_cache import open_cache
 
     with open_cache("none") as cache:
         loaders = make_loaders(config, one_batch(splits, config), engine, work, run, cache, say)

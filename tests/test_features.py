@@ -11,14 +11,17 @@ import pytest
 import torch
 from conftest import TINY, save_image
 
+import feature_cache
 import features
 import train
 from backbones import BACKBONES
 from data_loader import ImageDataset, eval_transform, train_transform
 from engine import Engine, HeadEngine
-from features import Store, cache_entries, extract, is_wholly_frozen, open_cache, prune
+from feature_cache import RowKey, Store, cache_entries, gather, open_cache, prune
+from features import Part, extract, is_wholly_frozen
 from model_loader import freeze, get_model
 from samples import load_splits
+from splits import Sample
 from utils import UserError, pick_precision
 
 CPU = torch.device("cpu")
@@ -49,7 +52,11 @@ def train_set(image_folder, engine):
 
 
 def rows_of(extracted):
-    return torch.cat([extracted.store.gather(row) for row in extracted.keys])
+    return gather(extracted.shards, extracted.places.view(-1, 2))
+
+
+def extract_one(engine, dataset, cache, recipe, n_views=1, n_workers=0, say=print):
+    return dict(extract(engine, {"train": Part(dataset, recipe, n_views)}, cache, n_workers, say))["train"]
 
 
 # --- the same result --------------------------------------------------------------------------
@@ -78,7 +85,7 @@ def test_stored_features_train_the_weights_of_the_plain_loop(cli, split_folder):
 
 
 def test_epochs_take_the_views_in_turn(engine, train_set, tmp_path):
-    extracted = extract(engine, train_set, tmp_path / "cache", "basic", n_views=2, n_workers=0)
+    extracted = extract_one(engine, train_set, tmp_path / "cache", "basic", n_views=2, n_workers=0)
     loader, found = extracted.loader(4), []
     for epoch in range(3):
         loader.batch_sampler.epoch = epoch
@@ -115,7 +122,7 @@ def test_early_and_late_images_that_cannot_be_read_are_listed(cli, split_folder)
 
 def test_a_second_run_computes_nothing_and_gives_the_same(cli, split_folder):
     first = cli("train", "--data_dir", split_folder, *FROZEN, "--model_fn", "a.pth")
-    assert "features 72 views to compute" in first.out  # 24 images in 3 views
+    assert "features 87 views to compute" in first.out  # 24 images in 3 views, and 15 of validation
     second = cli("train", "--data_dir", split_folder, *FROZEN, "--model_fn", "b.pth")
     assert "views to compute" not in second.out
     assert same_weights("a.pth", "b.pth")
@@ -145,30 +152,32 @@ def test_what_features_depend_on_is_computed_anew(cli, split_folder):
 
 def test_one_changed_photo_is_computed_again_to_the_same_numbers(engine, train_set, tmp_path):
     cache, said = tmp_path / "cache", []
-    first = rows_of(extract(engine, train_set, cache, "basic", 2, 0, said.append))
+    first = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0, said.append))
     path = train_set.samples[4].path
     os.utime(path, ns=(0, os.stat(path).st_mtime_ns + 10**9))
-    again = rows_of(extract(engine, train_set, cache, "basic", 2, 0, said.append))
+    again = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0, said.append))
     assert torch.equal(first, again), "the same photo in another batch has the same numbers"
     save_image(train_set.samples[5].path and tmp_path / "photos" / "new.png", 2, 99)
     os.replace(tmp_path / "photos" / "new.png", train_set.samples[5].path)
-    third = rows_of(extract(engine, train_set, cache, "basic", 2, 0, said.append))
+    third = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0, said.append))
     changed = [n for n in range(len(first)) if not torch.equal(first[n], third[n])]
     assert changed == [10, 11]
     assert [line.split()[1] for line in said] == ["36", "2", "2"]
 
 
 def test_the_number_of_workers_changes_no_feature(engine, train_set, tmp_path):
-    found = [rows_of(extract(engine, train_set, tmp_path / f"c{n}", "basic", 2, n)) for n in (0, 2)]
+    found = [rows_of(extract_one(engine, train_set, tmp_path / f"c{n}", "basic", 2, n)) for n in (0, 2)]
     assert torch.equal(*found)
 
 
 def test_features_go_in_the_precision_they_came(engine, tmp_path):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         store, rows = Store(tmp_path / str(dtype)), torch.randn(3, 5, 2, 2).to(dtype)
-        keys = [features.RowKey(0, str(n), str(n), 1, n) for n in range(3)]
+        keys = [RowKey(0, str(n), str(n), 1, n) for n in range(3)]
         store.add(keys, rows)
-        assert torch.equal(Store(tmp_path / str(dtype)).gather(keys[::-1]), rows.flip(0))
+        store = Store(store.folder)
+        store.open(keys)
+        assert torch.equal(gather(store.shards, store.places(keys[::-1])), rows.flip(0))
 
 
 # --- never a wrong cache ----------------------------------------------------------------------
@@ -176,8 +185,9 @@ def test_features_go_in_the_precision_they_came(engine, tmp_path):
 
 def test_half_written_entries_are_never_read(engine, train_set, tmp_path):
     cache = tmp_path / "cache"
-    first = rows_of(extract(engine, train_set, cache, "basic", 1, 0))
+    first = rows_of(extract_one(engine, train_set, cache, "basic", 1, 0))
     (_, _, index), *_ = cache_entries(cache)
+    keys = [RowKey(*row) for row in json.loads(index.read_text())["rows"]]
     whole, data = index.read_text(), index.with_suffix(".bin")
     content = data.read_bytes()
     damages = (
@@ -192,8 +202,10 @@ def test_half_written_entries_are_never_read(engine, train_set, tmp_path):
         index.write_text(whole)
         data.write_bytes(content)
         damage()
-        assert not Store(index.parent).rows
-    assert torch.equal(rows_of(extract(engine, train_set, cache, "basic", 1, 0)), first)
+        store = Store(index.parent)
+        store.open(keys)
+        assert not store.rows
+    assert torch.equal(rows_of(extract_one(engine, train_set, cache, "basic", 1, 0)), first)
 
 
 def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, monkeypatch):
@@ -207,17 +219,17 @@ def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, mo
 
     monkeypatch.setattr(engine, "features", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        extract(engine, train_set, tmp_path / "cache", "basic", 2, 0)
+        extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
     monkeypatch.setattr(engine, "features", real)
     said = []
-    extract(engine, train_set, tmp_path / "cache", "basic", 2, 0, said.append)
+    extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0, said.append)
     assert said[0].startswith("features 20 views")  # 36 less two batches of 8
 
 
 def test_a_disk_without_room_is_told_before_the_work(engine, train_set, tmp_path, monkeypatch):
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and FewBytes)
-    with pytest.raises(UserError, match=r"need 73.7 kB and .* has 10 B free.*--views 0"):
-        extract(engine, train_set, tmp_path / "cache", "basic", 2, 0)
+    with pytest.raises(UserError, match=r"need 7[0-9.]+ kB and .* has 10 B free.*--views 0"):
+        extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
 
 
 class FewBytes:
@@ -228,9 +240,9 @@ def test_a_full_disk_on_the_way_is_one_line_and_leaves_no_half(engine, train_set
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features.os, "fsync", full)
+    monkeypatch.setattr(feature_cache.os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
-        extract(engine, train_set, tmp_path / "cache", "basic", 2, 0)
+        extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
@@ -254,19 +266,60 @@ def recipe(name):
 
 def add_shard(cache, name, age):
     folder = cache / recipe(name)
-    Store(folder).add([features.RowKey(0, name, name, 1, 1)], torch.zeros(1, 250))
+    Store(folder).add([RowKey(0, name, name, 1, 1)], torch.zeros(1, 250))
     (index,) = folder.glob("*.json")
     os.utime(index, (time.time() - age,) * 2)
+    return index
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path):
-    for name, age in (("old", 300), ("middle", 200), ("new", 100)):
-        add_shard(tmp_path, name, age)
+    kept = {name: add_shard(tmp_path, name, age) for name, age in (("old", 300), ("middle", 200), ("new", 100))}
     total = sum(n_bytes for _, n_bytes, _ in cache_entries(tmp_path))
-    prune(tmp_path, limit=total - 1)
+    assert prune(tmp_path, needed=0, limit=total - 1) <= total - 1
     assert {path.name for path in tmp_path.iterdir()} == {recipe("middle"), recipe("new")}
-    prune(tmp_path, needed=10**9, limit=10**9, keep=[tmp_path / recipe("middle")])
+    assert prune(tmp_path, needed=10**9, limit=10**9, keep=[kept["middle"]]) > 10**9
     assert [path.name for path in tmp_path.iterdir()] == [recipe("middle")]
+
+
+def size_of(cache):
+    return sum(n_bytes for _, n_bytes, _ in cache_entries(cache))
+
+
+def test_one_network_on_many_sets_stays_within_the_limit_and_keeps_what_a_run_asks_for(engine, tmp_path, monkeypatch):
+    preprocess = engine.model.preprocess
+
+    for hue, name in enumerate("abcdefg"):
+        for n in range(6):
+            save_image(tmp_path / name / f"{n}.png", hue, 10 * hue + n, (8, 8))
+
+    def images_of(name):
+        samples = [Sample(str(path), "a", f"{name}/{path.name}") for path in sorted((tmp_path / name).iterdir())]
+        return ImageDataset(samples, ["a"], preprocess, eval_transform(preprocess))
+
+    def computed(*names):
+        said = []
+        parts = {name: Part(images_of(name), "evaluation") for name in names}
+        for _ in extract(engine, parts, tmp_path / "cache", 0, said.append):
+            pass
+        return [int(line.split()[1]) if "compute" in line else line.strip() for line in said]
+
+    assert computed("a", "b") == [12]
+    (_, first, _), (_, second, _) = cache_entries(tmp_path / "cache")
+    monkeypatch.setattr(feature_cache, "CACHE_LIMIT", 2 * (first + second))
+    for name in "cdef":
+        assert computed("a", name) == [6], "what the same run asks for stays, though it is the oldest"
+        assert size_of(tmp_path / "cache") <= feature_cache.CACHE_LIMIT
+    assert computed("b") == [6], "the others went, of the same network too"
+    for _, _, index in cache_entries(tmp_path / "cache"):
+        os.utime(index, (1, 1))
+    computed("a")
+    assert sum(age > 1 for age, _, _ in cache_entries(tmp_path / "cache")) == 1, "only what was asked for is in use"
+    monkeypatch.setattr(feature_cache, "CACHE_LIMIT", first)
+    n, told = computed("a", "g")
+    assert n == 6
+    assert "more than that: they are kept, those of others removed" in told
+    assert computed("a", "g")[0].startswith("this run's own take")
+    assert len(cache_entries(tmp_path / "cache")) == 2
 
 
 def test_leftovers_of_dead_runs_are_removed_but_not_those_of_living_ones(tmp_path):
@@ -277,7 +330,7 @@ def test_leftovers_of_dead_runs_are_removed_but_not_those_of_living_ones(tmp_pat
             path = folder / f"{n:020d}-{'ab' * 4}.{ending}"
             path.write_bytes(b"x")
             os.utime(path, (time.time() - age * 86400,) * 2)
-    prune(tmp_path)
+    prune(tmp_path, 0, limit=10**9)
     left = sorted(path.name for path in folder.iterdir() if "abab" in path.name)
     assert left == [f"{1:020d}-{'ab' * 4}.{ending}" for ending in ("bin", "tmp")]
 
@@ -289,7 +342,7 @@ def test_nothing_but_its_own_files_is_ever_removed_from_the_folder(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"mine")
         os.utime(path, (0, 0))
-    prune(tmp_path, needed=10**12)
+    prune(tmp_path, needed=10**12, limit=10**9)
     features.main(["--feature_cache", str(tmp_path), "--clear"])
     assert all(path.exists() for path in mine)
 
@@ -316,6 +369,34 @@ def test_the_cache_is_shown_and_emptied(tmp_path, capsys):
     assert not cache_entries(tmp_path / "cache")
 
 
+def test_emptying_leaves_nothing_but_what_a_run_may_be_writing(tmp_path, capsys):
+    folder = add_shard(tmp_path, "a", 0).parent
+    for number, age in ((1, 90), (2, 0)):
+        for name in (f"{number:020d}-abababab.bin", f"{number:020d}-abababab.tmp"):
+            (folder / name).write_bytes(b"x")
+            os.utime(folder / name, (time.time() - age,) * 2)
+    features.main(["--feature_cache", str(tmp_path), "--clear"])
+    assert sorted(path.name[19] for path in folder.iterdir()) == ["2", "2"]
+    assert "2 files of the last minute stay" in capsys.readouterr().out
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    features.main(["--feature_cache", str(tmp_path), "--clear"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_killed_runs_left_are_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(feature_cache.tempfile, "tempdir", str(tmp_path))
+    dead, alive = (tmp_path / f"photo-features-{name}" for name in ("dead", "alive"))
+    for folder in (dead, alive):
+        folder = add_shard(folder, "a", 0).parent
+    for path in (dead / recipe("a"), dead):
+        os.utime(path, (0, 0))
+    with open_cache("none") as mine:
+        assert sorted(tmp_path.iterdir()) == sorted([alive, mine])
+    assert list(tmp_path.iterdir()) == [alive]
+
+
 def test_none_leaves_nothing_behind(cli, split_folder, tmp_path):
     with open_cache("none") as folder:
         assert folder.is_dir()
@@ -326,15 +407,15 @@ def test_none_leaves_nothing_behind(cli, split_folder, tmp_path):
 
 
 def test_a_set_larger_than_a_shard_is_read_across_shards(engine, train_set, tmp_path, monkeypatch):
-    whole = rows_of(extract(engine, train_set, tmp_path / "one", "basic", 2, 0))
+    whole = rows_of(extract_one(engine, train_set, tmp_path / "one", "basic", 2, 0))
     monkeypatch.setattr(features, "SHARD_BYTES", 10_000)
-    extracted = extract(engine, train_set, tmp_path / "many", "basic", 2, 0)
-    assert len(extracted.store.shards) > 2
+    extracted = extract_one(engine, train_set, tmp_path / "many", "basic", 2, 0)
+    assert len(extracted.shards) > 2
     assert torch.equal(rows_of(extracted), whole)
 
 
 def test_evaluation_features_do_not_depend_on_the_seed(engine, train_set, tmp_path):
     preprocess = engine.model.preprocess
     plain = ImageDataset(train_set.samples, ["cat", "dog", "개"], preprocess, eval_transform(preprocess))
-    extract(engine, plain, tmp_path / "cache", "evaluation", 1, 0)
+    extract_one(engine, plain, tmp_path / "cache", "evaluation", 1, 0)
     assert plain.seed is None
