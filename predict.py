@@ -187,7 +187,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     from results import UNKNOWN
     from shares import predict_together
 
-    is_resumed = config.resume or ranks.n_restarts() > 0  # the launcher repeats the command as it was
+    is_restart, agents = ranks.n_restarts() > 0, ranks.agents()  # the launcher repeats the command as it was
     predictor = Predictor(
         config.model_fn,
         config.gpu_id,
@@ -208,8 +208,8 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         warn(f"a class is called {UNKNOWN!r}, as is no answer; below --min_probability the column `probability` tells")
     samples, title = find_samples(config, predictor)
     tally = make_tally(config, predictor)
-    with open_target(config, predictor, pipe) as target:
-        if target.begin(is_resumed, samples, tally):
+    with open_target(config, predictor, pipe, agents) as target:
+        if target.begin(config.resume or (is_restart and target.is_of_launch()), samples, tally):
             speed = write_rows(predictor, samples, target, tally)
             target.finish({"command": command, "counts": tally.state()["counts"]})
             print_counts(config, tally, speed)
@@ -297,8 +297,10 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
     return itertools.chain([first], samples), "accuracy"
 
 
-def open_target(config: PredictConfig, predictor: Predictor, pipe: IO[bytes] | None) -> ResultFile | StdoutRows:
-    """Where the rows go."""
+def open_target(
+    config: PredictConfig, predictor: Predictor, pipe: IO[bytes] | None, agents: list[str]
+) -> ResultFile | StdoutRows:
+    """Where the rows go; the file knows which agents of the launcher it was started by."""
     from download import sha256_of
     from results import columns_of
     from writers import ResultFile, StdoutRows
@@ -319,7 +321,8 @@ def open_target(config: PredictConfig, predictor: Predictor, pipe: IO[bytes] | N
         "precision": str(predictor.engine.dtype).removeprefix("torch."),
         "max_pixels": config.max_pixels,
     }
-    return ResultFile(config.result, columns, {"checkpoint": checkpoint, "settings": settings})
+    launch = {"launch": agents} if agents else {}
+    return ResultFile(config.result, columns, {"checkpoint": checkpoint, "settings": settings, **launch})
 
 
 def write_rows(predictor: Predictor, samples: Iterator[Sample], target: ResultFile | StdoutRows, tally: Tally) -> float:

@@ -65,6 +65,11 @@ def agent() -> str:
     return f"{socket.gethostname()} {os.getppid()} {started}"
 
 
+def agents() -> list[str]:
+    """The launcher's processes on all machines of this run, which every rank has to ask for; none without it."""
+    return sorted(set(gathered(agent()))) if is_launched() else []
+
+
 def share() -> tuple[int, int]:
     """The part of every batch that is this process's: (rank, world size)."""
     return rank(), world_size()

@@ -409,7 +409,7 @@ def run_of_this_launch(run_dir: str | None) -> str | None:
     """The run folder to go on with after the launcher has started its processes again; None in its first round."""
     if not ranks.is_launched():
         return None
-    agents = set(ranks.gathered(ranks.agent()))
+    agents = set(ranks.agents())
 
     def find() -> str | None:
         notes = [Path(run_dir) / LAUNCH] if run_dir else Path("runs").glob(f"*/{LAUNCH}")
@@ -422,7 +422,7 @@ def run_of_this_launch(run_dir: str | None) -> str | None:
 def note_launch(folder: str | Path) -> None:
     """Writes into the run folder under which agents of the launcher it runs, so that a restart finds it."""
     if ranks.is_launched():
-        agents = sorted(set(ranks.gathered(ranks.agent())))
+        agents = ranks.agents()
         if ranks.is_main():
             write_text(Path(folder) / LAUNCH, json.dumps(agents) + "\n")
 

@@ -164,7 +164,8 @@ class ResultFile:
     Beside it `result.json` tells what made it; as `result.json.partial` it holds what a resumed run needs.
 
     Args:
-        about: the checkpoint and the settings; a run that is resumed must have the same.
+        about: the checkpoint and the settings, of which a run that is resumed must have the same, and `launch`,
+            the agents of the launcher that started it.
     """
 
     def __init__(self, path: str, columns: Sequence[str], about: Mapping[str, object]) -> None:
@@ -200,7 +201,7 @@ class ResultFile:
             False where there is nothing to do: the file is whole already.
 
         Raises:
-            UserError: the rows that are there are of other inputs, flags or another checkpoint.
+            UserError: the rows that are there are of other inputs, columns or another checkpoint.
         """
         if resume and not self.format.resumes:
             raise UserError(f"--resume needs a result that ends in .csv or .jsonl; {self.path} cannot be continued")
@@ -208,24 +209,42 @@ class ResultFile:
             if resume and os.path.exists(self.partial):
                 self._continue(samples, tally)
                 return True
-            if resume and tally.is_small and self._is_whole(tally):  # the sums of parts are not kept
+            if resume and tally.is_small and self._is_whole(samples, tally):  # the sums of parts are not kept
                 return False
             if os.path.exists(self.partial):
                 os.replace(self.partial, f"{self.partial}.prev")
             self.file = open(self.partial, "wb")  # noqa: SIM115
             self.rows = self.format(self.file, self.columns)
+            self._save(tally)  # what is there of an earlier run does not speak of this file
         except OSError as error:
             raise UserError(f"cannot write {self.partial}: {error.strerror}; give another --result") from error
         return True
 
-    def _is_whole(self, tally: Tally) -> bool:
+    def is_of_launch(self) -> bool:
+        """Whether what is there was written by processes that the same launcher had started before."""
+        content = _read_json(self.state_path if os.path.exists(self.partial) else self.about_path)
+        return self.format.resumes and bool(set(self.about.get("launch", ())) & set(content.get("launch", ())))
+
+    def _is_whole(self, samples: Iterator[Sample], tally: Tally) -> bool:
         for path in (self.state_path, self.about_path):
             content = _read_json(path)
             if "counts" in content and os.path.exists(self.path) and not self._difference(content):
+                self._compare(samples, content["counts"]["n_rows"])
                 tally.restore(content)
                 os.replace(path, self.about_path)
                 return True
         return False
+
+    def _compare(self, samples: Iterator[Sample], n_rows: int) -> None:
+        """Whether the result has a row for every sample of now, and no other."""
+        with open(self.path, "rb") as file:
+            for row, _ in self.format.whole_rows(file):
+                self._check_row(self.path, row, next(samples, None))
+                self.n_rows += 1
+        more = next(samples, None)
+        if more or self.n_rows != n_rows:
+            what = f"no row for {more.path}" if more else f"{self.n_rows} whole rows where {n_rows} were written"
+            raise UserError(f"{self.path} has {what}; leave --resume out to begin anew")
 
     def _difference(self, content: Mapping) -> str:
         """What was otherwise in an earlier run, or nothing."""
@@ -240,7 +259,7 @@ class ResultFile:
         end, n_saved = 0, state.get("n_rows")
         with open(self.partial, "rb") as file:
             for row, end in self.format.whole_rows(file):  # noqa: B007
-                self._check_row(row, next(samples, None))
+                self._check_row(self.partial, row, next(samples, None))
                 self.n_rows += 1
                 tally.add_row(row)
                 if self.n_rows == n_saved:
@@ -251,14 +270,15 @@ class ResultFile:
         self.file.seek(end)
         self.rows = self.format(self.file, self.columns, is_new=not end)
 
-    def _check_row(self, row: Row, sample: Sample | None) -> None:
+    def _check_row(self, path: str, row: Row, sample: Sample | None) -> None:
         if list(row) != self.columns:
-            raise UserError(f"{self.partial} has other columns ({', '.join(row)}); give the flags that made it")
+            columns = ", ".join(row)
+            raise UserError(f"{path} has other columns ({columns}); give the flags that made it, or leave --resume out")
         if sample is None or shown(sample.path) != row["file_dir"]:
             now = f"is now {sample.path}" if sample else "is not there now"
             raise UserError(
-                f"input {self.n_rows + 1} was {row['file_dir']} in {self.partial} and {now}; give the same inputs "
-                "in the same order, or leave --resume out"
+                f"input {self.n_rows + 1} was {row['file_dir']} in {path} and {now}; give the same inputs in the same "
+                "order, or leave --resume out"
             )
 
     def write(self, rows: Sequence[Row], tally: Tally) -> None:
@@ -359,6 +379,10 @@ class StdoutRows:
 
     def __init__(self, file: IO[bytes], columns: Sequence[str]) -> None:
         self.file, self.columns, self.n_rows = file, columns, 0
+
+    def is_of_launch(self) -> bool:
+        """Its reader may have had rows already."""
+        return True
 
     def begin(self, resume: bool, samples: Iterator[Sample], tally: Tally) -> bool:
         """Writes the header; there is always something to do."""

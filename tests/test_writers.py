@@ -63,6 +63,55 @@ def test_a_result_that_is_whole_is_not_made_again(tmp_path):
     assert (tmp_path / "r.json").exists()
 
 
+CHANGES = {
+    "another input": (
+        {"names": ["a.jpg", "other.jpg", *NAMES[2:]]},
+        "input 2 was b .* in .*r.csv and is now other.jpg",
+    ),
+    "an input less": ({"names": NAMES[:-1]}, "input 6 was last.jpg in .*r.csv and is not there now"),
+    "an input more": ({"names": [*NAMES, "new.jpg"]}, "r.csv has no row for new.jpg; leave --resume out"),
+    "columns": ({"columns": columns_of()}, "r.csv has other columns"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_result_is_only_called_whole_where_it_has_the_rows_of_now(name, tmp_path):
+    options, message = CHANGES[name]
+    write(tmp_path / "r.csv")
+    before = (tmp_path / "r.csv").read_bytes()
+    with pytest.raises(UserError, match=message):
+        write(tmp_path / "r.csv", resume=True, **options)
+    assert (tmp_path / "r.csv").read_bytes() == before
+    assert write(tmp_path / "r.csv", **options).n_rows == len(options.get("names", NAMES))
+
+
+def test_a_result_that_lost_rows_is_not_called_whole(tmp_path):
+    write(tmp_path / "r.csv")
+    content = (tmp_path / "r.csv").read_bytes()
+    (tmp_path / "r.csv").write_bytes(content[: content.rindex(b"last.jpg")])
+    with pytest.raises(UserError, match="no row for last"):
+        write(tmp_path / "r.csv", resume=True)
+
+
+def launched(name, path):
+    return ResultFile(str(path), columns_of(2), {**ABOUT, "launch": [name, "second machine"]})
+
+
+def test_only_what_the_same_launch_has_written_is_gone_on_with_by_itself(tmp_path):
+    path, tally = tmp_path / "r.csv", Tally()
+    assert not launched("host 1", path).is_of_launch()
+    target = launched("host 1", path)
+    target.begin(False, iter(()), tally)
+    assert launched("host 1", path).is_of_launch(), "before its first row, too"
+    target.write([row_of(prediction) for prediction in predictions()], tally)
+    target.close()
+    assert launched("host 1", path).is_of_launch()
+    other = ResultFile(str(path), columns_of(2), {**ABOUT, "launch": ["host 2"]})
+    assert not other.is_of_launch()
+    write(path)
+    assert not launched("host 1", path).is_of_launch(), "a result of a plain run"
+
+
 MISMATCHES = {
     "inputs": ({"names": ["a.jpg", "other.jpg", *NAMES[2:]]}, "input 2 was b .* and is now other.jpg"),
     "fewer inputs": ({"names": NAMES[:2]}, r"(?s)input 3 was .* is not there now"),
