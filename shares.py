@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.01
 AHEAD = 4  # tasks a process that are put out before they are asked for
+WINDOW = 128  # tasks a process that are out at most: one that is stuck must not let all others' rows pile up
 
 
 def predict_together(predictor: Predictor, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
@@ -37,17 +38,20 @@ def predict_together(predictor: Predictor, samples: Iterable[Sample]) -> Iterato
     desk = Desk(ranks.store("predict"))
     if is_main():
         return _lead(desk, predictor, samples)
-    for number, predictions in desk.work(predictor.stream):
-        desk.deliver(number, predictions)
+    while not desk.is_over():
+        for number, predictions in desk.work(predictor.stream):
+            desk.deliver(number, predictions)
+        time.sleep(POLL_SECONDS)
     return iter(())
 
 
 def _lead(desk: Desk, predictor: Predictor, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
-    desk.open(samples, predictor.engine.batch_size)
-    for number, predictions in desk.work(predictor.stream):
-        desk.deliver(number, predictions)
-        yield from desk.ready()
+    # a loader holds 4 batches a worker, and must not be what fills the window
+    desk.open(samples, predictor.engine.batch_size, ranks.world_size() * max(WINDOW, 8 * (predictor.n_workers or 0)))
     while not desk.is_done:
+        for number, predictions in desk.work(predictor.stream):
+            desk.deliver(number, predictions)
+            yield from desk.ready()
         desk.put_out()
         yield from desk.ready()
         time.sleep(POLL_SECONDS)
@@ -63,30 +67,37 @@ class Desk:
     def __init__(self, store) -> None:
         self.store = store
         self.taken: deque[int] = deque()
+        self._asked: int | None = None  # the task that is this process's next
         self._batches: Iterator[list[Sample]] | None = None
-        self._n_out = self._n_back = 0
+        self._n_out = self._n_back = self._window = 0
+        self._is_full = False
         self._total: int | None = None
         self._own: dict[int, list[Prediction]] = {}
 
     # --- rank 0 -------------------------------------------------------------------------------
 
-    def open(self, samples: Iterable[Sample], batch_size: int) -> None:
-        """Takes over the inputs."""
+    def open(self, samples: Iterable[Sample], batch_size: int, window: int) -> None:
+        """Takes over the inputs, of which at most `window` tasks are out and not yet handed on."""
         source = iter(samples)
         self._batches = iter(lambda: list(itertools.islice(source, batch_size)), [])
+        self._window = window
         self.put_out()
 
     def put_out(self) -> None:
-        """Puts out as many tasks as may be asked for before the next time."""
-        if self._total is not None:
-            return
-        wanted = self.store.add("asked", 0) + AHEAD * ranks.world_size()
-        for batch in itertools.islice(self._batches, max(0, wanted - self._n_out)):
-            self.store.set(f"task{self._n_out}", json.dumps([asdict(sample) for sample in batch]))
-            self._n_out += 1
-        if self._n_out < wanted:
-            self._total = self._n_out
-            self.store.set("total", str(self._total))
+        """Puts out as many tasks as may be asked for before the next time, within the window."""
+        if self._total is None:
+            asked = self.store.add("asked", 0) + AHEAD * ranks.world_size()
+            wanted = min(asked, self._n_back + self._window)
+            for batch in itertools.islice(self._batches, max(0, wanted - self._n_out)):
+                self.store.set(f"task{self._n_out}", json.dumps([asdict(sample) for sample in batch]))
+                self._n_out += 1
+            if self._n_out < wanted:
+                self._total = self._n_out
+                self.store.set("total", str(self._total))
+        is_full = self._total is None and self._n_out - self._n_back >= self._window
+        if is_full != self._is_full:
+            self._is_full = is_full
+            self.store.set("full", "") if is_full else self.store.delete_key("full")
 
     def ready(self) -> Iterator[list[Prediction]]:
         """What is back and next in the order of the inputs."""
@@ -111,23 +122,34 @@ class Desk:
 
     # --- every rank ---------------------------------------------------------------------------
 
+    def is_over(self) -> bool:
+        """Whether there is no task for this process any more."""
+        return self._asked is not None and self.store.check(["total"]) and self._asked >= int(self.store.get("total"))
+
     def work(self, stream: Callable) -> Iterator[tuple[int, list[Prediction]]]:
-        """Takes tasks as long as there are any: their numbers and predictions."""
-        for predictions in stream(sample for batch in self._tasks() for sample in batch):
+        """Takes tasks as long as there are any, or until the window is full: their numbers and predictions."""
+        tasks = self._tasks()
+        if (first := next(tasks, None)) is None:
+            return
+        for predictions in stream(sample for batch in itertools.chain([first], tasks) for sample in batch):
             yield self.taken.popleft(), predictions
 
     def _tasks(self) -> Iterator[list[Sample]]:
         while True:
-            number = self.store.add("asked", 1) - 1
-            while not self.store.check([f"task{number}"]):
+            if self._asked is None:
+                self._asked = self.store.add("asked", 1) - 1
+            key = f"task{self._asked}"
+            while not self.store.check([key]):
                 if self._batches is not None:
                     self.put_out()
-                if self.store.check(["total"]) and number >= int(self.store.get("total")):
+                # what is in hand is handed in, and not kept waiting for a task that waits for it
+                if self.is_over() or (self.store.check(["full"]) and not self.store.check([key])):
                     return
                 time.sleep(POLL_SECONDS)
-            self.taken.append(number)
-            samples = json.loads(self.store.get(f"task{number}"))
-            self.store.delete_key(f"task{number}")
+            self.taken.append(self._asked)
+            self._asked = None
+            samples = json.loads(self.store.get(key))
+            self.store.delete_key(key)
             yield [Sample(**sample) for sample in samples]
 
     def deliver(self, number: int, predictions: list[Prediction]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import os
 import re
 import shlex
@@ -17,7 +18,10 @@ from conftest import TINY, make_class_folders, save_image
 from torch import nn
 
 import ranks
+import shares
 from data_loader import AddressedSampler, Mixer
+from results import Prediction
+from splits import Sample
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at in /proc")
@@ -194,6 +198,40 @@ def test_an_error_is_told_once(arguments, expected):
 
 
 # --- without the launcher ---------------------------------------------------------------------
+
+
+def test_rows_do_not_pile_up_behind_a_task_that_is_stuck(monkeypatch):
+    def stream(samples):
+        samples = iter(samples)
+        while batch := list(itertools.islice(samples, 2)):
+            yield [Prediction(sample.path, top=(("a", 1.0),)) for sample in batch]
+
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    store = torch.distributed.HashStore()
+    other, lead, written = shares.Desk(store), shares.Desk(store), []
+
+    def lead_on():
+        for number, predictions in lead.work(stream):
+            lead.deliver(number, predictions)
+            written.extend(p.file_dir for batch in lead.ready() for p in batch)
+        lead.put_out()
+        written.extend(p.file_dir for batch in lead.ready() for p in batch)
+
+    lead.open((Sample(str(n)) for n in range(1000)), 2, window=20)
+    stuck = other.work(stream)
+    number, predictions = next(stuck)  # and for long it hands in nothing
+    lead_on()
+    assert number == 0
+    assert written == []
+    assert sum(map(len, lead._own.values())) < 2 * 20
+    lead_on()  # waits for nothing
+    other.deliver(number, predictions)
+    while not lead.is_done:
+        for number, predictions in stuck if other.taken else other.work(stream):
+            other.deliver(number, predictions)
+        lead_on()
+    assert other.is_over()
+    assert written == [str(n) for n in range(1000)]
 
 
 def test_slices_are_the_whole_batch_in_its_order():
