@@ -5,8 +5,9 @@ Validation, feature extraction and prediction all compute with it, so that they 
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -59,9 +60,14 @@ class Engine:
         size = plain.preprocess.image_size
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=generator).to(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), _exact_fp32():
             expected, found = plain(images), folded(images)
         return bool((expected - found).abs().max() <= FOLD_TOLERANCE * expected.abs().max().clamp(min=1.0))
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether there is batch norm and it could not be folded."""
+        return not self.is_folded and any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images (n, 3, size, size) -> fp32 logits (n, classes) on the device."""
@@ -184,6 +190,18 @@ def find_pairs(model: Classifier) -> list[tuple[str, str]]:
         for handle in handles:
             handle.remove()
     return [(conv, norm) for conv, norm in pairs if runs[conv] == runs[norm] == 1]
+
+
+@contextlib.contextmanager
+def _exact_fp32() -> Iterator[None]:
+    """Inside, GPUs compute fp32 as such: TF32, their default in convolutions, rounds by more than a wrong pair may."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _with_random_statistics(model: Classifier) -> Classifier:

@@ -113,7 +113,7 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
             show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
         saver = Saver(checkpoint_name(config), model, config, splits, run.id)
         engine = make_engine(config, model, device, dtype, saved)
-        if config.verbose > 1 and not engine.is_folded:
+        if config.verbose > 1 and engine.is_refused:
             say("evaluation runs unfolded: batch norm could not be joined to convolutions")
         computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
         run.begin(asdict(config), splits, saver, computing)

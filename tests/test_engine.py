@@ -1,7 +1,11 @@
+import contextlib
+
 import pytest
 import torch
+from conftest import TINY
 from torch import nn
 
+import engine as engine_module
 from backbones import BACKBONES
 from engine import Engine, find_pairs
 from model_loader import get_model
@@ -88,13 +92,55 @@ def test_a_refresh_takes_over_new_weights_and_leaves_the_model_alone():
     assert all(torch.equal(state[k], v) for k, v in model.net.state_dict().items() if not k.startswith("fc"))
 
 
-def test_a_model_that_cannot_be_folded_runs_plain():
+@pytest.fixture
+def unfoldable(monkeypatch):
+    """ResNet-18 whose convolutions' outputs are used beside the batch norm too: folding would be wrong."""
+    block = type(get_model("resnet18", 3, image_size=32).net.layer1[0])
+
+    def forward(self, x):
+        seen = self.conv1(x)
+        out = self.bn2(self.conv2(self.relu(self.bn1(seen))))
+        return self.relu(out + (self.downsample(x) if self.downsample else x)) + seen
+
+    monkeypatch.setattr(block, "forward", forward)
+
+
+def test_a_model_that_cannot_be_folded_runs_plain(unfoldable):
     model = random_model("resnet18")
-    # the convolution's output is used beside the batch norm too: folding would be wrong
-    block = model.net.layer1[0]
-    forward = block.forward
-    block.forward = lambda x: forward(x) + block.conv1(x)
     engine = Engine(model, CPU, torch.float32, 2)
+    assert not engine.is_folded
+    assert engine.is_refused
     images = random_images(2, model)
     with torch.no_grad():
         assert torch.allclose(engine(images), model(images), atol=1e-4)
+
+
+def test_a_refused_fold_is_told_where_more_is_asked_for(unfoldable, cli, image_folder):
+    done = cli("train", "--data_dir", image_folder, *TINY, "--dry_run", "--verbose", 2)
+    assert "evaluation runs unfolded: batch norm could not be joined to convolutions" in done.out
+
+
+def test_where_there_is_no_batch_norm_none_is_refused():
+    engine = Engine(get_model("squeezenet", 3, image_size=64), CPU, torch.float32, 2)
+    assert not engine.is_folded
+    assert not engine.is_refused
+
+
+def test_a_right_fold_is_not_refused_where_the_device_rounds_convolutions(monkeypatch):
+    def rounded(tensor):
+        bits = tensor.contiguous().view(torch.int32)
+        return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+    def rounding(module, images, weight, bias):  # as the tensor cores of a GPU do
+        if torch.backends.cudnn.allow_tf32:
+            images, weight = rounded(images), rounded(weight)
+        return forward(module, images, weight, bias)
+
+    forward = nn.Conv2d._conv_forward
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", rounding)
+    assert torch.backends.cudnn.allow_tf32
+    model = random_model("resnet18")
+    assert Engine(model, CPU, torch.float32, 2).is_folded
+    assert torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(engine_module, "_exact_fp32", contextlib.nullcontext)
+    assert not Engine(model, CPU, torch.float32, 2).is_folded, "the rounding must be one that matters"
