@@ -155,7 +155,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def pick_device(gpu_id: int | None = None) -> torch.device:
-    """The one place that chooses where to compute: CUDA 0, else MPS, else the CPU; -1 is the CPU.
+    """The one place that chooses where to compute: CUDA 0, else MPS (one process only), else the CPU; -1 is the CPU.
 
     Raises:
         UserError: the device is not there; the message lists those that are.
@@ -166,7 +166,8 @@ def pick_device(gpu_id: int | None = None) -> torch.device:
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     if (n_here := number_from_launcher("LOCAL_WORLD_SIZE", 1)) > 1:
         return _pick_own_device(gpu_id, gpus, n_here)
-    if not gpus and torch.backends.mps.is_available():
+    # processes of several machines talk through the CPU, unless all have CUDA
+    if not gpus and number_from_launcher("WORLD_SIZE", 1) == 1 and torch.backends.mps.is_available():
         gpus = [torch.device("mps", 0)]
     if gpu_id == -1 or (gpu_id is None and not gpus):
         return torch.device("cpu")

@@ -22,6 +22,7 @@ import shares
 from data_loader import AddressedSampler, Mixer
 from results import Prediction
 from splits import Sample
+from utils import pick_device
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at in /proc")
@@ -181,6 +182,43 @@ def test_a_killed_worker_and_a_killed_launcher_change_nothing_but_time(tmp_path,
     assert largest_difference("launcher.pth", "whole.pth") < 1e-4
 
 
+def lines_in(path: str) -> int:
+    with contextlib.suppress(OSError):
+        return Path(path).read_bytes().count(b"\n")
+    return 0
+
+
+def processes_in(folder: Path) -> list[int]:
+    """The living processes that work in that folder, but for this one."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if os.readlink(entry / "cwd") == str(folder) and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return [pid for pid in found if is_alive(pid)]
+
+
+def test_prediction_outlives_a_killed_worker_and_goes_on_after_a_killed_launcher(tmp_path, cli, trained):
+    argv = ("--model_fn", "tiny.pth", "--gpu_id", -1, "--precision", "fp32")
+    photos = trained.folder.parent / "split"
+    assert cli("predict", *argv, "--n_workers", 0, "--input", photos, "--result", "once.csv").status == 0
+    argv = (*argv, "--input", *[photos] * 40)
+
+    launcher = torchrun(2, "--max_restarts=1", ROOT / "predict.py", *argv, "--n_workers", 1)
+    n_before = wait_for(lambda: (n := lines_in("result.csv.partial")) > 100 and n)
+    os.kill(workers_of(launcher)[1], signal.SIGKILL)
+    wait_for(lambda: (n := lines_in("result.csv.partial")) > n_before + 300 and n)
+    launcher.kill()
+    launcher.communicate()
+    wait_for(lambda: not processes_in(tmp_path))
+    assert not Path("result.csv.partial.prev").exists()
+    assert not Path("result.csv").exists()
+    assert cli("predict", *argv, "--n_workers", 0, "--resume").status == 0
+    header, *rows = Path("once.csv").read_text(encoding="utf-8-sig").splitlines()
+    Path("expected.csv").write_text("\n".join([header, *rows * 40]), encoding="utf-8-sig")
+    assert_same_rows("result.csv", "expected.csv")
+
+
 # --- errors -----------------------------------------------------------------------------------
 
 
@@ -275,6 +313,15 @@ def test_synchronised_batch_norm_needs_gpus(cli, image_folder):
     done = cli("train", "--data_dir", image_folder, *TINY, "--sync_bn")
     assert done.status == 2
     assert "--sync_bn needs GPUs" in done.err
+
+
+@pytest.mark.parametrize(("n_processes", "device"), [("1", "mps"), ("2", "cpu")])
+def test_machines_without_cuda_work_together_on_their_cpus(n_processes, device, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": n_processes, "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device().type == device
 
 
 def test_one_process_needs_no_group():
