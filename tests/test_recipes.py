@@ -1,14 +1,18 @@
 """The recipes of the README, each run as a user types it on tiny images, and what it claims."""
 
 import csv
+import re
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 import stop
+from backbones import build
 from model_loader import get_model
 
 
@@ -80,6 +84,35 @@ def test_the_first_layers_of_resnet50_stay_on_leaves_cut_from_64_to_52_pixels(cl
     before = get_model("resnet50", 3, image_size=52).net.state_dict()
     still = {key for key in before if key.split(".")[0] in ("conv1", "bn1", "layer1")}
     assert moved("m.pth", before) == before.keys() - still, "batch norm's statistics too"
+
+
+def _narrow_vgg(backbone, will_load):
+    """VGG16 as it is, but for the width of its classifier, whose 120 million weights take a minute to save."""
+    net, *about = build(backbone, will_load=True)
+    for layer in net.features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    net.classifier[0], net.classifier[3], net.classifier[6] = nn.Linear(25088, 64), nn.Linear(64, 64), nn.Linear(64, 9)
+    return net, *about
+
+
+def test_the_line_for_vgg16_trains_its_classifier_alone_and_predicts(cli, image_folder, monkeypatch):
+    for room in ("model_loader", "checkpoint"):
+        monkeypatch.setattr(f"{room}.build", _narrow_vgg)
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"`python train\.py (--data_dir photos --model_name vgg [^`]*)`", readme)
+    random = line.replace("--use_pretrained ", "").split()
+    argv = (*random, "--image_size", 32, "--n_epochs", 2, "--n_workers", 0, "--gpu_id", -1, "--run_dir", "r")
+    done = cli("train", *argv)
+    assert done.status == 0, done.err
+    best, last = state("vgg.pth"), state("r/last_model.pth")
+    before = get_model("vgg", 3, image_size=32, head_hidden=512).net.state_dict()
+    assert {key.split(".")[0] for key in moved("r/last_model.pth", before)} == {"classifier"}
+    assert best["classifier.6.0.weight"].shape == last["classifier.6.0.weight"].shape == (512, 64)
+    assert re.search(r"schedule plateau", done.out)
+    predicted = cli("predict", "--model_fn", "vgg.pth", "--n_workers", 0, "--gpu_id", -1)
+    assert predicted.status == 0, predicted.err
+    assert predicted.out.splitlines()[-1] == done.out.splitlines()[-1]
 
 
 MONITORED = {"accuracy": ("valid_accuracy", max), "loss": ("valid_loss", min), "macro_f1": ("valid_macro_f1", max)}
