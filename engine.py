@@ -79,10 +79,14 @@ class Engine:
 
     def feature_bytes(self) -> int:
         """Bytes of one image's features."""
+        return self.feature_example().nbytes
+
+    def feature_example(self) -> torch.Tensor:
+        """The features of a black image, (1, ...), in the shape and type that all have."""
         size = self.model.preprocess.image_size
         image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
         # a pass of one: only its shape is asked for, and a whole batch would take a tenth of a second
-        return in_fixed_shape(self.evaluated.features, image, 1, self.device, self.dtype).nbytes
+        return in_fixed_shape(self.evaluated.features, image, 1, self.device, self.dtype)
 
     def _in_fixed_shape(self, compute: Callable, inputs: torch.Tensor) -> torch.Tensor:
         return in_fixed_shape(compute, inputs, self.batch_size, self.device, self.dtype)

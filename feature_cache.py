@@ -60,10 +60,13 @@ class Store:
     A shard is a file of rows and an index beside it. Both are written under other names and renamed,
     the index last, so a shard without an index, or of another length than it says, is never read.
     Runs at the same time write shards of their own.
+
+    Args:
+        example: features, (1, ...), of the shape and type that all rows have; a shard of others is not read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, example: torch.Tensor | None = None) -> None:
+        self.folder, self.example = folder, example
         self.shards: list[torch.Tensor] = []
         self.indices: list[Path] = []  # their index files
         self.rows: dict[RowKey, tuple[int, int]] = {}
@@ -86,7 +89,8 @@ class Store:
         keys = [RowKey(*row) for row in about["rows"]]
         # a row that two runs have stored is read from the first of them; the second grows old
         rows = {key: row for row, key in enumerate(keys) if key in wanted and key not in self.rows}
-        if not rows or os.path.getsize(data) != n_bytes or len(keys) != shape[0]:
+        is_whole = os.path.getsize(data) == n_bytes and len(keys) == shape[0]
+        if not rows or not is_whole or not self._takes(shape, dtype):
             return
         shard = torch.from_file(str(data), shared=False, size=_n_elements(shape), dtype=dtype).view(shape)
         with contextlib.suppress(OSError):  # a cache that may only be read is a cache too
@@ -94,6 +98,10 @@ class Store:
         self.rows.update({key: (len(self.shards), row) for key, row in rows.items()})
         self.shards.append(shard)
         self.indices.append(index)
+
+    def _takes(self, shape: list[int], dtype: torch.dtype) -> bool:
+        example = self.example
+        return example is None or (shape[1:] == list(example.shape[1:]) and dtype == example.dtype)
 
     def add(self, keys: Sequence[RowKey], features: torch.Tensor) -> None:
         """Writes a shard of rows, (n, ...) in any floating type, and opens it."""

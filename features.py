@@ -151,7 +151,8 @@ def extract(
         UserError: the disk has not the room, or the cache cannot be written.
     """
     folders = {name: cache / recipe_key(engine, part.dataset, part.recipe) for name, part in parts.items()}
-    by_folder = {folder: Store(folder) for folder in folders.values()}
+    example = engine.feature_example()
+    by_folder = {folder: Store(folder, example) for folder in folders.values()}
     stores = {name: by_folder[folder] for name, folder in folders.items()}
     plans = ranks.from_main(lambda: _plan(engine, parts, stores, cache, say))
     for name, part in parts.items():

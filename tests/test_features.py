@@ -208,6 +208,20 @@ def test_half_written_entries_are_never_read(engine, train_set, tmp_path):
     assert torch.equal(rows_of(extract_one(engine, train_set, cache, "basic", 1, 0)), first)
 
 
+def test_entries_of_another_shape_or_type_are_computed_again(engine, train_set, tmp_path):
+    cache = tmp_path / "cache"
+    expected = rows_of(extract_one(engine, train_set, cache, "basic", say=lambda _: None))
+    (index,) = cache.rglob("*.json")
+    about = json.loads(index.read_text(encoding="utf-8"))
+    n, width = about["shape"]
+    for shape, dtype in (([n, width // 2, 2], "float32"), ([n, 2 * width], "bfloat16")):  # as many bytes
+        for path in cache.rglob("*.*"):
+            if path.stem != index.stem:
+                path.unlink()
+        index.write_text(json.dumps({**about, "shape": shape, "dtype": dtype}), encoding="utf-8")
+        assert torch.equal(rows_of(extract_one(engine, train_set, cache, "basic", say=lambda _: None)), expected)
+
+
 def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, monkeypatch):
     real, calls = engine.features, []
 
