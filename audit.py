@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from data_loader import BadImage, check_header, n_cores
 from splits import Sample, Splits
 from utils import UserError, progress
 
+K = TypeVar("K")
+
 ON_LEAK = ("warn", "drop", "error")
+END_BYTES = 4096
 
 
 def unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
@@ -102,23 +107,34 @@ class Duplicates:
 def find_duplicates(splits: Splits) -> Duplicates:
     """Files of identical content that stand in two splits or in two classes.
 
-    Only files of equal length are read at all.
+    Only files of equal length are read at all, and those that end otherwise no further than their end.
     """
-    lengths: dict[int, list[tuple[str, Sample]]] = {}
-    for split, samples in splits.by_name().items():
-        for sample in samples:
-            if length := _length(sample.path):
-                lengths.setdefault(length, []).append((split, sample))
-    candidates = [pair for pairs in lengths.values() if len(pairs) > 1 for pair in pairs]
-    with ThreadPoolExecutor(n_cores()) as pool:  # hashing lets other threads run
-        hashing = pool.map(lambda pair: _content_hash(pair[1].path), candidates, chunksize=16)
-        hashes = list(progress(hashing, total=len(candidates), desc="comparing", unit="file"))
-    by_hash: dict[str, list[Copy]] = {}
-    for (split, sample), digest in zip(candidates, hashes, strict=True):
-        if digest:
-            by_hash.setdefault(digest, []).append(Copy(digest[:12], sample.path, sample.label, split))
-    wrong = [group for group in by_hash.values() if _differ(group, "split") or _differ(group, "label")]
+    pairs = [(split, sample) for split, samples in splits.by_name().items() for sample in samples]
+    alike = _alike([pairs], _length)
+    alike = _alike(alike.values(), _end_hash, "comparing")
+    by_hash = _alike(alike.values(), _content_hash)
+    copies = [
+        [Copy(digest[:12], sample.path, sample.label, split) for split, sample in group]
+        for (_, digest), group in by_hash.items()
+    ]
+    wrong = [group for group in copies if _differ(group, "split") or _differ(group, "label")]
     return Duplicates([copy for group in wrong for copy in group])
+
+
+Pair = tuple[str, Sample]  # with its split
+
+
+def _alike(groups: Iterable[list[Pair]], key_of: Callable[[str], K], what: str = "") -> dict[tuple[int, K], list[Pair]]:
+    """The members of each group that agree with another one in a key of their file; none without a key does."""
+    members = [(number, pair) for number, group in enumerate(groups) for pair in group]
+    found: dict[tuple[int, K], list[Pair]] = {}
+    with ThreadPoolExecutor(n_cores()) as pool:  # reading and hashing let other threads run
+        keys = pool.map(key_of, [pair[1].path for _, pair in members])
+        keys = progress(keys, total=len(members), desc=what, unit="file") if what else keys
+        for (number, pair), key in zip(members, keys, strict=True):
+            if key:
+                found.setdefault((number, key), []).append(pair)
+    return {key: group for key, group in found.items() if len(group) > 1}
 
 
 def _differ(group: Sequence[Copy], what: str) -> bool:
@@ -127,15 +143,27 @@ def _differ(group: Sequence[Copy], what: str) -> bool:
 
 def _length(path: str) -> int:
     try:
-        return os.path.getsize(path) if os.path.isfile(path) else 0
+        about = os.stat(path)
     except OSError:
         return 0
+    return about.st_size if stat.S_ISREG(about.st_mode) else 0
+
+
+def _end_hash(path: str) -> str | None:
+    """Of the last bytes: photos that are equally long begin alike, but hardly end so."""
+    return _hash(path, from_end=END_BYTES)
 
 
 def _content_hash(path: str) -> str | None:
+    return _hash(path)
+
+
+def _hash(path: str, from_end: int | None = None) -> str | None:
     digest = hashlib.blake2b(digest_size=16)
     try:
         with open(path, "rb") as file:
+            if from_end:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - from_end))
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError:  # it will be told as unreadable

@@ -279,7 +279,8 @@ def _found(content: dict, path: Path) -> Found:
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is of another version of this tool; start the run again") from error
     for sample in (sample for part in samples.values() for sample in part):
-        if first_unlike(vars(sample), dict.fromkeys(columns, str)) or sample.label not in splits.class_names:
+        values = {name: getattr(sample, name) for name in columns}
+        if first_unlike(values, dict.fromkeys(columns, str)) or sample.label not in splits.class_names:
             raise UserError(f"{path} cannot be used: it has a sample without a path or a known label")
     return Found(splits, content["n_found"], content["files"])
 

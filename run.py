@@ -121,7 +121,7 @@ class Run:
     def _write_splits(self) -> None:
         samples = [(split, sample) for split, part in self.splits.by_name().items() for sample in part]
         fields = ("path", "label", "split", "group") if any(s.group for _, s in samples) else ("path", "label", "split")
-        rows = [[{"split": split, **vars(sample)}[name] for name in fields] for split, sample in samples]
+        rows = [[split if name == "split" else getattr(sample, name) for name in fields] for split, sample in samples]
         write_csv(self.folder / "splits.csv", fields, rows)
 
     def _write_tables(self) -> None:

@@ -21,7 +21,7 @@ SPLIT_FOLDERS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a set may have millions
 class Sample:
     """One image. `key` names it in every random draw, the same on every machine.
 

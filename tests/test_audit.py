@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import TINY, make_class_folders
 
+import audit
 import data_loader
 from audit import find_duplicates
 from samples import load_splits
@@ -72,11 +73,24 @@ def test_error_stops_before_training(cli, leaky):
     assert "epoch" not in done.out
 
 
+def test_of_equally_long_files_that_end_otherwise_only_the_end_is_read(split_folder, monkeypatch):
+    contents = {"00": b"x" * 9000, "01": b"x" * 8999 + b"y", "02": b"x" * 9000, "03": b"z" + b"x" * 8999}
+    for name, content in contents.items():
+        (split_folder / "train" / "cat" / f"{name}.png").write_bytes(content)
+    os.replace(split_folder / "train" / "cat" / "02.png", split_folder / "val" / "cat" / "02.png")
+    read = []
+    whole = audit._content_hash
+    monkeypatch.setattr(audit, "_content_hash", lambda path: read.append(os.path.basename(path)) or whole(path))
+    found = find_duplicates(load_splits(split_folder, RATIOS, 0))
+    assert sorted(read) == ["00.png", "02.png", "03.png"], "01 ends otherwise"
+    assert sorted(os.path.basename(copy.path) for copy in found.copies) == ["00.png", "02.png"]
+
+
 def test_a_clean_set_has_no_duplicates_and_reads_no_file_of_its_own_length(split_folder, monkeypatch):
     for n, path in enumerate(sorted(split_folder.rglob("*.png"))):
         with open(path, "ab") as file:
             file.write(b"\0" * 1000 * n)  # every file has another length now
-    monkeypatch.setattr("audit._content_hash", lambda path: pytest.fail("read a file that has no twin"))
+    monkeypatch.setattr("audit._hash", lambda *_, **__: pytest.fail("read a file that has no twin"))
     assert not find_duplicates(load_splits(split_folder, RATIOS, 0)).copies
 
 

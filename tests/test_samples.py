@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 import unicodedata
@@ -22,6 +23,18 @@ def test_class_folders_are_split_by_the_ratios_class_by_class(image_folder):
         assert [sum(s.label == name for s in part) for name in splits.class_names] == [n, n, n]
     paths = [s.path for part in splits.by_name().values() for s in part]
     assert sorted(paths) == sorted(walk_images(image_folder))
+
+
+def test_many_names_are_not_looked_at_again_for_unused_circles(image_folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "samples.stratified_split", lambda *args: seen.append(gc.isenabled()) or stratified_split(*args)
+    )
+    load_splits(image_folder, RATIOS, 0)
+    assert (seen, gc.isenabled()) == ([False], True)
+    with pytest.raises(UserError):
+        load_splits("nowhere", RATIOS, 0)
+    assert gc.isenabled()
 
 
 def test_split_folders_are_taken_as_they_are(split_folder):
