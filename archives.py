@@ -145,8 +145,12 @@ class Target:
             limit = f"{self.limit / 1e9:.1f} GB ({MAX_GROWTH} times its size, at least 1 GB)"
             self.refuse(f"it unpacks to more than {limit}; if you trust it, unpack it yourself and give the folder")
 
-    def write(self, name: str, source: IO[bytes]) -> None:
-        """Copies one entry to its place; hidden ones are passed over."""
+    def write(self, name: str, source: IO[bytes], seconds: Callable[[], float]) -> None:
+        """Copies one entry to its place, with the time that it was packed with; hidden ones are passed over.
+
+        Args:
+            seconds: gives that time since the epoch.
+        """
         parts = self._parts(name)
         if not all(is_visible(part) for part in parts):
             return
@@ -156,6 +160,9 @@ class Target:
             while block := source.read(1 << 20):
                 self.count(len(block))
                 file.write(block)
+        with contextlib.suppress(OSError, OverflowError, ValueError):  # some have none, or one before all time
+            # what is unpacked again is then the same file to all who remember it
+            os.utime(path, (seconds(), seconds()))
 
     def _parts(self, name: str) -> Sequence[str]:
         path = name.replace("\\", "/")
@@ -182,7 +189,7 @@ def _unzip(archive: Path, target: Target) -> None:
                 target.refuse("it is locked with a password; unpack it yourself and give the folder")
             if not entry.is_dir():
                 with file.open(entry) as source:
-                    target.write(name, source)
+                    target.write(name, source, lambda entry=entry: time.mktime((*entry.date_time, 0, 0, -1)))
 
 
 class _TarEntry(tarfile.TarInfo):
@@ -206,7 +213,7 @@ def _untar(archive: Path, target: Target) -> None:
             if not (entry.isfile() or entry.isdir()):
                 target.refuse(f"its entry {name!r} is a link or a device")
             if entry.isfile():
-                target.write(name, file.extractfile(entry))
+                target.write(name, file.extractfile(entry), lambda entry=entry: entry.mtime)
 
 
 # --- names ------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import IO
 
 from results import Tally, shown
 from splits import Sample
-from stop import Stopped
+from stop import Stopped, reason_of
 from utils import UserError, pick, write_text
 
 SYNC_SECONDS = 30.0  # what a power cut takes away at most
@@ -57,8 +57,9 @@ class CsvFile:
         def lines() -> Iterator[str]:
             nonlocal end, last
             for last in file:
+                text = last if end else last.removeprefix(BOM)  # a name may begin with those bytes, too
                 end += len(last)
-                yield last.decode("utf-8-sig")
+                yield text.decode()
 
         reader = csv.reader(lines(), strict=True)
         with contextlib.suppress(csv.Error, UnicodeDecodeError, StopIteration):  # the last row was torn
@@ -354,8 +355,9 @@ class ResultFile:
                     os.unlink(path)
         elif isinstance(error, Stopped):
             error.hint = f"; {self.how_to_go_on(is_closed)}"
-        elif isinstance(error, UserError):
-            raise UserError(f"{error}; {self.how_to_go_on(is_closed)}") from error
+        elif isinstance(error, UserError) or (isinstance(error, Exception) and reason_of(error)):
+            text = error if isinstance(error, UserError) else reason_of(error)
+            raise UserError(f"{text}; {self.how_to_go_on(is_closed)}") from error
 
     def close(self) -> None:
         """Closes the file, with all rows that were written; Parquet is readable then.

@@ -36,6 +36,16 @@ def test_an_archive_is_unpacked_without_its_leading_folder(make, tmp_path):
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_an_archive_that_is_unpacked_again_gives_the_same_files(make, tmp_path):
+    archive, times = make(tmp_path / "a", ["x.txt"]), []
+    for out in (tmp_path / "first", tmp_path / "second"):
+        extract(archive, out)
+        times.append((out / "x.txt").stat().st_mtime_ns)
+        time.sleep(0.02)
+    assert times[0] == times[1]
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
 @pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:/evil.txt"])
 def test_an_entry_that_would_leave_the_folder_is_refused(make, name, tmp_path):
     with pytest.raises(UserError, match="would leave"):

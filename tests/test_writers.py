@@ -10,7 +10,7 @@ from stop import Stopped
 from utils import UserError
 from writers import ResultFile
 
-NAMES = ["a.jpg", 'b "quoted", 개.jpg', "two\nlines.jpg", "cr\rlf\r\n.jpg", "", "last.jpg"]
+NAMES = ["a.jpg", '\ufeffb "quoted", 개.jpg', "two\nlines.jpg", "cr\rlf\r\n.jpg", "", "last.jpg"]
 ABOUT = {"checkpoint": {"sha256": "0"}, "settings": {"input": ["photos"]}}
 
 
@@ -66,7 +66,7 @@ def test_a_result_that_is_whole_is_not_made_again(tmp_path):
 CHANGES = {
     "another input": (
         {"names": ["a.jpg", "other.jpg", *NAMES[2:]]},
-        "input 2 was b .* in .*r.csv and is now other.jpg",
+        "input 2 was .b .* in .*r.csv and is now other.jpg",
     ),
     "an input less": ({"names": NAMES[:-1]}, "input 6 was last.jpg in .*r.csv and is not there now"),
     "an input more": ({"names": [*NAMES, "new.jpg"]}, "r.csv has no row for new.jpg; leave --resume out"),
@@ -113,7 +113,7 @@ def test_only_what_the_same_launch_has_written_is_gone_on_with_by_itself(tmp_pat
 
 
 MISMATCHES = {
-    "inputs": ({"names": ["a.jpg", "other.jpg", *NAMES[2:]]}, "input 2 was b .* and is now other.jpg"),
+    "inputs": ({"names": ["a.jpg", "other.jpg", *NAMES[2:]]}, "input 2 was .b .* and is now other.jpg"),
     "fewer inputs": ({"names": NAMES[:2]}, r"(?s)input 3 was .* is not there now"),
     "checkpoint": ({"about": {**ABOUT, "checkpoint": {"sha256": "1"}}}, "made with another checkpoint"),
     "settings": ({"about": {**ABOUT, "settings": {"input": ["more"]}}}, "made with another input"),
@@ -204,3 +204,14 @@ def test_a_run_that_ends_before_its_first_row_leaves_nothing(tmp_path):
     with pytest.raises(Stopped):
         write(tmp_path / "r.csv", n_stop=0)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_worker_that_is_lost_leaves_its_rows_and_says_how_to_go_on(tmp_path):
+    def lose():
+        with ResultFile(str(tmp_path / "r.csv"), columns_of(2), ABOUT) as target:
+            target.begin(False, iter(()), tally := Tally())
+            target.write([row_of(prediction) for prediction in predictions(NAMES[:2])], tally)
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    with pytest.raises(UserError, match=r"give a lower --n_workers, or 0; 2 rows are in .*with --resume goes on"):
+        lose()
