@@ -1,0 +1,122 @@
+"""What ends a training on the way, each in one line, and what is kept then."""
+
+import errno
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import TINY, assert_one_line_error, on_windows
+
+import train
+from run import Run
+
+
+def state(path="m.pth"):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def run_until(word, signum, argv):
+    """Runs train.py as a process of its own, and sends it a signal once it has said that: (status, stderr)."""
+    command = [sys.executable, "-u", train.__file__, *map(str, argv)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    with subprocess.Popen(command, **pipes) as process:
+        next(line for line in process.stdout if line.startswith(word))
+        process.send_signal(signum)
+        return process.wait(), process.stderr.read()
+
+
+@pytest.mark.skipif(on_windows, reason="Windows has no such signals between processes")
+def test_ctrl_c_in_an_epoch_saves_and_the_resumed_run_ends_with_the_same_weights(cli, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, "--batch_size", 4, "--n_epochs", 3)
+    assert cli("train", *argv, "--model_fn", "a.pth", "--run_dir", "a").status == 0
+    status, err = run_until("epoch 1/3", signal.SIGINT, (*argv, "--model_fn", "b.pth", "--run_dir", "b"))
+    assert status == 130
+    assert err.endswith("--resume b\n")
+    done = cli("train", "--resume", "b")
+    assert "going on after" in done.out
+    first, second = state("a.pth"), state("b.pth")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.skipif(on_windows, reason="Windows has no such signals between processes")
+def test_a_run_that_sigterm_ends_while_features_are_computed_goes_on(cli, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 2, "--image_size", 160, "--run_dir", "r")
+    status, err = run_until("features", signal.SIGTERM, argv)
+    assert status == 143
+    assert err.endswith("--resume r\n")
+    assert cli("train", "--resume", "r").status == 0
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_step_and_never_saved(cli, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 1, "--model_fn", "m.pth")
+    assert cli("train", *argv).status == 0
+    before = open("m.pth", "rb").read()
+    done = cli("train", *argv, "--n_epochs", 3, "--lr", 1e30, "--batch_size", 4)
+    assert_one_line_error(done, "of epoch 1 is nan from step ")
+    assert "try a lower --lr" in done.err
+    assert open("m.pth", "rb").read() == before
+
+
+def in_the_second_epoch(monkeypatch, act):
+    """Lets something happen while the second epoch is recorded."""
+    original = Run.log
+
+    def log(self, result, is_best):
+        if result.epoch == 1:
+            act(self)
+        original(self, result, is_best)
+
+    monkeypatch.setattr(Run, "log", log)
+
+
+def no_room(_handle):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+TROUBLES = {
+    "a full disk": (lambda _: setattr(os, "fsync", no_room), "No space left on device; continue with: python train.py"),
+    "no curves": (lambda run: os.unlink(next(run.folder.glob("events*"))), "with the curves so far: No such file"),
+}
+
+
+@pytest.mark.skipif(on_windows, reason="Windows keeps files that are open")
+@pytest.mark.parametrize("name", TROUBLES)
+def test_after_trouble_with_the_disk_the_run_goes_on_from_its_last_save(name, cli, split_folder, monkeypatch):
+    act, expected = TROUBLES[name]
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 3, "--model_fn", "m.pth", "--run_dir", "r")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", os.fsync)  # put back at the end
+        in_the_second_epoch(patch, act)
+        done = cli("train", *argv)
+        assert (done.status, done.err.count("error: ")) == (2, 1)
+        assert expected in done.err
+    assert state()
+    done = cli("train", "--resume", "r")
+    assert done.status == 0, done.err
+    assert "going on after 1 of 3 epochs" in done.out
+
+
+@pytest.mark.skipif(on_windows, reason="Windows keeps files that are open")
+def test_a_run_folder_that_is_removed_under_the_run_is_told(cli, split_folder, monkeypatch):
+    in_the_second_epoch(monkeypatch, lambda run: shutil.rmtree(run.folder))
+    argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--n_epochs", 2, "--model_fn", "m.pth", "--run_dir", "r")
+    assert_one_line_error(cli("train", *argv), "the run folder r was removed under the run")
+    assert state()
+
+
+@pytest.mark.skipif(on_windows, reason="Windows has no such signals between processes")
+def test_a_worker_that_the_system_ends_is_told_with_the_flag_that_helps(cli, split_folder, monkeypatch):
+    def end_workers(_run, _state):
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.join()
+
+    monkeypatch.setattr(Run, "between_steps", end_workers)
+    argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 1, "--batch_size", 2, "--n_workers", 1, "--run_dir", "r")
+    done = cli("train", *argv)
+    assert_one_line_error(done, "give a lower --n_workers, or 0; continue with: python train.py --resume r")
