@@ -108,6 +108,29 @@ def trained_once(tmp_path_factory) -> SimpleNamespace:
 
 
 @pytest.fixture
+def narrow_classifiers(monkeypatch):
+    """AlexNet and VGG as they are, but for the width of their classifiers, which take a minute to save."""
+    from torch import nn
+
+    import backbones
+
+    def build(backbone, will_load):
+        is_wide = backbone.name in ("alexnet", "vgg16_bn")
+        net, *about = backbones.build(backbone, will_load or is_wide)
+        if is_wide:
+            for layer in net.features:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight)
+            first, second, last = (k for k, layer in enumerate(net.classifier) if isinstance(layer, nn.Linear))
+            net.classifier[first] = nn.Linear(net.classifier[first].in_features, 64)
+            net.classifier[second], net.classifier[last] = nn.Linear(64, 64), nn.Linear(64, 9)
+        return net, *about
+
+    for room in ("model_loader", "checkpoint"):
+        monkeypatch.setattr(f"{room}.build", build)
+
+
+@pytest.fixture
 def trained(trained_once, tmp_path) -> SimpleNamespace:
     """That training's `tiny.pth` and run folder `r` in the working folder."""
     shutil.copytree(trained_once.folder, tmp_path, dirs_exist_ok=True)

@@ -9,10 +9,8 @@ import pytest
 import torch
 from conftest import TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
 
 import stop
-from backbones import build
 from model_loader import get_model
 
 
@@ -86,19 +84,7 @@ def test_the_first_layers_of_resnet50_stay_on_leaves_cut_from_64_to_52_pixels(cl
     assert moved("m.pth", before) == before.keys() - still, "batch norm's statistics too"
 
 
-def _narrow_vgg(backbone, will_load):
-    """VGG16 as it is, but for the width of its classifier, whose 120 million weights take a minute to save."""
-    net, *about = build(backbone, will_load=True)
-    for layer in net.features:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
-    net.classifier[0], net.classifier[3], net.classifier[6] = nn.Linear(25088, 64), nn.Linear(64, 64), nn.Linear(64, 9)
-    return net, *about
-
-
-def test_the_line_for_vgg16_trains_its_classifier_alone_and_predicts(cli, image_folder, monkeypatch):
-    for room in ("model_loader", "checkpoint"):
-        monkeypatch.setattr(f"{room}.build", _narrow_vgg)
+def test_the_line_for_vgg16_trains_its_classifier_alone_and_predicts(cli, image_folder, narrow_classifiers):
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"`python train\.py (--data_dir photos --model_name vgg [^`]*)`", readme)
     random = line.replace("--use_pretrained ", "").split()
