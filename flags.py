@@ -14,6 +14,23 @@ import ranks
 import stop
 from utils import UserError, did_you_mean, is_main, tell_error, unheard
 
+# what people type who come from other tools
+OTHER_NAMES = {
+    "learning_rate": "--lr",
+    "epochs": "--n_epochs",
+    "num_epochs": "--n_epochs",
+    "workers": "--n_workers",
+    "num_workers": "--n_workers",
+    "arch": "--model_name",
+    "data": "--data_dir",
+    "pretrained": "--use_pretrained",
+    "device": "--gpu_id",
+    "weight": "--weights",
+    "checkpoint": "--model_fn",
+    "source": "--input",
+    "output": "--result",
+}
+
 
 def flag(
     default: Any, help: str, metavar: str | None = None, type: Callable = str, group: str = "", many: bool = False
@@ -100,7 +117,9 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{unknown[0]!r} stands without a flag{self._meant(unknown[0], args, known)}")
         if unknown:
             flag, flags = unknown[0].partition("=")[0], list(self._option_string_actions)
-            longer = [known_flag for known_flag in flags if known_flag.startswith(flag) and len(flag) > 3]
+            usual = OTHER_NAMES.get(flag.lstrip("-").replace("-", "_").lower(), "")
+            begun = [name for name in flags if name.startswith(flag) and len(flag) > 3]
+            longer = [usual] if usual in flags else begun
             hint = f"; did you mean {' or '.join(longer)}?" if longer else did_you_mean(flag, flags)
             self.error(f"{flag} is not a flag of {self.prog}{hint}")
         for name, value in vars(known).items():
@@ -111,7 +130,10 @@ class Parser(argparse.ArgumentParser):
     def _meant(self, word: str, args: list[str] | None, known: argparse.Namespace) -> str:
         """What a word that stands alone was probably meant for."""
         words = list(sys.argv[1:] if args is None else args)
-        action = self._option_string_actions.get(words[words.index(word) - 1] if word in words[1:] else "")
+        before = words[words.index(word) - 1] if word in words[1:] else ""
+        if os.path.exists(f"{before} {word}"):
+            return f"; put a name with spaces in quotes: \"{before} {word}\""
+        action = self._option_string_actions.get(before)
         if action is not None and action.nargs == 0:
             return f"; {action.option_strings[0]} takes no value: leave it out"
         if not self.paths_flag or hasattr(known, self.paths_flag.removeprefix("--")):

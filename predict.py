@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 import ranks
 from flags import flag, number, parse_flags, run_main
-from utils import MAX_PIXELS, UserError, check_target, did_you_mean_path, is_main, progress, warn
+from utils import MAX_PIXELS, UserError, check_target, count_of, did_you_mean_path, is_main, progress, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -344,9 +344,9 @@ def print_counts(config: PredictConfig, tally: Tally, speed: float) -> None:
     from results import share_text
 
     counts = tally.counts
-    errors = f", {counts.n_errors} of them could not be read (status `error`)" if counts.n_errors else ""
+    errors = f", {counts.n_errors} could not be read (status `error`)" if counts.n_errors else ""
     place = "stdout" if config.result == STDOUT else config.result
-    print(f"wrote {place}: {counts.n_rows} rows{errors}; {speed:.1f} images/s")
+    print(f"wrote {place}: {count_of(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
     if config.min_probability:
         n_ok = counts.n_rows - counts.n_errors
         known = f"; accuracy of those {share_text(counts.n_known_correct, counts.n_known)}" if counts.n_known else ""

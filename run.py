@@ -323,9 +323,10 @@ class Run:
         n = sum(low <= accuracy <= high for accuracy in accuracies) - 1
         if n < 1:
             return ""
+        is_tie = accuracies.count(accuracies[epoch]) > 1 and self._about["config"]["monitor"] == "accuracy"
         return (
             f"{n} other epoch{'s' * (n > 1)} of {len(accuracies)} cannot be told from it by {n_images} images: their "
-            "accuracy lies within its interval"
+            f"accuracy lies within its interval{'; of equals the first is kept, --monitor loss looks closer' * is_tie}"
         )
 
     @property

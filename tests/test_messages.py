@@ -21,7 +21,10 @@ WRONG_FLAGS = {
     "train --n_epochs 2.5": "--n_epochs '2.5' was given; it takes a whole number at least 1",
     "train --dropout 1": "it takes a number at least 0 and at most 0.99",
     "train --head_hidden 100000000000": "it takes a whole number at least 1 and at most 1e+06",
+    "train --learning_rate 3": "--learning_rate is not a flag of train.py; did you mean --lr?",
+    "predict --source a.jpg": "--source is not a flag of predict.py; did you mean --input?",
     "train photos": "'photos' stands without a flag; did you mean --data_dir photos?",
+    "train --data_dir of mine": "'mine' stands without a flag; put a name with spaces in quotes: \"of mine\"",
     "train --freeze yes": "--freeze takes no value: leave it out",
     "train --data_dir photos --lr 1e-3 1e-4": "'1e-4' stands without a flag; leave it out, or put its flag before it",
     "train --data_dir ''": "--data_dir was given an empty value; give one, or leave the flag out",
@@ -96,6 +99,7 @@ def a_new_users_folder(tmp_path):
     make_class_folders(tmp_path / "other" / "train", 3, ("cat", "dog"))
     make_class_folders(tmp_path / "other" / "val", 1, ("cat", "dgo"))
     (tmp_path / "empty").mkdir()
+    (tmp_path / "of mine").mkdir()
     for n in range(3):
         save_image(tmp_path / "loose" / f"{n}.png", n, n)
     for name in ("note.txt", "weights.pth", "broken.zip"):
