@@ -308,8 +308,9 @@ class Run:
 
     @property
     def spare_seconds(self) -> float:
-        """What looking at the run may cost: 1 % of its time, or as much as nobody notices."""
-        return max(0.8, 0.01 * (time.monotonic() - self._start))
+        """What looking at the run may cost: 1 % of one of over five minutes, else as much as nobody notices."""
+        seconds = time.monotonic() - self._start
+        return 0.01 * seconds if seconds > 300 else 0.8
 
     def peers_text(self, epoch: int, n_images: int) -> str:
         """How many epochs the validation images cannot tell from that one, which therefore is not called better.
