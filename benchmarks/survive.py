@@ -467,7 +467,7 @@ def signals(options: argparse.Namespace, findings: Findings) -> None:
         "in frozen epochs": (*base, "efficientnet_lite0", "--freeze", "--n_epochs", 10_000),
         "in whole training": (*base, "resnet18", "--batch_size", 32),
     }
-    marks = {"in extraction": "train   ", "in frozen epochs": "epoch 3", "in whole training": "epoch 1"}
+    marks = {"in extraction": "train ", "in frozen epochs": "epoch +3/", "in whole training": "epoch +1/"}
     rng = random.Random(options.seed)
     for n, (what, flags) in enumerate(work.items()):
         took = []
@@ -489,11 +489,11 @@ def signals(options: argparse.Namespace, findings: Findings) -> None:
         print(f"signals: {what}: {', '.join(f'{t:.1f}' for t in took)} s to the end", flush=True)
 
 
-def wait_for_line(process: subprocess.Popen, start: str) -> None:
+def wait_for_line(process: subprocess.Popen, pattern: str) -> None:
     for line in process.stdout:
-        if line.startswith(start):
+        if re.match(pattern, line):
             return
-    raise SystemExit(f"the run ended before its line {start!r}: {process.stderr.read()}")
+    raise SystemExit(f"the run ended before its line {pattern!r}: {process.stderr.read()}")
 
 
 WORK = {work.__name__: work for work in (kills, disk, hostile, memory, signals)}
