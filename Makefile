@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	@echo "Look at the run:  $(BIN)/tensorboard --logdir runs"
 
 test: $(VENV)/.installed-tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-tests
 	$(BIN)/ruff check .
