@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from data_loader import BadImage, check_header, n_cores
+from data_loader import n_cores
+from decoding import BadImage, check_header
 from splits import Sample, Splits
 from utils import UserError, progress
 

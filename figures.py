@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
-from data_loader import BadImage, decode
+from decoding import BadImage, decode
 from pictures import Tile, contact_sheet, font_for, in_time, picture_of, readable
 from results import Prediction
 from utils import atomic_write, seed_for

@@ -22,15 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 from checkpoint import load_checkpoint
 from data_loader import (
     START_METHOD,
-    BadImage,
     Batch,
     Preprocess,
     collate,
-    decode,
     eval_transform,
     n_cores,
     worker_options,
 )
+from decoding import BadImage, decode
 from engine import Engine
 from results import UNKNOWN, Prediction
 from splits import Sample

@@ -376,7 +376,7 @@ def warn_of_random_layers(config: TrainConfig) -> None:
 @ranks.main_only
 def show_augmented(run: Run, dataset: ImageDataset) -> None:
     """A labelled grid of training images as the first epoch sees them, for the run folder and TensorBoard."""
-    from data_loader import BadImage
+    from decoding import BadImage
     from pictures import Tile, contact_sheet, in_time, picture_of
 
     def decoded(index: int) -> torch.Tensor | None:

@@ -29,7 +29,8 @@ from PIL import Image
 
 from audit import find_duplicates, unreadable
 from checkpoint import save_checkpoint
-from data_loader import decode, eval_transform
+from data_loader import eval_transform
+from decoding import decode
 from engine import Engine
 from listing import walk_images
 from model_loader import get_model

@@ -172,7 +172,8 @@ class Bench:
         import torch
         from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
-        from data_loader import Preprocess, decode, eval_transform
+        from data_loader import Preprocess, eval_transform
+        from decoding import decode
 
         torch.set_num_threads(1)
         preprocess = Preprocess(224, 256, "bilinear", (0.5,) * 3, (0.5,) * 3)

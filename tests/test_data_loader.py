@@ -8,15 +8,14 @@ from PIL import Image
 
 from data_loader import (
     AddressedSampler,
-    BadImage,
     ImageDataset,
     Mixer,
     Preprocess,
-    decode,
     eval_transform,
     make_loader,
     train_transform,
 )
+from decoding import BadImage, decode
 from samples import load_splits
 from utils import UserError, addressed_rng
 

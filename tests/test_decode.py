@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_loader import AUGMENTS, BadImage, Preprocess, check_header, decode, eval_transform, train_transform
+from data_loader import AUGMENTS, Preprocess, eval_transform, train_transform
+from decoding import BadImage, check_header, decode
 
 PREPROCESS = Preprocess(32, 36, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
