@@ -77,10 +77,6 @@ class Engine:
         """uint8 images (n, 3, size, size) -> what the head takes, (n, ...) on the device."""
         return self._in_fixed_shape(self.evaluated.features, images)
 
-    def feature_bytes(self) -> int:
-        """Bytes of one image's features."""
-        return self.feature_example().nbytes
-
     def feature_example(self) -> torch.Tensor:
         """The features of a black image, (1, ...), in the shape and type that all have."""
         size = self.model.preprocess.image_size

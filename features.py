@@ -38,14 +38,31 @@ Keys = list[list[RowKey] | None]  # by sample and view; None where the file coul
 Wanted = list[tuple[int, tuple[int, ...]]]  # samples and those of their views that the cache lacks
 
 
-def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str) -> str:
-    """A hash of all that every row depends on but its file: weights, sizes, recipe, seed, precision."""
+def backbone_hash(engine: Engine) -> str:
+    """A hash of the backbone's weights."""
+    import torch
+
+    model, digest = engine.model, hashlib.sha256()
+    for name, tensor in model.net.state_dict().items():
+        if not name.startswith(model.head_name + "."):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str, backbone: str) -> str:
+    """A hash of all that every row depends on but its file: weights, sizes, recipe, seed, precision.
+
+    Args:
+        backbone: what `backbone_hash` gives.
+    """
     import torch
     import torchvision
 
-    model, digest = engine.model, hashlib.sha256()
+    model = engine.model
     about = {
         **asdict(dataset.preprocess),
+        "backbone": backbone,
         "recipe": [recipe, repr(dataset.transform)],
         "seed": dataset.seed,
         "max_pixels": dataset.max_pixels,
@@ -62,12 +79,7 @@ def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str) -> str:
             if name != model.head_name and not name.startswith(model.head_name + ".")
         ],
     }
-    digest.update(json.dumps(about, sort_keys=True).encode())
-    for name, tensor in model.net.state_dict().items():
-        if not name.startswith(model.head_name + "."):
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
 # --- extraction -------------------------------------------------------------------------------
@@ -150,17 +162,17 @@ def extract(
     Raises:
         UserError: the disk has not the room, or the cache cannot be written.
     """
-    folders = {name: cache / recipe_key(engine, part.dataset, part.recipe) for name, part in parts.items()}
-    example = engine.feature_example()
+    backbone, example = backbone_hash(engine), engine.feature_example()
+    folders = {name: cache / recipe_key(engine, part.dataset, part.recipe, backbone) for name, part in parts.items()}
     by_folder = {folder: Store(folder, example) for folder in folders.values()}
     stores = {name: by_folder[folder] for name, folder in folders.items()}
-    plans = ranks.from_main(lambda: _plan(engine, parts, stores, cache, say))
+    plans = ranks.from_main(lambda: _plan(example.nbytes, parts, stores, cache, say))
     for name, part in parts.items():
         yield name, _extract(engine, part, stores[name], *plans.pop(name), n_workers)
 
 
 def _plan(
-    engine: Engine, parts: Mapping[str, Part], stores: Mapping[str, Store], cache: Path, say: Callable[[str], None]
+    row_bytes: int, parts: Mapping[str, Part], stores: Mapping[str, Store], cache: Path, say: Callable[[str], None]
 ) -> dict[str, tuple[Keys, Wanted]]:
     """What each split consists of and lacks, once there is room for it."""
     keys = {name: [row_keys(sample, part.n_views) for sample in part.dataset.samples] for name, part in parts.items()}
@@ -172,7 +184,7 @@ def _plan(
         lacking = [tuple(v for v in views if row is None or row[v] not in rows) for row in keys[name]]
         wanted[name] = [(index, some) for index, some in enumerate(lacking) if some]
     new = [key for name in parts for index, some in wanted[name] for key in _some(keys[name][index], some)]
-    _make_room(engine, cache, new, {index for store in stores.values() for index in store.indices}, say)
+    _make_room(row_bytes, cache, new, {index for store in stores.values() for index in store.indices}, say)
     return {name: (keys[name], wanted[name]) for name in parts}
 
 
@@ -201,10 +213,10 @@ def _extract(engine: Engine, part: Part, store: Store, keys: Keys, wanted: Wante
     return Extracted(part.dataset, store.shards, places, sorted(bad.items()))
 
 
-def _make_room(engine: Engine, cache: Path, new: Sequence[RowKey], keep: set[Path], say: Callable[[str], None]) -> None:
+def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Path], say: Callable[[str], None]) -> None:
     """Says what is to be stored, and removes what was used longest ago where it would be too much."""
     limit = feature_cache.CACHE_LIMIT
-    needed = len(new) * engine.feature_bytes() + len(json.dumps(new)) if new else 0
+    needed = len(new) * row_bytes + len(json.dumps(new)) if new else 0
     if new:
         say(f"features {len(new):,} views to compute, {size_text(needed)} in {cache} (limit {size_text(limit)})")
     total = prune(cache, needed, limit, keep)

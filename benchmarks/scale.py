@@ -77,7 +77,7 @@ def parts(folder: Path, _options: argparse.Namespace) -> None:
         kind = str(dtype).removeprefix("torch.")
         speed = 32 / seconds_of(lambda engine=engine, images=images: engine(images), 2)
         tell(f"forward of {name}, {kind}", speed, "images/s")
-        tell(f"features of {name}, {kind}", engine.feature_bytes(), "bytes an image")
+        tell(f"features of {name}, {kind}", engine.feature_example().nbytes, "bytes an image")
         tell(f"gradients of {name}", 4 * sum(p.numel() for p in model.parameters()), "bytes a step")
     tell("photo, 500 x 375, JPEG", (folder / "photo.jpg").stat().st_size, "bytes")
     tell("photo, 224 x 224, decoded", 3 * 224 * 224, "bytes")

@@ -370,7 +370,7 @@ def test_networks_that_differ_only_in_their_layers_share_no_features(image_folde
         torch.manual_seed(0)
         for tensor in model.net.state_dict().values():
             tensor.zero_()
-        keys.add(features.recipe_key(engine, dataset, "evaluation"))
+        keys.add(features.recipe_key(engine, dataset, "evaluation", features.backbone_hash(engine)))
     assert len(keys) == 2
 
 
