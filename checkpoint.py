@@ -15,7 +15,7 @@ from backbones import build, find_backbone, find_head
 from data_loader import Preprocess
 from engine import eval_batch_size
 from model_loader import Classifier, check_fit, replace_head
-from utils import PRECISIONS, UserError, first_unlike
+from utils import PRECISIONS, UserError, first_false, first_unlike
 
 FORMAT_VERSION = 1
 LARGEST_SIDE = 8192  # pixels; a file must not make a machine allocate what nobody meant
@@ -104,10 +104,7 @@ def _with_tensors(
 
 def _check(content: Mapping, path: str | Path) -> None:
     """Checks what a checkpoint says before anything is done with it."""
-    version = content["format_version"] if type(content["format_version"]) is int else None
-    if version is not None and version > FORMAT_VERSION:
-        raise UserError(f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update the tool")
-    if version != FORMAT_VERSION or any(key not in content for key in CONTENT):
+    if not weights.has_format(content, FORMAT_VERSION, path) or any(key not in content for key in CONTENT):
         raise UserError(f"{path} is not a checkpoint of this tool; train one with: python train.py --model_fn {path}")
     if wrong := first_unlike(content, CONTENT) or _first_wrong(content):
         raise UserError(f"{path} cannot be used: {wrong}; train it again")
@@ -135,7 +132,7 @@ def _first_wrong(content: Mapping) -> str:
         and not first_unlike(held_out, [[str]])
         and all(len(pair) == 2 for pair in held_out),
     }
-    return next((text for text, is_right in right.items() if not is_right), "")
+    return first_false(right)
 
 
 # --- plain state_dicts ------------------------------------------------------------------------

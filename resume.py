@@ -23,7 +23,7 @@ from config import TrainConfig, checkpoint_name
 from flags import check_values
 from model_loader import check_fit
 from splits import SPLIT_FOLDERS, Sample, Splits
-from utils import UserError, did_you_mean_path, first_unlike, warn, write_text
+from utils import UserError, did_you_mean_path, first_false, first_unlike, warn, write_text
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -230,11 +230,7 @@ def load(folder: str | Path) -> Saved:
 
 
 def _check(content: object, kind: Mapping, path: Path) -> None:
-    version = content.get("format_version") if isinstance(content, dict) else None
-    version = version if type(version) is int else None
-    if version is not None and version > FORMAT_VERSION:
-        raise UserError(f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update the tool")
-    if version != FORMAT_VERSION:
+    if not weights.has_format(content, FORMAT_VERSION, path):
         raise UserError(f"{path} was not written by this tool; start the run again")
     if wrong := first_unlike(content, kind):
         raise UserError(f"{path} cannot be used: {wrong}; start the run again")
@@ -255,7 +251,7 @@ def _first_wrong(content: Mapping, folder: Path) -> str:
         "valid_accuracy of a row is no number": all(_is_number(row.get("valid_accuracy")) for row in rows),
         "best or last is of no epoch that was": all(0 <= epoch < state["epoch"] for epoch in epochs),
     }
-    return next((text for text, is_right in right.items() if not is_right), "")
+    return first_false(right)
 
 
 def _is_number(text: str | None) -> bool:

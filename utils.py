@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -69,6 +69,11 @@ def pick(flag: str, name: str, table: Iterable[str]) -> str:
 
 class Obstacle(UserError):
     """Something outside stopped the work, a full disk for example; once it is mended, the work can go on."""
+
+
+def first_false(claims: Mapping[str, object]) -> str:
+    """The text of the first claim that does not hold, or nothing."""
+    return next((text for text, holds in claims.items() if not holds), "")
 
 
 def first_unlike(value: object, kind: object, name: str = "") -> str:

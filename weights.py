@@ -128,6 +128,18 @@ def read(path: str | Path, mmap: bool = False) -> dict:
     return content
 
 
+def has_format(content: object, version: int, path: str | Path) -> bool:
+    """Whether what was read says that it has that `format_version`, the newest that is known.
+
+    Raises:
+        UserError: it has a newer one.
+    """
+    found = content.get("format_version") if isinstance(content, dict) else None
+    if type(found) is int and found > version:
+        raise UserError(f"{path} has format {found}, this version reads up to {version}; update the tool")
+    return type(found) is int and found == version
+
+
 def _check_size(path: Path) -> None:
     """Refuses a zip whose content would fill the memory: PyTorch's own are not compressed."""
     with zipfile.ZipFile(path) as file:
