@@ -113,7 +113,7 @@ def read(path: str | Path, mmap: bool = False) -> dict:
         raise UserError(_refused(path)) from error
     except PermissionError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UserError:
+    except (UserError, MemoryError):  # too little memory is no fault of the file
         raise
     # a damaged or hostile file leads the readers into whatever error, and each means the same
     except Exception as error:

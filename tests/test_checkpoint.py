@@ -160,3 +160,11 @@ def test_what_a_plain_state_dict_does_not_tell_is_asked_for(cli, trained, tmp_pa
         assert_one_line_error(cli("predict", *plain, *flags, *PREDICT), expected)
     own = cli("predict", "--model_fn", "tiny.pth", "--class_names", "a", "b", "c", *PREDICT)
     assert_one_line_error(own, "tiny.pth knows its own network and classes")
+
+
+def test_too_little_memory_is_not_told_as_a_broken_file(cli, trained, monkeypatch):
+    def load(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", load)
+    assert_one_line_error(cli("predict", "--model_fn", "tiny.pth", *PREDICT), "memory ran out")
