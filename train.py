@@ -84,60 +84,39 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
     # before the imports below: a wrong folder is told at once
     found = saved.found.splits if saved else ranks.from_main(lambda: load_data(config, say))
 
-    from assemble import (
-        build_model,
-        check_names,
-        check_ranks,
-        choose_work,
-        make_datasets,
-        make_engine,
-        make_loaders,
-        make_trainer,
-    )
+    import assemble
     from feature_cache import open_cache
-    from resume import put_back
     from saver import Saver
 
-    check_names(config)
+    assemble.check_names(config)
     device = pick_device(config.gpu_id)
     dtype = pick_precision(config.precision, device)
-    check_ranks(config, device)
+    assemble.check_ranks(config, device)
     with ranks.first_on_each_machine():
-        model = build_model(config, found, saved).to(device)
+        model = assemble.build_model(config, found, saved).to(device)
     run = open_run(config, found, saved)
     with run.guarded():
         splits = found if saved else checked_once(config, found, run, say)
         describe(config, splits, len(run.skipped), model, device, dtype, say)
         if not saved:
             warn_of_random_layers(config)
-            show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
+            show_augmented(run, assemble.make_datasets(config, splits, model.preprocess)["train"])
         saver = Saver(checkpoint_name(config), model, config, splits, run.id)
-        engine = make_engine(config, model, device, dtype, saved)
+        engine = assemble.make_engine(config, model, device, dtype, saved)
         if config.verbose > 1 and engine.is_refused:
             say("evaluation runs unfolded: batch norm could not be joined to convolutions")
         computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
         run.begin(asdict(config), splits, saver, computing)
-        work = choose_work(config, engine)
-        trainer = make_trainer(config, splits, engine, work)
+        work = assemble.choose_work(config, engine)
+        trainer = assemble.make_trainer(config, splits, engine, work)
         if config.dry_run:
             try_a_step(config, trainer, splits, engine, work, run, say)
             return
         with open_cache(config.feature_cache) as cache, stop.deferred():
-            if saved:
-                put_back(saved, trainer, saver, computing)
-                say(f"going on after {trainer.epoch} of {config.n_epochs} epochs: {run.folder}")
-                if config.n_epochs != saved.progress.config["n_epochs"]:  # the next resume need not be told again
-                    run.save_last(trainer.state_dict())
-            else:
-                run.save_first(trainer.state_dict(), None if work.model is model else saver.backbone())
-            loaders = make_loaders(config, splits, engine, work, run, cache, say)
+            set_out(config, saved, trainer, saver, computing, run, say)
+            loaders = assemble.make_loaders(config, splits, engine, work, run, cache, say)
             best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
-            last_results = measure(trainer, loaders, run, trainer.last.valid)
-            saver.finish(trainer.last.epoch, last_results, run.last_model)
-            if trainer.last is not best:
-                saver.restore()
-            results = last_results if trainer.last is best else measure(trainer, loaders, run, best.valid)
-            saver.finish(best.epoch, results)
+            last_results, results = measure_last_and_best(trainer, loaders, run, saver, best)
         if not ranks.is_main():
             return
         judged = judge_splits(splits, results, saver.about["temperature"])
@@ -187,6 +166,43 @@ def one_batch(splits: Splits, config: TrainConfig) -> Splits:
     n = min(config.batch_size, len(splits.train))
     chosen = [splits.train[k * len(splits.train) // n] for k in range(n)]
     return replace(splits, train=chosen, valid=[], test=[])
+
+
+def set_out(
+    config: TrainConfig,
+    saved: Saved | None,
+    trainer: Trainer,
+    saver: Saver,
+    computing: Mapping[str, object],
+    run: Run,
+    say: Callable,
+) -> None:
+    """Puts back what a stopped run had saved, or makes a new run one that can be continued."""
+    from resume import put_back
+
+    if not saved:
+        run.save_first(trainer.state_dict(), None if trainer.model is saver.model else saver.backbone())
+        return
+    put_back(saved, trainer, saver, computing)
+    say(f"going on after {trainer.epoch} of {config.n_epochs} epochs: {run.folder}")
+    if config.n_epochs != saved.progress.config["n_epochs"]:  # the next resume need not be told again
+        run.save_last(trainer.state_dict())
+
+
+Results = dict[str, "PhaseResult"]  # by split
+
+
+def measure_last_and_best(
+    trainer: Trainer, loaders: dict, run: Run, saver: Saver, best: EpochResult
+) -> tuple[Results, Results]:
+    """What the weights of the last and of the best epoch achieve; both are written, and the best are put back."""
+    last_results = results = measure(trainer, loaders, run, trainer.last.valid)
+    saver.finish(trainer.last.epoch, last_results, run.last_model)
+    if trainer.last is not best:
+        saver.restore()
+        results = measure(trainer, loaders, run, best.valid)
+    saver.finish(best.epoch, results)
+    return last_results, results
 
 
 def measure(trainer: Trainer, loaders: dict, run: Run, valid: PhaseResult) -> dict[str, PhaseResult]:
