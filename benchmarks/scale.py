@@ -15,16 +15,13 @@ import contextlib
 import io
 import os
 import re
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 import numpy as np
 import torch
+from common import described
 from PIL import Image
 
 from audit import find_duplicates, unreadable
@@ -152,7 +149,7 @@ WORKS = {"parts": parts, "growth": growth, "names": names}
 
 def main() -> None:
     """Runs the works that were asked for in a folder that vanishes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS), help="which works (default: all)")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 10_000, 50_000], help="images in a set")
     parser.add_argument("--n_names", type=int, default=1_000_000, help="names to list (default: a million)")

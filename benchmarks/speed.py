@@ -25,7 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from common import ROOT, described, make_photos
+
 N_EPOCHS = 25
 
 
@@ -46,23 +47,6 @@ def run(script: str, *arguments: object, cwd: Path) -> tuple[str, float]:
 def plain(cwd: Path, *arguments: object) -> dict:
     """One plain loop: the figures of its last line."""
     return json.loads(run("benchmarks/plain.py", *arguments, cwd=cwd)[0].splitlines()[-1])
-
-
-def make_photos(folder: Path, n_train: int, n_val: int) -> Path:
-    """Class folders of JPEG photos of 500 x 375 pixels: smooth noise, as large as real ones."""
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for split, n in (("train", n_train), ("val", n_val)):
-        for k, name in enumerate(("warm", "cold")):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(n // 2):
-                small = rng.integers(0, 200, (47, 63, 3)).astype("uint8")
-                small[..., 2 * k] += 55
-                photo = Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC)
-                photo.save(folder / split / name / f"{i:04d}.jpg", quality=90)
-    return folder
 
 
 class Bench:
@@ -168,7 +152,6 @@ class Bench:
 
     def decode(self) -> None:
         """Milliseconds to open a JPEG and to prepare it, on one core: why there is one decoder, and which."""
-        sys.path.insert(0, str(ROOT))
         import torch
         from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
@@ -271,7 +254,6 @@ def _seconds(work) -> float:
 
 def machine() -> str:
     """Cores, bf16 or not, and the library: what the figures depend on."""
-    sys.path.insert(0, str(ROOT))
     import torch
 
     from data_loader import n_cores
@@ -286,7 +268,8 @@ WORK = ("frozen", "finetune", "predict", "decode", "memory", "reports", "accurac
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Parses, measures, and prints the table."""
+    parser = described(__doc__)
     parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), help="photos with train/ and val/")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (default: 3)")
     parser.add_argument("--seeds", type=int, default=5, help="of the comparison of accuracies (default: 5)")

@@ -1,4 +1,4 @@
-"""Kills runs, fills disks, and feeds hostile files, as long as it takes to believe that nothing is lost.
+"""Kills runs and fills disks, as long as it takes to believe that nothing is lost.
 
     python benchmarks/survive.py                   everything (half an hour on 2 cores)
     python benchmarks/survive.py --only kills --n_kills 60 --seed 1
@@ -8,11 +8,10 @@
            weights to the bit, metrics.csv but for times, and every step of TensorBoard once, as undisturbed
 - disk     a disk that is full at each save in turn, and (on Linux, as root) small file systems that fill
            anywhere: the earlier checkpoint loads every time, and the end is one line
-- hostile  files from strangers: status 2, one line, nothing run, nothing written outside
 - memory   the peak of a run from its second epoch to its fiftieth
 - signals  seconds from SIGINT or SIGTERM to the exit, in extraction, in frozen and in whole training
 
-The short form of the first three is part of the tests. Ends with status 1 if anything was not as it should be.
+The short form of the first two is part of the tests. Ends with status 1 if anything was not as it should be.
 """
 
 from __future__ import annotations
@@ -23,28 +22,18 @@ import csv
 import io
 import itertools
 import os
-import pickle
 import random
 import re
 import signal
 import subprocess
 import sys
-import tarfile
-import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from speed import ROOT, make_photos
+from common import ROOT, SMALL, Findings, command, described, make_photos, must, prove, run, weights
 
-sys.path.insert(0, str(ROOT))
-
-from stop import SIGNALS
-
-NAME = "shufflenet_v2_x0_5"  # has batch norm and is saved in no time: more kills a minute
-BASE = ("--data_dir", "photos", "--model_name", NAME, "--image_size", 64, "--gpu_id", -1, "--batch_size", 16)
 KINDS = {
     "frozen": ("--freeze", "--n_epochs", 60),
     "partly frozen": ("--freeze_until", "stage3", "--n_epochs", 6),
@@ -54,46 +43,17 @@ OFTEN = ("--save_every", 0.01)  # minutes: a save between the saves of epochs
 TIMES = ("images_per_s", "seconds")
 
 
-def command(script: str, *arguments: object) -> list[str]:
-    return [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
-
-
-def run(*arguments: object, script: str = "train") -> subprocess.CompletedProcess:
-    return subprocess.run(command(script, *arguments), capture_output=True, text=True)
-
-
-def must(done: subprocess.CompletedProcess) -> str:
-    if done.returncode:
-        raise SystemExit(f"{' '.join(done.args[1:])} ended with {done.returncode}:\n{done.stderr}")
-    return done.stdout
-
-
-class Findings:
-    """What was looked at, and what was not as it should be."""
-
-    def __init__(self) -> None:
-        self.n, self.bad = 0, []
-
-    def expect(self, is_so: bool, what: str) -> None:
-        self.n += 1
-        if not is_so:
-            self.bad.append(what)
-            print(f"WRONG: {what}", flush=True)
-
-
 # --- kills ------------------------------------------------------------------------------------
 
 
-def weights(path: str | Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
 def metrics(folder: Path) -> list[dict]:
+    """The lines of `metrics.csv`, but for times."""
     rows = csv.DictReader(io.StringIO((folder / "metrics.csv").read_text(encoding="utf-8")))
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
 def steps(folder: Path) -> dict[str, list[int]]:
+    """The steps of every curve."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))
@@ -102,7 +62,7 @@ def steps(folder: Path) -> dict[str, list[int]]:
 
 
 def compare(findings: Findings, what: str, whole: Path, resumed: Path) -> None:
-    """Two finished runs, each a folder with `m.pth`, `m-last.pth` where there is one, and `run/`."""
+    """Two finished runs, each a folder with `m.pth` and `run/`."""
     for name in ("m.pth", "run/last.pth"):
         if name == "m.pth":
             one, other = weights(whole / name), weights(resumed / name)
@@ -116,12 +76,14 @@ def compare(findings: Findings, what: str, whole: Path, resumed: Path) -> None:
 
 
 def is_saving(folder: Path) -> bool:
+    """Whether a file is just being written."""
     with contextlib.suppress(OSError):
         return any(name.endswith(".tmp") for part in (".", "run") for name in os.listdir(folder / part))
     return False
 
 
 def is_extracting(folder: Path) -> bool:
+    """Whether the first features are on the disk."""
     return (folder / "run").is_dir() and any((folder / ".cache").rglob("*"))
 
 
@@ -143,7 +105,7 @@ def kill_one(process: subprocess.Popen, folder: Path, moment: str, seconds: floa
 
 def kill_kind(kind: str, n_kills: int, rng: random.Random, findings: Findings) -> None:
     """Undisturbed once, then killed so often, in as many runs as that takes, each resumed until its end."""
-    flags = (*BASE, *KINDS[kind], *OFTEN, "--model_fn", "m.pth", "--run_dir", "run")
+    flags = (*SMALL, *KINDS[kind], *OFTEN, "--model_fn", "m.pth", "--run_dir", "run")
     photos = Path("photos").resolve()
 
     def fresh(name: str) -> Path:
@@ -189,6 +151,7 @@ def kill_kind(kind: str, n_kills: int, rng: random.Random, findings: Findings) -
 
 
 def kills(options: argparse.Namespace, findings: Findings) -> None:
+    """The kills, in equal parts over the kinds of training."""
     make_photos(Path("photos"), 128, 48)
     rng = random.Random(options.seed)
     for n, kind in enumerate(KINDS):
@@ -214,7 +177,7 @@ try:
 finally:
     print("saves", len(calls))
 """
-SMALL = (*BASE, "--freeze_until", "stage3", "--n_epochs", 2, "--n_workers", 0)
+SHORT = (*SMALL, "--freeze_until", "stage3", "--n_epochs", 2, "--n_workers", 0)
 
 
 def still_loads(findings: Findings, what: str, done: subprocess.CompletedProcess, folder: str) -> None:
@@ -229,15 +192,16 @@ def still_loads(findings: Findings, what: str, done: subprocess.CompletedProcess
 
 
 def disk(_: argparse.Namespace, findings: Findings) -> None:
+    """A disk that is full at each save in turn, then file systems that are too small."""
     make_photos(Path("photos"), 32, 16)
-    must(run(*SMALL, "--model_fn", "m.pth"))
+    must(run(*SHORT, "--model_fn", "m.pth"))
     earlier = Path("m.pth").read_bytes()
     n_saves = 0
     for n in itertools.count(1):
         folder = Path(f"full{n}")
         folder.mkdir()
         (folder / "m.pth").write_bytes(earlier)
-        argv = [str(a) for a in (*SMALL, "--model_fn", folder / "m.pth", "--run_dir", folder / "run")]
+        argv = [str(a) for a in (*SHORT, "--model_fn", folder / "m.pth", "--run_dir", folder / "run")]
         code = FULL_AT.format(root=str(ROOT), n=n, argv=argv)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         saves = int(re.findall(r"^saves (\d+)$", done.stdout, re.MULTILINE)[-1])
@@ -268,6 +232,7 @@ def small_file_system(folder: Path, kilobytes: int) -> Iterator[bool]:
 
 
 def small_file_systems(findings: Findings, earlier: bytes) -> None:
+    """Ever larger ones, until a run fits."""
     folder, counts = Path("small"), {0: 0, 2: 0}
     start = len(earlier) // 1024 + 16
     for kilobytes in range(start, start + 40_000, 1024):
@@ -276,153 +241,13 @@ def small_file_systems(findings: Findings, earlier: bytes) -> None:
                 print("disk: no small file systems here (they need Linux and root)")
                 return
             (folder / "m.pth").write_bytes(earlier)
-            done = run(*SMALL, "--model_fn", folder / "m.pth", "--run_dir", folder / "run")
+            done = run(*SHORT, "--model_fn", folder / "m.pth", "--run_dir", folder / "run")
             still_loads(findings, f"a file system of {kilobytes} kB", done, str(folder))
             counts[done.returncode] = counts.get(done.returncode, 0) + 1
             if not done.returncode:
                 break
     findings.expect(counts[0] == 1, "no file system was large enough")
     print(f"disk: {counts[2]} file systems of {start} to {kilobytes} kB were too small", flush=True)
-
-
-# --- hostile files --------------------------------------------------------------------------------
-
-MARKER = "payload-was-here"
-
-
-class Payload:
-    def __reduce__(self):
-        return Path.touch, (Path(MARKER).absolute(),)
-
-
-def checkpoints() -> dict[str, Callable[[Path], None]]:
-    """What strangers may send as a checkpoint, by name; each writes a file."""
-    content = torch.load("good.pth", weights_only=True)
-    state = content["state_dict"]
-    key = next(name for name, tensor in state.items() if tensor.ndim == 4)
-
-    def saved(**changes: object) -> Callable[[Path], None]:
-        return lambda path: torch.save({**content, **changes}, path)
-
-    def with_tensor(tensor: torch.Tensor) -> Callable[[Path], None]:
-        return saved(state_dict={**state, key: tensor})
-
-    def truncated(path: Path) -> None:
-        whole = Path("good.pth").read_bytes()
-        path.write_bytes(whole[: len(whole) * 2 // 3])
-
-    def bomb(path: Path) -> None:
-        torch.save({**content, "more": torch.zeros(100_000_000)}, "large.pth")
-        with zipfile.ZipFile("large.pth") as large, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as small:
-            for entry in large.infolist():
-                small.writestr(entry.filename, large.read(entry.filename))
-        os.unlink("large.pth")
-
-    return {
-        "a pickle with a payload": lambda path: path.write_bytes(pickle.dumps(Payload())),
-        "a payload in torch's format": lambda path: torch.save({**content, "x": Payload()}, path),
-        "a truncated checkpoint": truncated,
-        "a newer format_version": saved(format_version=10_000),
-        "a state_dict of another model": saved(state_dict={"conv.weight": torch.zeros(1)}),
-        "a plain state_dict": lambda path: torch.save(state, path),
-        "wrong shapes": with_tensor(torch.zeros(1, 2, 3, 4)),
-        "NaN weights": with_tensor(torch.full_like(state[key], float("nan"))),
-        "a zip bomb": bomb,
-        "no checkpoint": lambda path: path.write_text("hello"),
-        "an empty file": lambda path: path.write_bytes(b""),
-    }
-
-
-def archives() -> dict[str, Callable[[Path], Path]]:
-    """What strangers may send as an archive of photos, by name."""
-    photo = next(Path("photos").rglob("*.jpg")).read_bytes()
-
-    def zipped(**entries: bytes) -> Callable[[Path], Path]:
-        def write(path: Path) -> Path:
-            with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
-                for name, data in entries.items():
-                    archive.writestr(name, data)
-            return path.with_suffix(".zip")
-
-        return write
-
-    def linked(kind: bytes, target: str) -> Callable[[Path], Path]:
-        def write(path: Path) -> Path:
-            path = path.with_suffix(".tar.gz")
-            with tarfile.open(path, "w:gz") as archive:
-                link = tarfile.TarInfo("a/link")
-                link.type, link.linkname = kind, target
-                archive.addfile(link)
-                entry = tarfile.TarInfo("a/link/1.jpg")
-                entry.size = len(photo)
-                archive.addfile(entry, io.BytesIO(photo))
-            return path
-
-        return write
-
-    def bomb(path: Path) -> Path:
-        with zipfile.ZipFile(path.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
-            for n in range(3):
-                archive.writestr(f"a/{n}.jpg", bytes(500_000_000))
-        return path.with_suffix(".zip")
-
-    return {
-        "an entry with ..": zipped(**{"a/1.jpg": photo, "../outside.jpg": photo}),
-        "an absolute path": zipped(**{"a/1.jpg": photo, str(Path("outside.jpg").absolute()): photo}),
-        "a symbolic link": linked(tarfile.SYMTYPE, ".."),
-        "a hard link": linked(tarfile.LNKTYPE, "../../../good.pth"),
-        "an archive bomb": bomb,
-    }
-
-
-def hostile(_: argparse.Namespace, findings: Findings) -> None:
-    make_photos(Path("photos"), 32, 16)
-    must(run(*BASE, "--freeze", "--n_epochs", 1, "--model_fn", "good.pth", "--run_dir", "good"))
-    before, names = None, []
-
-    def refused(what: str, script: str, *arguments: object) -> None:
-        done = run(*arguments, script=script)
-        names.append(what)
-        one_line = done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
-        findings.expect(done.returncode == 2 and one_line, f"{what}: status {done.returncode}: {done.stderr}")
-        findings.expect(not Path(MARKER).exists(), f"{what}: the payload was run")
-
-    for n, (what, make) in enumerate(checkpoints().items()):
-        path = Path(f"hostile{n}.pth")
-        make(path)
-        refused(what, "predict", "--model_fn", path, "--input", "photos/val", "--gpu_id", -1)
-        if what not in ("a newer format_version", "a plain state_dict"):
-            weights_flags = ("--weights", path, "--n_epochs", 1, "--model_fn", "w.pth", "--run_dir", f"w{n}")
-            refused(f"{what}, as --weights", "train", *BASE, *weights_flags)
-        run_folder = Path(f"resume{n}")
-        run_folder.mkdir()
-        (run_folder / "last.pth").write_bytes(path.read_bytes())
-        refused(f"{what}, as last.pth", "train", "--resume", run_folder)
-    Path("splits.csv").write_bytes(pickle.dumps(Payload()))
-    refused("a payload as a split file", "train", *BASE, "--splits", "splits.csv", "--run_dir", "s")
-    before = {path for path in Path.cwd().parent.rglob("*") if ".cache" not in path.parts}
-    for n, (what, make) in enumerate(archives().items()):
-        path = make(Path(f"hostile{n}"))
-        before.add(path.absolute())
-        refused(what, "train", *BASE[2:], "--data_dir", path, "--n_epochs", 1, "--run_dir", f"a{n}")
-        refused(f"{what}, predicted", "predict", "--model_fn", "good.pth", "--input", path, "--result", f"r{n}.csv")
-    after = {path for path in Path.cwd().parent.rglob("*") if ".cache" not in path.parts}
-    findings.expect(after == before, f"written outside: {sorted(after - before)}")
-    poison_the_cache(findings)
-    print(f"hostile: {len(names)} files refused, {MARKER} was never there", flush=True)
-
-
-def poison_the_cache(findings: Findings) -> None:
-    """Every file of the feature cache replaced by a payload: computed anew, to the same weights."""
-    entries = [path for path in Path(".cache").rglob("*") if path.is_file() and path.stat().st_size]
-    for path in entries:
-        path.write_bytes(pickle.dumps(Payload()))
-    must(run(*BASE, "--freeze", "--n_epochs", 1, "--model_fn", "anew.pth", "--run_dir", "anew"))
-    one, other = weights("good.pth"), weights("anew.pth")
-    same = all(torch.equal(one[key], other[key]) for key in one)
-    findings.expect(same, "a poisoned cache changed the weights")
-    findings.expect(not Path(MARKER).exists(), "a payload in the cache was run")
-    print(f"hostile: {len(entries)} files of the feature cache replaced by payloads and not believed")
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -443,11 +268,12 @@ run_main(train.main, {argv!r})
 
 
 def memory(_: argparse.Namespace, findings: Findings) -> None:
+    """The peak of each kind of training, after its second and after its fiftieth epoch."""
     make_photos(Path("photos"), 128, 48)
     for kind, flags in KINDS.items():
         name = kind.replace(" ", "_")
         more = ("--model_fn", f"{name}.pth", "--run_dir", name, "--n_epochs", 50)
-        argv = [str(a) for a in (*BASE, *flags, *more)]
+        argv = [str(a) for a in (*SMALL, *flags, *more)]
         code = PEAKS.format(root=str(ROOT), argv=argv)
         out = must(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True))
         peaks = {int(epoch): float(mb) for epoch, mb in re.findall(r"^peak (\d+) ([\d.]+)$", out, re.MULTILINE)}
@@ -491,36 +317,21 @@ def signals(options: argparse.Namespace, findings: Findings) -> None:
 
 
 def wait_for_line(process: subprocess.Popen, pattern: str) -> None:
+    """Reads what the process prints up to such a line."""
     for line in process.stdout:
         if re.match(pattern, line):
             return
     raise SystemExit(f"the run ended before its line {pattern!r}: {process.stderr.read()}")
 
 
-WORK = {work.__name__: work for work in (kills, disk, hostile, memory, signals)}
+WORK = {work.__name__: work for work in (kills, disk, memory, signals)}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK), help="which parts (default: all)")
+def main() -> int:
+    """Parses and proves; the exit status."""
+    parser = described(__doc__)
     parser.add_argument("--n_kills", type=int, default=30, help="kill -9, over all kinds of training (default: 30)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments (default: 0)")
-    options = parser.parse_args(argv)
-    for s in SIGNALS:  # what is started in the background ignores some, and hands that on
-        signal.signal(s, signal.SIG_DFL)
-    findings, here = Findings(), os.getcwd()
-    for name in options.only:
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "work").mkdir()
-            os.chdir(Path(folder) / "work")
-            start = time.monotonic()
-            try:
-                WORK[name](options, findings)
-            finally:
-                os.chdir(here)
-            print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    print(f"{findings.n} checks, {len(findings.bad)} wrong")
-    return 1 if findings.bad else 0
+    return prove(parser, WORK)
 
 
 if __name__ == "__main__":

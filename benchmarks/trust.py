@@ -16,21 +16,16 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import random
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from speed import ROOT, make_photos
-from survive import Findings, command, must, run
-
-sys.path.insert(0, str(ROOT))
+from common import Findings, command, described, make_photos, must, prove, run
 
 CPU = ("--gpu_id", -1)
 TRAIN = ("--data_dir", "photos", "--image_size", 64, "--n_epochs", 2, *CPU)
@@ -82,21 +77,25 @@ def make_inputs(folder: Path, seed: int) -> tuple[list[str], set[str]]:
 
 
 def rows_of(path: str | Path) -> list[dict]:
+    """The rows of a result."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def predict(names: Sequence[str], *arguments: object) -> subprocess.CompletedProcess:
+    """Predicts the images of those names, given on stdin."""
     argv = command("predict", "--model_fn", "m.pth", "--input", "-", *CPU, *arguments)
     return subprocess.run(argv, input="\n".join(names), capture_output=True, text=True)
 
 
 def train_small(*arguments: object) -> None:
+    """A small model in `m.pth`."""
     make_photos(Path("photos"), 64, 32)
     must(run(*TRAIN, "--model_name", "resnet18", "--model_fn", "m.pth", "--lr", 1e-4, *arguments))
 
 
 def rows(options: argparse.Namespace, findings: Findings) -> None:
+    """Good and bad inputs in a mixed order, and each good one alone."""
     from predictor import Predictor
 
     train_small()
@@ -122,6 +121,7 @@ def rows(options: argparse.Namespace, findings: Findings) -> None:
 
 
 def kill(options: argparse.Namespace, findings: Findings) -> None:
+    """The same inputs with and without kills on the way."""
     train_small("--precision", "fp32")
     names, _ = make_inputs(Path("inputs"), options.seed)
     fp32 = ("--precision", "fp32", "--resume")
@@ -155,6 +155,7 @@ def kill(options: argparse.Namespace, findings: Findings) -> None:
 
 
 def families(_: argparse.Namespace, findings: Findings) -> None:
+    """The recorded and the predicted accuracy of every family."""
     from backbones import BACKBONES
 
     make_photos(Path("photos"), 96, 64)
@@ -208,22 +209,11 @@ def temperature(options: argparse.Namespace, findings: Findings) -> None:
 WORK = {work.__name__: work for work in (rows, kill, families, temperature)}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK)[:3], help="which parts")
+def main() -> int:
+    """Parses and proves; the exit status."""
+    parser = described(__doc__)
     parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), help="photos with train/ and val/")
-    parser.add_argument("--seed", type=int, default=0, help="of the order and the moments (default: 0)")
-    options = parser.parse_args(argv)
-    findings, here = Findings(), os.getcwd()
-    for name in options.only:
-        with tempfile.TemporaryDirectory() as folder:
-            os.chdir(folder)
-            try:
-                WORK[name](options, findings)
-            finally:
-                os.chdir(here)
-    print(f"{findings.n} checks, {len(findings.bad)} wrong")
-    return 1 if findings.bad else 0
+    return prove(parser, WORK, list(WORK)[:3])
 
 
 if __name__ == "__main__":
