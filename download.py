@@ -1,4 +1,4 @@
-"""One way to bring a file from the network, and one to unpack an archive."""
+"""The one way to bring a file from the network."""
 
 from __future__ import annotations
 

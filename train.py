@@ -162,7 +162,7 @@ def try_a_step(
 
 
 def one_batch(splits: Splits, config: TrainConfig) -> Splits:
-    """As many training images as a step takes, of all classes in turn, and nothing else."""
+    """As many training images as a step takes, at even distances over all of them, and nothing else."""
     n = min(config.batch_size, len(splits.train))
     chosen = [splits.train[k * len(splits.train) // n] for k in range(n)]
     return replace(splits, train=chosen, valid=[], test=[])

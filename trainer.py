@@ -33,9 +33,11 @@ class Outputs:
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """One pass over a split. `loss` is the mean cross entropy in nats; images/s is of the whole pass.
+    """One pass over a split. `seconds` and images/s are of the whole pass.
 
-    `macro_f1` is the mean of the classes' F1. `outputs` are those of an evaluation; a pass of training, or one
+    `loss` is a mean over the images, in nats: of plain cross entropy in evaluation, of the recipe's loss in training,
+    which may weigh classes, smooth labels and mix images. `correct` counts the images whose own class was found, mixed
+    or not. `macro_f1` is the mean of the classes' F1. `outputs` are those of an evaluation; a pass of training, or one
     that was read from a file, has none.
     """
 

@@ -77,7 +77,7 @@ def first_false(claims: Mapping[str, object]) -> str:
 
 
 def first_unlike(value: object, kind: object, name: str = "") -> str:
-    """What is not as it should be in plain values from a file: `"class_names is not a list"`, or nothing.
+    """What is not as it should be in plain values from a file: `"class_names is no list"`, or nothing.
 
     Args:
         kind: a type (`float` takes whole numbers too, neither takes what is not finite); a tuple of alternatives,
@@ -161,6 +161,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 def pick_device(gpu_id: int | None = None) -> torch.device:
     """The one place that chooses where to compute: CUDA 0, else MPS (one process only), else the CPU; -1 is the CPU.
+
+    Whoever asks is about to compute, so the process keeps freed memory from here on: `keep_freed_memory`.
 
     Raises:
         UserError: the device is not there; the message lists those that are.
@@ -266,7 +268,8 @@ def atomic_write(
         previous: where a file that already has that name is kept, once the new one is whole.
 
     Raises:
-        UserError: the folder is missing, read-only or full; an earlier file stays as it was.
+        Obstacle: the folder cannot be made, is read-only or full; an earlier file stays as it was.
+        UserError: the path is a folder.
     """
     path = Path(path)
     temporary = None

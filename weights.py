@@ -180,7 +180,7 @@ def write(path: str | Path, content: dict, previous: str | Path | None = None) -
         previous: where a file that already has that name is kept.
 
     Raises:
-        UserError: the folder is missing, read-only or full; an earlier file stays as it was.
+        Obstacle, UserError: as `atomic_write`.
     """
     with atomic_write(path, previous=previous) as file:
         watched = _Watched(file)
