@@ -39,7 +39,15 @@ class Preprocess:
     bit_depth: int = 16
 
     def at(self, image_size: int | None, resize: int | None, bit_depth: int = 16) -> Preprocess:
-        """The same for other sizes; the margin around the crop keeps its share."""
+        """The same for other sizes, in pixels.
+
+        Args:
+            image_size: None keeps the present one.
+            resize: None keeps the share of the margin around the crop.
+
+        Raises:
+            UserError: the resize is smaller than the crop.
+        """
         size = image_size or self.image_size
         resize = resize or (round(size * self.resize / self.image_size) if image_size else self.resize)
         if resize < size:

@@ -151,7 +151,9 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def number(kind: type, at_least: float = float("-inf"), at_most: float = float("inf"), above: float | None = None):
+def number(
+    kind: type, at_least: float = float("-inf"), at_most: float = float("inf"), above: float | None = None
+) -> Callable[[str], float]:
     """A type for argparse: a number within bounds, with an error that says which."""
 
     def parse(text: str) -> float | int:
@@ -176,7 +178,7 @@ def say_error(text: str) -> None:
         tell_error(" ".join(text.split()))
 
 
-def run_main(main, argv: list[str] | None = None) -> None:
+def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> None:
     """Runs an entry point and turns what the user can mend into one line and exit status 2, a signal into 128 + it."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a console without Korean letters is no reason to stop

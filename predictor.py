@@ -45,6 +45,7 @@ class Predictor:
         batch_size: images a pass; without it as in training.
         n_workers: processes that decode; without it by the cores and the images.
         precision: auto, fp32, bf16 or fp16; without it as in training.
+        max_pixels: width x height above which an image is refused before it fills the memory.
         top_k: how many classes `Prediction.top` holds.
         probabilities: whether `Prediction.probabilities` has that of every class.
         min_probability: below it the answer is `unknown`.

@@ -28,6 +28,7 @@ from utils import is_main, number_from_launcher, pick_device, rank
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.distributed import PrefixStore
 
 T = TypeVar("T")
 
@@ -124,7 +125,7 @@ def joined(gpu_id: int | None = None) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _fresh_store():
+def _fresh_store() -> PrefixStore:
     """The launcher's store without what an earlier start of the run left there: addresses of processes that are gone.
 
     Rank 0 draws a name for this start. Each of the others asks for it under a word of its own, which nobody
@@ -208,7 +209,10 @@ def _is_ended(seconds: float) -> bool:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What `make` gives on rank 0, on every rank; it runs nowhere else."""
+    """What `make` gives on rank 0, on every rank; it runs nowhere else.
+
+    What it raises is raised on rank 0 alone: the others wait in here until that has ended and the launcher ends them.
+    """
     if world_size() == 1:
         return make()
     import torch.distributed as dist
@@ -243,7 +247,7 @@ def gathered_on_main(value: T) -> list[T]:
 _stores = itertools.count()
 
 
-def store(purpose: str):
+def store(purpose: str) -> PrefixStore:
     """A store of keys and values that all ranks see, new in each call; every rank has to ask."""
     from torch.distributed import PrefixStore
     from torch.distributed.distributed_c10d import _get_default_store

@@ -283,7 +283,16 @@ class Measures:
 def judge(
     logits: torch.Tensor, labels: torch.Tensor, paths: Sequence[str], class_names: Sequence[str], temperature: float
 ) -> dict:
-    """The report of a split whose logits are all there, with its calibration before the temperature too."""
+    """The report of a split whose logits are all there, with its calibration before the temperature too.
+
+    Args:
+        logits: fp32 (n, classes), not yet divided by the temperature.
+        labels: int64 (n,); an image with the label -1 is not counted.
+        paths: the names of the n images.
+
+    Raises:
+        ZeroDivisionError: no image has a label.
+    """
     raw, fitted = Measures(class_names), Measures(class_names, temperature)
     for measures in (raw, fitted):
         measures.add(logits, labels, paths)

@@ -23,7 +23,7 @@ from board import Board
 from report import split_title, wilson_interval, write_report
 from resume import FINISHED, LAST, SAMPLES, Progress, Saved, Saver, command, write_backbone, write_found, write_last
 from splits import Sample, Splits
-from trainer import Diverged, EpochResult
+from trainer import Diverged, EpochResult, PhaseResult
 from utils import Obstacle, UserError, atomic_write, painted, write_text
 
 LAUNCH = "launch.json"
@@ -34,9 +34,14 @@ class Run:
 
     Args:
         splits: the samples as they were found.
+        n_epochs: of the whole run, those before a resume among them.
         max_bad: the share of unreadable images above which the run stops.
+        verbose: 0 keeps the lines of the epochs from the console.
         save_every: seconds between two saves within an epoch.
         saved: the run that this one goes on with, in its folder.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
     """
 
     def __init__(
@@ -364,7 +369,7 @@ def metrics_row(result: EpochResult) -> dict[str, str]:
     return {"epoch": str(result.epoch + 1), **texts}
 
 
-def phase_metrics(phase) -> dict[str, float | int]:
+def phase_metrics(phase: PhaseResult) -> dict[str, float | int]:
     """A pass as plain values, for the checkpoint."""
     return {"loss": phase.loss, "accuracy": phase.accuracy, "correct": phase.correct, "n_images": phase.n_images}
 

@@ -49,6 +49,14 @@ class Saver:
 
     @ranks.main_only
     def __call__(self, metrics: dict, path: str | Path | None = None) -> None:
+        """Writes the present weights with those metrics, as plain values.
+
+        Args:
+            path: another place; at the run's own the first writing keeps a file of another run as `.prev`.
+
+        Raises:
+            Obstacle: it cannot be written; what was there stays.
+        """
         keep_previous = self.is_first and path is None and not self.is_ours(self.path)
         save_checkpoint(path or self.path, self.model, {**self.about, "metrics": metrics}, keep_previous)
         self.is_first = self.is_first and path is not None

@@ -299,7 +299,7 @@ def about_run(config: TrainConfig, splits: Splits) -> list[str]:
     return [data, how, f"lr{config.lr:g}"]
 
 
-def load_data(config: TrainConfig, say) -> Splits:
+def load_data(config: TrainConfig, say: Callable) -> Splits:
     """The samples in their splits, with what was found said on the console."""
     from known_sets import dataset_folder
     from samples import load_splits
@@ -319,7 +319,7 @@ def load_data(config: TrainConfig, say) -> Splits:
     return splits
 
 
-def checked(config: TrainConfig, splits: Splits, run: Run, say) -> Splits:
+def checked(config: TrainConfig, splits: Splits, run: Run, say: Callable) -> Splits:
     """The splits without what cannot be used, with every doubt said and listed in the run folder."""
     from audit import ON_LEAK, find_duplicates, unreadable, without
     from run import write_csv
@@ -416,7 +416,7 @@ def show_augmented(run: Run, dataset: ImageDataset) -> None:
 N_SHOWN = 18  # images of the grid, three rows
 
 
-def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict, say) -> None:
+def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict, say: Callable) -> None:
     """What came out, and what to type next; the last line is the accuracy that predict repeats."""
     from report import report_lines
     from resume import typed

@@ -197,9 +197,11 @@ class Trainer:
         evaluate_batch: the same for evaluation: the engine over that model.
         refresh: tells the engine that the weights have changed.
         recipe: how the weights learn; evaluation's loss is plain cross entropy.
+        device: where the model is; batches are brought there.
         dtype: what convolutions compute in; weights stay in fp32.
         seed: dropout and mixing of step `s` are drawn from `(seed, s)`.
         monitor: what the best epoch is chosen by, a row of `MONITORS`.
+        sync_bn: batch norm that trains normalises over the batches of all ranks (GPUs only), not over its own slices.
 
     Raises:
         UserError: there is no such monitor.
@@ -244,7 +246,14 @@ class Trainer:
         """Runs the epochs and returns the best one.
 
         Args:
+            n_epochs: of the whole run, those before a resume among them.
             early_stop: end after this many epochs without a better one.
+
+        Raises:
+            Diverged: a loss or a weight is no finite number; what was saved before stays.
+            UserError: no image of a split could be read, batch norm cannot train on a batch this small, or what was
+                saved knows no best epoch and no epoch is left to train.
+            Exception: whatever `run` raises, to stop for example.
         """
         if not self.step and self.recipe.schedule.warmup:  # the ends of the epochs alone would not show it
             run.log_rates(self.recipe.schedule.rates, 0)

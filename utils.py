@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch takes seconds to import and --help must not wait for it
     import torch
+    from tqdm import tqdm
 
 
 MAX_PIXELS = 200_000_000  # 600 MB as RGB: larger than any camera's photo, smaller than a decompression bomb
@@ -431,7 +432,7 @@ def show_progress(is_wanted: bool) -> None:
     _shows_progress = is_wanted
 
 
-def progress(items: Iterable | None = None, **options: Any):
+def progress(items: Iterable | None = None, **options: Any) -> tqdm:
     """A progress bar on stderr; none where that is not wanted or no terminal, or another process has one."""
     from tqdm import tqdm
 
