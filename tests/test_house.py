@@ -1,6 +1,7 @@
 """The rules of the house, held by reading its source."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,18 @@ def test_imports_run_one_way():
         free = {name for name, used in graph.items() if not used & graph.keys()}
         assert free, f"a circle among {sorted(graph)}"
         graph = {name: used for name, used in graph.items() if name not in free}
+
+
+PACKAGES = {"PIL": "pillow", "sklearn": "scikit_learn", "google": "protobuf"}  # where an import has another name
+
+
+@pytest.mark.parametrize("files", ["requirements.txt", "requirements.txt tests/requirements.txt"])
+def test_every_package_that_is_imported_is_required(files):
+    tests = {path.stem: path for path in (ROOT / "tests").glob("*.py")} if "tests" in files else {}
+    used = {name for path in [*ROOMS.values(), *tests.values()] for name in imports_of(path)}
+    used = {PACKAGES.get(name, name) for name in used - ROOMS.keys() - tests.keys() - sys.stdlib_module_names}
+    lines = "".join((ROOT / file).read_text(encoding="utf-8") for file in files.split())
+    assert not used - {name.replace("-", "_") for name in re.findall(r"^[\w-]+", lines, re.M)}
 
 
 @pytest.mark.parametrize("name", ["train", "predict"])
