@@ -64,6 +64,9 @@ def test_the_other_commands_of_the_readme_exist(tmp_path):
         assert f"\n{target}:" in makefile
     for script in set(re.findall(r"python ([\w/]+\.py)", TEXTS)):
         assert (ROOT / script).is_file(), script
+    for script, flags in re.findall(r"python (benchmarks/\w+\.py)((?: [\w-]+)+)", TEXTS):
+        known = (ROOT / script).read_text(encoding="utf-8")
+        assert all(f'"{flag}"' in known for flag in re.findall(r"--\w+", flags)), script + flags
     done = subprocess.run([sys.executable, ROOT / "features.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0
     assert "are kept" in done.stdout
