@@ -1,8 +1,11 @@
 """The commands of the README that need neither network nor time, run as they are typed, on tiny images."""
 
+import ast
 import re
+import runpy
 import shlex
 import shutil
+import textwrap
 import types
 from pathlib import Path
 
@@ -58,3 +61,17 @@ def test_the_predictions_of_the_readme_run(cli, photos, monkeypatch):
     assert {path.name for path in Path().glob("*report/*")} >= {"report.json"}
     assert Path("result.png").exists()
     assert not n_rows
+
+
+def test_the_program_of_the_readme_runs_and_only_when_it_is_the_main_one(trained, tmp_path, capsys):
+    (program,) = re.findall(r"^    from predictor import .*\n(?:(?:    .*)?\n)+", README, re.M)
+    (tmp_path / "mine.py").write_text(textwrap.dedent(program), encoding="utf-8")
+    shutil.copy("tiny.pth", "efficientnet_lite0.pth")
+    save_image(tmp_path / "a.jpg", 0, 0)
+    runpy.run_path("mine.py", run_name="__mp_main__")  # as a process that decodes does where it is spawned
+    assert not capsys.readouterr().out
+    runpy.run_path("mine.py", run_name="__main__")
+    (_, probability, reason), (*_, why) = ast.literal_eval(capsys.readouterr().out)
+    assert probability > 0
+    assert not reason
+    assert "No such file" in why
