@@ -82,6 +82,11 @@ def test_the_design_names_every_room():
     assert not {path.name for path in ROOT.glob("*.py") if f"`{path.name}`" not in design}
 
 
+def test_the_readme_is_as_wide_as_the_code():
+    lines = [line for line in TEXTS.splitlines() if not line.startswith(("|", "    "))]  # but for tables and commands
+    assert not [line for line in lines if len(line) > 120]
+
+
 def test_the_readme_names_every_backbone_of_the_table():
     for name in BACKBONES:
         assert f"`{name}`" in README
