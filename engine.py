@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from model_loader import Classifier, Top
+from utils import to_device
 
 FOLD_TOLERANCE = 1e-3  # of the largest logit: folding rounds, a wrong pair is off by far more
 
@@ -136,7 +137,7 @@ def in_fixed_shape(
         if n < batch_size:
             part = torch.cat([part, part.new_zeros(batch_size - n, *part.shape[1:])])
         order = torch.channels_last if part.dim() == 4 else torch.contiguous_format
-        part = part.to(device, non_blocking=True, memory_format=order)
+        part = to_device(part, device, memory_format=order)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             outputs.append(compute(part)[:n])
     return torch.cat(outputs) if len(outputs) != 1 else outputs[0]

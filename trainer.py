@@ -17,7 +17,7 @@ import ranks
 from data_loader import Batch
 from recipe import Recipe
 from report import macro_f1
-from utils import UserError, pick, progress, seed_for
+from utils import UserError, pick, progress, seed_for, to_device
 
 # --- results ----------------------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ class Trainer:
             if n_bad:
                 run.skip([pair for part in ranks.gathered(batch.bad) for pair in part], split)
             if n_images:
-                labels = batch.labels.to(self.device, non_blocking=True)
+                labels = to_device(batch.labels, self.device)
                 logits, loss = step(batch, labels, n_images)
                 sums.add(labels, logits, loss)
                 if kept is not None and len(labels):
@@ -340,7 +340,7 @@ class Trainer:
     def _train_step(self, batch: Batch, labels: torch.Tensor, n_images: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One step; the logits of this rank's slice of `n_images`, and its part of the loss summed over them."""
         torch.manual_seed(seed_for(self.seed, "step", self.step))
-        images, targets = batch.images.to(self.device, non_blocking=True), labels
+        images, targets = to_device(batch.images, self.device), labels
         if self.recipe.mix:
             images, targets = self.recipe.mix(images, labels)
         if not ranks.is_main():  # dropout acts on slices, which must not all drop the same places

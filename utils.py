@@ -235,6 +235,14 @@ def _has_bf16(device: torch.device) -> bool:
     return any(getattr(torch.cpu, question, bool)() for question in questions)
 
 
+def to_device(tensor: torch.Tensor, device: torch.device, **options: Any) -> torch.Tensor:
+    """The tensor on the device, as `Tensor.to` takes `options`.
+
+    Only CUDA copies without waiting: MPS may read the memory when it belongs to something else already.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda", **options)
+
+
 def keep_freed_memory() -> None:
     """Tells glibc to keep large freed blocks for the next batch in place of returning them.
 

@@ -1,4 +1,5 @@
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import engine as engine_module
 from backbones import BACKBONES
 from engine import Engine, find_pairs
 from model_loader import get_model
+from utils import to_device
 
 CPU = torch.device("cpu")
 NAMES = [*BACKBONES, "timm/mobilenetv3_small_050", "googlenet", "vit_b_16"]
@@ -75,9 +77,27 @@ def test_a_sample_does_not_depend_on_its_neighbours():
     model = random_model("resnet18")
     engine = Engine(model, CPU, torch.float32, batch_size=8)
     images = random_images(8, model)
-    together = engine(images)
-    for n in range(8):
-        assert torch.equal(engine(images[n : n + 1])[0], together[n])
+    for compute in (engine, engine.features):
+        together = compute(images)
+        for n in range(8):
+            assert torch.equal(compute(images[n : n + 1])[0], together[n])
+
+
+def test_a_new_view_every_epoch_computes_no_more_images_than_a_step_has():
+    model = get_model("resnet18", 3, image_size=32)
+    engine, computed = Engine(model, CPU, torch.float32, batch_size=32), []
+    engine.evaluated.register_forward_pre_hook(lambda _, inputs: computed.append(len(inputs[0])))
+    engine.evaluated.net.conv1.register_forward_pre_hook(lambda _, inputs: computed.append(len(inputs[0])))
+    logits = FrozenModel(engine, model.top(), 4)(random_images(4, model))
+    assert computed == [4]
+    with torch.no_grad():
+        assert torch.allclose(logits, model.eval()(random_images(4, model)), atol=1e-4)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", True), ("mps", False), ("cpu", False)])
+def test_only_cuda_copies_without_waiting(device, expected):
+    tensor = SimpleNamespace(to=lambda device, **options: options)
+    assert to_device(tensor, torch.device(device))["non_blocking"] == expected
 
 
 def test_a_refresh_takes_over_new_weights_and_leaves_the_model_alone():
