@@ -62,7 +62,11 @@ class Engine:
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=generator).to(self.device)
         with torch.inference_mode(), _exact_fp32():
-            expected, found = plain(images), folded(images)
+            expected = plain(images)
+            try:
+                found = folded(images)
+            except Exception:  # any: a network may ask its batch norm for what is gone, in ways of its own
+                return False
         return bool((expected - found).abs().max() <= FOLD_TOLERANCE * expected.abs().max().clamp(min=1.0))
 
     @property

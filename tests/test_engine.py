@@ -145,6 +145,20 @@ def test_where_there_is_no_batch_norm_none_is_refused():
     assert not engine.is_folded
     assert not engine.is_refused
 
+def test_a_network_that_asks_its_batch_norm_for_what_folding_removes_runs_plain(monkeypatch):
+    block = type(get_model("resnet18", 3, image_size=32).net.layer1[0])
+
+    def forward(self, x):
+        scale = self.bn2.weight.abs().mean()
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(out + (self.downsample(x) if self.downsample else x)) * scale
+
+    monkeypatch.setattr(block, "forward", forward)
+    engine = Engine(random_model("resnet18"), CPU, torch.float32, 2)
+    assert engine.is_refused
+    assert engine(random_images(2, engine.model)).isfinite().all()
+
+
 
 def test_a_right_fold_is_not_refused_where_the_device_rounds_convolutions(monkeypatch):
     def rounded(tensor):
