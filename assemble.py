@@ -109,21 +109,33 @@ class Work:
     is_stored: bool = False
 
 
-def choose_work(config: TrainConfig, engine: Engine) -> Work:
+def choose_work(config: TrainConfig, engine: Engine, say: Callable) -> Work:
     """A wholly frozen backbone is computed once for all epochs; everything else runs image by image."""
-    top = engine.model.top() if is_wholly_frozen(engine.model) else None
+    is_frozen = is_wholly_frozen(engine.model)
+    top = engine.model.top() if is_frozen else None
     if top is None:
+        if is_frozen:
+            say("        this network does more behind its head than can be told: all of it runs in every epoch")
         return Work(engine.model, engine, engine.refresh)
     head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size)
-    if config.views and not config.cutmix:  # a part of a picture has no part in its features
+    if config.views and config.cutmix:
+        say("        --cutmix changes the pictures themselves: the backbone runs in every epoch, as with --views 0")
+    # a part of a picture has no part in its features, and a dry run leaves none behind
+    if config.views and not config.cutmix and not config.dry_run:
         return Work(top, head, head.refresh, is_stored=True)
-    return Work(FrozenModel(engine, top), lambda images: head(engine.features(images)), head.refresh)
+    n_images = min(-(-config.batch_size // ranks.world_size()), engine.batch_size)
+    frozen = FrozenModel(engine, top, n_images)
+    return Work(frozen, lambda images: head(engine.features(images)), head.refresh)
 
 
 def make_loaders(
-    config: TrainConfig, splits: Splits, engine: Engine, work: Work, run: Run, cache: Path, say: Callable
+    config: TrainConfig, splits: Splits, engine: Engine, work: Work, run: Run, cache: Path | None, say: Callable
 ) -> dict[str, Iterable]:
-    """Batches of each split: images, or their features, of which those that the cache lacks are computed here."""
+    """Batches of each split: images, or their features, of which those that the cache lacks are computed here.
+
+    Args:
+        cache: where features are kept, if the work is on stored ones.
+    """
     datasets = make_datasets(config, splits, engine.model.preprocess)
     # in evaluation every process computes whole passes of the engine
     sizes = {name: engine.batch_size * ranks.world_size() for name in datasets} | {"train": config.batch_size}

@@ -66,9 +66,19 @@ class TrainConfig:
         "NAME",
         group="data",
     )
-    mixup: float = flag(0.0, "mixes pairs of images; the alpha of mixup, 0.2 is usual", "A", number(float, 0), "data")
+    mixup: float = flag(
+        0.0,
+        "mixes pairs of images (with --freeze their features); the alpha of mixup, 0.2 is usual",
+        "A",
+        number(float, 0),
+        "data",
+    )
     cutmix: float = flag(
-        0.0, "puts a part of one image into another; the alpha of cutmix, 1 is usual", "A", number(float, 0), "data"
+        0.0,
+        "puts a part of one image into another (with --freeze it implies --views 0); the alpha of cutmix, 1 is usual",
+        "A",
+        number(float, 0),
+        "data",
     )
     class_weights: str = flag(
         "none", "none, or balanced: rare classes count as much as frequent ones in training", "NAME", group="data"

@@ -76,21 +76,22 @@ class Engine:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images (n, 3, size, size) -> fp32 logits (n, classes) on the device."""
-        return self._in_fixed_shape(self.evaluated, images)
+        return in_fixed_shape(self.evaluated, images, self.batch_size, self.device, self.dtype)
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (n, 3, size, size) -> what the head takes, (n, ...) on the device."""
-        return self._in_fixed_shape(self.evaluated.features, images)
+    def features(self, images: torch.Tensor, batch_size: int | None = None) -> torch.Tensor:
+        """uint8 images (n, 3, size, size) -> what the head takes, (n, ...) on the device.
+
+        Args:
+            batch_size: another fixed number of images for a pass.
+        """
+        size = batch_size or self.batch_size
+        return in_fixed_shape(self.evaluated.features, images, size, self.device, self.dtype)
 
     def feature_example(self) -> torch.Tensor:
         """The features of a black image, (1, ...), in the shape and type that all have."""
         size = self.model.preprocess.image_size
-        image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
         # a pass of one: only its shape is asked for, and a whole batch would take a tenth of a second
-        return in_fixed_shape(self.evaluated.features, image, 1, self.device, self.dtype)
-
-    def _in_fixed_shape(self, compute: Callable, inputs: torch.Tensor) -> torch.Tensor:
-        return in_fixed_shape(compute, inputs, self.batch_size, self.device, self.dtype)
+        return self.features(torch.zeros(1, 3, size, size, dtype=torch.uint8), 1)
 
 
 class HeadEngine:
@@ -114,16 +115,21 @@ class HeadEngine:
 
 
 class FrozenModel(nn.Module):
-    """Trains a head on a frozen backbone without storing anything: the backbone runs in the engine."""
+    """Trains a head on a frozen backbone without storing anything: the backbone runs in the engine.
 
-    def __init__(self, engine: Engine, top: Top) -> None:
+    Args:
+        batch_size: images that a pass computes, those of a training step; more would be computed for nothing.
+    """
+
+    def __init__(self, engine: Engine, top: Top, batch_size: int) -> None:
         super().__init__()
-        self.top = top
+        self.top, self.batch_size = top, batch_size
         self._engine = (engine,)  # in a tuple: its copy of the model is no part of this one
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images (n, 3, size, size) -> fp32 logits (n, classes)."""
-        return self.top(self._engine[0].features(images).clone())  # a clone may take part in a backward pass
+        features = self._engine[0].features(images, self.batch_size)
+        return self.top(features.clone())  # a clone may take part in a backward pass
 
 
 @torch.inference_mode()

@@ -107,7 +107,7 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
             say("evaluation runs unfolded: batch norm could not be joined to convolutions")
         computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
         run.begin(asdict(config), splits, saver, computing)
-        work = assemble.choose_work(config, engine)
+        work = assemble.choose_work(config, engine, say)
         trainer = assemble.make_trainer(config, splits, engine, work)
         if config.dry_run:
             try_a_step(config, trainer, splits, engine, work, run, say)
@@ -151,11 +151,10 @@ def try_a_step(
 ) -> None:
     """The end of a dry run: one step of training, and no checkpoint."""
     from assemble import make_loaders
-    from feature_cache import open_cache
 
-    with open_cache("none") as cache:
-        loaders = make_loaders(config, one_batch(splits, config), engine, work, run, cache, say)
-        result = trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
+    run.splits = one_batch(splits, config)  # an image that cannot be read is told by its place among these
+    loaders = make_loaders(config, run.splits, engine, work, run, None, say)
+    result = trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
     run.close()
     say(f"dry run: a step of {result.n_images} images, loss {result.loss:.4f}, {result.seconds:.1f} s")
     say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")

@@ -8,7 +8,7 @@ from torch import nn
 
 import engine as engine_module
 from backbones import BACKBONES
-from engine import Engine, find_pairs
+from engine import Engine, FrozenModel, find_pairs
 from model_loader import get_model
 from utils import to_device
 
@@ -73,9 +73,19 @@ def test_an_activation_inside_a_batch_norm_survives():
     assert any(isinstance(m, nn.ReLU6) for m in engine.evaluated.modules())
 
 
-def test_a_sample_does_not_depend_on_its_neighbours():
-    model = random_model("resnet18")
-    engine = Engine(model, CPU, torch.float32, batch_size=8)
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "squeezenet", "efficientnet_lite0"])
+def test_a_sample_does_not_depend_on_its_neighbours(name, dtype, two_threads):
+    model = random_model(name)
+    engine = Engine(model, CPU, dtype, batch_size=8)
     images = random_images(8, model)
     for compute in (engine, engine.features):
         together = compute(images)
@@ -135,16 +145,6 @@ def test_a_model_that_cannot_be_folded_runs_plain(unfoldable):
         assert torch.allclose(engine(images), model(images), atol=1e-4)
 
 
-def test_a_refused_fold_is_told_where_more_is_asked_for(unfoldable, cli, image_folder):
-    done = cli("train", "--data_dir", image_folder, *TINY, "--dry_run", "--verbose", 2)
-    assert "evaluation runs unfolded: batch norm could not be joined to convolutions" in done.out
-
-
-def test_where_there_is_no_batch_norm_none_is_refused():
-    engine = Engine(get_model("squeezenet", 3, image_size=64), CPU, torch.float32, 2)
-    assert not engine.is_folded
-    assert not engine.is_refused
-
 def test_a_network_that_asks_its_batch_norm_for_what_folding_removes_runs_plain(monkeypatch):
     block = type(get_model("resnet18", 3, image_size=32).net.layer1[0])
 
@@ -158,6 +158,16 @@ def test_a_network_that_asks_its_batch_norm_for_what_folding_removes_runs_plain(
     assert engine.is_refused
     assert engine(random_images(2, engine.model)).isfinite().all()
 
+
+def test_a_refused_fold_is_told_where_more_is_asked_for(unfoldable, cli, image_folder):
+    done = cli("train", "--data_dir", image_folder, *TINY, "--dry_run", "--verbose", 2)
+    assert "evaluation runs unfolded: batch norm could not be joined to convolutions" in done.out
+
+
+def test_where_there_is_no_batch_norm_none_is_refused():
+    engine = Engine(get_model("squeezenet", 3, image_size=64), CPU, torch.float32, 2)
+    assert not engine.is_folded
+    assert not engine.is_refused
 
 
 def test_a_right_fold_is_not_refused_where_the_device_rounds_convolutions(monkeypatch):

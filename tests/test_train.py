@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import TINY, assert_one_line_error, make_class_folders
 from PIL import Image
+from torch import nn
 
 import config
 import train
@@ -98,6 +99,24 @@ def test_the_loss_falls(extra, cli, split_folder):
     done = cli("train", "--data_dir", split_folder, *TINY, "--augment", "none", "--n_epochs", 4, *extra)
     losses = [float(loss) for loss in re.findall(r"train loss (\S+)", done.out)]
     assert losses[-1] < losses[0]
+
+
+def test_training_computes_channels_last_and_in_the_precision_that_was_asked_for(cli, split_folder, monkeypatch):
+    seen, real = set(), nn.Conv2d.forward
+
+    def watched(conv, images):
+        out = real(conv, images)
+        if conv.training and out.requires_grad:
+            last = [t.is_contiguous(memory_format=torch.channels_last) for t in (images, out, conv.weight)]
+            seen.add((out.dtype, conv.weight.dtype, all(last)))
+        return out
+
+    monkeypatch.setattr(nn.Conv2d, "forward", watched)
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        seen.clear()
+        argv = ("--data_dir", split_folder, *TINY, "--precision", precision)
+        assert cli("train", *argv, "--n_epochs", 1).status == 0
+        assert seen == {(dtype, torch.float32, True)}
 
 
 @pytest.mark.parametrize(
@@ -241,6 +260,35 @@ def test_a_dry_run_takes_one_step_and_writes_no_checkpoint(frozen, cli, trained,
     assert not os.path.exists("tiny.pth.prev")
     assert not [name for _, _, names in os.walk(".") for name in names if name.endswith(".bin")], "nothing is cached"
     assert not list(split_folder.parent.glob("dry/*.pth"))
+
+
+def test_a_dry_run_names_the_right_file_that_cannot_be_read(cli, split_folder):
+    dog = split_folder / "train" / "dog" / "00.png"  # the first of four
+    dog.write_bytes(dog.read_bytes()[:-200])
+    argv = ("--data_dir", split_folder, *TINY, "--dry_run", "--run_dir", "dry", "--batch_size", 3)
+    done = cli("train", *argv, "--n_workers", 0)
+    assert done.status == 0, done.err
+    (row,) = list(csv.reader(open("dry/skipped.csv", encoding="utf-8")))[1:]
+    assert row[0] == str(dog)
+
+
+def test_a_run_that_its_checks_ended_is_started_again_by_the_same_command(cli, split_folder):
+    shutil.copy(split_folder / "train" / "cat" / "00.png", split_folder / "val" / "cat" / "copy.png")
+    argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 1, "--run_dir", "r", "--on_leak", "error")
+    for _ in range(2):
+        assert_one_line_error(cli("train", *argv), "listed in r/duplicates.csv".replace("/", os.sep))
+    os.unlink(split_folder / "val" / "cat" / "copy.png")
+    assert cli("train", *argv).status == 0
+    assert not os.path.exists("r/duplicates.csv")
+
+
+def test_what_a_frozen_run_does_otherwise_is_said(cli, split_folder, monkeypatch):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1)
+    assert "the backbone runs in every epoch, as with --views 0" in cli("train", *argv, "--cutmix", 1).out
+    monkeypatch.setattr("model_loader.Classifier.top", lambda self: None)
+    done = cli("train", *argv)
+    assert "all of it runs in every epoch" in done.out
+    assert "views to compute" not in done.out
 
 
 def test_a_dry_run_without_that_flag_trains_in_its_folder(cli, split_folder):
