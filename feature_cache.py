@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -92,9 +93,15 @@ class Store:
         is_whole = os.path.getsize(data) == n_bytes and len(keys) == shape[0]
         if not rows or not is_whole or not self._takes(shape, dtype):
             return
-        shard = torch.from_file(str(data), shared=False, size=_n_elements(shape), dtype=dtype).view(shape)
+        self._map(index, rows, shape, dtype)
         with contextlib.suppress(OSError):  # a cache that may only be read is a cache too
             os.utime(index)  # it is in use now, others are older
+
+    def _map(self, index: Path, rows: dict[RowKey, int], shape: Sequence[int], dtype: torch.dtype) -> None:
+        import torch
+
+        size = _n_elements(shape)
+        shard = torch.from_file(str(index.with_suffix(".bin")), shared=False, size=size, dtype=dtype).view(shape)
         self.rows.update({key: (len(self.shards), row) for key, row in rows.items()})
         self.shards.append(shard)
         self.indices.append(index)
@@ -104,29 +111,50 @@ class Store:
         return example is None or (shape[1:] == list(example.shape[1:]) and dtype == example.dtype)
 
     def add(self, keys: Sequence[RowKey], features: torch.Tensor) -> None:
-        """Writes a shard of rows, (n, ...) in any floating type, and opens it."""
+        """Writes a shard of rows, (n, ...) in any floating type, and opens it.
+
+        Raises:
+            Obstacle: the folder cannot be written; nothing of the shard is left there.
+        """
         import torch
 
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        data, index = self.folder / f"{name}.bin", self.folder / f"{name}.json"
-        temporary = data.with_suffix(".tmp")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        data = self._new_name()
+        temporary, index = data.with_suffix(".tmp"), data.with_suffix(".json")
+        about = {"shape": list(features.shape), "dtype": str(features.dtype).removeprefix("torch."), "rows": keys}
+        with self._writing(temporary, data):
             with open(temporary, "wb") as file:
                 file.write(features.contiguous().flatten().view(torch.uint8).numpy())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, data)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            # before the index is there: another process may empty the cache right after it
+            self._map(index, {key: row for row, key in enumerate(keys)}, features.shape, features.dtype)
+            write_text(index, json.dumps(about))
+
+    def check_writable(self) -> None:
+        """Raises Obstacle where `add` would, before hours of work that could not be kept."""
+        temporary = self._new_name().with_suffix(".tmp")
+        with self._writing(temporary):
+            temporary.touch()
+            temporary.unlink()
+
+    def _new_name(self) -> Path:
+        return self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.bin"
+
+    @contextlib.contextmanager
+    def _writing(self, *paths: Path) -> Iterator[None]:
+        """The folder is there inside; what fails leaves none of those files and is told with what helps."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except (OSError, Obstacle) as error:
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    path.unlink()
             raise Obstacle(
-                f"--feature_cache {self.folder.parent} cannot be written ({error.strerror}); free some space, give "
-                "another DIR, or use --views 0 in a new run, which stores nothing"
+                f"--feature_cache {self.folder.parent} cannot be written ({getattr(error, 'strerror', error)}); free "
+                "some space, give another DIR, or use --views 0 in a new run, which stores nothing"
             ) from error
-        about = {"shape": list(features.shape), "dtype": str(features.dtype).removeprefix("torch."), "rows": keys}
-        write_text(index, json.dumps(about))
-        self._open(index, set(keys))
 
     def places(self, keys: Sequence[RowKey]) -> torch.Tensor:
         """Where those rows are: shard and row (n, 2), -1 where there is none."""
@@ -169,6 +197,8 @@ def open_cache(folder: str) -> Iterator[Path]:
         yield Path(temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if os.path.exists(temporary):  # Windows keeps what is mapped
+            atexit.register(shutil.rmtree, temporary, ignore_errors=True)
 
 
 def _temporary_cache() -> str:

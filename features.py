@@ -38,6 +38,10 @@ Keys = list[list[RowKey] | None]  # by sample and view; None where the file coul
 Wanted = list[tuple[int, tuple[int, ...]]]  # samples and those of their views that the cache lacks
 
 
+# Rows are what this code computes: with other code they are others.
+CODE = ("backbones", "data_loader", "decoding", "engine", "model_loader")
+
+
 def backbone_hash(engine: Engine) -> str:
     """A hash of the backbone's weights."""
     import torch
@@ -51,7 +55,7 @@ def backbone_hash(engine: Engine) -> str:
 
 
 def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str, backbone: str) -> str:
-    """A hash of all that every row depends on but its file: weights, sizes, recipe, seed, precision.
+    """A hash of all that every row depends on but its file: weights, sizes, recipe, seed, precision, code, processor.
 
     Args:
         backbone: what `backbone_hash` gives.
@@ -70,16 +74,31 @@ def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str, backbone: str
         "device": engine.device.type,
         "folded": engine.is_folded,
         "batch_size": engine.batch_size,
+        "processor": _processor(engine.device),
         # timm itself is not imported for its version: it takes most of a second
-        "versions": [str(torch.__version__), str(torchvision.__version__), version("timm")],
-        # two networks can hold the same weights and differ in their padding or activation
+        "versions": [str(torch.__version__), str(torchvision.__version__), *map(version, ("timm", "pillow"))],
+        "code": [hashlib.sha256(Path(__file__).with_name(f"{name}.py").read_bytes()).hexdigest() for name in CODE],
+        # two networks can hold the same weights and differ in their padding, their activation or number of heads
         "layers": [
-            (name, type(module).__qualname__, module.extra_repr())
+            (name, type(module).__qualname__, module.extra_repr(), _plain_attributes(module))
             for name, module in model.net.named_modules()
             if name != model.head_name and not name.startswith(model.head_name + ".")
         ],
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _processor(device: torch.device) -> str:
+    """What rounds the numbers: the GPU's name, or the instructions of the CPU."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+
+
+def _plain_attributes(module: nn.Module) -> str:
+    plain = (bool, int, float, str, tuple)
+    own = {name: value for name, value in vars(module).items() if isinstance(value, plain)}
+    return repr(sorted((name, value) for name, value in own.items() if name != "training"))
 
 
 # --- extraction -------------------------------------------------------------------------------
@@ -169,6 +188,8 @@ def extract(
     plans = ranks.from_main(lambda: _plan(example.nbytes, parts, stores, cache, say))
     for name, part in parts.items():
         yield name, _extract(engine, part, stores[name], *plans.pop(name), n_workers)
+    if ranks.is_main():  # another run may have stored as much in the meantime
+        prune(cache, 0, feature_cache.CACHE_LIMIT, {index for store in by_folder.values() for index in store.indices})
 
 
 def _plan(
@@ -184,6 +205,8 @@ def _plan(
         lacking = [tuple(v for v in views if row is None or row[v] not in rows) for row in keys[name]]
         wanted[name] = [(index, some) for index, some in enumerate(lacking) if some]
     new = [key for name in parts for index, some in wanted[name] for key in _some(keys[name][index], some)]
+    for store in {stores[name] for name in parts if wanted[name]}:
+        store.check_writable()
     _make_room(row_bytes, cache, new, {index for store in stores.values() for index in store.indices}, say)
     return {name: (keys[name], wanted[name]) for name in parts}
 
@@ -199,9 +222,6 @@ def _extract(engine: Engine, part: Part, store: Store, keys: Keys, wanted: Wante
     if ranks.world_size() > 1:
         bad = {index: reason for other in ranks.gathered(bad) for index, reason in other.items()}
         store.open(key for row in keys for key in row or ())  # the rows of the others
-    for index, row in enumerate(keys):
-        if row is None:  # it was not there when its rows were named
-            bad.setdefault(index, "changed while it was read")
     nothing = [RowKey(-1, "", "", 0, 0)] * part.n_views
     asked = [key for index, row in enumerate(keys) for key in (nothing if index in bad else row)]
     places = store.places(asked).view(len(keys), part.n_views, 2)
@@ -248,7 +268,11 @@ def _compute(
         for batch in progress(loader, desc="features", unit="batch"):
             stop.raise_if_asked()
             bad.update(batch.bad)
-            rows = [(keys[index][view], n) for n, (index, view) in enumerate(batch.places) if keys[index]]
+            # a file that is another one by now may have been that already when it was decoded
+            indices = {index for index, _ in batch.places}
+            changed = {index for index in indices if row_keys(dataset.samples[index], 1) != (keys[index] or ())[:1]}
+            bad.update(dict.fromkeys(changed, "changed while it was read"))
+            rows = [(keys[index][view], n) for n, (index, view) in enumerate(batch.places) if index not in changed]
             if not rows:
                 continue
             features = engine.features(batch.images).cpu()

@@ -14,7 +14,9 @@ from conftest import TINY, save_image
 import feature_cache
 import features
 import train
+from assemble import make_datasets
 from backbones import BACKBONES
+from config import TrainConfig
 from data_loader import ImageDataset, eval_transform, train_transform
 from engine import Engine, HeadEngine
 from feature_cache import RowKey, Store, cache_entries, gather, open_cache, prune
@@ -22,7 +24,7 @@ from features import Part, extract, is_wholly_frozen
 from model_loader import freeze, get_model
 from samples import load_splits
 from splits import Sample
-from utils import UserError, pick_precision
+from utils import Obstacle, UserError, pick_precision
 
 CPU = torch.device("cpu")
 FROZEN = (*TINY, "--freeze", "--n_epochs", 3)
@@ -225,11 +227,11 @@ def test_entries_of_another_shape_or_type_are_computed_again(engine, train_set, 
 def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, monkeypatch):
     real, calls = engine.features, []
 
-    def stop_at_the_third(images):
+    def stop_at_the_third(images, *size):
         calls.append(len(images))
-        if len(calls) == 3:
+        if calls == [1, 8, 8, 8]:  # the first is of the example
             raise KeyboardInterrupt
-        return real(images)
+        return real(images, *size)
 
     monkeypatch.setattr(engine, "features", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -428,8 +430,67 @@ def test_a_set_larger_than_a_shard_is_read_across_shards(engine, train_set, tmp_
     assert torch.equal(rows_of(extracted), whole)
 
 
-def test_evaluation_features_do_not_depend_on_the_seed(engine, train_set, tmp_path):
-    preprocess = engine.model.preprocess
-    plain = ImageDataset(train_set.samples, ["cat", "dog", "개"], preprocess, eval_transform(preprocess))
-    extract_one(engine, plain, tmp_path / "cache", "evaluation", 1, 0)
-    assert plain.seed is None
+def test_evaluation_features_do_not_depend_on_the_seed(engine, image_folder, tmp_path):
+    splits, said = load_splits(image_folder, {"train": 0.6, "valid": 0.2, "test": 0.2}, 0), []
+    for seed in (0, 1):
+        datasets = make_datasets(TrainConfig(seed=seed), splits, engine.model.preprocess)
+        parts = {"valid": Part(datasets["valid"], "evaluation"), "train": Part(datasets["train"], "basic", 2)}
+        list(extract(engine, parts, tmp_path / "cache", 0, said.append))
+    assert [line.split()[1] for line in said] == ["42", "36"], "the views of training alone"
+
+
+def test_a_file_that_changes_while_it_is_read_has_no_row_and_is_told(engine, train_set, tmp_path):
+    path, decoded = train_set.samples[4].path, train_set.decoded
+    train_set.decoded = lambda index: (decoded(index), os.utime(path))[0]
+    extracted = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
+    assert extracted.bad == [(4, "changed while it was read")]
+    assert (extracted.places[4] == -1).all()
+    train_set.decoded, said = decoded, []
+    assert not extract_one(engine, train_set, tmp_path / "cache", "basic", 2, say=said.append).bad
+    assert said[0].split()[1] == "2"
+
+
+def test_other_code_and_other_numbers_of_heads_share_no_features(engine, train_set, tmp_path, monkeypatch):
+    def key():
+        return features.recipe_key(engine, train_set, "basic", "weights")
+
+    before = key()
+    assert key() == before
+    engine.model.net.layer1.num_heads = 4
+    assert key() != before
+    del engine.model.net.layer1.num_heads
+    assert key() == before
+    for name in features.CODE:
+        (tmp_path / f"{name}.py").write_text(f"# {name}")
+    monkeypatch.setattr(features, "__file__", str(tmp_path / "features.py"))
+    assert key() != before
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_the_work(engine, train_set, tmp_path, monkeypatch):
+    def refused(path, *_args, **_options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    engine.features = lambda *_args, **_options: pytest.fail("computed")
+    monkeypatch.setattr(engine, "feature_example", lambda: torch.zeros(1, 512))
+    monkeypatch.setattr(feature_cache.Path, "touch", refused)
+    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\); free some space, give another DIR"):
+        extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
+
+
+def test_an_index_that_cannot_be_written_takes_its_rows_along(tmp_path, monkeypatch):
+    def full(path, text):
+        raise Obstacle(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(feature_cache, "write_text", full)
+    with pytest.raises(Obstacle, match=r"No space left on device.*use --views 0"):
+        Store(tmp_path / "r").add([RowKey(0, "a", "a", 1, 1)], torch.zeros(1, 3))
+    assert not list((tmp_path / "r").iterdir())
+
+
+def test_rows_outlive_another_process_that_empties_the_cache(tmp_path):
+    store, keys = Store(tmp_path / recipe("a")), [RowKey(0, "a", "a", 1, 1)]
+    store.add(keys, torch.ones(1, 3))
+    features.main(["--feature_cache", str(tmp_path), "--clear"])
+    assert gather(store.shards, store.places(keys)).tolist() == [[1, 1, 1]]
+    store.add([RowKey(0, "b", "b", 1, 1)], torch.zeros(1, 3))
+    assert len(cache_entries(tmp_path)) == 1
