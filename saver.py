@@ -27,7 +27,6 @@ class Saver:
 
     def __init__(self, path: str, model: Classifier, config: TrainConfig, splits: Splits, run_id: str) -> None:
         self.path, self.model, self.run_id = path, model, run_id
-        self.is_first = True
         self.previous = f"{path}.prev" if os.path.exists(path) and not self.is_ours(path) else None
         if ranks.is_main():
             remove_leftovers(path)
@@ -52,14 +51,13 @@ class Saver:
         """Writes the present weights with those metrics, as plain values.
 
         Args:
-            path: another place; at the run's own the first writing keeps a file of another run as `.prev`.
+            path: another place; at the run's own a file of another run, whenever it came, is kept as `.prev`.
 
         Raises:
             Obstacle: it cannot be written; what was there stays.
         """
-        keep_previous = self.is_first and path is None and not self.is_ours(self.path)
+        keep_previous = path is None and not self.is_ours(self.path)
         save_checkpoint(path or self.path, self.model, {**self.about, "metrics": metrics}, keep_previous)
-        self.is_first = self.is_first and path is not None
 
     @ranks.main_only
     def finish(self, epoch: int, results: Mapping[str, PhaseResult], path: str | Path | None = None) -> None:

@@ -18,6 +18,7 @@ import stop
 import train
 from config import TrainConfig
 from run import Run
+from trainer import Trainer
 
 KINDS = {"frozen": ("--freeze",), "partly frozen": ("--freeze_until", "layer3"), "full": ()}
 TIMES = ("images_per_s", "seconds")
@@ -215,6 +216,24 @@ def test_best_weights_that_another_run_has_moved_are_found(cli, stopped):
     done = cli("train", "--resume", "r")
     assert done.status == 0
     assert "warning: the best weights so far (epoch 1) were in m.pth" in done.err
+
+
+def test_a_checkpoint_that_another_run_wrote_under_it_stays_as_prev(cli, split_folder, monkeypatch):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--model_fn", "m.pth")
+    assert cli("train", *argv, "--seed", 5, "--n_epochs", 1).status == 0
+    other, real = Path("m.pth").read_bytes(), Run.save_last
+
+    def written_under_it(run, state):
+        real(run, state)
+        if state["epoch"] == 1:
+            Path("m.pth").write_bytes(other)
+
+    monkeypatch.setattr(Run, "save_last", written_under_it)
+    monkeypatch.setattr(Trainer, "is_best", lambda self, result: True)
+    done = cli("train", *argv, "--n_epochs", 2)
+    assert done.status == 0, done.err
+    assert Path("m.pth.prev").read_bytes() == other
+    assert Path("m.pth").read_bytes() != other
 
 
 def test_a_run_goes_on_from_any_folder_in_the_one_that_it_was_started_in(cli, stopped, tmp_path, monkeypatch):
