@@ -81,7 +81,7 @@ class Run:
             self._place = {"cwd": os.getcwd(), "folder": os.path.realpath(folder)}
             if saved:
                 self._clear_up()
-            elif _is_of_a_dry_run(folder):
+            elif _has_not_begun(folder):
                 for path in folder.iterdir():
                     path.unlink()
             elif any(folder.iterdir()) and ranks.agent() not in _agents(folder):
@@ -390,17 +390,21 @@ def default_run_dir(model_name: str, about: Sequence[str] = ()) -> str:
             return name
 
 
-def _is_of_a_dry_run(folder: Path) -> bool:
-    """Whether a folder holds what a dry run leaves and nothing else, so that the run itself can have its place."""
-    names = [path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")]
+def _has_not_begun(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a dry run leaves, or a run that its checks ended: another may have it."""
+    names = {path.name for path in folder.iterdir()}
+    events = {name for name in names if name.startswith("events.out.tfevents.")}
+    if names - events <= CHECKS_LEAVE:
+        return bool(events) and len(names) > len(events)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return set(names) <= DRY_RUN_LEAVES and isinstance(config, dict) and config.get("dry_run") is True
+    return names - events <= DRY_RUN_LEAVES and isinstance(config, dict) and config.get("dry_run") is True
 
 
-DRY_RUN_LEAVES = {"config.json", "splits.csv", SAMPLES, "augmented.png", "skipped.csv", "duplicates.csv", LAUNCH}
+CHECKS_LEAVE = {"skipped.csv", "duplicates.csv", LAUNCH}
+DRY_RUN_LEAVES = {"config.json", "splits.csv", SAMPLES, "augmented.png", *CHECKS_LEAVE}
 
 
 def _agents(folder: str | Path) -> list[str]:
