@@ -14,6 +14,7 @@ from tables import USUAL, Columns
 from utils import UserError, did_you_mean_path
 
 STDIN = "-"
+CONSOLE = "oem" if sys.platform == "win32" else "utf-8"  # what `dir /b` writes into a pipe
 
 
 def input_samples(inputs: Sequence[str], class_names: Sequence[str], columns: Columns = USUAL) -> Iterator[Sample]:
@@ -45,7 +46,15 @@ def _samples_of(name: str, class_names: Sequence[str], columns: Columns) -> Iter
 
 
 def stdin_names() -> Iterator[str]:
-    """The lines of stdin, without their ends; empty ones are passed over."""
-    for line in sys.stdin.buffer:
-        if name := os.fsdecode(line.removesuffix(b"\n").removesuffix(b"\r").removeprefix(b"\xef\xbb\xbf")):
+    """The lines of stdin, without their ends and the mark before the first; empty ones are passed over."""
+    for n, line in enumerate(sys.stdin.buffer):
+        name = line.removesuffix(b"\n").removesuffix(b"\r")
+        if name := _decoded(name if n else name.removeprefix(b"\xef\xbb\xbf")):
             yield name
+
+
+def _decoded(name: bytes) -> str:
+    try:
+        return os.fsdecode(name)
+    except UnicodeDecodeError:  # on Windows alone: UTF-8 is tried there first
+        return name.decode(CONSOLE, "replace")

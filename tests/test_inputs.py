@@ -4,12 +4,13 @@ import types
 
 import pytest
 
+import inputs
 from inputs import input_samples
 from utils import UserError
 
 
-def paths(inputs, class_names=("cat", "dog", "개")):
-    return [sample.path for sample in input_samples([str(name) for name in inputs], class_names)]
+def paths(given, class_names=("cat", "dog", "개")):
+    return [sample.path for sample in input_samples([str(name) for name in given], class_names)]
 
 
 @pytest.fixture
@@ -34,6 +35,18 @@ def test_any_mix_of_inputs_keeps_its_order(image_folder, stdin):
         *(str(image_folder / "cat" / "02.png"), str(image_folder / "gone.png")),
         *(str(cat / f"{n:02d}.png") for n in range(10)),
     ]
+
+
+def test_only_the_first_name_may_have_a_byte_order_mark(stdin):
+    stdin(b"\xef\xbb\xbfa.png\n\xef\xbb\xbfb.png\n")
+    assert paths(["-"]) == ["a.png", "\ufeffb.png"]
+
+
+def test_names_that_are_no_utf8_are_read_as_the_console_writes_them(stdin, monkeypatch):
+    monkeypatch.setattr(inputs.os, "fsdecode", lambda name: name.decode("utf-8", "surrogatepass"))  # as on Windows
+    monkeypatch.setattr(inputs, "CONSOLE", "cp949")
+    stdin("개.png\n".encode("cp949"))
+    assert paths(["-"]) == ["개.png"]
 
 
 def test_a_name_with_brackets_is_a_file_where_it_is_there(image_folder):
