@@ -114,7 +114,7 @@ def _first_wrong(content: Mapping) -> str:
     """What has the right type and no sense, or nothing."""
     names, splits = content["class_names"], content["splits"]
     modes = [mode.value for mode in InterpolationMode]
-    held_out = splits.get(str(splits.get("held_out")), [])
+    held_out = splits.get(str(splits.get("held_out"))) if splits else []
     named = {"cwd": str, "held_out": str} if splits else {}
     right = {
         "class_names are not two or more different names": 2 <= len(set(names)) == len(names),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -164,7 +163,7 @@ def number(
             value = kind(text)
         except ValueError:
             value = float("nan")
-        if not (at_least <= value <= at_most and math.isfinite(value)) or (above is not None and value <= above):
+        if not (at_least <= value <= at_most and abs(value) < 2**63) or (above is not None and value <= above):
             what = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} was given; it takes {what} {bounds}")
         return value

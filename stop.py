@@ -133,7 +133,9 @@ def reason_of(error: Exception) -> str:
             "a process that decodes images was ended by the system, most often because memory ran out; "
             "fewer of them need less: give a lower --n_workers, or 0"
         )
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    # of a GPU, of Linux, of Windows
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    if isinstance(error, MemoryError) or any(some in text for some in words):
         return "memory ran out; a smaller --batch_size, --image_size or --head_hidden needs less"
     return ""
 

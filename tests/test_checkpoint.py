@@ -100,6 +100,7 @@ HOSTILE = {
     "no temperature": (lambda: change(temperature=0.0), "temperature is no number above 0"),
     "another head": (lambda: change(head="layer1"), "names another head"),
     "strange splits": (lambda: change(splits=[1]), "splits is no dict"),
+    "splits without what they name": (lambda: change(splits={"cwd": ".", "held_out": "valid"}), "splits has no"),
     "splits without paths": (lambda: change(splits={"cwd": ".", "held_out": "valid", "valid": [7]}), "splits has no"),
 }
 

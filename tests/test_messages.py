@@ -18,6 +18,7 @@ WRONG_FLAGS = {
     "train --lr": "--lr is without its value; type --lr X; see python train.py --help",
     "train --lr fast": "--lr 'fast' was given; it takes a number above 0",
     "train --lr inf": "--lr 'inf' was given; it takes a number above 0",
+    f"train --seed 1{400 * '0'}": "0' was given; it takes a whole number at least 0",
     "train --n_epochs 2.5": "--n_epochs '2.5' was given; it takes a whole number at least 1",
     "train --dropout 1": "it takes a number at least 0 and at most 0.99",
     "train --head_hidden 100000000000": "it takes a whole number at least 1 and at most 1e+06",
@@ -131,6 +132,7 @@ def test_a_mistake_in_prediction_is_told_too(arguments, expected, cli, trained, 
     assert_one_line_error(cli("predict", "--model_fn", "tiny.pth", *shlex.split(arguments)), expected)
 
 
-def test_whatever_takes_the_memory_is_named_where_it_ran_out():
-    reason = stop.reason_of(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+@pytest.mark.parametrize("words", ["can't allocate memory", "not enough memory: you tried to allocate 4 bytes."])
+def test_whatever_takes_the_memory_is_named_where_it_ran_out(words):
+    reason = stop.reason_of(RuntimeError(f"DefaultCPUAllocator: {words}"))
     assert all(flag in reason for flag in ("--batch_size", "--image_size", "--head_hidden"))
