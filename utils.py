@@ -253,7 +253,8 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)
-            libc.mallopt(m_mmap_threshold, 1 << 30)
+            # an older glibc refuses more than half of a heap, and a refusal must not fix the threshold at 128 kB
+            libc.mallopt(m_mmap_threshold, 1 << 30) or libc.mallopt(m_mmap_threshold, 32 << 20)
             libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
