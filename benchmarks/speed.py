@@ -58,8 +58,11 @@ class Bench:
         self.rows: list[tuple[str, str, str, str]] = []
 
     def row(self, work: str, yardstick: float, ours: float, unit: str, ratio: float) -> None:
-        self.rows.append((work, f"{yardstick:.1f} {unit}", f"{ours:.1f} {unit}", f"{ratio:.1f}x"))
-        print("  ".join(self.rows[-1]), flush=True)
+        self.tell((work, f"{yardstick:.1f} {unit}", f"{ours:.1f} {unit}", f"{ratio:.1f}x"))
+
+    def tell(self, row: tuple[str, str, str, str]) -> None:
+        self.rows.append(row)
+        print("  ".join(filter(None, row)), flush=True)
 
     def frozen(self) -> None:
         """25 epochs of a head on a frozen EfficientNet-Lite0: first run, and a second one with another rate."""
@@ -116,7 +119,9 @@ class Bench:
             told = f"plain loop {theirs[-1]:.4f} in {found['seconds']:.0f} s, this tool {ours[-1]:.4f}"
             print(f"seed {seed}: {told}", flush=True)
         means = statistics.mean(theirs), statistics.mean(ours)
-        print(f"mean best validation accuracy: plain loop {means[0]:.4f}, this tool {means[1]:.4f}", flush=True)
+        title = f"best validation accuracy of 25 such epochs, mean of {self.options.seeds} seeds"
+        better = f"{100 * (means[1] - means[0]):+.1f} points"
+        self.tell((title, f"{100 * means[0]:.1f} %", f"{100 * means[1]:.1f} %", better))
 
     def finetune(self) -> None:
         """Seconds an epoch of full fine-tuning of ResNet-18, same batch size and workers."""
@@ -192,14 +197,15 @@ class Bench:
         inputs = sorted(map(str, (photos / "val").rglob("*.jpg")))
         for n, model, size in ((1_000, "full.pth", 224), (1_000, "tiny.pth", 32), (100_000, "tiny.pth", 32)):
             code = (
-                "import resource, sys; sys.path.insert(0, sys.argv[1]); import predict\n"
+                "import sys; sys.path.insert(0, sys.argv[1]); from common import peak_mb; import predict\n"
                 f"inputs = {inputs!r} * {n // len(inputs)}\n"
                 f"predict.main(['--gpu_id', '-1', '--model_fn', {model!r}, '--input', *inputs])\n"
-                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)"
+                "print(peak_mb())"
             )
-            command = [sys.executable, "-c", code, str(ROOT)]
+            command = [sys.executable, "-c", code, str(ROOT / "benchmarks")]
             out = subprocess.run(command, cwd=self.scratch, capture_output=True, text=True, check=True).stdout
-            print(f"memory of prediction, {n:,} inputs at {size} pixels: {float(out.split()[-1]):.0f} MB", flush=True)
+            title = f"peak memory of that prediction, {n:,} photos at {size} pixels"
+            self.tell((title, "", f"{float(out.split()[-1]):,.0f} MB", ""))
 
     def _at_full_size(self, source: str, target: str) -> None:
         """The same checkpoint for 224 pixels: a speed does not depend on the weights."""
@@ -264,7 +270,7 @@ def machine() -> str:
     return f"{n_cores()} cores, {device}, {bf16}, torch {torch.__version__.split('+')[0]}"
 
 
-WORK = ("frozen", "finetune", "predict", "decode", "memory", "reports", "accuracy")
+WORK = ("frozen", "finetune", "predict", "memory", "decode", "reports", "accuracy")
 
 
 def main() -> None:
@@ -274,7 +280,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (default: 3)")
     parser.add_argument("--seeds", type=int, default=5, help="of the comparison of accuracies (default: 5)")
     parser.add_argument("--plain_epochs", type=int, default=3, help="epochs of the frozen plain loop (default: 3)")
-    parser.add_argument("--only", nargs="+", choices=WORK, default=WORK[:3], help="which work (default: the first 3)")
+    parser.add_argument("--only", nargs="+", choices=WORK, default=WORK[:4], help="which work (default: the first 4)")
     options = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as scratch:

@@ -253,15 +253,15 @@ def small_file_systems(findings: Findings, earlier: bytes) -> None:
 # --- memory ---------------------------------------------------------------------------------------
 
 PEAKS = """
-import resource, sys
-sys.path.insert(0, {root!r})
+import sys
+sys.path.insert(0, {root!r} + "/benchmarks")
+from common import peak_mb
 from run import Run
 import train
 from flags import run_main
 def log(self, result, best, log=Run.log):
     log(self, result, best)
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    print("peak", result.epoch + 1, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+    print("peak", result.epoch + 1, peak_mb())
 Run.log = log
 run_main(train.main, {argv!r})
 """

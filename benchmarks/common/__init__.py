@@ -40,6 +40,13 @@ def make_photos(folder: Path, n_train: int, n_val: int) -> Path:
     return folder
 
 
+def peak_mb() -> float:
+    """The most memory that this process had so far, in MB; not on Windows."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
 # --- commands of the repository ---------------------------------------------------------------
 
 
