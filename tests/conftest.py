@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import http.server
 import io
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,6 +21,10 @@ from PIL import Image
 import predict
 import train
 from flags import run_main
+
+if TYPE_CHECKING:  # some tests look at what is imported, and when
+    import torch
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CLASSES = ("cat", "dog", "개")
 
@@ -38,6 +44,41 @@ def make_class_folders(root: Path, n_images: int, classes=CLASSES, seed: int = 0
         for n in range(n_images):
             save_image(root / name / f"{n:02d}.png", hue, seed + 100 * hue + n)
     return root
+
+
+# --- what a run leaves --------------------------------------------------------------------------
+
+
+def weights_of(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state_dict in a checkpoint."""
+    import torch
+
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def metrics_of(run_dir: str | Path) -> list[dict[str, str]]:
+    """The lines of `metrics.csv`, one an epoch."""
+    with open(Path(run_dir) / "metrics.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def board_of(run_dir: str | Path) -> EventAccumulator:
+    """The curves and pictures that TensorBoard reads in a run folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run_dir), size_guidance={"images": 0})  # all of them
+    board.Reload()
+    return board
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process (of Linux) runs; one that ended and that nobody has asked for yet does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+# --- fixtures -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import shutil
 import gallery
 import pytest
 import torch
-from conftest import TINY, make_class_folders
+from conftest import TINY, make_class_folders, weights_of
 
 import audit
 import data_loader
@@ -18,10 +18,6 @@ RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}
 
 def rows(path):
     return list(csv.DictReader(open(path, encoding="utf-8")))
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 @pytest.fixture
@@ -124,7 +120,7 @@ def test_exactly_the_bad_files_are_left_out_whatever_the_workers(cli, tmp_path):
         assert sorted(row["path"] for row in rows(f"r{n_workers}/skipped.csv")) == bad
         assert all(row["reason"] for row in rows(f"r{n_workers}/skipped.csv"))
         assert f"left out {len(bad)} images" in done.out
-    first, second = weights("0.pth"), weights("2.pth")
+    first, second = weights_of("0.pth"), weights_of("2.pth")
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
 
@@ -184,7 +180,7 @@ def test_two_epochs_give_the_same_weights_for_any_number_and_kind_of_workers(cli
             argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 2, "--batch_size", 8, "--dropout", 0.3)
             done = cli("train", *argv, "--n_workers", n_workers, "--model_fn", "m.pth")
         assert done.status == 0, done.err
-        found.append(weights("m.pth"))
+        found.append(weights_of("m.pth"))
     for other in found[1:]:
         assert all(torch.equal(found[0][key], other[key]) for key in other)
 
@@ -195,7 +191,7 @@ def test_the_order_of_the_file_system_changes_no_number(cli, split_folder, monke
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda folder: reversed(list(scandir(folder))))
     cli("train", *argv, "--model_fn", "b.pth")
-    first, second = weights("a.pth"), weights("b.pth")
+    first, second = weights_of("a.pth"), weights_of("b.pth")
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 

@@ -12,9 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, TINY
+from conftest import CLASSES, TINY, board_of
 from google.protobuf.json_format import MessageToJson
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import display
@@ -110,9 +109,7 @@ def test_runs_that_differ_in_one_flag_have_rows_that_differ_there(cli, split_fol
     extras = (("--resize", 40), ("--resize", 48), ("--resize", 48, "--bit_depth", 12, "--on_leak", "drop"))
     for n, extra in enumerate(extras):
         assert cli("train", *argv, *extra, "--run_dir", f"runs/{n}", "--model_fn", "m.pth").status == 0
-        events = EventAccumulator(f"runs/{n}")
-        events.Reload()
-        content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+        content = board_of(f"runs/{n}").PluginTagToContent("hparams")["_hparams_/session_start_info"]
         about = HParamsPluginData.FromString(content).session_start_info.hparams
         rows.append({name: MessageToJson(value) for name, value in about.items()})
     assert {name for name in rows[0] if rows[0][name] != rows[1][name]} == {"resize"}

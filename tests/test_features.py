@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, save_image
+from conftest import TINY, save_image, weights_of
 
 import feature_cache
 import features
@@ -30,12 +30,8 @@ CPU = torch.device("cpu")
 FROZEN = (*TINY, "--freeze", "--n_epochs", 3)
 
 
-def state(path):
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
 def same_weights(a, b):
-    a, b = state(a), state(b)
+    a, b = weights_of(a), weights_of(b)
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, make_class_folders, save_image
+from conftest import TINY, is_alive, make_class_folders, metrics_of, save_image, weights_of
 from torch import nn
 
 import ranks
@@ -66,18 +66,9 @@ def odd_data(folder: Path) -> None:
         broken.write_bytes(broken.read_bytes()[:-2000])
 
 
-def weights_of(path: str) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
 def largest_difference(path: str, other: str) -> float:
     ours, theirs = weights_of(path), weights_of(other)
     return max((ours[name].double() - theirs[name].double()).abs().max().item() for name in theirs)
-
-
-def metrics_of(run_dir: str | Path) -> list[dict]:
-    with open(Path(run_dir) / "metrics.csv", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def assert_same_rows(path: str, other: str) -> None:
@@ -134,12 +125,6 @@ def workers_of(launcher: subprocess.Popen) -> list[int]:
             if rank:
                 found[int(rank[1])] = int(entry.name)
     return [found[rank] for rank in sorted(found)]
-
-
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def wait_for(condition, seconds: float = 300.0):

@@ -1,40 +1,28 @@
 """The recipes of the README, each run as a user types it on tiny images, and what it claims."""
 
-import csv
 import re
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from conftest import TINY, board_of, metrics_of, weights_of
 
 import stop
 from model_loader import get_model
 
 
-def state(path):
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-def metrics(run_dir):
-    return list(csv.DictReader(open(f"{run_dir}/metrics.csv", encoding="utf-8")))
-
-
 def moved(path, before):
     """The names of the tensors of a checkpoint that differ from those."""
-    return {key for key, value in state(path).items() if not torch.equal(value, before[key])}
+    return {key for key, value in weights_of(path).items() if not torch.equal(value, before[key])}
 
 
 def curve(run_dir, tag):
-    board = EventAccumulator(str(run_dir))
-    board.Reload()
-    return [point.value for point in board.Scalars(tag)]
+    return [point.value for point in board_of(run_dir).Scalars(tag)]
 
 
 def test_from_scratch_fine_tuned_and_frozen_give_three_curves_side_by_side(cli, trained, split_folder, tmp_path):
-    start, argv = state("tiny.pth"), ("--data_dir", split_folder, *TINY, "--n_epochs", 2, "--lr", 1e-4)
+    start, argv = weights_of("tiny.pth"), ("--data_dir", split_folder, *TINY, "--n_epochs", 2, "--lr", 1e-4)
     recipes = {"scratch": (), "tuned": ("--weights", "tiny.pth"), "frozen": ("--weights", "tiny.pth", "--freeze")}
     for name, extra in recipes.items():
         done = cli("train", *argv, *extra, "--model_fn", f"{name}.pth", "--run_dir", f"runs/{name}")
@@ -43,7 +31,7 @@ def test_from_scratch_fine_tuned_and_frozen_give_three_curves_side_by_side(cli, 
     assert moved("frozen.pth", start) == {"fc.weight", "fc.bias"}
     weights = {key for key in start if key.endswith(("weight", "bias"))}
     assert moved("tuned.pth", start) >= weights
-    first_layer = [(state(f"{name}.pth")["conv1.weight"] - start["conv1.weight"]).abs().max() for name in recipes]
+    first_layer = [(weights_of(f"{name}.pth")["conv1.weight"] - start["conv1.weight"]).abs().max() for name in recipes]
     assert first_layer[0] > 3 * first_layer[1] > first_layer[2] == 0, "from scratch, near its start, not at all"
 
 
@@ -51,7 +39,7 @@ def test_sgd_as_in_the_tutorial_drops_its_rate_after_seven_epochs_and_keeps_the_
     argv = ("--data_dir", split_folder, *TINY, "--freeze", "--optimizer", "sgd", "--lr", 1e-3, "--n_epochs", 8)
     assert cli("train", *argv, "--run_dir", "r", "--model_fn", "m.pth").status == 0
     assert curve("r", "LearningRate/head") == pytest.approx([1e-3] * 7 + [1e-4])
-    accuracies = [float(row["valid_accuracy"]) for row in metrics("r")]
+    accuracies = [float(row["valid_accuracy"]) for row in metrics_of("r")]
     best = torch.load("m.pth", weights_only=True)["metrics"]
     assert best["epoch"] == 1 + accuracies.index(max(accuracies))
     assert best["valid"]["accuracy"] == pytest.approx(max(accuracies), abs=1e-5)
@@ -64,8 +52,7 @@ def test_a_warm_up_is_in_the_learning_rate_curve_from_its_first_step(cli, split_
         patched.setattr("run.Run.log", lambda *_: stop.raise_now())
         assert cli("train", *argv).status == 128 + signal.SIGTERM
     assert cli("train", "--resume", "r").status == 0
-    board = EventAccumulator("r")
-    board.Reload()
+    board = board_of("r")
     assert [(point.step, round(point.value, 6)) for point in board.Scalars("LearningRate/head")] == [
         (0, pytest.approx(1e-3 / 3, abs=1e-6)), (1, 1e-3), (2, 1e-3)
     ]  # fmt: skip
@@ -91,7 +78,7 @@ def test_the_line_for_vgg16_trains_its_classifier_alone_and_predicts(cli, image_
     argv = (*random, "--image_size", 32, "--n_epochs", 2, "--n_workers", 0, "--gpu_id", -1, "--run_dir", "r")
     done = cli("train", *argv)
     assert done.status == 0, done.err
-    best, last = state("vgg.pth"), state("r/last_model.pth")
+    best, last = weights_of("vgg.pth"), weights_of("r/last_model.pth")
     before = get_model("vgg", 3, image_size=32, head_hidden=512).net.state_dict()
     assert {key.split(".")[0] for key in moved("r/last_model.pth", before)} == {"classifier"}
     assert best["classifier.6.0.weight"].shape == last["classifier.6.0.weight"].shape == (512, 64)
@@ -110,7 +97,7 @@ def test_the_best_epoch_is_the_first_best_by_the_monitor(monitor, cli, split_fol
     # a rate so high that the loss goes up and down
     argv = ("--data_dir", split_folder, *TINY, "--freeze", "--lr", 0.3, "--scheduler", "none", "--n_epochs", 6)
     assert cli("train", *argv, "--monitor", monitor, "--run_dir", "r", "--model_fn", "m.pth").status == 0
-    values = [float(row[column]) for row in metrics("r")]
+    values = [float(row[column]) for row in metrics_of("r")]
     assert torch.load("m.pth", weights_only=True)["metrics"]["epoch"] == 1 + values.index(best_of(values))
 
 
@@ -121,5 +108,5 @@ def test_squeezenet_whose_head_is_a_convolution_takes_every_recipe(frozen, cli, 
     argv = ("--data_dir", split_folder, "--model_name", "squeezenet", "--image_size", 32, "--n_workers", 0, *frozen)
     done = cli("train", *argv, *flags.split(), "--run_dir", "r", "--model_fn", "m.pth", "--gpu_id", -1)
     assert done.status == 0, done.err
-    assert [row["backbone_lr"] for row in metrics("r")] == (["", ""] if frozen else ["0.0001", "5e-05"])
+    assert [row["backbone_lr"] for row in metrics_of("r")] == (["", ""] if frozen else ["0.0001", "5e-05"])
     assert cli("predict", "--model_fn", "m.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import shutil
@@ -9,8 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, assert_one_line_error, make_class_folders, on_windows, save_image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from conftest import (
+    TINY,
+    assert_one_line_error,
+    board_of,
+    make_class_folders,
+    metrics_of,
+    on_windows,
+    save_image,
+    weights_of,
+)
 
 import assemble
 import resume
@@ -57,24 +64,18 @@ def killed_after(monkeypatch, cli):
     return call
 
 
-def state(path):
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
 def metrics(folder):
-    rows = list(csv.DictReader(open(f"{folder}/metrics.csv", encoding="utf-8")))
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in metrics_of(folder)]
 
 
 def steps(folder):
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    board = board_of(folder)
+    return {tag: [point.step for point in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
 
 
 def assert_same(a, b):
     """Two runs, as (checkpoint, run folder), came to the same."""
-    first, second = state(a[0]), state(b[0])
+    first, second = weights_of(a[0]), weights_of(b[0])
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     last, other = (torch.load(f"{folder}/last.pth", weights_only=True)["trainer"]["model"] for folder in (a[1], b[1]))
@@ -201,10 +202,10 @@ def test_images_that_are_gone_or_changed_are_told_and_new_ones_not_taken(cli, st
 def test_an_earlier_checkpoint_is_kept_once_across_a_resume(cli, split_folder, killed_after):
     argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 3, "--model_fn", "m.pth")
     assert cli("train", *argv, "--seed", 5, "--n_epochs", 1).status == 0
-    earlier = state("m.pth")
+    earlier = weights_of("m.pth")
     killed_after("save_best", 1, *argv, "--run_dir", "r")  # the file is new, and last.pth does not know it yet
     assert cli("train", "--resume", "r").status == 0
-    kept = state("m.pth.prev")
+    kept = weights_of("m.pth.prev")
     assert all(torch.equal(earlier[key], kept[key]) for key in earlier)
     assert torch.load("m.pth", weights_only=True)["run_id"] == torch.load("r/last.pth", weights_only=True)["run_id"]
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY, assert_one_line_error, make_class_folders
+from conftest import TINY, assert_one_line_error, make_class_folders, weights_of
 from test_layouts import make_table
 
 from samples import load_splits
@@ -157,11 +157,11 @@ def test_a_run_lists_its_groups_and_its_splits_are_used_again_to_the_same_weight
     with open(tmp_path / "moved" / "photos" / "labels.csv", "a") as table:
         table.write("\nimages/later.jpg,cat,p9,h9")  # it came later, so the file does not list it
     shutil.copy(tmp_path / "d" / "images" / "c0.jpg", tmp_path / "moved" / "photos" / "images" / "later.jpg")
-    weights = torch.load("r.pth", weights_only=True)["state_dict"]
+    weights = weights_of("r.pth")
     # the ratios by themselves would cut otherwise
     flags = ("--data_dir", "moved/photos", "--splits", "r/splits.csv")
     done = cli("train", *flags, *argv, "--run_dir", "again", "--model_fn", "again.pth")
-    again = torch.load("again.pth", weights_only=True)["state_dict"]
+    again = weights_of("again.pth")
     assert all(torch.equal(weights[key], again[key]) for key in weights)
     assert "left out, as r/splits.csv does not list them: 1 image (for" in done.out
     assert "not there" not in done.out

@@ -5,7 +5,7 @@ import sys
 import time
 
 import pytest
-from conftest import on_windows
+from conftest import is_alive, on_windows
 
 import stop
 import train
@@ -58,14 +58,6 @@ if __name__ == "__main__":
     print(*[worker.pid for worker in loader._workers], flush=True)
     time.sleep(60)
 """
-
-
-def is_alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch's watchdog takes up to 5 s")

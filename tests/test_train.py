@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY, assert_one_line_error, make_class_folders
+from conftest import TINY, assert_one_line_error, board_of, make_class_folders, metrics_of, weights_of
 from PIL import Image
 from torch import nn
 
@@ -18,10 +18,6 @@ import config
 import train
 from data_loader import AUGMENTS
 from known_sets import DATASETS
-
-
-def state(path):
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 def test_the_main_job_trains_predicts_and_says_the_same_accuracy(cli, trained, split_folder):
@@ -42,8 +38,7 @@ def test_the_checkpoint_alone_is_enough_to_predict_with(trained):
 def test_a_run_leaves_its_record(trained, split_folder):
     config = json.load(open("r/config.json", encoding="utf-8"))
     assert config["n_epochs"] == 2
-    rows = list(csv.DictReader(open("r/metrics.csv", encoding="utf-8")))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["epoch"] for row in metrics_of("r")] == ["1", "2"]
     splits = list(csv.DictReader(open("r/splits.csv", encoding="utf-8")))
     assert {row["split"] for row in splits} == {"train", "valid"}
     assert len(splits) == 39
@@ -82,13 +77,10 @@ def test_an_epoch_within_the_interval_of_another_is_not_called_worse(cli, split_
 
 
 def test_figures_are_in_the_run_folder_and_on_the_board(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator("r", size_guidance={"images": 0})
-    events.Reload()
+    board = board_of("r")
     for name in ("confusion", "calibration", "mistakes"):
         assert Image.open(f"r/{name}.png").size[0] > 100
-        (shown,) = events.Images(f"Validation/{name}")
+        (shown,) = board.Images(f"Validation/{name}")
         assert shown.step == torch.load("tiny.pth", weights_only=True)["metrics"]["epoch"]
 
 
@@ -130,11 +122,11 @@ def test_mixing_trains_the_same_weights_whatever_the_workers(mixing, frozen, cli
         done = cli("train", *argv, "--model_fn", "m.pth", "--feature_cache", "none")
         assert done.status == 0, done.err
         assert ("views to compute" in done.out) == (bool(frozen) and "--cutmix" not in mixing)
-        found.append(state("m.pth"))
+        found.append(weights_of("m.pth"))
     plain = cli("train", "--data_dir", split_folder, *TINY, *frozen, "--n_epochs", 1, "--model_fn", "m.pth")
     assert plain.status == 0
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
-    assert not torch.equal(found[0]["fc.weight"], state("m.pth")["fc.weight"])
+    assert not torch.equal(found[0]["fc.weight"], weights_of("m.pth")["fc.weight"])
 
 
 def test_label_smoothing_is_in_the_training_loss_alone(cli, split_folder):
@@ -143,7 +135,7 @@ def test_label_smoothing_is_in_the_training_loss_alone(cli, split_folder):
     plain = cli("train", *argv, "--model_fn", "a.pth", "--run_dir", "a")
     smooth = cli("train", *argv, "--model_fn", "b.pth", "--run_dir", "b", "--label_smoothing", 0.5)
     assert plain.status == smooth.status == 0
-    first, second = (next(csv.DictReader(open(f"{name}/metrics.csv", encoding="utf-8"))) for name in "ab")
+    first, second = (metrics_of(name)[0] for name in "ab")
     assert first["train_loss"] != second["train_loss"]
     assert first["valid_loss"] == second["valid_loss"]
 
@@ -154,27 +146,20 @@ def test_every_augmentation_trains(augment, cli, split_folder):
     assert done.status == 0, done.err
 
 
-def metrics(run_dir):
-    return list(csv.DictReader(open(f"{run_dir}/metrics.csv", encoding="utf-8")))
-
-
 def test_backbone_and_head_learn_at_their_own_rates_and_both_are_logged(cli, split_folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 2, "--step_size", 1, "--optimizer", "sgd", "--momentum", 0)
     done = cli("train", *argv, "--lr", 0.1, "--backbone_lr", 1e-12, "--run_dir", "r", "--model_fn", "m.pth")
     assert done.status == 0, done.err
     assert re.search(r"lr 0\.1 +\(backbone 1e-12\)", done.out)
-    assert [(row["lr"], row["backbone_lr"]) for row in metrics("r")] == [("0.1", "1e-12"), ("0.01", "1e-13")]
-    board = EventAccumulator("r")
-    board.Reload()
+    assert [(row["lr"], row["backbone_lr"]) for row in metrics_of("r")] == [("0.1", "1e-12"), ("0.01", "1e-13")]
+    board = board_of("r")
     for part, rate in (("head", 0.1), ("backbone", 1e-12)):
         points = board.Scalars(f"LearningRate/{part}")
         assert [point.value for point in points] == pytest.approx([rate, rate / 10])
     from model_loader import get_model
 
     before = get_model("resnet18", 3, image_size=32).net.state_dict()
-    moved = {key for key, value in state("m.pth").items() if not torch.allclose(value, before[key], atol=1e-6)}
+    moved = {key for key, value in weights_of("m.pth").items() if not torch.allclose(value, before[key], atol=1e-6)}
     parameters = {key for key in moved if "running" not in key and "batches" not in key}
     assert parameters == {"fc.weight", "fc.bias"}
 
@@ -185,7 +170,7 @@ def test_the_schedule_of_the_flags_is_the_one_that_runs(scheduler, frozen, cli, 
     # a rate of almost nothing: the validation loss never falls by what a plateau asks for
     argv = ("--data_dir", split_folder, *TINY, *frozen, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 4)
     done = cli("train", *argv, "--scheduler", scheduler, "--patience", 1, "--gamma", 0.5, "--run_dir", "r")
-    factors = [float(row["lr"]) / 1e-12 for row in metrics("r")]
+    factors = [float(row["lr"]) / 1e-12 for row in metrics_of("r")]
     expected = {"plateau": [1, 1, 1, 0.5], "cosine": [1, 0.853553, 0.5, 0.146447]}[scheduler]
     assert factors == pytest.approx(expected, abs=1e-4)
     assert done.out.count("plateau no lower validation loss") == (scheduler == "plateau")
@@ -198,7 +183,7 @@ def test_balanced_weights_change_the_training_loss_alone(cli, split_folder):
     rows = []
     for weights in ("none", "balanced"):
         assert cli("train", *argv, "--class_weights", weights, "--run_dir", weights).status == 0
-        rows += metrics(weights)
+        rows += metrics_of(weights)
     assert rows[0]["train_loss"] != rows[1]["train_loss"]
     assert rows[0]["valid_loss"] == rows[1]["valid_loss"]
 
@@ -211,7 +196,7 @@ def test_the_best_and_the_last_weights_are_both_kept_and_measured(optimizer, cli
     argv = ("--data_dir", image_folder, *TINY, *CATS_AND_DOGS.split(), "--optimizer", optimizer, "--views", 0)
     done = cli("train", *argv, "--n_epochs", 30, "--model_fn", "best.pth", "--run_dir", "r")
     assert done.status == 0, done.err
-    n_epochs, best = len(metrics("r")), torch.load("best.pth", weights_only=True)
+    n_epochs, best = len(metrics_of("r")), torch.load("best.pth", weights_only=True)
     assert best["metrics"]["epoch"] == n_epochs - 1 < 29, "the early stop came one epoch after the best"
     last = torch.load("r/last_model.pth", weights_only=True)
     assert last["metrics"]["epoch"] == n_epochs
@@ -232,14 +217,9 @@ def test_where_the_last_epoch_is_the_best_both_files_hold_it(cli, split_folder):
 
 
 def test_before_training_the_run_shows_its_classes_layers_and_augmented_images(trained, split_folder):
-    from PIL import Image
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     assert re.search(r"^classes 3 +train  valid\n +cat +8 +5\n +dog +8 +5\n +개 +8 +5\n", trained.out, re.MULTILINE)
     assert re.search(r"^ +conv1 +64 x 16 x 16 +9,408  trains$", trained.out, re.MULTILINE)
-    board = EventAccumulator("r")
-    board.Reload()
-    (shown,) = board.Images("Train/images")
+    (shown,) = board_of("r").Images("Train/images")
     with Image.open("r/augmented.png") as sheet:
         assert (shown.width, shown.height) == sheet.size == (6 * 152, 3 * (152 + 17)), "18 images, 6 in a row"
         reds = sheet.convert("RGB").crop((10, 10, 140, 140)).resize((1, 1)).getpixel((0, 0))
@@ -341,10 +321,10 @@ def test_the_test_split_is_measured_with_the_best_weights(cli, image_folder):
 
 
 def test_an_earlier_checkpoint_stays_as_prev(cli, trained, split_folder):
-    earlier = state("tiny.pth")
+    earlier = weights_of("tiny.pth")
     done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 3, "--seed", 1, "--model_fn", "tiny.pth")
     assert "the earlier tiny.pth is now tiny.pth.prev" in done.out
-    kept = state("tiny.pth.prev")
+    kept = weights_of("tiny.pth.prev")
     assert all(torch.equal(earlier[key], kept[key]) for key in earlier)
 
 

@@ -10,14 +10,10 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY, assert_one_line_error, on_windows
+from conftest import TINY, assert_one_line_error, on_windows, weights_of
 
 import train
 from run import Run
-
-
-def state(path="m.pth"):
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 def run_until(word, signum, argv):
@@ -39,7 +35,7 @@ def test_ctrl_c_in_an_epoch_saves_and_the_resumed_run_ends_with_the_same_weights
     assert err.endswith("--resume b\n")
     done = cli("train", "--resume", "b")
     assert "going on after" in done.out
-    first, second = state("a.pth"), state("b.pth")
+    first, second = weights_of("a.pth"), weights_of("b.pth")
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -95,7 +91,7 @@ def test_after_trouble_with_the_disk_the_run_goes_on_from_its_last_save(name, cl
         done = cli("train", *argv)
         assert (done.status, done.err.count("error: ")) == (2, 1)
         assert expected in done.err
-    assert state()
+    assert weights_of("m.pth")
     done = cli("train", "--resume", "r")
     assert done.status == 0, done.err
     assert "going on after 1 of 3 epochs" in done.out
@@ -106,7 +102,7 @@ def test_a_run_folder_that_is_removed_under_the_run_is_told(cli, split_folder, m
     in_the_second_epoch(monkeypatch, lambda run: shutil.rmtree(run.folder))
     argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--n_epochs", 2, "--model_fn", "m.pth", "--run_dir", "r")
     assert_one_line_error(cli("train", *argv), "the run folder r was removed under the run")
-    assert state()
+    assert weights_of("m.pth")
 
 
 @pytest.mark.skipif(on_windows, reason="Windows has no such signals between processes")
