@@ -25,28 +25,23 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import ROOT, described, make_photos
+from common import ROOT, command, described, make_photos, must
 
 N_EPOCHS = 25
 
 
 def run(script: str, *arguments: object, cwd: Path) -> tuple[str, float]:
-    """Runs a script of the repository: its output, and the seconds from start to exit."""
+    """Runs a script of the repository on the CPU: its output, and the seconds from start to exit."""
+    device = () if script.startswith("benchmarks/") else ("--gpu_id", -1)  # the plain loop knows no other
     start = time.perf_counter()
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    if not script.startswith("benchmarks/"):
-        command += ["--gpu_id", "-1"]
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    out, err = process.communicate()
+    done = subprocess.run(command(script, *arguments, *device), cwd=cwd, capture_output=True, text=True)
     seconds = time.perf_counter() - start
-    if process.returncode:
-        raise SystemExit(f"{script} {' '.join(map(str, arguments))} ended with {process.returncode}:\n{err}")
-    return out, seconds
+    return must(done), seconds
 
 
 def plain(cwd: Path, *arguments: object) -> dict:
     """One plain loop: the figures of its last line."""
-    return json.loads(run("benchmarks/plain.py", *arguments, cwd=cwd)[0].splitlines()[-1])
+    return json.loads(run("benchmarks/plain", *arguments, cwd=cwd)[0].splitlines()[-1])
 
 
 class Bench:
@@ -70,8 +65,8 @@ class Bench:
         first, second, theirs = [], [], []
         for _ in range(self.options.rounds):
             shutil.rmtree(self.scratch / ".cache", ignore_errors=True)
-            first.append(run("train.py", *common, "--n_epochs", N_EPOCHS, cwd=self.scratch)[1])
-            second.append(run("train.py", *common, "--n_epochs", N_EPOCHS, "--lr", 5e-4, cwd=self.scratch)[1])
+            first.append(run("train", *common, "--n_epochs", N_EPOCHS, cwd=self.scratch)[1])
+            second.append(run("train", *common, "--n_epochs", N_EPOCHS, "--lr", 5e-4, cwd=self.scratch)[1])
             n_epochs = self.options.plain_epochs
             found = plain(self.scratch, "train", self.data, "--arch", "efficientnet_lite0", "--n_epochs", n_epochs)
             theirs.append(statistics.median(found["of_epochs"]) * N_EPOCHS)
@@ -108,7 +103,7 @@ class Bench:
         ours, theirs = [], []
         for seed in range(self.options.seeds):
             folder = f"runs/seed{seed}"
-            run("train.py", "--data_dir", self.data, "--model_name", "efficientnet_lite0", "--freeze",
+            run("train", "--data_dir", self.data, "--model_name", "efficientnet_lite0", "--freeze",
                 "--use_pretrained", "--n_epochs", N_EPOCHS, "--seed", seed, "--run_dir", folder,
                 cwd=self.scratch)  # fmt: skip
             with open(self.scratch / folder / "metrics.csv", encoding="utf-8") as file:
@@ -127,7 +122,7 @@ class Bench:
         """Seconds an epoch of full fine-tuning of ResNet-18, same batch size and workers."""
         ours, theirs = [], []
         for n in range(self.options.rounds):
-            run("train.py", "--data_dir", self.data, "--model_name", "resnet18", "--n_epochs", 2,
+            run("train", "--data_dir", self.data, "--model_name", "resnet18", "--n_epochs", 2,
                 "--batch_size", 32, "--n_workers", 2, "--run_dir", f"runs/bench{n}", cwd=self.scratch)  # fmt: skip
             with open(self.scratch / "runs" / f"bench{n}" / "metrics.csv", encoding="utf-8") as file:
                 ours.append(float(list(csv.DictReader(file))[-1]["seconds"]))
@@ -140,12 +135,12 @@ class Bench:
     def predict(self) -> None:
         """Images per second of prediction with ResNet-34 over 1,000 small JPEGs."""
         photos = make_photos(self.scratch / "thousand", 4, 1000)
-        run("train.py", "--data_dir", photos, "--model_name", "resnet34", "--n_epochs", 1, "--image_size", 64,
+        run("train", "--data_dir", photos, "--model_name", "resnet34", "--n_epochs", 1, "--image_size", 64,
             "--resize", 73, "--model_fn", "tiny.pth", cwd=self.scratch)  # fmt: skip
         self._at_full_size("tiny.pth", "resnet34.pth")
         ours, theirs = [], []
         for _ in range(self.options.rounds):
-            out, _ = run("predict.py", "--model_fn", "resnet34.pth", "--input", photos / "val", cwd=self.scratch)
+            out, _ = run("predict", "--model_fn", "resnet34.pth", "--input", photos / "val", cwd=self.scratch)
             ours.append(float(re.search(r"([\d.]+) images/s", out)[1]))
             plains = [
                 plain(self.scratch, "predict", photos, "--arch", "resnet34", "--batch_size", 32, "--n_workers", n)
@@ -191,7 +186,7 @@ class Bench:
     def memory(self) -> None:
         """Peak memory of prediction's main process: at 224 pixels, and for 1,000 and 100,000 small inputs."""
         photos = make_photos(self.scratch / "small", 40, 200)
-        run("train.py", "--data_dir", photos, "--model_name", "resnet34", "--n_epochs", 1, "--image_size", 32,
+        run("train", "--data_dir", photos, "--model_name", "resnet34", "--n_epochs", 1, "--image_size", 32,
             "--model_fn", "tiny.pth", cwd=self.scratch)  # fmt: skip
         self._at_full_size("tiny.pth", "full.pth")
         inputs = sorted(map(str, (photos / "val").rglob("*.jpg")))
