@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
-import json
 import os
 import shlex
 import sys
@@ -16,7 +15,17 @@ from typing import IO, TYPE_CHECKING
 
 import ranks
 from flags import flag, number, parse_flags, run_main
-from utils import MAX_PIXELS, UserError, check_target, count_of, did_you_mean_path, is_main, progress, warn
+from utils import (
+    MAX_PIXELS,
+    UserError,
+    check_target,
+    count_of,
+    did_you_mean_path,
+    is_main,
+    progress,
+    read_json,
+    warn,
+)
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -167,11 +176,7 @@ def is_own_picture(path: str) -> bool:
 
 def is_own_report(path: str) -> bool:
     """Whether an earlier run wrote that `report.json`."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            splits = list(json.load(file).values())
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return False
+    splits = read_json(path).values()
     return bool(splits) and all(isinstance(about, dict) and "accuracy_interval_95" in about for about in splits)
 
 

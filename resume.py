@@ -23,7 +23,7 @@ from config import TrainConfig, checkpoint_name
 from flags import check_values
 from model_loader import check_fit
 from splits import SPLIT_FOLDERS, Sample, Splits
-from utils import UserError, did_you_mean_path, first_false, first_unlike, warn, write_text
+from utils import UserError, did_you_mean_path, first_false, first_unlike, read_json, warn, write_text
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -85,11 +85,7 @@ class Saved:
     @property
     def is_finished(self) -> bool:
         """Whether its last epoch was saved and all reports of it written."""
-        try:
-            done = json.loads((self.folder / FINISHED).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return False
-        return isinstance(done, dict) and done.get("epochs") == len(self.progress.rows)
+        return read_json(self.folder / FINISHED).get("epochs") == len(self.progress.rows)
 
     @property
     def is_where_it_was(self) -> bool:

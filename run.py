@@ -24,7 +24,7 @@ from report import split_title, wilson_interval, write_report
 from resume import FINISHED, LAST, SAMPLES, Progress, Saved, Saver, command, write_backbone, write_found, write_last
 from splits import Sample, Splits
 from trainer import Diverged, EpochResult, PhaseResult
-from utils import Obstacle, UserError, atomic_write, painted, write_text
+from utils import Obstacle, UserError, atomic_write, first_unlike, painted, read_json, write_text
 
 LAUNCH = "launch.json"
 
@@ -396,11 +396,7 @@ def _has_not_begun(folder: Path) -> bool:
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     if names - events <= CHECKS_LEAVE:
         return bool(events) and len(names) > len(events)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return names - events <= DRY_RUN_LEAVES and isinstance(config, dict) and config.get("dry_run") is True
+    return names - events <= DRY_RUN_LEAVES and read_json(folder / "config.json").get("dry_run") is True
 
 
 CHECKS_LEAVE = {"skipped.csv", "duplicates.csv", LAUNCH}
@@ -409,11 +405,8 @@ DRY_RUN_LEAVES = {"config.json", "splits.csv", SAMPLES, "augmented.png", *CHECKS
 
 def _agents(folder: str | Path) -> list[str]:
     """The launcher's agents under which the run of that folder was started; none without the launcher."""
-    try:
-        agents = json.loads((Path(folder) / LAUNCH).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return agents if isinstance(agents, list) else []
+    agents = read_json(Path(folder) / LAUNCH).get("agents")
+    return [] if first_unlike(agents, [str]) else agents
 
 
 def run_of_this_launch(run_dir: str | None) -> str | None:
@@ -435,7 +428,7 @@ def note_launch(folder: str | Path) -> None:
     if ranks.is_launched():
         agents = ranks.agents()
         if ranks.is_main():
-            write_text(Path(folder) / LAUNCH, json.dumps(agents) + "\n")
+            write_text(Path(folder) / LAUNCH, json.dumps({"agents": agents}) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:

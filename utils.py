@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import difflib
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -337,6 +338,16 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text atomically; names that are no Unicode are shown with backslashes."""
     with atomic_write(path, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
         file.write(text)
+
+
+def read_json(path: str | Path) -> dict:
+    """What a file of ours holds; {} where there is none, or it is broken or no dict."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError):  # the last is of a million brackets
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _keep(path: Path, previous: str | Path, temporary: str) -> None:

@@ -9,13 +9,14 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import IO
 
-from results import Tally, shown
+from results import Counts, Tally, shown
 from splits import Sample
 from stop import Stopped, reason_of
-from utils import UserError, pick, write_text
+from utils import UserError, first_unlike, pick, read_json, write_text
 
 SYNC_SECONDS = 30.0  # what a power cut takes away at most
 STATE_SECONDS = 1.0  # what a kill takes away at most, where the state is more than counts
@@ -158,6 +159,9 @@ FORMATS = {".csv": CsvFile, ".jsonl": JsonlFile, ".parquet": ParquetFile}
 
 # --- the file ---------------------------------------------------------------------------------
 
+COUNTS = dict.fromkeys((item.name for item in fields(Counts)), int)
+ABOUT = {"checkpoint": {"sha256": str}, "settings": {str: object}, "counts": COUNTS}  # of `result.json`
+
 
 class ResultFile:
     """Rows that come in order: `result.csv.partial` while they do, `result.csv` when all are there.
@@ -181,7 +185,7 @@ class ResultFile:
         self._check_targets()
 
     def _check_targets(self) -> None:
-        for path, is_ours in ((self.path, self._is_result), (self.about_path, _is_about)):
+        for path, is_ours in ((self.path, self._is_result), (self.about_path, _read_about)):
             if os.path.exists(path) and not is_ours(path):
                 raise UserError(f"{path} is there and not of this tool; give another --result, such as result.csv")
 
@@ -223,13 +227,15 @@ class ResultFile:
 
     def is_of_launch(self) -> bool:
         """Whether what is there was written by processes that the same launcher had started before."""
-        content = _read_json(self.state_path if os.path.exists(self.partial) else self.about_path)
-        return self.format.resumes and bool(set(self.about.get("launch", ())) & set(content.get("launch", ())))
+        content = _read_about(self.state_path if os.path.exists(self.partial) else self.about_path)
+        agents = content.get("launch", [])
+        is_known = not first_unlike(agents, [str]) and bool(set(self.about.get("launch", ())) & set(agents))
+        return self.format.resumes and is_known
 
     def _is_whole(self, samples: Iterator[Sample], tally: Tally) -> bool:
         for path in (self.state_path, self.about_path):
-            content = _read_json(path)
-            if "counts" in content and os.path.exists(self.path) and not self._difference(content):
+            content = _read_about(path)
+            if content and os.path.exists(self.path) and not self._difference(content):
                 self._compare(samples, content["counts"]["n_rows"])
                 tally.restore(content)
                 os.replace(path, self.about_path)
@@ -250,11 +256,11 @@ class ResultFile:
     def _difference(self, content: Mapping) -> str:
         """What was otherwise in an earlier run, or nothing."""
         settings = {"checkpoint": self.about["checkpoint"]["sha256"], **self.about["settings"]}
-        theirs = {"checkpoint": content.get("checkpoint", {}).get("sha256"), **content.get("settings", {})}
+        theirs = {"checkpoint": content["checkpoint"]["sha256"], **content["settings"]}
         return next((name for name, value in settings.items() if theirs.get(name) != value), "")
 
     def _continue(self, samples: Iterator[Sample], tally: Tally) -> None:
-        state = _read_json(self.state_path)
+        state = _read_about(self.state_path)
         if state and (name := self._difference(state)):
             raise UserError(f"{self.partial} was made with another {name}; use the same, or leave --resume out")
         end, n_saved = 0, state.get("n_rows")
@@ -422,15 +428,7 @@ class StdoutRows:
         pass
 
 
-def _read_json(path: str) -> dict:
-    """A file of ours; {} where there is none or it is broken."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _is_about(path: str) -> bool:
-    return "checkpoint" in _read_json(path)
+def _read_about(path: str) -> dict:
+    """What `result.json` tells of a result of this tool, or {}."""
+    content = read_json(path)
+    return {} if first_unlike(content, ABOUT) else content

@@ -186,6 +186,23 @@ def test_files_of_the_user_are_not_overwritten(tmp_path):
     write(tmp_path / "empty.csv")
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "settings", "counts"])
+def test_a_result_json_of_another_kind_is_not_taken_for_ours(name, tmp_path):
+    write(tmp_path / "r.csv")
+    content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    (tmp_path / "r.json").write_text(json.dumps({**content, name: "x"}))
+    with pytest.raises(UserError, match=r"r\.json is there and not of this tool"):
+        write(tmp_path / "r.csv", resume=True)
+
+
+def test_a_broken_state_of_a_stopped_run_is_passed_over(tmp_path):
+    with pytest.raises(Stopped):
+        write(tmp_path / "r.csv", n_stop=4)
+    (tmp_path / "r.json.partial").write_text('{"checkpoint": "x", "launch": 1}')
+    assert not launched("host 1", tmp_path / "r.csv").is_of_launch()
+    assert write(tmp_path / "r.csv", resume=True).n_rows == len(NAMES)
+
+
 def test_parquet_holds_the_same_rows(tmp_path):
     from pyarrow import parquet
 

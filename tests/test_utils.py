@@ -1,0 +1,15 @@
+import pytest
+
+from utils import read_json
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"a": ', b'["a"]', b"\xff{}", b"[" * 1_000_000])
+def test_json_that_is_no_dict_of_ours_reads_as_empty(content, tmp_path):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json") == {}
+
+
+def test_json_of_ours_is_read(tmp_path):
+    (tmp_path / "a.json").write_text('{"개": 1}', encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == {"개": 1}
