@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import os
 import re
@@ -11,22 +10,20 @@ import shutil
 import stat
 import sys
 import tarfile
-import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from listing import is_visible
-from utils import UserError, progress
+from utils import UserError, progress, whole_folder
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 FOLDER = ".cache/archives"
 # Photos hardly shrink, so what grows a hundredfold is no folder of photos; small archives may grow to 1 GB.
 MAX_GROWTH, MAX_SMALL = 100, 1 << 30
 MAX_NAME = 1 << 20  # bytes
-LEFTOVER_SECONDS = 86_400  # no archive takes a day to unpack
 BLOCK = 512  # bytes that an entry counts for at least, so that empty files are not free
 
 
@@ -76,7 +73,9 @@ def extract(archive: str | Path, folder: str | Path, strip: str = "") -> None:
             is a link or a device, is absolute or leaves the folder.
     """
     archive, folder = Path(archive), Path(folder)
-    with _staging(folder) as staging:
+    with whole_folder(folder) as place:
+        staging = place.with_name("all")
+        staging.mkdir()
         try:
             unpack = _unzip if zipfile.is_zipfile(archive) else _untar
             unpack(archive, Target(archive, staging))
@@ -86,36 +85,7 @@ def extract(archive: str | Path, folder: str | Path, strip: str = "") -> None:
         source = staging / strip if strip else staging
         if not source.is_dir():
             raise UserError(f"{archive} has no folder {strip!r} in it; is it another archive?")
-        try:
-            os.replace(source, folder)
-        except OSError as error:
-            if not folder.is_dir():  # another run may have been faster
-                raise UserError(f"cannot write {folder}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A folder beside the one to come, which goes in any case."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        outer = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}.", dir=folder.parent))
-        inner = outer / "inside"  # mkdtemp's own is for its owner alone
-        inner.mkdir()
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
-    try:
-        yield inner
-    finally:
-        shutil.rmtree(outer, ignore_errors=True)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes what a run that was killed while it unpacked the same archive has left beside the folder."""
-    for path in folder.parent.glob(f".{glob.escape(folder.name[:40])}.*"):
-        with contextlib.suppress(OSError):
-            if abs(time.time() - path.stat().st_mtime) > LEFTOVER_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+        os.replace(source, place)
 
 
 class Target:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import ranks
-from utils import LEFTOVER_SECONDS, Obstacle, write_text
+from utils import LEFTOVER_SECONDS, Obstacle, is_older, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -206,7 +206,7 @@ def _temporary_cache() -> str:
     for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
             # a run that lives has written within the day, or has opened all that it will read
-            if time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > STALE_SECONDS:
+            if is_older(max(path.stat().st_mtime for path in (left, *left.iterdir())), STALE_SECONDS):
                 clear(left)
                 left.rmdir()
     return tempfile.mkdtemp(prefix=TEMPORARY)
@@ -270,7 +270,7 @@ def _remove_orphans(cache: Path, seconds: float) -> tuple[int, int]:
                 if path.with_suffix(".json").exists():
                     continue
                 about = path.stat()
-                if abs(time.time() - about.st_mtime) <= seconds:
+                if not is_older(about.st_mtime, seconds):
                     n_left += 1
                     continue
                 path.unlink()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -12,15 +10,14 @@ from pathlib import Path
 
 from archives import extract
 from download import DownloadError, download
-from utils import UserError, did_you_mean, progress, seed_for
+from utils import UserError, did_you_mean, progress, seed_for, whole_folder
 
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A data set that this tool can bring by itself, and the flags that suit it."""
+    """A data set that this tool can bring by itself, made in a folder that is to come, and the flags that suit it."""
 
     make: Callable[[Path], None]
-    about: str
     defaults: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -48,9 +45,7 @@ def _make_hymenoptera(folder: Path) -> None:
             f"could not download {HYMENOPTERA_URL}: {error}; unpack it on another machine and give --data_dir DIR, "
             "or use --dataset_name digits, which needs no network"
         ) from error
-    folder.rmdir()
     extract(archive, folder, strip="hymenoptera_data")
-    archive.unlink()
 
 
 def _make_elpv(folder: Path) -> None:
@@ -88,12 +83,11 @@ def _stratified_share(rows: list[list[str]], share: float) -> set[str]:
 DATASETS = {
     "digits": KnownSet(
         _make_digits,
-        "1,797 handwritten digits from scikit-learn",
         # 8 x 8 pixels in truth, no mirror images, and a first run that a newcomer has the patience for
         {"preferred_size": 32, "augment": "none", "n_epochs": 5, "step_size": 4},
     ),
-    "hymenoptera": KnownSet(_make_hymenoptera, "398 photos of ants and bees, downloaded"),
-    "elpv": KnownSet(_make_elpv, "2,624 solar cells from pip's elpv-dataset"),
+    "hymenoptera": KnownSet(_make_hymenoptera),  # 398 photos of ants and bees
+    "elpv": KnownSet(_make_elpv),  # 2,624 solar cells
 }
 
 
@@ -112,23 +106,6 @@ def dataset_folder(name: str, base: str | Path = "dataset") -> Path:
             f"--dataset_name {name!r} is neither a known set ({', '.join(DATASETS)}) nor the folder {folder}"
             f"{did_you_mean(name, [*DATASETS, *folders])}; for a folder elsewhere use --data_dir DIR"
         )
-    _make_beside(folder, DATASETS[name].make)
+    with whole_folder(folder) as place:
+        DATASETS[name].make(place)
     return folder
-
-
-def _make_beside(folder: Path, make: Callable[[Path], None]) -> None:
-    """Makes the set in a folder of another name, so that a broken attempt is never taken for it."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
-    try:
-        made = staging / folder.name
-        made.mkdir()
-        make(made)
-        os.replace(made, folder)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
+import glob
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ MAX_PIXELS = 200_000_000  # 600 MB as RGB: larger than any camera's photo, small
 
 
 LEFTOVER_SECONDS = 60.0  # a file that is being written was touched since
+LEFTOVER_FOLDER_SECONDS = 86_400.0  # no folder takes a day to fill
 
 
 class UserError(Exception):
@@ -313,8 +315,48 @@ def remove_leftovers(path: str | Path) -> None:
     for name in names:
         if name.startswith(f".{path.name[:40]}.") and name.endswith((".tmp", ".tmp.prev")):
             with contextlib.suppress(OSError):  # another run may be writing a file of that name just now
-                if abs(time.time() - os.path.getmtime(path.parent / name)) > LEFTOVER_SECONDS:
+                if is_older(os.path.getmtime(path.parent / name), LEFTOVER_SECONDS):
                     os.unlink(path.parent / name)
+
+
+def is_older(mtime: float, seconds: float) -> bool:
+    """Whether a time of change is that long ago, or ahead: the clock of a file server may be another."""
+    return abs(time.time() - mtime) > seconds
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder that appears under its name only when it is whole; where another process was faster, its own stays.
+
+    Inside, the place where to make it, on the same disk; what else is put beside that place goes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    folder, outer = Path(folder), None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftover_folders(folder)
+        outer = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}.", suffix=".tmp", dir=folder.parent))
+        yield (place := outer / "inside")  # mkdtemp's own is for its owner alone
+        try:
+            os.replace(place, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        if outer:
+            shutil.rmtree(outer, ignore_errors=True)
+
+
+def _remove_leftover_folders(folder: Path) -> None:
+    """Removes what processes that were killed while they made that folder have left beside it."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name[:40])}.{'?' * 8}.tmp"):
+        with contextlib.suppress(OSError):
+            if is_older(path.stat().st_mtime, LEFTOVER_FOLDER_SECONDS):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def check_target(path: str | Path, flag: str) -> None:

@@ -114,11 +114,11 @@ def test_two_runs_that_unpack_at_once_are_both_served(tmp_path, monkeypatch):
 def test_what_a_killed_run_left_is_removed_a_day_later(tmp_path):
     archive = make_zip(tmp_path / "a.zip", ["1.txt"])
     for age in (0, 2 * 86_400):
-        left = tmp_path / f".out.{age}" / "inside"
+        left = tmp_path / f".out.{age:08d}.tmp" / "inside"
         left.mkdir(parents=True)
         os.utime(left.parent, (time.time() - age,) * 2)
     extract(archive, tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == [".out.0", "a.zip", "out"]
+    assert sorted(os.listdir(tmp_path)) == [".out.00000000.tmp", "a.zip", "out"]
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import errno
 import os
 import zipfile
 
@@ -30,6 +31,32 @@ def test_a_folder_below_dataset_is_a_data_set_by_its_name(tmp_path):
 def test_an_unknown_data_set_names_the_nearest():
     with pytest.raises(UserError, match=r"did you mean digits\?"):
         dataset_folder("digit")
+
+
+def known_as(monkeypatch, make):
+    monkeypatch.setitem(known_sets.DATASETS, "tiny", known_sets.KnownSet(make))
+
+
+def test_two_runs_that_make_a_known_set_at_once_are_both_served(monkeypatch):
+    def slow(folder):
+        known_as(monkeypatch, lambda faster: make_class_folders(faster, 2))
+        dataset_folder("tiny")  # the other run is faster
+        make_class_folders(folder, 1)
+
+    known_as(monkeypatch, slow)
+    assert len(list(walk_images(dataset_folder("tiny")))) == 2 * 3
+    assert os.listdir("dataset") == ["tiny"]
+
+
+def test_a_known_set_that_cannot_be_written_leaves_nothing(monkeypatch):
+    def full(folder):
+        make_class_folders(folder, 1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    known_as(monkeypatch, full)
+    with pytest.raises(UserError, match=r"cannot write dataset.tiny: No space left on device"):
+        dataset_folder("tiny")
+    assert os.listdir("dataset") == []
 
 
 def test_elpv_without_its_package_says_what_to_install(monkeypatch):
