@@ -23,8 +23,8 @@ from data_loader import (
     train_transform,
 )
 from engine import Engine, FrozenModel, HeadEngine, eval_batch_size
-from features import Part, extract, is_wholly_frozen
-from model_loader import Classifier, freeze, freeze_batch_norm, get_model
+from features import Part, extract
+from model_loader import Classifier, freeze, freeze_batch_norm, get_model, is_wholly_frozen
 from recipe import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS, Plan, Recipe, Schedule, TrainingLoss, make_optimizer
 from resume import Saved, load_backbone
 from run import Run

@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from data_loader import n_cores
 from decoding import BadImage, check_header
 from splits import Sample, Splits
-from utils import UserError, progress
+from utils import UserError, n_cores, progress
 
 K = TypeVar("K")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from decoding import BadImage, decode
 from ranks import local_world_size, sliced, with_the_one_before
 from splits import Sample
 from stop import end_workers_at_exit, start_worker
-from utils import MAX_PIXELS, UserError, addressed_rng, pick, seed_for
+from utils import MAX_PIXELS, UserError, addressed_rng, n_cores, pick, seed_for
 
 # --- preparing --------------------------------------------------------------------------------
 
@@ -340,10 +339,3 @@ def worker_options(n_batches: int, n_workers: int | None) -> dict:
         "prefetch_factor": 4,
         "worker_init_fn": start_worker,
     }
-
-
-def n_cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -20,15 +20,6 @@ class DownloadError(Exception):
     """The file could not be brought; the message is the reason alone."""
 
 
-def sha256_of(path: str | Path) -> str:
-    """The checksum of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def download(
     url: str, path: str | Path, sha256: str | None = None, check: Callable[[Path], None] | None = None
 ) -> Path:

@@ -317,26 +317,6 @@ class _Pending:
         self.keys, self.last = [], time.monotonic()
 
 
-def is_wholly_frozen(model) -> bool:
-    """Whether nothing but the head trains or moves, so that the backbone is a function."""
-    head = {id(p) for p in model.head.parameters()} | {id(m) for m in model.head.modules()}
-    if any(p.requires_grad and id(p) not in head for p in model.net.parameters()):
-        return False
-    was_training = model.training
-    model.train()
-    leaves = [m for m in model.net.modules() if not list(m.children())]
-    moving = [m for m in leaves if m.training and id(m) not in head and _acts_in_training(m)]
-    model.train(was_training)
-    return not moving
-
-
-def _acts_in_training(module: nn.Module) -> bool:
-    """Whether a layer computes otherwise in training mode: it keeps statistics or draws numbers."""
-    from torch import nn
-
-    return isinstance(module, nn.modules.batchnorm._NormBase) or "drop" in type(module).__name__.lower()
-
-
 # --- the command ------------------------------------------------------------------------------
 
 

@@ -397,6 +397,24 @@ def _modules_until(module: nn.Module, until: str, above: str = "") -> list[nn.Mo
     return before + (_modules_until(children[first], rest, f"{above}{first}.") if rest else [children[first]])
 
 
+def is_wholly_frozen(model: Classifier) -> bool:
+    """Whether nothing but the head trains or moves, so that the backbone is a function."""
+    head = {id(p) for p in model.head.parameters()} | {id(m) for m in model.head.modules()}
+    if any(p.requires_grad and id(p) not in head for p in model.net.parameters()):
+        return False
+    was_training = model.training
+    model.train()
+    leaves = [m for m in model.net.modules() if not list(m.children())]
+    moving = [m for m in leaves if m.training and id(m) not in head and _acts_in_training(m)]
+    model.train(was_training)
+    return not moving
+
+
+def _acts_in_training(module: nn.Module) -> bool:
+    """Whether a layer computes otherwise in training mode: it keeps statistics or draws numbers."""
+    return isinstance(module, nn.modules.batchnorm._NormBase) or "drop" in type(module).__name__.lower()
+
+
 def count_parameters(model: Classifier) -> tuple[int, int]:
     """Parameters in all, and those that train."""
     sizes = [(p.numel(), p.requires_grad) for p in model.net.parameters()]

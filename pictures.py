@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from data_loader import n_cores
+from utils import n_cores
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 

@@ -24,6 +24,7 @@ from utils import (
     is_main,
     progress,
     read_json,
+    sha256_of,
     warn,
 )
 
@@ -306,7 +307,6 @@ def open_target(
     config: PredictConfig, predictor: Predictor, pipe: IO[bytes] | None, agents: list[str]
 ) -> ResultFile | StdoutRows:
     """Where the rows go; the file knows which agents of the launcher it was started by."""
-    from download import sha256_of
     from results import columns_of
     from writers import ResultFile, StdoutRows
 

@@ -20,20 +20,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from checkpoint import load_checkpoint
-from data_loader import (
-    START_METHOD,
-    Batch,
-    Preprocess,
-    collate,
-    eval_transform,
-    n_cores,
-    worker_options,
-)
+from data_loader import START_METHOD, Batch, Preprocess, collate, eval_transform, worker_options
 from decoding import BadImage, decode
 from engine import Engine
 from results import UNKNOWN, Prediction
 from splits import Sample
-from utils import MAX_PIXELS, UserError, pick_device, pick_precision
+from utils import MAX_PIXELS, UserError, n_cores, pick_device, pick_precision
 
 
 class Predictor:

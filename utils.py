@@ -158,7 +158,15 @@ def is_main() -> bool:
     return rank() == 0
 
 
-# --- device and precision ---------------------------------------------------------------------
+# --- cores, device and precision --------------------------------------------------------------
+
+
+def n_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -390,6 +398,15 @@ def read_json(path: str | Path) -> dict:
     except (OSError, ValueError, RecursionError):  # the last is of a million brackets
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def sha256_of(path: str | Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _keep(path: Path, previous: str | Path, temporary: str) -> None:

@@ -14,8 +14,8 @@ from typing import IO
 import torch
 from torch import nn
 
-from download import DownloadError, download, sha256_of
-from utils import UserError, atomic_write, did_you_mean_path
+from download import DownloadError, download
+from utils import UserError, atomic_write, did_you_mean_path, sha256_of
 
 NO_NETWORK = "--model_name efficientnet_lite0 --use_pretrained needs no network"
 

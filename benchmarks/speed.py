@@ -257,8 +257,7 @@ def machine() -> str:
     """Cores, bf16 or not, and the library: what the figures depend on."""
     import torch
 
-    from data_loader import n_cores
-    from utils import pick_device, pick_precision
+    from utils import n_cores, pick_device, pick_precision
 
     device = pick_device()
     bf16 = "bf16" if pick_precision("auto", device) == torch.bfloat16 else "no bf16"

@@ -20,8 +20,8 @@ from config import TrainConfig
 from data_loader import ImageDataset, eval_transform, train_transform
 from engine import Engine, HeadEngine
 from feature_cache import RowKey, Store, cache_entries, gather, open_cache, prune
-from features import Part, extract, is_wholly_frozen
-from model_loader import freeze, get_model
+from features import Part, extract
+from model_loader import freeze, get_model, is_wholly_frozen
 from samples import load_splits
 from splits import Sample
 from utils import Obstacle, UserError, pick_precision
@@ -92,18 +92,6 @@ def test_epochs_take_the_views_in_turn(engine, train_set, tmp_path):
         found.append(torch.cat([batch.images for batch in batches])[order])
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[1])
-
-
-def test_a_partly_frozen_backbone_is_no_function():
-    model = get_model("resnet18", 3, image_size=32)
-    assert not is_wholly_frozen(model)
-    freeze(model, "layer4")
-    assert is_wholly_frozen(model), "only the pooling is between the frozen layers and the head"
-    model = get_model("resnet18", 3, image_size=32)
-    freeze(model, "layer3")
-    assert not is_wholly_frozen(model)
-    model.layer4 = model.net.layer4.requires_grad_(False)
-    assert not is_wholly_frozen(model), "its batch norm still moves"
 
 
 def test_early_and_late_images_that_cannot_be_read_are_listed(cli, split_folder):

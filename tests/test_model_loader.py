@@ -8,7 +8,7 @@ from torch import nn
 import weights
 from backbones import BACKBONES, _NoRandomFills, find_head
 from checkpoint import load_checkpoint, save_checkpoint
-from model_loader import count_parameters, freeze, freeze_batch_norm, get_model
+from model_loader import count_parameters, freeze, freeze_batch_norm, get_model, is_wholly_frozen
 from utils import UserError
 
 SMALL = {"alexnet": 64, "inception_v3": 75, "vit_b_16": 224, "timm/vit_tiny_patch16_224": 224}
@@ -109,6 +109,18 @@ def test_an_unknown_model_names_the_nearest():
 
 
 # --- freezing ---------------------------------------------------------------------------------
+
+
+def test_a_partly_frozen_backbone_is_no_function():
+    model = get_model("resnet18", 3, image_size=32)
+    assert not is_wholly_frozen(model)
+    freeze(model, "layer4")
+    assert is_wholly_frozen(model), "only the pooling is between the frozen layers and the head"
+    model = get_model("resnet18", 3, image_size=32)
+    freeze(model, "layer3")
+    assert not is_wholly_frozen(model)
+    model.layer4 = model.net.layer4.requires_grad_(False)
+    assert not is_wholly_frozen(model), "its batch norm still moves"
 
 
 def test_frozen_until_a_layer_freezes_exactly_what_comes_before(tmp_path):
