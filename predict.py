@@ -6,7 +6,6 @@ import contextlib
 import glob
 import itertools
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from utils import (
     progress,
     read_json,
     sha256_of,
+    typed,
     warn,
 )
 
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
 def serve(config: PredictConfig, argv: list[str] | None) -> int:
     """Predicts into a file or to stdout; the exit status."""
     if config.result != STDOUT:
-        return predict(config, shlex.join(["python", "predict.py", *(sys.argv[1:] if argv is None else argv)]))
+        return predict(config, typed("python", "predict.py", *(sys.argv[1:] if argv is None else argv)))
     rows = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     with contextlib.suppress(BrokenPipeError), rows as pipe, contextlib.redirect_stdout(sys.stderr):
         return predict(config, pipe=pipe)

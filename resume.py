@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -23,7 +21,7 @@ from config import TrainConfig, checkpoint_name
 from flags import check_values
 from model_loader import check_fit
 from splits import SPLIT_FOLDERS, Sample, Splits
-from utils import UserError, did_you_mean_path, first_false, first_unlike, read_json, warn, write_text
+from utils import UserError, did_you_mean_path, first_false, first_unlike, read_json, typed, warn, write_text
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -98,12 +96,6 @@ def command(folder: str | Path) -> str:
     """What to type to continue the run of that folder."""
     script = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
     return typed("python", script, "--resume", folder)
-
-
-def typed(*words: object) -> str:
-    """Words as they are typed into the shell of this system, with quotes where they need them."""
-    texts = [str(word) for word in words]
-    return subprocess.list2cmdline(texts) if sys.platform == "win32" else shlex.join(texts)
 
 
 class Saver(Protocol):

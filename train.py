@@ -12,7 +12,7 @@ import ranks
 import stop
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from flags import run_main
-from utils import UserError, painted, pick, pick_device, pick_precision, seed_for, show_progress, warn
+from utils import UserError, painted, pick, pick_device, pick_precision, seed_for, show_progress, typed, warn
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     from pathlib import Path
@@ -418,7 +418,6 @@ N_SHOWN = 18  # images of the grid, three rows
 def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict, say: Callable) -> None:
     """What came out, and what to type next; the last line is the accuracy that predict repeats."""
     from report import report_lines
-    from resume import typed
 
     if run.skipped:
         path, reason = next(iter(run.skipped.items()))

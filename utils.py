@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +39,12 @@ class UserError(Exception):
 def count_of(n: int, noun: str) -> str:
     """`1 image`, `2 images`."""
     return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def typed(*words: object) -> str:
+    """Words as they are typed into the shell of this system, with quotes where they need them."""
+    texts = [str(word) for word in words]
+    return subprocess.list2cmdline(texts) if sys.platform == "win32" else shlex.join(texts)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,6 +1,14 @@
 import pytest
 
-from utils import read_json
+from utils import read_json, typed
+
+
+@pytest.mark.parametrize(
+    ("system", "line"), [("linux", "predict.py --input 'my photos'"), ("win32", 'predict.py --input "my photos"')]
+)
+def test_a_command_is_quoted_as_the_shell_of_the_system_wants_it(system, line, monkeypatch):
+    monkeypatch.setattr("sys.platform", system)
+    assert typed("predict.py", "--input", "my photos") == line
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"a": ', b'["a"]', b"\xff{}", b"[" * 1_000_000])
