@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from decoding import BadImage, check_header
 from splits import Sample, Splits
-from utils import UserError, n_cores, progress
+from utils import UserError, count_of, n_cores, progress
 
 K = TypeVar("K")
 
@@ -80,7 +80,7 @@ class Duplicates:
         yield from by_group.values()
 
     def text(self) -> str:
-        """`3 images are in two splits (a = b), 1 in two classes (c = d)`."""
+        """`3 images in two splits (a = b), 1 image in two classes (c = d)`."""
         parts = []
         for what in ("split", "label"):
             groups = [group for group in self.groups() if _differ(group, what)]
@@ -88,7 +88,7 @@ class Duplicates:
                 first = groups[0][0]
                 other = next(copy for copy in groups[0] if getattr(copy, what) != getattr(first, what))
                 name = {"split": "splits", "label": "classes"}[what]
-                parts.append(f"{len(groups)} image(s) stand in two {name} ({first.path} = {other.path})")
+                parts.append(f"{count_of(len(groups), 'image')} in two {name} ({first.path} = {other.path})")
         return ", ".join(parts)
 
     def to_drop(self) -> list[str]:

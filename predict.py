@@ -221,7 +221,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
             print_counts(config, tally, speed)
         else:
             list(predict_together(predictor, ()))  # which lets the other processes go
-            print(f"{config.result} is whole already: {tally.counts.n_rows} rows")
+            print(f"{config.result} is whole already: {count_of(tally.counts.n_rows, 'row')}")
     show(config, predictor, tally, title)
     if tally.counts.n_labelled:
         print(f"{title} {tally.counts.accuracy_text}")
@@ -254,7 +254,8 @@ def show(config: PredictConfig, predictor: Predictor, tally: Tally, title: str) 
     from figures import photo_opener, save_picture
 
     if tally.n_missing:
-        warn(f"{tally.n_missing} rows of an earlier run are not in the report or the sheet: it did not keep its sums")
+        n_missing = count_of(tally.n_missing, "row")
+        warn(f"not in the report or the sheet: {n_missing} of an earlier run, which did not keep its sums")
     open_photo = photo_opener(config.max_pixels, predictor.engine.model.preprocess.bit_depth)
     if config.sheet:
         if picture := tally.parts["sheet"].draw(open_photo):

@@ -21,7 +21,7 @@ from config import TrainConfig, checkpoint_name
 from flags import check_values
 from model_loader import check_fit
 from splits import SPLIT_FOLDERS, Sample, Splits
-from utils import UserError, did_you_mean_path, first_false, first_unlike, read_json, typed, warn, write_text
+from utils import UserError, count_of, did_you_mean_path, first_false, first_unlike, read_json, typed, warn, write_text
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -294,9 +294,10 @@ def tell_changes(found: Found, bring_again: Callable[[], object]) -> None:
             bring_again()
             gone, changed = what_changed(found)
     if gone:
-        warn(f"{len(gone)} image(s) of the run are gone ({gone[0]}), which changes the result")
+        warn(f"without {count_of(len(gone), 'image')} of the run ({gone[0]}), now gone, which changes the result")
     if changed:
-        warn(f"{len(changed)} image(s) were written since the run began ({changed[0]}); new content changes the result")
+        n_changed = count_of(len(changed), "image")
+        warn(f"written since the run began: {n_changed} ({changed[0]}); new content changes the result")
 
 
 def put_back(saved: Saved, trainer: Trainer, saver: Saver, computing: Mapping[str, object]) -> None:

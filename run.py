@@ -24,7 +24,7 @@ from report import split_title, wilson_interval, write_report
 from resume import FINISHED, LAST, SAMPLES, Progress, Saved, Saver, command, write_backbone, write_found, write_last
 from splits import Sample, Splits
 from trainer import Diverged, EpochResult, PhaseResult
-from utils import Obstacle, UserError, atomic_write, first_unlike, painted, read_json, write_text
+from utils import Obstacle, UserError, atomic_write, count_of, first_unlike, painted, read_json, write_text
 
 LAUNCH = "launch.json"
 
@@ -331,7 +331,7 @@ class Run:
             return ""
         is_tie = accuracies.count(accuracies[epoch]) > 1 and self._about["config"]["monitor"] == "accuracy"
         return (
-            f"{n} other epoch{'s' * (n > 1)} of {len(accuracies)} cannot be told from it by {n_images} images: their "
+            f"{count_of(n, 'other epoch')} of {len(accuracies)} cannot be told from it by {n_images} images: their "
             f"accuracy lies within its interval{'; of equals the first is kept, --monitor loss looks closer' * is_tie}"
         )
 

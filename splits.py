@@ -91,7 +91,7 @@ def stratified_split(samples: Sequence[Sample], ratios: Mapping[str, float], see
     for label, units in _strata(samples, seed).items():
         if len(units) < len(shares) and not units[0][0].group:
             raise UserError(
-                f"the class {label!r} has {len(units)} image(s), too few for {' + '.join(shares)}; "
+                f"the class {label!r} has {count_of(len(units), 'image')}, too few for {' + '.join(shares)}; "
                 "add images, or set --test_ratio 0"
             )
         ends = _ends([len(unit) for unit in units], list(shares.values()))

@@ -12,7 +12,18 @@ import ranks
 import stop
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from flags import run_main
-from utils import UserError, painted, pick, pick_device, pick_precision, seed_for, show_progress, typed, warn
+from utils import (
+    UserError,
+    count_of,
+    painted,
+    pick,
+    pick_device,
+    pick_precision,
+    seed_for,
+    show_progress,
+    typed,
+    warn,
+)
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     from pathlib import Path
@@ -64,7 +75,7 @@ def resume(given: dict) -> int:
     if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
         done, best = len(saved.progress.rows), checkpoint_name(config)
         if config.verbose:
-            what = f"{done} epochs, the best weights in {best}"
+            what = f"{count_of(done, 'epoch')}, the best weights in {best}"
             print(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
         return 0
     show_progress(bool(config.verbose))
@@ -156,7 +167,8 @@ def try_a_step(
     loaders = make_loaders(config, run.splits, engine, work, run, None, say)
     result = trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
     run.close()
-    say(f"dry run: a step of {result.n_images} images, loss {result.loss:.4f}, {result.seconds:.1f} s")
+    n_images = count_of(result.n_images, "image")
+    say(f"dry run: a step of {n_images}, loss {result.loss:.4f}, {result.seconds:.1f} s")
     say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
 
 
@@ -377,7 +389,8 @@ def describe(
         say(model.net)
     rates = f"{config.lr:g}" + (f" (backbone {config.backbone_lr:g})" if config.backbone_lr else "")
     say(
-        f"train   up to {config.n_epochs} epochs in steps of {min(config.batch_size, len(splits.train))} images; "
+        f"train   up to {count_of(config.n_epochs, 'epoch')} in steps of "
+        f"{count_of(min(config.batch_size, len(splits.train)), 'image')}; "
         f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
     )
 
@@ -421,8 +434,8 @@ def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict,
 
     if run.skipped:
         path, reason = next(iter(run.skipped.items()))
-        n = len(run.skipped)
-        say(f"left out {n} image{'s' * (n != 1)} that could not be read, listed in {run.folder / 'skipped.csv'},")
+        n_skipped = count_of(len(run.skipped), "image")
+        say(f"left out {n_skipped} that could not be read, listed in {run.folder / 'skipped.csv'},")
         say(f"        for example {path}: {reason}")
     for name, about in judged.items():
         say("\n".join(report_lines(name, about)))

@@ -217,8 +217,8 @@ def _pick_own_device(gpu_id: int | None, gpus: list[torch.device], n_here: int) 
         return torch.device("cpu")
     if n_here > len(gpus):
         raise UserError(
-            f"the launcher started {n_here} processes on a machine of {len(gpus)} GPU(s); give --nproc_per_node "
-            f"{len(gpus)}, or --gpu_id -1 for the CPU"
+            f"the launcher started {n_here} processes on a machine of {count_of(len(gpus), 'GPU')}; give "
+            f"--nproc_per_node {len(gpus)}, or --gpu_id -1 for the CPU"
         )
     return gpus[number_from_launcher("LOCAL_RANK", 0)]
 

@@ -16,7 +16,7 @@ from typing import IO
 from results import Counts, Tally, shown
 from splits import Sample
 from stop import Stopped, reason_of
-from utils import UserError, first_unlike, pick, read_json, write_text
+from utils import UserError, count_of, first_unlike, pick, read_json, write_text
 
 SYNC_SECONDS = 30.0  # what a power cut takes away at most
 STATE_SECONDS = 1.0  # what a kill takes away at most, where the state is more than counts
@@ -250,7 +250,7 @@ class ResultFile:
                 self.n_rows += 1
         more = next(samples, None)
         if more or self.n_rows != n_rows:
-            what = f"no row for {more.path}" if more else f"{self.n_rows} whole rows where {n_rows} were written"
+            what = f"no row for {more.path}" if more else f"{count_of(self.n_rows, 'whole row')} instead of {n_rows}"
             raise UserError(f"{self.path} has {what}; leave --resume out to begin anew")
 
     def _difference(self, content: Mapping) -> str:
@@ -317,7 +317,7 @@ class ResultFile:
 
     def how_to_go_on(self, is_closed: bool = True) -> str:
         """What to tell a user whose run ends before its rows have their name."""
-        there = f"{self.n_rows} rows are in {self.partial}"
+        there = f"{self.partial} holds {count_of(self.n_rows, 'row')}"
         if self.format.resumes:
             return f"{there}; the same command with --resume goes on"
         again = "its rows are lost: type the command again, with a --result in .csv if it may stop again"
@@ -340,8 +340,8 @@ class ResultFile:
             os.replace(self.partial, self.path)
         except OSError as error:
             raise UserError(
-                f"cannot replace {self.path} ({error.strerror}): is it open in another program? All {self.n_rows} rows "
-                f"are in {self.partial}: close the program and rename that file, or type the command with --resume"
+                f"cannot replace {self.path} ({error.strerror}): is it open in another program? {self.partial} holds "
+                "all rows: close the program and rename that file, or type the command with --resume"
             ) from error
         os.replace(self.state_path, self.about_path)
 
@@ -414,7 +414,7 @@ class StdoutRows:
             with contextlib.suppress(OSError):  # it would try again to write what is left
                 self.file.close()
             raise UserError(
-                f"cannot write to stdout: {error.strerror}; {self.n_rows} rows were written: make room, or give "
+                f"cannot write to stdout: {error.strerror}, after {count_of(self.n_rows, 'row')}; make room, or give "
                 "--result a file, which --resume can continue"
             ) from error
 

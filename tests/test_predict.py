@@ -139,7 +139,8 @@ def test_a_run_that_is_stopped_twice_goes_on_to_the_same_file(cli, trained, imag
     done = run(terminated())
     n_first = len(rows("result.csv.partial"))
     assert (done.status, n_first >= 32) == (143, True)
-    assert done.err == f"stopped; {n_first} rows are in result.csv.partial; the same command with --resume goes on\n"
+    there = f"result.csv.partial holds {n_first} rows"
+    assert done.err == f"stopped; {there}; the same command with --resume goes on\n"
 
     command = [sys.executable, predict.__file__, *map(str, argv), "--n_workers", "1", "--resume"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
@@ -171,7 +172,7 @@ def test_a_pipe_gets_the_rows_alone_and_the_console_the_rest(cli, trained, image
 def test_a_pipe_onto_a_full_disk_is_told_in_one_line(cli, trained, monkeypatch):
     monkeypatch.setattr(os, "dup", lambda _: os.open("/dev/full", os.O_WRONLY))
     done = cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--result", "-")
-    assert_one_line_error(done, "cannot write to stdout: No space left on device; 0 rows were written: make room, or")
+    assert_one_line_error(done, "cannot write to stdout: No space left on device, after 0 rows; make room, or")
 
 
 def test_more_columns_on_request(cli, trained, image_folder):

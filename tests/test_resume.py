@@ -104,7 +104,7 @@ def test_more_epochs_end_as_if_they_had_been_asked_for_at_once(cli, split_folder
     assert cli("train", *argv, "--n_epochs", 1, "--model_fn", "b.pth", "--run_dir", "b").status == 0
     done = cli("train", "--resume", "b")
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith("b is finished: 1 epochs, the best weights in b.pth")
+    assert done.out.startswith("b is finished: 1 epoch, the best weights in b.pth")
     assert cli("train", "--resume", "b", "--n_epochs", 3).status == 0
     assert_same(("a.pth", "a"), ("b.pth", "b"))
 
@@ -193,8 +193,8 @@ def test_images_that_are_gone_or_changed_are_told_and_new_ones_not_taken(cli, st
     save_image(images[2].with_name("new.png"), 0, 78)
     done = cli("train", "--resume", "r", "--max_bad", 0.1)
     assert done.status == 0, done.err
-    assert f"warning: 1 image(s) of the run are gone ({images[0].relative_to(stopped)})" in done.err
-    assert f"warning: 1 image(s) were written since the run began ({images[1].relative_to(stopped)})" in done.err
+    assert f"warning: without 1 image of the run ({images[0].relative_to(stopped)}), now gone" in done.err
+    assert f"warning: written since the run began: 1 image ({images[1].relative_to(stopped)})" in done.err
     assert "left out 1 image" in done.out
     assert "12 train" in done.out
 

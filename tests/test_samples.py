@@ -100,7 +100,7 @@ def test_what_is_no_data_folder_is_told_with_what_was_found(tmp_path):
     (tmp_path / "hole" / "zebra").mkdir()
     assert "zebra was taken for a class, but it holds no images" in error(tmp_path / "hole")
     make_class_folders(tmp_path / "few", 2)
-    assert "has 2 image(s), too few" in error(tmp_path / "few")
+    assert "has 2 images, too few" in error(tmp_path / "few")
     make_class_folders(tmp_path / "hollow" / "train", 2)
     (tmp_path / "hollow" / "val").mkdir()
     assert "the valid folder" in error(tmp_path / "hollow")
