@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from decoding import BadImage, check_header
-from splits import Sample, Splits
+from splits import SPLIT_FOLDERS, Sample, Splits
 from utils import UserError, count_of, n_cores, progress
 
 K = TypeVar("K")
@@ -44,7 +44,7 @@ def without(splits: Splits, paths: Iterable[str]) -> Splits:
         UserError: a class has no training image left, or no validation image is left at all.
     """
     gone = set(paths)
-    left = {name: [s for s in getattr(splits, name) if s.path not in gone] for name in ("train", "valid", "test")}
+    left = {name: [s for s in getattr(splits, name) if s.path not in gone] for name in SPLIT_FOLDERS}
     missing = set(splits.class_names) - {sample.label for sample in left["train"]}
     if missing:
         raise UserError(f"no image of {', '.join(sorted(missing))} is left to train on; see --max_bad and --on_leak")

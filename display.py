@@ -16,6 +16,7 @@ from data_loader import ImageDataset, eval_transform, stack
 from engine import Engine, in_fixed_shape
 from pictures import in_time
 from report import split_title
+from results import shown
 from utils import seed_for
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def add_embedding(
 
 def _cell(text: str) -> str:
     """Text that cannot end its cell of a table with tabs."""
-    return " ".join(text.split()).encode("utf-8", "backslashreplace").decode() or " "
+    return shown(" ".join(text.split())) or " "
 
 
 def _read_until(indices: torch.Tensor, reader: Reader, end: float) -> Iterator[tuple]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import feature_cache
 import ranks
 import stop
+from config import TrainConfig
 from feature_cache import RowKey, Store, cache_entries, clear, gather, prune, row_keys, size_text
 from flags import Parser, run_main
 from utils import Obstacle, UserError, count_of, progress, return_freed_memory
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from data_loader import ImageDataset
     from engine import Engine
 
-CACHE = ".cache/features"
 SHARD_SECONDS = 60.0  # a run that is killed loses at most this much of its extraction
 SHARD_BYTES = 128e6
 
@@ -323,7 +323,8 @@ class _Pending:
 def main(argv: list[str] | None = None) -> int:
     """Shows or empties the cache."""
     parser = Parser(prog="features.py", description="Shows or empties the cache of features.")
-    parser.add_argument("--feature_cache", metavar="DIR", default=CACHE, help=f"the cache (default: {CACHE})")
+    default = TrainConfig.feature_cache
+    parser.add_argument("--feature_cache", metavar="DIR", default=default, help=f"the cache (default: {default})")
     parser.add_argument("--clear", action="store_true", default=False, help="remove all of it")
     options = parser.parse_args(argv)
     if options.clear:

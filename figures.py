@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from decoding import BadImage, decode
 from pictures import Tile, contact_sheet, font_for, in_time, picture_of, readable
-from results import Prediction
+from results import FIGURES, SOFTWARE, Prediction
 from utils import atomic_write, seed_for
 
 if TYPE_CHECKING:
@@ -215,12 +215,8 @@ def figures_of(
     report: Mapping, open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
 ) -> dict[str, Image.Image]:
     """The figures of one split's report, by name; `seconds` may be spent on photos."""
-    made = {
-        "confusion": confusion_figure(report),
-        "calibration": calibration_figure(report),
-        "mistakes": mistakes_sheet(report, open_photo, seconds),
-    }
-    return {name: picture for name, picture in made.items() if picture is not None}
+    made = confusion_figure(report), calibration_figure(report), mistakes_sheet(report, open_photo, seconds)
+    return {name: picture for name, picture in zip(FIGURES, made, strict=True) if picture is not None}
 
 
 def save_picture(path: str | Path, picture: Image.Image) -> None:
@@ -228,7 +224,7 @@ def save_picture(path: str | Path, picture: Image.Image) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     about, content = PngInfo(), io.BytesIO()
-    about.add_text("Software", "photo-classifier")
+    about.add_text("Software", SOFTWARE)
     picture.save(content, "PNG", pnginfo=about)
     with atomic_write(path) as file:
         file.write(content.getvalue())

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 import ranks
 from flags import flag, number, parse_flags, run_main
+from results import FIGURES, SOFTWARE, UNKNOWN, Tally, columns_of, row_of, share_text
 from utils import (
     MAX_PIXELS,
     UserError,
@@ -33,13 +34,10 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
 
     from predictor import Predictor
     from report import Measures
-    from results import Tally
     from splits import Sample
     from writers import ResultFile, StdoutRows
 
 STDOUT = "-"
-FIGURES = ("confusion", "calibration", "mistakes")  # that `--report` writes, as `figures.figures_of` makes them
-PICTURE_MARK = b"Software\0photo-classifier"  # in the pictures that `figures.save_picture` writes
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ def is_own_picture(path: str) -> bool:
     """Whether an earlier run wrote that picture."""
     try:
         with open(path, "rb") as file:
-            return PICTURE_MARK in file.read(200)
+            return f"Software\0{SOFTWARE}".encode() in file.read(200)
     except OSError:  # a folder, for example
         return False
 
@@ -190,7 +188,6 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     """
     from checkpoint import read_class_names
     from predictor import Predictor
-    from results import UNKNOWN
     from shares import predict_together
 
     is_restart, agents = ranks.n_restarts() > 0, ranks.agents()  # the launcher repeats the command as it was
@@ -233,8 +230,6 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
 
 def make_tally(config: PredictConfig, predictor: Predictor) -> Tally:
     """What is added up while rows are written: counts, and what the flags ask for."""
-    from results import Tally
-
     parts = {}
     if config.report:
         from report import Measures
@@ -308,7 +303,6 @@ def open_target(
     config: PredictConfig, predictor: Predictor, pipe: IO[bytes] | None, agents: list[str]
 ) -> ResultFile | StdoutRows:
     """Where the rows go; the file knows which agents of the launcher it was started by."""
-    from results import columns_of
     from writers import ResultFile, StdoutRows
 
     columns = columns_of(config.top_k, predictor.class_names if config.probabilities else ())
@@ -333,7 +327,6 @@ def open_target(
 
 def write_rows(predictor: Predictor, samples: Iterator[Sample], target: ResultFile | StdoutRows, tally: Tally) -> float:
     """Predicts the samples and writes their rows as they come; the images per second."""
-    from results import row_of
     from shares import predict_together
 
     start, n_before = time.perf_counter(), target.n_rows
@@ -347,8 +340,6 @@ def write_rows(predictor: Predictor, samples: Iterator[Sample], target: ResultFi
 
 def print_counts(config: PredictConfig, tally: Tally, speed: float) -> None:
     """How many rows there are, of which kinds."""
-    from results import share_text
-
     counts = tally.counts
     errors = f", {counts.n_errors} could not be read (status `error`)" if counts.n_errors else ""
     place = "stdout" if config.result == STDOUT else config.result

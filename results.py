@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 UNKNOWN = "unknown"  # the answer where the model is less sure than `--min_probability`
+FIGURES = ("confusion", "calibration", "mistakes")  # of a report
+SOFTWARE = "photo-classifier"  # stands in every picture, which tells it from those of the user
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from conftest import assert_one_line_error, on_windows
 import predict
 from backbones import BACKBONES
 from predictor import Predictor
+from results import FIGURES
 
 
 def rows(path="result.csv"):
@@ -227,13 +228,13 @@ def test_a_report_says_what_training_said_and_a_sheet_shows_the_photos(cli, trai
     for name in ("negative_log_likelihood", "expected_calibration_error"):
         assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
     assert [m["file_dir"] for m in ours["mistakes"]] == [m["file_dir"] for m in theirs["mistakes"]]
-    assert set(os.listdir("rep")) == {"report.json", *(f"{figure}.png" for figure in predict.FIGURES)}
+    assert set(os.listdir("rep")) == {"report.json", *(f"{figure}.png" for figure in FIGURES)}
     assert "s.png: 15 of 15 photos" in done.out
     assert "95 % interval" in done.out
     assert cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--sheet", "s.png").status == 0
 
 
-@pytest.mark.parametrize("name", [*(f"{figure}.png" for figure in predict.FIGURES), "report.json"])
+@pytest.mark.parametrize("name", [*(f"{figure}.png" for figure in FIGURES), "report.json"])
 def test_a_report_overwrites_those_of_an_earlier_run_and_no_file_of_the_user(name, cli, trained):
     argv = ("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--report", "rep")
     os.mkdir("rep")
