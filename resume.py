@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -120,10 +120,9 @@ def write_last(folder: Path, progress: Progress, trainer: dict) -> None:
 
 def write_found(folder: Path, splits: Splits, n_found: int) -> None:
     """Writes `samples.json`: the run goes on with these images, whatever the data folder holds by then."""
-    about = asdict(splits)
     names = [item.name for item in fields(Sample)]
-    for name in ("train", "valid", "test"):
-        about[name] = [list(sample.values()) for sample in about[name]]
+    rows = {split: [[getattr(s, name) for name in names] for s in getattr(splits, split)] for split in SPLIT_FOLDERS}
+    about = {**vars(splits), **rows}
     files = {name: [_file_state(sample.path) for sample in part] for name, part in splits.by_name().items()}
     content = {"format_version": FORMAT_VERSION, "n_found": n_found, "columns": names, "splits": about, "files": files}
     write_text(folder / SAMPLES, json.dumps(content))  # ASCII: it keeps names that are no Unicode, too
@@ -262,9 +261,10 @@ def _found(content: dict, path: Path) -> Found:
         splits = Splits(**{**about, **samples, "made": tuple(about["made"]), "notes": tuple(about["notes"])})
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is of another version of this tool; start the run again") from error
+    known = set(splits.class_names)
     for sample in (sample for part in samples.values() for sample in part):
         values = {name: getattr(sample, name) for name in columns}
-        if first_unlike(values, dict.fromkeys(columns, str)) or sample.label not in splits.class_names:
+        if first_unlike(values, dict.fromkeys(columns, str)) or sample.label not in known:
             raise UserError(f"{path} cannot be used: it has a sample without a path or a known label")
     return Found(splits, content["n_found"], content["files"])
 
