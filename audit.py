@@ -32,7 +32,7 @@ def unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
         return None
 
     with ThreadPoolExecutor(n_cores()) as pool:  # it waits for the disk more than it computes
-        reasons = pool.map(reason_of, samples, chunksize=64)
+        reasons = pool.map(reason_of, samples)
         checked = progress(zip(samples, reasons, strict=True), total=len(samples), desc="checking", unit="file")
         return {sample.path: reason for sample, reason in checked if reason}
 

@@ -399,7 +399,7 @@ def merged(saved: Saved, given: Mapping[str, object]) -> TrainConfig:
                 f"--{name} {_text(value)} would change the result of the run, which has {_text(getattr(old, name))}; "
                 f"leave it out, or start a new run (--resume takes {', '.join('--' + name for name in MAY_CHANGE)})"
             )
-    _check_epochs(old, given.get("n_epochs", old.n_epochs), saved.trainer)
+    _check_epochs(old, given.get("n_epochs", old.n_epochs))
     new = {name: value for name, value in given.items() if name in MAY_CHANGE}
     return replace(old, **new, resume=None, run_dir=str(given["resume"]))
 
@@ -414,7 +414,7 @@ def _text(value: object) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _check_epochs(old: TrainConfig, n_epochs: int, trainer: Mapping) -> None:
+def _check_epochs(old: TrainConfig, n_epochs: int) -> None:
     if n_epochs != old.n_epochs and old.scheduler == "cosine":
         raise UserError(
             f"--n_epochs {n_epochs}: the run was planned for {old.n_epochs}, and under --scheduler cosine the learning "

@@ -411,8 +411,6 @@ def _agents(folder: str | Path) -> list[str]:
 
 def run_of_this_launch(run_dir: str | None) -> str | None:
     """The run folder to go on with after the launcher has started its processes again; None in its first round."""
-    if not ranks.is_launched():
-        return None
     agents = set(ranks.agents())
 
     def find() -> str | None:

@@ -107,7 +107,7 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
         model = assemble.build_model(config, found, saved).to(device)
     run = open_run(config, found, saved)
     with run.guarded():
-        splits = found if saved else checked_once(config, found, run, say)
+        splits = found if saved else checked_once(config, found, run)
         describe(config, splits, len(run.skipped), model, device, dtype, say)
         if not saved:
             warn_of_random_layers(config)
@@ -151,9 +151,9 @@ def open_run(config: TrainConfig, found: Splits, saved: Saved | None) -> Run:
     return run
 
 
-def checked_once(config: TrainConfig, found: Splits, run: Run, say: Callable) -> Splits:
+def checked_once(config: TrainConfig, found: Splits, run: Run) -> Splits:
     """The images that are left after the checks, which one process makes for all."""
-    splits, run.skipped = ranks.from_main(lambda: (checked(config, found, run, say), run.skipped))
+    splits, run.skipped = ranks.from_main(lambda: (checked(config, found, run), run.skipped))
     return splits
 
 
@@ -330,7 +330,7 @@ def load_data(config: TrainConfig, say: Callable) -> Splits:
     return splits
 
 
-def checked(config: TrainConfig, splits: Splits, run: Run, say: Callable) -> Splits:
+def checked(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     """The splits without what cannot be used, with every doubt said and listed in the run folder."""
     from audit import ON_LEAK, find_duplicates, unreadable, without
     from run import write_csv

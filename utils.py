@@ -108,7 +108,7 @@ def first_unlike(value: object, kind: object, name: str = "") -> str:
     right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
     if right and kind in (int, float) and not abs(value) < float("inf"):
         return f"{name} is {value}"
-    return "" if right or kind is object else f"{name} is a {type(value).__name__}, not a {kind.__name__}"
+    return "" if right else f"{name} is a {type(value).__name__}, not a {kind.__name__}"
 
 
 def _inside(value: Any, kind: Any, name: str) -> Iterator[str]:
