@@ -56,9 +56,9 @@ def parse_flags(config: type, argv: list[str] | None, **options: Any) -> dict:
         about = field.metadata
         if not about:
             continue
-        group = groups.setdefault(about["group"], None) or parser.add_argument_group(about["group"])
-        groups[about["group"]] = group
-        help_text = about["help"]
+        if about["group"] not in groups:
+            groups[about["group"]] = parser.add_argument_group(about["group"])
+        group, help_text = groups[about["group"]], about["help"]
         if "(default: " not in help_text:
             shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
             help_text += f" (default: {'off' if field.default is False else shown})"

@@ -193,16 +193,16 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     is_restart, agents = ranks.n_restarts() > 0, ranks.agents()  # the launcher repeats the command as it was
     predictor = Predictor(
         config.model_fn,
-        config.gpu_id,
-        config.batch_size,
-        config.n_workers,
-        config.precision,
-        config.max_pixels,
-        config.top_k or 1,
-        config.probabilities,
-        config.min_probability,
-        config.model_name,
-        read_class_names(config.class_names) if config.class_names else None,
+        gpu_id=config.gpu_id,
+        batch_size=config.batch_size,
+        n_workers=config.n_workers,
+        precision=config.precision,
+        max_pixels=config.max_pixels,
+        top_k=config.top_k or 1,
+        probabilities=config.probabilities,
+        min_probability=config.min_probability,
+        model_name=config.model_name,
+        class_names=read_class_names(config.class_names) if config.class_names else None,
     )
     if not is_main():
         list(predict_together(predictor, ()))

@@ -19,6 +19,21 @@ from utils import UserError, count_of, did_you_mean_path
 # --- for training -----------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Inside, Python does not look for unused circles: among names there are none, and it would look at all of them
+    again and again as they become more.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@collector_paused()
 def load_splits(
     root: str | Path | None,
     ratios: Mapping[str, float],
@@ -40,33 +55,6 @@ def load_splits(
     Raises:
         UserError: what was found is not what a classifier can be trained on.
     """
-    with collector_paused():
-        return _load_splits(root, ratios, seed, labels, columns, splits, say)
-
-
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Inside, Python does not look for unused circles: among names there are none, and it would look at all of them
-    again and again as they become more.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _load_splits(
-    root: str | Path | None,
-    ratios: Mapping[str, float],
-    seed: int,
-    labels: str | Path | None,
-    columns: Columns,
-    splits: str | Path | None,
-    say: Callable[[str], None],
-) -> Splits:
     parts, layout, name, notes, others = {}, "images", str(splits), [], {}
     if root is not None or labels is not None:
         layout, reader = open_data(root, labels, columns, say)
