@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from console import progress
 from listing import is_visible
-from utils import UserError, progress, whole_folder
+from utils import UserError, whole_folder
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 FOLDER = ".cache/archives"

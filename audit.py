@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from console import progress
 from decoding import BadImage, check_header
 from splits import SPLIT_FOLDERS, Sample, Splits
-from utils import UserError, count_of, n_cores, progress
+from utils import UserError, count_of, n_cores
 
 K = TypeVar("K")
 

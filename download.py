@@ -10,7 +10,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils import atomic_write, progress
+from console import progress
+from utils import atomic_write
 
 CONNECT_SECONDS = 3.0  # a machine without a network must be told so at once, not after minutes
 READ_SECONDS = 30.0

@@ -20,9 +20,11 @@ import feature_cache
 import ranks
 import stop
 from config import TrainConfig
+from console import progress
+from entry import run_main
 from feature_cache import RowKey, Store, cache_entries, clear, gather, prune, row_keys, size_text
-from flags import Parser, run_main
-from utils import Obstacle, UserError, count_of, progress, return_freed_memory
+from flags import Parser
+from utils import Obstacle, UserError, count_of, return_freed_memory
 
 if TYPE_CHECKING:
     import torch

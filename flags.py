@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ranks
-import stop
-from utils import UserError, did_you_mean, is_main, tell_error, unheard
+from entry import say_error
+from utils import UserError, did_you_mean
 
 # what people type who come from other tools
 OTHER_NAMES = {
@@ -169,41 +168,3 @@ def number(
         return value
 
     return parse
-
-
-def say_error(text: str) -> None:
-    """One line on stderr, from one process of the run."""
-    if not ranks.is_told_elsewhere():
-        tell_error(" ".join(text.split()))
-
-
-def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> None:
-    """Runs an entry point and turns what the user can mend into one line and exit status 2, a signal into 128 + it."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a console without Korean letters is no reason to stop
-            stream.reconfigure(errors="backslashreplace")
-    if not is_main():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    with unheard(), stop.handled():
-        try:
-            raise SystemExit(main(argv))
-        except UserError as error:
-            stop.end_workers()
-            say_error(str(error))
-            raise SystemExit(2) from None
-        except (RuntimeError, MemoryError) as error:
-            if reason := stop.reason_of(error):
-                stop.end_workers()
-                say_error(reason)
-                raise SystemExit(2) from None
-            if not ranks.is_lost(error):
-                raise
-            stop.end_workers()
-            stop.exit_if_asked()
-            say_error("another process of this run is gone")
-            raise SystemExit(1) from None
-        except stop.Stopped as stopped:
-            stop.end_workers()
-            if is_main():
-                sys.stderr.write(f"stopped{stopped.hint}\n")
-            raise SystemExit(stopped.status) from None

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from archives import extract
+from console import progress
 from download import DownloadError, download
-from utils import UserError, did_you_mean, progress, seed_for, whole_folder
+from utils import UserError, did_you_mean, seed_for, whole_folder
 
 
 @dataclass(frozen=True)

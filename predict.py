@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 import ranks
-from flags import flag, number, parse_flags, run_main
+from console import progress, warn
+from entry import run_main
+from flags import flag, number, parse_flags
 from results import FIGURES, SOFTWARE, UNKNOWN, Tally, columns_of, row_of, share_text
 from utils import (
     MAX_PIXELS,
@@ -22,11 +24,9 @@ from utils import (
     count_of,
     did_you_mean_path,
     is_main,
-    progress,
     read_json,
     sha256_of,
     typed,
-    warn,
 )
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once

@@ -18,10 +18,11 @@ from torch import nn
 import ranks
 import weights
 from config import TrainConfig, checkpoint_name
+from console import warn
 from flags import check_values
 from model_loader import check_fit
 from splits import SPLIT_FOLDERS, Sample, Splits
-from utils import UserError, count_of, did_you_mean_path, first_false, first_unlike, read_json, typed, warn, write_text
+from utils import UserError, count_of, did_you_mean_path, first_false, first_unlike, read_json, typed, write_text
 
 if TYPE_CHECKING:
     from trainer import Trainer

@@ -20,11 +20,12 @@ from PIL import Image
 import ranks
 import stop
 from board import Board
+from console import painted
 from report import split_title, wilson_interval, write_report
 from resume import FINISHED, LAST, SAMPLES, Progress, Saved, Saver, command, write_backbone, write_found, write_last
 from splits import Sample, Splits
 from trainer import Diverged, EpochResult, PhaseResult
-from utils import Obstacle, UserError, atomic_write, count_of, first_unlike, painted, read_json, write_text
+from utils import Obstacle, UserError, atomic_write, count_of, first_unlike, read_json, write_text
 
 LAUNCH = "launch.json"
 

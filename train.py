@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 import ranks
 import stop
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
-from flags import run_main
+from console import painted, show_progress, warn
+from entry import run_main
 from utils import (
     UserError,
     count_of,
-    painted,
     pick,
     pick_device,
     pick_precision,
     seed_for,
-    show_progress,
     typed,
-    warn,
 )
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once

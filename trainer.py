@@ -14,10 +14,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import ranks
+from console import progress
 from data_loader import Batch
 from recipe import Recipe
 from report import macro_f1
-from utils import UserError, pick, progress, seed_for, to_device
+from utils import UserError, pick, seed_for, to_device
 
 # --- results ----------------------------------------------------------------------------------
 

@@ -215,7 +215,7 @@ import sys, time
 began = time.perf_counter()
 sys.path.insert(0, {root!r})
 import train
-from flags import run_main
+from entry import run_main
 from run import Run
 spent, inside = [0.0], []
 def timed(owner, name):

@@ -20,7 +20,7 @@ from PIL import Image
 
 import predict
 import train
-from flags import run_main
+from entry import run_main
 
 if TYPE_CHECKING:  # some tests look at what is imported, and when
     import torch

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import predict
 import ranks
 import train
-from flags import run_main
+from entry import run_main
 
 with ranks.joined(gpu_id=-1):
     for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines():

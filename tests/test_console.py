@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY
 
 import train
-from utils import painted, progress, show_progress
+from console import painted, progress, show_progress
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 
@@ -76,7 +76,7 @@ def test_a_process_of_its_own_warns_of_nothing(split_folder):
 
 TALKS = """
 import sys
-from flags import run_main
+from entry import run_main
 
 def main(_argv):
     for n in range(100_000):

@@ -140,7 +140,7 @@ def stopped_once(tmp_path_factory):
     make_class_folders(folder / "photos" / "train", 4)
     make_class_folders(folder / "photos" / "val", 2, seed=1000)
     argv = ("--data_dir", "photos", *TINY, "--freeze", "--n_epochs", 2, "--model_fn", "m.pth", "--run_dir", "r")
-    code = "import sys; from run import Run; import train; from flags import run_main\n"
+    code = "import sys; from run import Run; import train; from entry import run_main\n"
     code += "def log(self, result, best, log=Run.log):\n"
     code += "    log(self, result, best) if not result.epoch else sys.exit(9)\nRun.log = log\n"
     code += f"run_main(train.main, {[str(arg) for arg in argv]})"
