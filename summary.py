@@ -1,20 +1,79 @@
-"""What a run starts from, as lines for the console: the images of each class, and the layers of the model."""
+"""What a run starts from and what comes out, as lines for the console."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import nn
+import torch
+from torch import nn
 
-    from model_loader import Classifier
-    from splits import Splits
+from config import TrainConfig
+from console import painted, warn
+from listing import others_text
+from model_loader import Classifier, count_parameters
+from report import report_lines, split_title
+from splits import Splits
+from utils import count_of, typed
+
+if TYPE_CHECKING:
+    from run import Run
+    from saver import Saver
+    from trainer import PhaseResult
 
 INDENT = " " * 8
 MOST_CLASSES = 20  # lines of the table; a hundred classes would push everything else off the screen
+
+
+# --- before the first epoch -------------------------------------------------------------------
+
+
+def describe(
+    config: TrainConfig,
+    splits: Splits,
+    n_skipped: int,
+    model: Classifier,
+    device: torch.device,
+    dtype: torch.dtype,
+    say: Callable,
+) -> None:
+    """What was found and what will be done."""
+    counts = ", ".join(f"{len(part)} {name}" for name, part in splits.by_name().items())
+    n_all, n_trained = count_parameters(model)
+    size = model.preprocess.image_size
+    made = f" ({' and '.join(splits.made)} cut from train)" if splits.made else ""
+    say(f"data    {splits.root}: {splits.layout}; {counts} images{made}")
+    for note in splits.notes:
+        say(f"        {note}")
+    if splits.passed_over:
+        say(f"        {others_text(splits.passed_over)}")
+    if n_skipped:
+        say(f"        {n_skipped} that cannot be read are left out, listed in skipped.csv")
+    say("\n".join(class_lines(splits)))
+    start = "pretrained" if config.use_pretrained else config.weights or "random"
+    say(
+        f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters train; "
+        f"{size} x {size} pixels, {device}, {str(dtype).removeprefix('torch.')}"
+    )
+    if config.verbose:
+        say("\n".join(model_lines(model)))
+    if config.verbose > 1:
+        say(model.net)
+    rates = f"{config.lr:g}" + (f" (backbone {config.backbone_lr:g})" if config.backbone_lr else "")
+    say(
+        f"train   up to {count_of(config.n_epochs, 'epoch')} in steps of "
+        f"{count_of(min(config.batch_size, len(splits.train)), 'image')}; "
+        f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
+    )
+
+
+def warn_of_random_layers(config: TrainConfig) -> None:
+    """Freezing what has learned nothing is allowed, and rarely meant."""
+    if (config.freeze or config.freeze_until) and not config.use_pretrained and not config.weights:
+        warn("the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
 
 
 def class_lines(splits: Splits, most: int = MOST_CLASSES) -> list[str]:
@@ -48,8 +107,6 @@ def model_lines(model: Classifier) -> list[str]:
 
 def output_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
     """The shape that each child of the network gives for one image, without the batch; what does not run has none."""
-    import torch
-
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str):
@@ -86,6 +143,40 @@ def _state(module: nn.Module) -> str:
     return {frozenset(): "", frozenset({True}): "trains", frozenset({False}): "frozen"}.get(
         frozenset(states), "trains in part"
     )
+
+
+# --- after the last ---------------------------------------------------------------------------
+
+
+def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict, say: Callable) -> None:
+    """What came out, and what to type next; the last line is the accuracy that predict repeats."""
+    if run.skipped:
+        path, reason = next(iter(run.skipped.items()))
+        n_skipped = count_of(len(run.skipped), "image")
+        say(f"left out {n_skipped} that could not be read, listed in {run.folder / 'skipped.csv'},")
+        say(f"        for example {path}: {reason}")
+    for name, about in judged.items():
+        say("\n".join(report_lines(name, about)))
+    say(f"saved   {saver.path} (epoch {best_epoch} of {run.n_logged})")
+    say(f"        {run.folder}: {', '.join(files_shown(run.folder))}")
+    if peers := run.peers_text(best_epoch - 1, results["valid"].n_images):
+        say(f"        {peers}")
+    if saver.previous:
+        say(f"        the earlier {saver.path} is now {saver.previous}")
+    say(f"next    {typed('python', 'predict.py', '--model_fn', saver.path)}")
+    say(f"        {typed('tensorboard', '--logdir', run.folder.parent)}")
+    print(painted("\n".join(accuracies(results)), "bold"))
+
+
+def files_shown(folder: Path) -> list[str]:
+    """The files of a run folder that are for people, by name."""
+    names = sorted(path.name for path in folder.iterdir())
+    return [name for name in names if name.endswith((".csv", ".png")) or name == "report.json"]
+
+
+def accuracies(results: Mapping[str, PhaseResult]) -> list[str]:
+    """`test accuracy 0.9412 (144/153)` for each split."""
+    return [f"{split_title(name)} accuracy {r.accuracy:.4f} ({r.correct}/{r.n_images})" for name, r in results.items()]
 
 
 # --- tables -----------------------------------------------------------------------------------

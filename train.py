@@ -11,21 +11,11 @@ from typing import TYPE_CHECKING
 import ranks
 import stop
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
-from console import painted, show_progress, warn
+from console import show_progress, warn
 from entry import run_main
-from utils import (
-    UserError,
-    count_of,
-    pick,
-    pick_device,
-    pick_precision,
-    seed_for,
-    typed,
-)
+from utils import UserError, count_of, pick, pick_device, pick_precision, seed_for
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
-    from pathlib import Path
-
     import torch
 
     from assemble import Work
@@ -94,6 +84,7 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
     found = saved.found.splits if saved else ranks.from_main(lambda: load_data(config, say))
 
     import assemble
+    import summary
     from feature_cache import open_cache
     from saver import Saver
 
@@ -106,9 +97,9 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
     run = open_run(config, found, saved)
     with run.guarded():
         splits = found if saved else checked_once(config, found, run)
-        describe(config, splits, len(run.skipped), model, device, dtype, say)
+        summary.describe(config, splits, len(run.skipped), model, device, dtype, say)
         if not saved:
-            warn_of_random_layers(config)
+            summary.warn_of_random_layers(config)
             show_augmented(run, assemble.make_datasets(config, splits, model.preprocess)["train"])
         saver = Saver(checkpoint_name(config), model, config, splits, run.id)
         engine = assemble.make_engine(config, model, device, dtype, saved)
@@ -134,8 +125,8 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
         show(config, splits, engine, loaders["valid"], best, results, judged, run)
         run.close()
         if trainer.last is not best:
-            say(f"last    {run.last_model} (epoch {run.n_logged}): {', '.join(accuracies(last_results))}")
-        report(run, saver, best.epoch + 1, results, judged, say)
+            say(f"last    {run.last_model} (epoch {run.n_logged}): {', '.join(summary.accuracies(last_results))}")
+        summary.report(run, saver, best.epoch + 1, results, judged, say)
         run.finish()
 
 
@@ -350,55 +341,6 @@ def checked(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     return without(splits, [*reasons, *dropped]) if reasons or dropped else splits
 
 
-def describe(
-    config: TrainConfig,
-    splits: Splits,
-    n_skipped: int,
-    model: Classifier,
-    device: torch.device,
-    dtype: torch.dtype,
-    say: Callable,
-) -> None:
-    """What was found and what will be done."""
-    from listing import others_text
-    from model_loader import count_parameters
-    from summary import class_lines, model_lines
-
-    counts = ", ".join(f"{len(part)} {name}" for name, part in splits.by_name().items())
-    n_all, n_trained = count_parameters(model)
-    preprocess: Preprocess = model.preprocess
-    made = f" ({' and '.join(splits.made)} cut from train)" if splits.made else ""
-    say(f"data    {splits.root}: {splits.layout}; {counts} images{made}")
-    for note in splits.notes:
-        say(f"        {note}")
-    if splits.passed_over:
-        say(f"        {others_text(splits.passed_over)}")
-    if n_skipped:
-        say(f"        {n_skipped} that cannot be read are left out, listed in skipped.csv")
-    say("\n".join(class_lines(splits)))
-    start = "pretrained" if config.use_pretrained else config.weights or "random"
-    say(
-        f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters train; "
-        f"{preprocess.image_size} x {preprocess.image_size} pixels, {device}, {str(dtype).removeprefix('torch.')}"
-    )
-    if config.verbose:
-        say("\n".join(model_lines(model)))
-    if config.verbose > 1:
-        say(model.net)
-    rates = f"{config.lr:g}" + (f" (backbone {config.backbone_lr:g})" if config.backbone_lr else "")
-    say(
-        f"train   up to {count_of(config.n_epochs, 'epoch')} in steps of "
-        f"{count_of(min(config.batch_size, len(splits.train)), 'image')}; "
-        f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
-    )
-
-
-def warn_of_random_layers(config: TrainConfig) -> None:
-    """Freezing what has learned nothing is allowed, and rarely meant."""
-    if (config.freeze or config.freeze_until) and not config.use_pretrained and not config.weights:
-        warn("the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
-
-
 @ranks.main_only
 def show_augmented(run: Run, dataset: ImageDataset) -> None:
     """A labelled grid of training images as the first epoch sees them, for the run folder and TensorBoard."""
@@ -424,41 +366,6 @@ def show_augmented(run: Run, dataset: ImageDataset) -> None:
 
 
 N_SHOWN = 18  # images of the grid, three rows
-
-
-def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict, say: Callable) -> None:
-    """What came out, and what to type next; the last line is the accuracy that predict repeats."""
-    from report import report_lines
-
-    if run.skipped:
-        path, reason = next(iter(run.skipped.items()))
-        n_skipped = count_of(len(run.skipped), "image")
-        say(f"left out {n_skipped} that could not be read, listed in {run.folder / 'skipped.csv'},")
-        say(f"        for example {path}: {reason}")
-    for name, about in judged.items():
-        say("\n".join(report_lines(name, about)))
-    say(f"saved   {saver.path} (epoch {best_epoch} of {run.n_logged})")
-    say(f"        {run.folder}: {', '.join(files_shown(run.folder))}")
-    if peers := run.peers_text(best_epoch - 1, results["valid"].n_images):
-        say(f"        {peers}")
-    if saver.previous:
-        say(f"        the earlier {saver.path} is now {saver.previous}")
-    say(f"next    {typed('python', 'predict.py', '--model_fn', saver.path)}")
-    say(f"        {typed('tensorboard', '--logdir', run.folder.parent)}")
-    print(painted("\n".join(accuracies(results)), "bold"))
-
-
-def files_shown(folder: Path) -> list[str]:
-    """The files of a run folder that are for people, by name."""
-    names = sorted(path.name for path in folder.iterdir())
-    return [name for name in names if name.endswith((".csv", ".png")) or name == "report.json"]
-
-
-def accuracies(results: Mapping[str, PhaseResult]) -> list[str]:
-    """`test accuracy 0.9412 (144/153)` for each split."""
-    from report import split_title
-
-    return [f"{split_title(name)} accuracy {r.accuracy:.4f} ({r.correct}/{r.n_images})" for name, r in results.items()]
 
 
 if __name__ == "__main__":
