@@ -107,7 +107,7 @@ def share_text(part: int, whole: int) -> str:
     return f"{part / whole:.4f} ({part}/{whole})"
 
 
-class Part(Protocol):
+class Accumulator(Protocol):
     """What is added up beside the counts: the measures of a report, the photos of a sheet."""
 
     def add_predictions(self, predictions: Sequence[Prediction]) -> None:
@@ -127,7 +127,7 @@ class Tally:
         parts: by name.
     """
 
-    def __init__(self, parts: Mapping[str, Part] | None = None) -> None:
+    def __init__(self, parts: Mapping[str, Accumulator] | None = None) -> None:
         self.counts, self.parts = Counts(), parts or {}
         self.n_missing = 0  # rows that are in no part: an earlier run did not keep what it had added up
 

@@ -99,7 +99,7 @@ def command(folder: str | Path) -> str:
     return typed("python", script, "--resume", folder)
 
 
-class Saver(Protocol):
+class Checkpointer(Protocol):
     """Who keeps the best weights of a run."""
 
     path: str
@@ -301,7 +301,7 @@ def tell_changes(found: Found, bring_again: Callable[[], object]) -> None:
         warn(f"written since the run began: {n_changed} ({changed[0]}); new content changes the result")
 
 
-def put_back(saved: Saved, trainer: Trainer, saver: Saver, computing: Mapping[str, object]) -> None:
+def put_back(saved: Saved, trainer: Trainer, saver: Checkpointer, computing: Mapping[str, object]) -> None:
     """Puts the state of a stopped run into the trainer.
 
     Raises:

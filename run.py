@@ -22,7 +22,18 @@ import stop
 from board import Board
 from console import painted
 from report import split_title, wilson_interval, write_report
-from resume import FINISHED, LAST, SAMPLES, Progress, Saved, Saver, command, write_backbone, write_found, write_last
+from resume import (
+    FINISHED,
+    LAST,
+    SAMPLES,
+    Checkpointer,
+    Progress,
+    Saved,
+    command,
+    write_backbone,
+    write_found,
+    write_last,
+)
 from splits import Sample, Splits
 from trainer import Diverged, EpochResult, PhaseResult
 from utils import Obstacle, UserError, atomic_write, count_of, first_unlike, read_json, write_text
@@ -65,7 +76,7 @@ class Run:
         self.id = saved.progress.run_id if saved else uuid.uuid4().hex
         self.skipped: dict[str, str] = dict(saved.progress.skipped) if saved else {}
         self._start = time.monotonic()
-        self.save: Saver | None = None
+        self.save: Checkpointer | None = None
         self._rows: list[dict[str, str]] = list(saved.progress.rows) if saved else []
         self._about: dict = {"has_backbone": saved.progress.has_backbone} if saved else {}
         # a resume begins with what was saved before it; only rank 0 saves
@@ -102,7 +113,7 @@ class Run:
         self,
         config: Mapping[str, object],
         splits: Splits,
-        save: Saver,
+        save: Checkpointer,
         computing: Mapping[str, object],
     ) -> None:
         """Writes what was asked for, which image is where, and on a resume the tables as they were at the last save.

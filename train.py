@@ -34,12 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     given = parse_args(argv)
     if "resume" in given:
         with ranks.joined(given.get("gpu_id")):
-            return resume(given)
+            return continue_run(given)
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check(config)
     with ranks.joined(config.gpu_id):
         if folder := run_of_this_launch(config):
-            return resume({**given, "resume": folder})
+            return continue_run({**given, "resume": folder})
         train(config)
     return 0
 
@@ -53,7 +53,7 @@ def run_of_this_launch(config: TrainConfig) -> str | None:
     return run.run_of_this_launch(config.run_dir)
 
 
-def resume(given: dict) -> int:
+def continue_run(given: dict) -> int:
     """Goes on with a run that was stopped; the exit status."""
     from resume import load, merged, move_to_its_place, tell_changes
 
