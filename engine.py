@@ -88,10 +88,9 @@ class Engine:
         return in_fixed_shape(self.evaluated.features, images, size, self.device, self.dtype)
 
     def feature_example(self) -> torch.Tensor:
-        """The features of a black image, (1, ...), in the shape and type that all have."""
-        size = self.model.preprocess.image_size
+        """The features of one image, (1, ...), in the shape and type that all have."""
         # a pass of one: only its shape is asked for, and a whole batch would take a tenth of a second
-        return self.features(torch.zeros(1, 3, size, size, dtype=torch.uint8), 1)
+        return self.features(self.model.example_image(), 1)
 
 
 class HeadEngine:
@@ -192,11 +191,9 @@ def find_pairs(model: Classifier) -> list[tuple[str, str]]:
             handles.append(module.register_forward_hook(after_conv(name)))
         elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(before_norm(name)))
-    size = model.preprocess.image_size
-    device = next(model.parameters()).device
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
+            model(model.example_image())
     finally:
         for handle in handles:
             handle.remove()

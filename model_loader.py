@@ -92,6 +92,11 @@ class Classifier(nn.Module):
         """Images, uint8 (n, 3, size, size) -> logits, fp32 (n, classes)."""
         return self.net(self.normalize(images)).float()
 
+    def example_image(self, size: int | None = None) -> torch.Tensor:
+        """A grey image, uint8 (1, 3, size, size) on the model's device, to see what runs and what shape comes out."""
+        size = size or self.preprocess.image_size
+        return torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=self._mean.device)
+
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Images, uint8 (n, 3, size, size) -> what the head takes, (n, ...); nothing behind it is computed."""
         found: list[torch.Tensor] = []
@@ -119,11 +124,10 @@ class Classifier(nn.Module):
         names = [name for name, _ in siblings.named_children()]
         rest = list(siblings)[names.index(child) + 1 :] if isinstance(siblings, nn.Sequential) else []
         top = Top(self.head, nn.Sequential(*rest, nn.Flatten(1)))
-        size, was_training = self.preprocess.image_size, self.training
+        image, was_training = self.example_image(), self.training
         self.eval()
         with torch.no_grad():
-            images = torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=self._mean.device)
-            expected, found = self(images), top(self.features(images))
+            expected, found = self(image), top(self.features(image))
         self.train(was_training)
         return top if found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4) else None
 
@@ -234,7 +238,7 @@ def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
     model.eval()
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+            logits = model(model.example_image(size))
     # each library refuses in its own way
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, AttributeError) as error:
         return str(error) or type(error).__name__

@@ -117,12 +117,11 @@ def output_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
         return hook
 
     handles = [child.register_forward_hook(note(name)) for name, child in model.net.named_children()]
-    size, was_training = model.preprocess.image_size, model.training
-    device = next(model.parameters()).device
+    was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
+            model(model.example_image())
     finally:
         model.train(was_training)
         for handle in handles:
