@@ -178,7 +178,8 @@ def extract(
 ) -> Iterator[tuple[str, Extracted]]:
     """Computes what the cache lacks of the features of all splits, one split after the other, and opens them.
 
-    Each image is decoded once for all its views. The room for all of them is made before the first is computed.
+    Each image is decoded once for all its views, where they are no more than a pass of the engine has. The room for
+    all of them is made before the first is computed.
 
     Raises:
         UserError: the disk has not the room, or the cache cannot be written.
@@ -264,6 +265,9 @@ def _compute(
 ) -> None:
     from data_loader import ViewDataset, make_view_loader
 
+    # of very many views some at a time, or the batches on their way from the workers would fill the memory
+    size = engine.batch_size
+    wanted = [(index, views[k : k + size]) for index, views in wanted for k in range(0, len(views), size)]
     pending = _Pending(store, sum(len(views) for _, views in wanted))
     loader = make_view_loader(ViewDataset(dataset, wanted), engine.batch_size, n_workers)
     try:

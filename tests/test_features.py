@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import TINY, save_image, weights_of
 
+import data_loader
 import feature_cache
 import features
 import train
@@ -20,7 +22,7 @@ from config import TrainConfig
 from data_loader import ImageDataset, eval_transform, train_transform
 from engine import Engine, HeadEngine
 from feature_cache import RowKey, Store, cache_entries, gather, open_cache, prune
-from features import Part, extract
+from features import Extracted, Part, extract
 from model_loader import freeze, get_model, is_wholly_frozen
 from samples import load_splits
 from splits import Sample
@@ -80,6 +82,33 @@ def test_stored_features_train_the_weights_of_the_plain_loop(cli, split_folder):
     predicted = cli("predict", "--model_fn", "v3.pth", "--n_workers", 0)
     done = cli("train", "--data_dir", split_folder, *FROZEN, "--views", 3, "--model_fn", "again.pth")
     assert predicted.out.splitlines()[-1] == done.out.splitlines()[-1]
+
+
+def test_more_views_than_a_pass_has_come_some_at_a_time_to_the_same_numbers(engine, train_set, tmp_path, monkeypatch):
+    whole = rows_of(extract_one(engine, train_set, tmp_path / "whole", "basic", 20))
+    real, sizes = data_loader.stack, []
+    monkeypatch.setattr(data_loader, "stack", lambda images: sizes.append(len(images)) or real(images))
+    assert torch.equal(rows_of(extract_one(engine, train_set, tmp_path / "some", "basic", 20)), whole)
+    assert max(sizes) == engine.batch_size
+    assert sum(sizes) == 20 * len(train_set)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is looked at in /proc")
+def test_features_larger_than_memory_are_read_from_the_disk_batch_by_batch(tmp_path):
+    def anonymous_mb():
+        return int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1e3
+
+    before, most, total = anonymous_mb(), 0.0, 0.0
+    store, keys = Store(tmp_path / recipe("a")), [RowKey(0, str(n), str(n), 1, 1) for n in range(256)]
+    for k in range(0, 256, 32):
+        store.add(keys[k : k + 32], torch.full((32, 250_000), float(k)))
+    dataset = SimpleNamespace(seed=0, label_of=lambda index: 0)
+    loader = Extracted(dataset, store.shards, store.places(keys).view(256, 1, 2), []).loader(16)
+    for batch in loader:
+        total += batch.images[:, 0].sum().item()
+        most = max(most, anonymous_mb())
+    assert total == sum(32 * k for k in range(0, 256, 32))
+    assert most - before < 128, "of 256 MB"
 
 
 def test_epochs_take_the_views_in_turn(engine, train_set, tmp_path):
