@@ -154,6 +154,8 @@ def number(
 ) -> Callable[[str], float]:
     """A type for argparse: a number within bounds, with an error that says which."""
 
+    most = 2**63 if kind is int else float("inf")
+
     def parse(text: str) -> float | int:
         bounds = f"above {above:g}" if above is not None else f"at least {at_least:g}"
         if at_most < float("inf"):
@@ -162,7 +164,7 @@ def number(
             value = kind(text)
         except ValueError:
             value = float("nan")
-        if not (at_least <= value <= at_most and abs(value) < 2**63) or (above is not None and value <= above):
+        if not (at_least <= value <= at_most and abs(value) < most) or (above is not None and value <= above):
             what = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} was given; it takes {what} {bounds}")
         return value
