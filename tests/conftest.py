@@ -127,7 +127,9 @@ def assert_one_line_error(done: SimpleNamespace, expected: str) -> None:
     assert expected in done.err
 
 
-TINY = ("--model_name", "resnet18", "--image_size", 32, "--n_workers", 0, "--gpu_id", -1)
+NAME = "timm/test_resnet"  # half a million parameters: ResNet-18 would write 200 MB an epoch
+TINY = ("--model_name", NAME, "--image_size", 32, "--n_workers", 0, "--gpu_id", -1)
+RESNET18 = ("--model_name", "resnet18", *TINY[2:])
 
 
 @pytest.fixture(scope="session")

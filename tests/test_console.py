@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import NAME, TINY
 
 import train
 from console import painted, progress, show_progress
@@ -54,9 +54,8 @@ def test_a_normal_run_says_all_of_it_and_nothing_else(trained_once):
     told = [word for word in starts if word != "last"]  # only where the last epoch is not the best
     assert told == ["data", "classes", "model", "train", "epoch", "epoch", "valid", "saved", "next", "validation"]
     assert re.search(r"^data +\S+: .*24 train, 15 valid images", trained_once.out, re.M)
-    assert re.search(
-        r"^model +resnet18 \(random weights\), [\d,]+ of [\d,]+ parameters train; .*cpu, \w+", trained_once.out, re.M
-    )
+    model = rf"^model +{NAME} \(random weights\), [\d,]+ of [\d,]+ parameters train; .*cpu, \w+"
+    assert re.search(model, trained_once.out, re.M)
     assert re.search(r"^next +python predict.py --model_fn tiny.pth\n +tensorboard --logdir .", trained_once.out, re.M)
     assert not trained_once.err
 
@@ -71,7 +70,7 @@ def test_a_process_of_its_own_warns_of_nothing(split_folder):
     )
     assert re.fullmatch(r"validation accuracy \d\.\d{4} \(\d+/15\)\n", done.stdout)
     (folder,) = Path("runs").iterdir()
-    assert re.fullmatch(r"resnet18-\d{8}-\d{6}-split-frozen-lr0\.001", folder.name)
+    assert re.fullmatch(r"timm_test_resnet-\d{8}-\d{6}-split-frozen-lr0\.001", folder.name)
 
 
 TALKS = """

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY, assert_one_line_error, board_of, make_class_folders, metrics_of, weights_of
+from conftest import NAME, RESNET18, TINY, assert_one_line_error, board_of, make_class_folders, metrics_of, weights_of
 from PIL import Image
 from torch import nn
 
@@ -158,7 +158,7 @@ def test_backbone_and_head_learn_at_their_own_rates_and_both_are_logged(cli, spl
         assert [point.value for point in points] == pytest.approx([rate, rate / 10])
     from model_loader import get_model
 
-    before = get_model("resnet18", 3, image_size=32).net.state_dict()
+    before = get_model(NAME, 3, image_size=32).net.state_dict()
     moved = {key for key, value in weights_of("m.pth").items() if not torch.allclose(value, before[key], atol=1e-6)}
     parameters = {key for key in moved if "running" not in key and "batches" not in key}
     assert parameters == {"fc.weight", "fc.bias"}
@@ -188,7 +188,7 @@ def test_balanced_weights_change_the_training_loss_alone(cli, split_folder):
     assert rows[0]["valid_loss"] == rows[1]["valid_loss"]
 
 
-CATS_AND_DOGS = "--freeze_until avgpool --head_hidden 8 --lr 1e-2 --scheduler plateau --early_stop 1 --monitor accuracy"
+CATS_AND_DOGS = "--freeze_until global_pool --head_hidden 8 --lr 1e-2 --scheduler plateau --early_stop 1"
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -218,7 +218,7 @@ def test_where_the_last_epoch_is_the_best_both_files_hold_it(cli, split_folder):
 
 def test_before_training_the_run_shows_its_classes_layers_and_augmented_images(trained, split_folder):
     assert re.search(r"^classes 3 +train  valid\n +cat +8 +5\n +dog +8 +5\n +개 +8 +5\n", trained.out, re.MULTILINE)
-    assert re.search(r"^ +conv1 +64 x 16 x 16 +9,408  trains$", trained.out, re.MULTILINE)
+    assert re.search(r"^ +conv1 +32 x 16 x 16 +7,408  trains$", trained.out, re.MULTILINE)
     (shown,) = board_of("r").Images("Train/images")
     with Image.open("r/augmented.png") as sheet:
         assert (shown.width, shown.height) == sheet.size == (6 * 152, 3 * (152 + 17)), "18 images, 6 in a row"
@@ -296,7 +296,7 @@ def test_the_commands_to_type_next_work_with_spaces_in_names(cli, split_folder):
 
 
 def test_the_whole_model_is_printed_on_demand(cli, split_folder):
-    argv = ("--data_dir", split_folder, *TINY, "--dry_run")
+    argv = ("--data_dir", split_folder, *RESNET18, "--dry_run")
     assert "(bn1): BatchNorm2d(64" in cli("train", *argv, "--verbose", 2).out
     assert "BatchNorm2d" not in cli("train", *argv).out
     assert not cli("train", *argv, "--verbose", 0).out
