@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -13,13 +13,14 @@ import ranks
 import weights
 from checkpoint import save_checkpoint
 from config import TrainConfig
+from console import warn
 from engine import eval_batch_size
 from model_loader import Classifier, check_fit
 from report import fit_temperature
 from run import phase_metrics
 from splits import Splits
-from trainer import PhaseResult
-from utils import UserError, remove_leftovers
+from trainer import EpochResult, PhaseResult
+from utils import UserError, first_unlike, remove_leftovers
 
 
 class Saver:
@@ -74,22 +75,35 @@ class Saver:
         except UserError:
             return False
 
-    def restore(self) -> None:
-        """Puts the best weights back into the model.
+    def restore(self, best: EpochResult, n_done: int) -> EpochResult:
+        """Puts the best weights back into the model, and tells of which epoch they are.
+
+        That is another one where a run was killed between its two files, and the epoch that it had to repeat came to
+        other numbers, as GPUs let it: its outputs are then to be measured.
+
+        Args:
+            n_done: epochs of the run so far.
 
         Raises:
             UserError: the file is gone, or another run has written it since.
         """
-        ranks.from_main(self._restore)
+        epoch = ranks.from_main(lambda: self._restore(n_done)) - 1
         ranks.spread(self.model.net)
+        if epoch == best.epoch:
+            return best
+        warn(f"{self.path} holds epoch {epoch + 1}, which came to other numbers when it was repeated; it is kept")
+        return replace(best, epoch=epoch, valid=replace(best.valid, outputs=None))
 
-    def _restore(self) -> None:
+    def _restore(self, n_done: int) -> int:
         content = weights.read(self.path)
         if content.get("run_id") != self.run_id:
             raise UserError(f"{self.path} was written by another run; give each run a --model_fn of its own")
+        if first_unlike(content, {"metrics": {"epoch": int}}) or not 1 <= content["metrics"]["epoch"] <= n_done:
+            raise UserError(f"{self.path} is of no epoch of this run; give the run's own checkpoint its place again")
         tensors = weights.state_dict_of(content, self.path)
         check_fit(self.model.net.state_dict(), tensors, self.path)
         weights.load_into(self.model.net, tensors)
+        return content["metrics"]["epoch"]
 
     def backbone(self) -> dict[str, torch.Tensor]:
         """The tensors of all but the head."""

@@ -116,7 +116,7 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
             set_out(config, saved, trainer, saver, computing, run, say)
             loaders = assemble.make_loaders(config, splits, engine, work, run, cache, say)
             best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
-            last_results, results = measure_last_and_best(trainer, loaders, run, saver, best)
+            last_results, results, best = measure_last_and_best(trainer, loaders, run, saver, best)
         if not ranks.is_main():
             return
         judged = judge_splits(splits, results, saver.about["temperature"])
@@ -194,15 +194,19 @@ Results = dict[str, "PhaseResult"]  # by split
 
 def measure_last_and_best(
     trainer: Trainer, loaders: dict, run: Run, saver: Saver, best: EpochResult
-) -> tuple[Results, Results]:
-    """What the weights of the last and of the best epoch achieve; both are written, and the best are put back."""
+) -> tuple[Results, Results, EpochResult]:
+    """What the weights of the last and of the best epoch achieve; both are written, and the best are put back.
+
+    Returns:
+        Both, and the epoch that the best weights are of.
+    """
     last_results = results = measure(trainer, loaders, run, trainer.last.valid)
     saver.finish(trainer.last.epoch, last_results, run.last_model)
     if trainer.last is not best:
-        saver.restore()
+        best = saver.restore(best, run.n_logged)
         results = measure(trainer, loaders, run, best.valid)
     saver.finish(best.epoch, results)
-    return last_results, results
+    return last_results, results, best
 
 
 def measure(trainer: Trainer, loaders: dict, run: Run, valid: PhaseResult) -> dict[str, PhaseResult]:

@@ -237,6 +237,20 @@ def test_a_checkpoint_that_another_run_wrote_under_it_stays_as_prev(cli, split_f
     assert Path("m.pth").read_bytes() != other
 
 
+def test_best_weights_of_an_epoch_that_did_not_come_to_the_same_again_are_told_as_what_they_are(
+    cli, stopped, monkeypatch
+):
+    content = torch.load("m.pth", weights_only=True)  # as if the kill had come once the second epoch was kept
+    torch.save({**content, "metrics": {**content["metrics"], "epoch": 2}}, "m.pth")
+    monkeypatch.setattr(Trainer, "is_best", lambda self, result: False)
+    done = cli("train", "--resume", "r", "--n_epochs", 3)
+    assert done.status == 0
+    assert done.err == "warning: m.pth holds epoch 2, which came to other numbers when it was repeated; it is kept\n"
+    assert "saved   m.pth (epoch 2 of 3)" in done.out
+    assert torch.load("m.pth", weights_only=True)["metrics"]["epoch"] == 2
+    assert cli("predict", "--model_fn", "m.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
+
+
 def test_a_run_goes_on_from_any_folder_in_the_one_that_it_was_started_in(cli, stopped, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -319,6 +333,7 @@ BROKEN = {
     "complex weights": (lambda: change_state(model=complex_of("r/last.pth")), (), "odd numbers in"),
     "a complex backbone": (lambda: change("r/backbone.pth", state_dict=complex_of("r/backbone.pth")), (), "odd num"),
     "no best weights": (lambda: change("m.pth", state_dict={"fc.weight": torch.ones(3, 512)}), (), "it lacks conv1"),
+    "best weights of no epoch": (lambda: change("m.pth", metrics={"epoch": 9}), (), "is of no epoch"),
     "no list of images": (lambda: os.unlink("r/samples.json"), (), "cannot read samples.json"),
     "a broken list": (lambda: open("r/samples.json", "w").write("[" * 100_000), (), "cannot read samples.json"),
     "no backbone": (lambda: os.unlink("r/backbone.pth"), (), "the run has no backbone.pth"),
