@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import ranks
+from audit import ON_LEAK
 from config import TrainConfig
 from data_loader import (
     AUGMENTS,
@@ -40,6 +41,7 @@ def check_names(config: TrainConfig) -> None:
         UserError: there is no such row.
     """
     tables = {
+        "on_leak": ON_LEAK,
         "augment": AUGMENTS,
         "class_weights": CLASS_WEIGHTS,
         "optimizer": OPTIMIZERS,

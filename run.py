@@ -39,6 +39,7 @@ from trainer import Diverged, EpochResult, PhaseResult
 from utils import Obstacle, UserError, atomic_write, count_of, first_unlike, read_json, write_text
 
 LAUNCH = "launch.json"
+ENDED = "ended.json"  # of a run that an error ended before its first save
 
 
 class Run:
@@ -191,7 +192,22 @@ class Run:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Inside, whatever ends the run says what was kept and how to go on."""
+        """Inside, what ends the run says what was kept and how to go on; without a save its folder is free again."""
+        try:
+            with self._explained():
+                yield
+        except UserError:
+            if self._saved_at is None:
+                self._free_folder()
+            raise
+
+    @ranks.main_only
+    def _free_folder(self) -> None:
+        with contextlib.suppress(UserError):  # the disk may be what ended it
+            write_text(self.folder / ENDED, "{}\n")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except stop.Stopped as stopped:
@@ -403,16 +419,14 @@ def default_run_dir(model_name: str, about: Sequence[str] = ()) -> str:
 
 
 def _has_not_begun(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a dry run leaves, or a run that its checks ended: another may have it."""
-    names = {path.name for path in folder.iterdir()}
-    events = {name for name in names if name.startswith("events.out.tfevents.")}
-    if names - events <= CHECKS_LEAVE:
-        return bool(events) and len(names) > len(events)
-    return names - events <= DRY_RUN_LEAVES and read_json(folder / "config.json").get("dry_run") is True
+    """Whether a folder is of a dry run, or of a run that ended before its first save, and of nothing else."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    # not by the names alone: a run that lives may have written no more than these yet
+    is_over = ENDED in names or read_json(folder / "config.json").get("dry_run") is True
+    return is_over and names <= BEFORE_A_SAVE
 
 
-CHECKS_LEAVE = {"skipped.csv", "duplicates.csv", LAUNCH}
-DRY_RUN_LEAVES = {"config.json", "splits.csv", SAMPLES, "augmented.png", *CHECKS_LEAVE}
+BEFORE_A_SAVE = {"config.json", "splits.csv", SAMPLES, "augmented.png", "skipped.csv", "duplicates.csv", LAUNCH, ENDED}
 
 
 def _agents(folder: str | Path) -> list[str]:

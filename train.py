@@ -13,7 +13,7 @@ import stop
 from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from console import show_progress, warn
 from entry import run_main
-from utils import UserError, count_of, pick, pick_device, pick_precision, seed_for
+from utils import UserError, count_of, pick_device, pick_precision, seed_for
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -325,10 +325,9 @@ def load_data(config: TrainConfig, say: Callable) -> Splits:
 
 def checked(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     """The splits without what cannot be used, with every doubt said and listed in the run folder."""
-    from audit import ON_LEAK, find_duplicates, unreadable, without
+    from audit import find_duplicates, unreadable, without
     from run import write_csv
 
-    pick("--on_leak", config.on_leak, ON_LEAK)
     samples = [sample for part in splits.by_name().values() for sample in part]
     reasons = unreadable(samples, config.max_pixels)
     run.leave_out(reasons)

@@ -258,6 +258,9 @@ def test_a_run_that_its_checks_ended_is_started_again_by_the_same_command(cli, s
     for _ in range(2):
         assert_one_line_error(cli("train", *argv), "listed in r/duplicates.csv".replace("/", os.sep))
     os.unlink(split_folder / "val" / "cat" / "copy.png")
+    os.unlink("r/ended.json")
+    assert_one_line_error(cli("train", *argv), "the run folder r is not empty")  # it may be of a run that lives
+    (split_folder.parent / "r" / "ended.json").touch()
     assert cli("train", *argv).status == 0
     assert not os.path.exists("r/duplicates.csv")
 
