@@ -22,7 +22,7 @@ import stop
 from config import TrainConfig
 from console import progress
 from entry import run_main
-from feature_cache import RowKey, Store, cache_entries, clear, gather, prune, row_keys, size_text
+from feature_cache import RowKey, Store, cache_entries, clear, file_state, gather, prune, row_keys, size_text
 from flags import Parser
 from utils import Obstacle, UserError, count_of, return_freed_memory
 
@@ -41,7 +41,7 @@ Wanted = list[tuple[int, tuple[int, ...]]]  # samples and those of their views t
 
 
 # Rows are what this code computes: with other code they are others.
-CODE = ("backbones", "data_loader", "decoding", "engine", "model_loader")
+CODE = ("backbones", "data_loader", "decoding", "engine", "model_loader", "utils")
 
 
 def backbone_hash(engine: Engine) -> str:
@@ -56,11 +56,14 @@ def backbone_hash(engine: Engine) -> str:
     return digest.hexdigest()
 
 
-def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str, backbone: str) -> str:
+def recipe_key(
+    engine: Engine, dataset: ImageDataset, recipe: str, backbone: str, processors: Sequence[str] = ()
+) -> str:
     """A hash of all that every row depends on but its file: weights, sizes, recipe, seed, precision, code, processor.
 
     Args:
         backbone: what `backbone_hash` gives.
+        processors: what the processes of the run compute on.
     """
     import torch
     import torchvision
@@ -76,7 +79,7 @@ def recipe_key(engine: Engine, dataset: ImageDataset, recipe: str, backbone: str
         "device": engine.device.type,
         "folded": engine.is_folded,
         "batch_size": engine.batch_size,
-        "processor": _processor(engine.device),
+        "processors": list(processors),
         # timm itself is not imported for its version: it takes most of a second
         "versions": [str(torch.__version__), str(torchvision.__version__), *map(version, ("timm", "pillow"))],
         "code": [hashlib.sha256(Path(__file__).with_name(f"{name}.py").read_bytes()).hexdigest() for name in CODE],
@@ -184,15 +187,20 @@ def extract(
     Raises:
         UserError: the disk has not the room, or the cache cannot be written.
     """
-    backbone, example = backbone_hash(engine), engine.feature_example()
-    folders = {name: cache / recipe_key(engine, part.dataset, part.recipe, backbone) for name, part in parts.items()}
-    by_folder = {folder: Store(folder, example) for folder in folders.values()}
-    stores = {name: by_folder[folder] for name, folder in folders.items()}
+    processors, example = sorted(set(ranks.gathered(_processor(engine.device)))), engine.feature_example()
+
+    def recipe_keys() -> dict[str, str]:
+        backbone = backbone_hash(engine)
+        return {name: recipe_key(engine, p.dataset, p.recipe, backbone, processors) for name, p in parts.items()}
+
+    keys = ranks.from_main(recipe_keys)
+    by_key = {key: Store(cache / key, example) for key in keys.values()}
+    stores = {name: by_key[key] for name, key in keys.items()}
     plans = ranks.from_main(lambda: _plan(example.nbytes, parts, stores, cache, say))
     for name, part in parts.items():
         yield name, _extract(engine, part, stores[name], *plans.pop(name), n_workers)
     if ranks.is_main():  # another run may have stored as much in the meantime
-        prune(cache, 0, feature_cache.CACHE_LIMIT, {index for store in by_folder.values() for index in store.indices})
+        prune(cache, 0, feature_cache.CACHE_LIMIT, {index for store in by_key.values() for index in store.indices})
 
 
 def _plan(
@@ -208,8 +216,6 @@ def _plan(
         lacking = [tuple(v for v in views if row is None or row[v] not in rows) for row in keys[name]]
         wanted[name] = [(index, some) for index, some in enumerate(lacking) if some]
     new = [key for name in parts for index, some in wanted[name] for key in _some(keys[name][index], some)]
-    for store in {stores[name] for name in parts if wanted[name]}:
-        store.check_writable()
     _make_room(row_bytes, cache, new, {index for store in stores.values() for index in store.indices}, say)
     return {name: (keys[name], wanted[name]) for name in parts}
 
@@ -219,9 +225,8 @@ def _some(row: list[RowKey] | None, views: Sequence[int]) -> list[RowKey]:
 
 
 def _extract(engine: Engine, part: Part, store: Store, keys: Keys, wanted: Wanted, n_workers: int | None) -> Extracted:
-    bad: dict[int, str] = {}
-    if wanted:
-        _compute(engine, part.dataset, store, keys, ranks.sliced(wanted, ranks.share()), bad, n_workers)
+    mine = ranks.sliced(wanted, ranks.share())
+    bad = _compute(engine, part.dataset, store, keys, mine, n_workers) if mine else {}
     if ranks.world_size() > 1:
         bad = {index: reason for other in ranks.gathered(bad) for index, reason in other.items()}
         store.open(key for row in keys for key in row or ())  # the rows of the others
@@ -260,11 +265,19 @@ def _compute(
     store: Store,
     keys: Keys,
     wanted: Wanted,
-    bad: dict[int, str],
     n_workers: int | None,
-) -> None:
+) -> dict[int, str]:
+    """Stores the wanted rows; the reasons of those images that have none."""
     from data_loader import ViewDataset, make_view_loader
 
+    # another machine may see other times of the same files: its own first look counts there
+    looks = {} if ranks.is_main() else {index: file_state(dataset.samples[index]) for index, _ in wanted}
+
+    def has_changed(index: int) -> bool:
+        expected = keys[index] and looks.get(index, keys[index][0][-2:])
+        return not expected or file_state(dataset.samples[index]) != expected
+
+    bad: dict[int, str] = {}
     # of very many views some at a time, or the batches on their way from the workers would fill the memory
     size = engine.batch_size
     wanted = [(index, views[k : k + size]) for index, views in wanted for k in range(0, len(views), size)]
@@ -275,17 +288,19 @@ def _compute(
             stop.raise_if_asked()
             bad.update(batch.bad)
             # a file that is another one by now may have been that already when it was decoded
-            indices = {index for index, _ in batch.places}
-            changed = {index for index in indices if row_keys(dataset.samples[index], 1) != (keys[index] or ())[:1]}
+            changed = {index for index in {index for index, _ in batch.places} if has_changed(index)}
             bad.update(dict.fromkeys(changed, "changed while it was read"))
             rows = [(keys[index][view], n) for n, (index, view) in enumerate(batch.places) if index not in changed]
             if not rows:
                 continue
+            if pending.block is None:
+                store.check_writable()
             features = engine.features(batch.images).cpu()
             pending.add([key for key, _ in rows], features[[n for _, n in rows]])
     finally:
         # what was computed is kept, also when the user stops here
         pending.flush()
+    return bad
 
 
 class _Pending:

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from backbones import BACKBONES
 from config import TrainConfig
 from data_loader import ImageDataset, eval_transform, train_transform
 from engine import Engine, HeadEngine
-from feature_cache import RowKey, Store, cache_entries, gather, open_cache, prune
+from feature_cache import RowKey, Store, cache_entries, gather, open_cache, prune, row_keys
 from features import Extracted, Part, extract
 from model_loader import freeze, get_model, is_wholly_frozen
 from samples import load_splits
@@ -474,9 +475,14 @@ def test_other_code_and_other_numbers_of_heads_share_no_features(engine, train_s
     del engine.model.net.layer1.num_heads
     assert key() == before
     for name in features.CODE:
-        (tmp_path / f"{name}.py").write_text(f"# {name}")
+        shutil.copy(Path(features.__file__).with_name(f"{name}.py"), tmp_path)
     monkeypatch.setattr(features, "__file__", str(tmp_path / "features.py"))
-    assert key() != before
+    assert key() == before
+    for name in ("decoding", "data_loader", "engine", "model_loader", "backbones", "utils"):
+        code = (tmp_path / f"{name}.py").read_bytes()
+        (tmp_path / f"{name}.py").write_bytes(code + b"# more")
+        assert key() != before, name
+        (tmp_path / f"{name}.py").write_bytes(code)
 
 
 def test_a_cache_that_cannot_be_written_is_told_before_the_work(engine, train_set, tmp_path, monkeypatch):
@@ -488,6 +494,27 @@ def test_a_cache_that_cannot_be_written_is_told_before_the_work(engine, train_se
     monkeypatch.setattr(feature_cache.Path, "touch", refused)
     with pytest.raises(UserError, match=r"cannot be written \(Permission denied\); free some space, give another DIR"):
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
+
+
+def test_a_cache_that_may_only_be_read_serves_where_an_image_is_broken(engine, train_set, tmp_path, monkeypatch):
+    path = Path(train_set.samples[4].path)
+    path.write_bytes(path.read_bytes()[:-200])
+    first = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
+    monkeypatch.setattr(Store, "check_writable", lambda _: pytest.fail("nothing is to be written"))
+    second = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
+    assert [index for index, _ in second.bad] == [4]
+    assert second.bad == first.bad
+
+
+def test_a_rank_that_sees_other_times_of_the_files_compares_with_its_own_first_look(
+    engine, train_set, tmp_path, monkeypatch
+):
+    keys = [row_keys(sample, 1) for sample in train_set.samples]
+    for sample in train_set.samples:
+        os.utime(sample.path, ns=(0, 10**18))
+    monkeypatch.setattr("ranks.is_main", lambda: False)
+    wanted = [(index, (0,)) for index in range(len(keys))]
+    assert not features._compute(engine, train_set, Store(tmp_path / "rows"), keys, wanted, 0)
 
 
 def test_an_index_that_cannot_be_written_takes_its_rows_along(tmp_path, monkeypatch):
