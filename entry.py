@@ -27,24 +27,29 @@ def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = N
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     with unheard(), stop.handled():
         try:
-            raise SystemExit(main(argv))
+            status = main(argv)
         except UserError as error:
             stop.end_workers()
             say_error(str(error))
-            raise SystemExit(2) from None
+            status = 2
         except (RuntimeError, MemoryError) as error:
             if reason := stop.reason_of(error):
                 stop.end_workers()
                 say_error(reason)
-                raise SystemExit(2) from None
-            if not ranks.is_lost(error):
+                status = 2
+            elif not ranks.is_lost(error):
                 raise
-            stop.end_workers()
-            stop.exit_if_asked()
-            say_error("another process of this run is gone")
-            raise SystemExit(1) from None
+            else:
+                stop.end_workers()
+                stop.exit_if_asked()
+                say_error("another process of this run is gone")
+                status = 1
         except stop.Stopped as stopped:
             stop.end_workers()
             if is_main():
                 sys.stderr.write(f"stopped{stopped.hint}\n")
-            raise SystemExit(stopped.status) from None
+            status = stopped.status
+    if ranks.has_ended():  # threads of the group that are left make the interpreter abort now and then at its end
+        stop.end_workers()
+        os._exit(status)
+    raise SystemExit(status)

@@ -123,6 +123,16 @@ def joined(gpu_id: int | None = None) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+        _Group.has_ended = True
+
+
+class _Group:
+    has_ended = False
+
+
+def has_ended() -> bool:
+    """Whether this was one process of several, and they are no group any more."""
+    return _Group.has_ended
 
 
 def _fresh_store() -> PrefixStore:
