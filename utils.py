@@ -360,7 +360,8 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
             if not folder.is_dir():
                 raise
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+        where = f" ({error.filename})" if error.filename else ""
+        raise UserError(f"cannot make {folder}: {error.strerror or error}{where}") from error
     finally:
         if outer:
             shutil.rmtree(outer, ignore_errors=True)

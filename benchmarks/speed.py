@@ -272,12 +272,13 @@ WORK = ("frozen", "finetune", "predict", "memory", "decode", "reports", "accurac
 
 def main() -> None:
     """Parses, measures, and prints the table."""
-    parser = described(__doc__)
+    parser, n = described(__doc__), 3 if sys.platform == "win32" else 4  # memory cannot be asked for there
     parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), help="photos with train/ and val/")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (default: 3)")
     parser.add_argument("--seeds", type=int, default=5, help="of the comparison of accuracies (default: 5)")
     parser.add_argument("--plain_epochs", type=int, default=3, help="epochs of the frozen plain loop (default: 3)")
-    parser.add_argument("--only", nargs="+", choices=WORK, default=WORK[:4], help="which work (default: the first 4)")
+    default = f"which work (default: the first {n})"
+    parser.add_argument("--only", nargs="+", choices=WORK, default=WORK[:n], help=default)
     options = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as scratch:

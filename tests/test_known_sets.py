@@ -54,7 +54,7 @@ def test_a_known_set_that_cannot_be_written_leaves_nothing(monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     known_as(monkeypatch, full)
-    with pytest.raises(UserError, match=r"cannot write dataset.tiny: No space left on device"):
+    with pytest.raises(UserError, match=r"cannot make dataset.tiny: No space left on device"):
         dataset_folder("tiny")
     assert os.listdir("dataset") == []
 
