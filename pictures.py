@@ -90,6 +90,12 @@ def readable(text: str, font: ImageFont.FreeTypeFont) -> str:
     return "".join(c.encode("unicode_escape").decode() if c in missing else c for c in text)
 
 
+def undrawn(text: str) -> str:
+    """The letters of the text for which no font is installed, each once."""
+    font = font_for(text)
+    return "".join(sorted({c for c in text if c.isprintable() and not _has(font, c)}))
+
+
 # --- fonts ------------------------------------------------------------------------------------
 
 # Those that have what Pillow's own font lacks, Korean first; then whatever else is installed.

@@ -15,6 +15,7 @@ from config import TrainConfig
 from console import painted, warn
 from listing import others_text
 from model_loader import Classifier, count_parameters
+from pictures import undrawn
 from report import report_lines, split_title
 from splits import Splits
 from utils import count_of, typed
@@ -53,6 +54,8 @@ def describe(
     if n_skipped:
         say(f"        {n_skipped} that cannot be read are left out, listed in skipped.csv")
     say("\n".join(class_lines(splits)))
+    if letters := undrawn("".join(splits.class_names)):
+        say(f"        no font here has {letters[:3]}: pictures show their numbers; install one, such as Noto Sans CJK")
     start = "pretrained" if config.use_pretrained else config.weights or "random"
     say(
         f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters train; "

@@ -2,6 +2,7 @@ import time
 
 import pytest
 import torch
+from conftest import TINY
 from PIL import Image, ImageFont
 
 import pictures
@@ -71,3 +72,11 @@ def test_pixels_become_the_same_picture():
     picture = picture_of(pixels)
     assert picture.size == (4, 2)
     assert picture.getpixel((3, 1)) == (7, 15, 23)
+
+
+def test_letters_that_no_font_has_are_told(monkeypatch, cli, split_folder):
+    monkeypatch.setattr(pictures, "_installed_fonts", lambda: iter(()))
+    monkeypatch.setattr(pictures, "_font_for", pictures._font_for.__wrapped__)
+    assert pictures.undrawn("cat dog 개") == "개"
+    done = cli("train", "--data_dir", split_folder, *TINY, "--dry_run")
+    assert "no font here has 개: pictures show their numbers; install one, such as Noto Sans CJK" in done.out
