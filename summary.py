@@ -52,7 +52,7 @@ def describe(
     if splits.passed_over:
         say(f"        {others_text(splits.passed_over)}")
     if n_skipped:
-        say(f"        {n_skipped} that cannot be read are left out, listed in skipped.csv")
+        say(f"        left out: {count_of(n_skipped, 'image')} that cannot be read, listed in skipped.csv")
     say("\n".join(class_lines(splits)))
     if letters := undrawn("".join(splits.class_names)):
         say(f"        no font here has {letters[:3]}: pictures show their numbers; install one, such as Noto Sans CJK")
@@ -155,8 +155,11 @@ def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict,
     if run.skipped:
         path, reason = next(iter(run.skipped.items()))
         n_skipped = count_of(len(run.skipped), "image")
-        say(f"left out {n_skipped} that could not be read, listed in {run.folder / 'skipped.csv'},")
-        say(f"        for example {path}: {reason}")
+        left_out = f"left out {n_skipped} that could not be read, listed in {run.folder / 'skipped.csv'},"
+        if run.verbose:
+            say(f"{left_out}\n        for example {path}: {reason}")
+        else:
+            warn(f"{left_out} for example {path}: {reason}")
     for name, about in judged.items():
         say("\n".join(report_lines(name, about)))
     say(f"saved   {saver.path} (epoch {best_epoch} of {run.n_logged})")

@@ -49,6 +49,14 @@ def test_verbose_0_prints_the_accuracies_alone_and_draws_no_bar(verbose, image_f
     show_progress(True)
 
 
+def test_verbose_0_leaves_no_image_out_in_silence(cli, split_folder):
+    bad = split_folder / "train" / "cat" / "00.png"
+    bad.write_bytes(bad.read_bytes()[:-200])
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--verbose", 0)
+    assert done.err.startswith("warning: left out 1 image that could not be read, listed in ")
+    assert f"for example {bad}: " in done.err
+
+
 def test_a_normal_run_says_all_of_it_and_nothing_else(trained_once):
     starts = [line.split()[0] for line in trained_once.out.splitlines() if not line.startswith(" ")]
     told = [word for word in starts if word != "last"]  # only where the last epoch is not the best
