@@ -23,6 +23,14 @@ from trainer import EpochResult, PhaseResult
 from utils import UserError, first_unlike, remove_leftovers
 
 
+def is_of_run(path: str, run_id: str) -> bool:
+    """Whether the file is a checkpoint of that run."""
+    try:
+        return weights.read(path, mmap=True).get("run_id") == run_id
+    except UserError:
+        return False
+
+
 class Saver:
     """Writes the run's checkpoint and reads its best weights back."""
 
@@ -70,10 +78,7 @@ class Saver:
 
     def is_ours(self, path: str) -> bool:
         """Whether the file is a checkpoint of this run."""
-        try:
-            return weights.read(path, mmap=True).get("run_id") == self.run_id
-        except UserError:
-            return False
+        return is_of_run(path, self.run_id)
 
     def restore(self, best: EpochResult, n_done: int) -> EpochResult:
         """Puts the best weights back into the model, and tells of which epoch they are.

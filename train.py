@@ -61,15 +61,23 @@ def continue_run(given: dict) -> int:
     config = move_to_its_place(saved, merged(saved, given), given)
     check(config)
     if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
-        done, best = len(saved.progress.rows), checkpoint_name(config)
         if config.verbose:
-            what = f"{count_of(done, 'epoch')}, the best weights in {best}"
+            what = f"{count_of(len(saved.progress.rows), 'epoch')}, {where_best(config, saved)}"
             print(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
         return 0
     show_progress(bool(config.verbose))
     ranks.from_main(lambda: tell_changes(saved.found, lambda: load_data(config, lambda *_: None)))
     train(config, saved)
     return 0
+
+
+def where_best(config: TrainConfig, saved: Saved) -> str:
+    """Where the best weights of a finished run are by now."""
+    from saver import is_of_run
+
+    name = checkpoint_name(config)
+    places = [place for place in (name, f"{name}.prev") if is_of_run(place, saved.progress.run_id)]
+    return f"the best weights in {places[0]}" if places else f"the best weights no longer in {name}"
 
 
 def train(config: TrainConfig, saved: Saved | None = None) -> None:

@@ -127,6 +127,15 @@ def test_a_finished_run_that_grew_and_was_stopped_goes_on_without_being_told_aga
     assert "r is finished: 4 epochs" in cli("train", "--resume", "r").out
 
 
+def test_a_finished_run_tells_where_its_weights_are_by_now(cli, stopped):
+    assert "the best weights" not in cli("train", "--resume", "r").out
+    assert "the best weights in m.pth;" in cli("train", "--resume", "r").out
+    assert cli("train", "--data_dir", "photos", *TINY, "--n_epochs", 1, "--model_fn", "m.pth").status == 0
+    assert "the best weights in m.pth.prev;" in cli("train", "--resume", "r").out
+    os.unlink("m.pth.prev")
+    assert "the best weights no longer in m.pth;" in cli("train", "--resume", "r").out
+
+
 def test_a_run_that_stopped_early_is_finished(cli, split_folder):
     argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 9, "--early_stop", 1)
     assert cli("train", *argv, "--run_dir", "r").status == 0
