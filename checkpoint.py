@@ -104,8 +104,12 @@ def _with_tensors(
 
 def _check(content: Mapping, path: str | Path) -> None:
     """Checks what a checkpoint says before anything is done with it."""
+    if "trainer" in content:
+        last_model = Path(path).with_name("last_model.pth")
+        hint = f"the checkpoint that training named in its line 'saved', or {last_model}"
+        raise UserError(f"{path} is what train.py --resume goes on from; predict with {hint}")
     if not weights.has_format(content, FORMAT_VERSION, path) or any(key not in content for key in CONTENT):
-        raise UserError(f"{path} is not a checkpoint of this tool; train one with: python train.py --model_fn {path}")
+        raise UserError(f"{path} is not a checkpoint of this tool; give the .pth file of train.py's line 'saved'")
     if wrong := first_unlike(content, CONTENT) or _first_wrong(content):
         raise UserError(f"{path} cannot be used: {wrong}; train it again")
 

@@ -98,6 +98,8 @@ def _reason(error: Exception) -> str:
         return "is not an image in a known format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if "truncated" in str(error).lower():
+        return "is cut short"
     return " ".join(str(error).split()) or type(error).__name__
 
 

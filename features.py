@@ -246,7 +246,8 @@ def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Pat
     limit = feature_cache.CACHE_LIMIT
     needed = len(new) * row_bytes + len(json.dumps(new)) if new else 0
     if new:
-        say(f"features {len(new):,} views to compute, {size_text(needed)} in {cache} (limit {size_text(limit)})")
+        views = count_of(len(new), "view")
+        say(f"features {views} to compute, {size_text(needed)} in {cache} (limit {size_text(limit)})")
     total = prune(cache, needed, limit, keep)
     if total > limit:
         say(f"         this run's own take {size_text(total)}, more than that: they are kept, those of others removed")

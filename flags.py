@@ -166,7 +166,8 @@ def number(
             value = float("nan")
         if not (at_least <= value <= at_most and abs(value) < most) or (above is not None and value <= above):
             what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} was given; it takes {what} {bounds}")
+            hint = f", written with a dot: {text.replace(',', '.')}" if text.count(",") == 1 and kind is float else ""
+            raise argparse.ArgumentTypeError(f"{text!r} was given; it takes {what} {bounds}{hint}")
         return value
 
     return parse

@@ -195,6 +195,8 @@ def load(folder: str | Path) -> Saved:
         UserError: it is no such folder, or its files are broken, of a newer version or not what they should be.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise UserError(f"--resume {folder} is a file; give the folder of the run, such as {folder.parent}")
     if not folder.is_dir():
         hint = did_you_mean_path(folder)
         raise UserError(f"--resume {folder}: there is no such folder{hint}; give the run folder of a training")

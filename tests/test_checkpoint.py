@@ -1,4 +1,5 @@
 import pickle
+import shutil
 import warnings
 import zipfile
 
@@ -66,6 +67,7 @@ HOSTILE = {
     "nothing": (lambda: cut(0), "is broken or only half there"),
     "newer": (lambda: change(format_version=99), "has format 99, this version reads up to 1; update the tool"),
     "a strange version": (lambda: change(format_version=torch.ones(3)), "is not a checkpoint of this tool"),
+    "the state of a run": (lambda: shutil.copy("r/last.pth", "tiny.pth"), "is what train.py --resume goes on from"),
     "parts": (lambda: torch.save({"format_version": 1}, "tiny.pth"), "is not a checkpoint of this tool"),
     "compressed": (compress, "would unpack to"),
     "of another model": (lambda: change(model_name="resnet34"), "does not fit the model: it lacks "),

@@ -17,6 +17,8 @@ WRONG_FLAGS = {
     "train -lr 3": "did you mean --lr?",
     "train --lr": "--lr is without its value; type --lr X; see python train.py --help",
     "train --lr fast": "--lr 'fast' was given; it takes a number above 0",
+    "train --lr 0,001": "it takes a number above 0, written with a dot: 0.001",
+    "train --resume table.csv": "--resume table.csv is a file; give the folder of the run",
     "train --lr inf": "--lr 'inf' was given; it takes a number above 0",
     f"train --seed 1{400 * '0'}": "0' was given; it takes a whole number at least 0",
     "train --n_epochs 2.5": "--n_epochs '2.5' was given; it takes a whole number at least 1",
