@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import IO
 
+from console import warn
 from formats import BOM, FORMATS, Row, csv_lines, texts
 from results import Counts, Tally, shown
 from splits import Sample
@@ -76,6 +77,10 @@ class ResultFile:
                 return True
             if resume and tally.is_small and self._is_whole(samples, tally):  # the sums of parts are not kept
                 return False
+            if resume and os.path.exists(self.path):
+                earlier = f"{self.path}.prev"
+                os.replace(self.path, earlier)
+                warn(f"there is no {self.partial} to go on with: {self.path} is made anew, the earlier is {earlier}")
             if os.path.exists(self.partial):
                 os.replace(self.partial, f"{self.partial}.prev")
             self.file = open(self.partial, "wb")  # noqa: SIM115

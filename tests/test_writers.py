@@ -63,6 +63,15 @@ def test_a_result_that_is_whole_is_not_made_again(tmp_path):
     assert (tmp_path / "r.json").exists()
 
 
+def test_a_resume_with_nothing_to_go_on_with_keeps_the_result_that_was_there(tmp_path, capsys):
+    path = tmp_path / "r.csv"
+    write(path)
+    before = path.read_bytes()
+    assert write(path, ["other.jpg"], resume=True, about={**ABOUT, "settings": {"input": ["others"]}}).n_rows == 1
+    assert (tmp_path / "r.csv.prev").read_bytes() == before
+    assert f"is made anew, the earlier is {path}.prev" in capsys.readouterr().err
+
+
 CHANGES = {
     "another input": (
         {"names": ["a.jpg", "other.jpg", *NAMES[2:]]},
