@@ -290,7 +290,7 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_do(name, cli, trained, tmp
 # what makes a training of seconds find more than one class
 LEARNS = dict.fromkeys([*BACKBONES, "timm/resnet10t"], ("--image_size", 32, "--freeze", "--lr", 0.03))
 LEARNS["alexnet"] = ("--image_size", 64, "--freeze", "--lr", 3e-2)
-LEARNS["squeezenet"] = ("--image_size", 32, "--lr", 3e-4, "--n_epochs", 3)
+LEARNS["squeezenet"] = ("--image_size", 32, "--lr", 3e-4, "--n_epochs", 8)
 LEARNS["efficientnet_lite0"] += ("--use_pretrained",)
 CHEAP = ("squeezenet", "alexnet", "timm/resnet10t")  # the others in one precision: they take seconds
 
