@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import ranks
-from utils import LEFTOVER_SECONDS, Obstacle, is_older, write_text
+from utils import LEFTOVER_SECONDS, Obstacle, file_state, is_older, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -44,20 +44,11 @@ class RowKey(NamedTuple):
 
 def row_keys(sample: Sample, n_views: int) -> list[RowKey] | None:
     """The identities of a file's rows by view, or None where it cannot be looked at."""
-    state = file_state(sample)
+    state = file_state(sample.path)
     if state is None:
         return None
     file = (os.path.abspath(sample.path), sample.key, *state)
     return [RowKey(view, *file) for view in range(n_views)]
-
-
-def file_state(sample: Sample) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns, by which another content is known; None where nothing can be seen."""
-    try:
-        about = os.stat(sample.path)
-    except OSError:
-        return None
-    return about.st_size, about.st_mtime_ns
 
 
 # --- rows -------------------------------------------------------------------------------------

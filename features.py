@@ -22,9 +22,9 @@ import stop
 from config import TrainConfig
 from console import progress
 from entry import run_main
-from feature_cache import RowKey, Store, cache_entries, clear, file_state, gather, prune, row_keys, size_text
+from feature_cache import RowKey, Store, cache_entries, clear, gather, prune, row_keys, size_text
 from flags import Parser
-from utils import Obstacle, UserError, count_of, return_freed_memory
+from utils import Obstacle, UserError, count_of, file_state, return_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -272,11 +272,11 @@ def _compute(
     from data_loader import ViewDataset, make_view_loader
 
     # another machine may see other times of the same files: its own first look counts there
-    looks = {} if ranks.is_main() else {index: file_state(dataset.samples[index]) for index, _ in wanted}
+    looks = {} if ranks.is_main() else {index: file_state(dataset.samples[index].path) for index, _ in wanted}
 
     def has_changed(index: int) -> bool:
         expected = keys[index] and looks.get(index, keys[index][0][-2:])
-        return not expected or file_state(dataset.samples[index]) != expected
+        return not expected or file_state(dataset.samples[index].path) != expected
 
     bad: dict[int, str] = {}
     # of very many views some at a time, or the batches on their way from the workers would fill the memory

@@ -22,7 +22,17 @@ from console import warn
 from flags import check_values
 from model_loader import check_fit
 from splits import SPLIT_FOLDERS, Sample, Splits
-from utils import UserError, count_of, did_you_mean_path, first_false, first_unlike, read_json, typed, write_text
+from utils import (
+    UserError,
+    count_of,
+    did_you_mean_path,
+    file_state,
+    first_false,
+    first_unlike,
+    read_json,
+    typed,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -124,7 +134,7 @@ def write_found(folder: Path, splits: Splits, n_found: int) -> None:
     names = [item.name for item in fields(Sample)]
     rows = {split: [[getattr(s, name) for name in names] for s in getattr(splits, split)] for split in SPLIT_FOLDERS}
     about = {**vars(splits), **rows}
-    files = {name: [_file_state(sample.path) for sample in part] for name, part in splits.by_name().items()}
+    files = {name: [file_state(sample.path) for sample in part] for name, part in splits.by_name().items()}
     content = {"format_version": FORMAT_VERSION, "n_found": n_found, "columns": names, "splits": about, "files": files}
     write_text(folder / SAMPLES, json.dumps(content))  # ASCII: it keeps names that are no Unicode, too
 
@@ -148,14 +158,6 @@ def load_backbone(saved: Saved, net: nn.Module) -> None:
     tensors = weights.state_dict_of(weights.read(path), path)
     check_fit({name: value for name, value in net.state_dict().items() if name in tensors}, tensors, path)
     weights.load_into(net, tensors, strict=False)
-
-
-def _file_state(path: str) -> list[int] | None:
-    try:
-        about = os.stat(path)
-    except OSError:
-        return None
-    return [about.st_size, about.st_mtime_ns]
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -277,10 +279,10 @@ def what_changed(found: Found) -> tuple[list[str], list[str]]:
     gone, changed = [], []
     for name, part in found.splits.by_name().items():
         for sample, before in zip(part, found.files.get(name, []), strict=False):
-            now = _file_state(sample.path)
+            now = file_state(sample.path)
             if now is None and before is not None:
                 gone.append(sample.path)
-            elif now != before:
+            elif now != (before and tuple(before)):
                 changed.append(sample.path)
     return gone, changed
 

@@ -334,6 +334,15 @@ def remove_leftovers(path: str | Path) -> None:
                     os.unlink(path.parent / name)
 
 
+def file_state(path: str | Path) -> tuple[int, int] | None:
+    """Size in bytes and time of change in ns, by which another content is known; None where nothing can be seen."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns
+
+
 def is_older(mtime: float, seconds: float) -> bool:
     """Whether a time of change is that long ago, or ahead: the clock of a file server may be another."""
     return abs(time.time() - mtime) > seconds
