@@ -117,9 +117,6 @@ class Checkpointer(Protocol):
     def __call__(self, metrics: dict) -> None:
         """Writes the present weights, with what they came to."""
 
-    def is_ours(self, path: str) -> bool:
-        """Whether the file is a checkpoint of this run."""
-
 
 # --- writing ----------------------------------------------------------------------------------
 
@@ -321,9 +318,10 @@ def put_back(saved: Saved, trainer: Trainer, saver: Checkpointer, computing: Map
         trainer.load_state_dict(saved.trainer)
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         raise UserError(f"{saved.folder / LAST} does not fit the run ({error}); start it again") from error
-    if trainer.best and not ranks.from_main(lambda: saver.is_ours(saver.path)):
+    run_id = saved.progress.run_id
+    if trainer.best and not ranks.from_main(lambda: weights.is_of_run(saver.path, run_id)):
         lost = f"the best weights so far (epoch {trainer.best.epoch + 1}) were in {saver.path}, another file by now"
-        if ranks.from_main(lambda: saver.is_ours(f"{saver.path}.prev")):
+        if ranks.from_main(lambda: weights.is_of_run(f"{saver.path}.prev", run_id)):
             raise UserError(f"{lost}: they are in {saver.path}.prev; give both files their names back, then continue")
         warn(f"{lost}; the best is chosen among the epochs to come")
         trainer.best = None

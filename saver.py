@@ -23,20 +23,12 @@ from trainer import EpochResult, PhaseResult
 from utils import UserError, first_unlike, remove_leftovers
 
 
-def is_of_run(path: str, run_id: str) -> bool:
-    """Whether the file is a checkpoint of that run."""
-    try:
-        return weights.read(path, mmap=True).get("run_id") == run_id
-    except UserError:
-        return False
-
-
 class Saver:
     """Writes the run's checkpoint and reads its best weights back."""
 
     def __init__(self, path: str, model: Classifier, config: TrainConfig, splits: Splits, run_id: str) -> None:
         self.path, self.model, self.run_id = path, model, run_id
-        self.previous = f"{path}.prev" if os.path.exists(path) and not self.is_ours(path) else None
+        self.previous = f"{path}.prev" if os.path.exists(path) and not weights.is_of_run(path, run_id) else None
         if ranks.is_main():
             remove_leftovers(path)
         held_out = {
@@ -65,7 +57,7 @@ class Saver:
         Raises:
             Obstacle: it cannot be written; what was there stays.
         """
-        keep_previous = path is None and not self.is_ours(self.path)
+        keep_previous = path is None and not weights.is_of_run(self.path, self.run_id)
         save_checkpoint(path or self.path, self.model, {**self.about, "metrics": metrics}, keep_previous)
 
     @ranks.main_only
@@ -75,10 +67,6 @@ class Saver:
         self.about["temperature"] = fit_temperature(outputs.logits, outputs.labels)
         metrics = {name: phase_metrics(result) for name, result in results.items()}
         self({"epoch": epoch + 1, **metrics}, path)
-
-    def is_ours(self, path: str) -> bool:
-        """Whether the file is a checkpoint of this run."""
-        return is_of_run(path, self.run_id)
 
     def restore(self, best: EpochResult, n_done: int) -> EpochResult:
         """Puts the best weights back into the model, and tells of which epoch they are.

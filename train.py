@@ -73,7 +73,7 @@ def continue_run(given: dict) -> int:
 
 def where_best(config: TrainConfig, saved: Saved) -> str:
     """Where the best weights of a finished run are by now."""
-    from saver import is_of_run
+    from weights import is_of_run
 
     name = checkpoint_name(config)
     places = [place for place in (name, f"{name}.prev") if is_of_run(place, saved.progress.run_id)]

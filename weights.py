@@ -173,6 +173,14 @@ def _is_hollow(tensor: torch.Tensor) -> bool:
     return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
+def is_of_run(path: str | Path, run_id: str) -> bool:
+    """Whether the file is a checkpoint of that run."""
+    try:
+        return read(path, mmap=True).get("run_id") == run_id
+    except UserError:
+        return False
+
+
 def write(path: str | Path, content: dict, previous: str | Path | None = None) -> None:
     """Writes plain values and tensors as a `.pth` file, whole or not at all.
 
