@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from entry import say_error
 from utils import UserError, did_you_mean
@@ -138,7 +138,8 @@ class Parser(argparse.ArgumentParser):
             return "; leave it out, or put its flag before it"
         return f"; did you mean {self.paths_flag} {word}?"
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
+        """Ends with argparse's message as one line that names the flag, and status 2."""
         flag, _, reason = message.removeprefix("argument ").partition(": ")
         action = self._option_string_actions.get(flag)
         if action is not None and reason.startswith("expected "):
@@ -153,10 +154,10 @@ def number(
     kind: type, at_least: float = float("-inf"), at_most: float = float("inf"), above: float | None = None
 ) -> Callable[[str], float]:
     """A type for argparse: a number within bounds, with an error that says which."""
-
     most = 2**63 if kind is int else float("inf")
 
     def parse(text: str) -> float | int:
+        """The number, or argparse's error."""
         bounds = f"above {above:g}" if above is not None else f"at least {at_least:g}"
         if at_most < float("inf"):
             bounds += f" and at most {at_most:g}"

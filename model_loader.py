@@ -56,6 +56,10 @@ class Top(nn.Module):
         return self.tail(self.head(features)).float()
 
 
+# What a network raises that is asked for what it cannot do: each library refuses in its own way.
+REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, AttributeError)
+
+
 class Classifier(nn.Module):
     """A backbone with a new head: uint8 images in, fp32 logits out.
 
@@ -239,8 +243,7 @@ def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
     try:
         with torch.no_grad():
             logits = model(model.example_image(size))
-    # each library refuses in its own way
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except REFUSALS as error:
         return str(error) or type(error).__name__
     return None if logits.shape == (1, n_classes) else f"its output has the shape {tuple(logits.shape)}"
 

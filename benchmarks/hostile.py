@@ -72,6 +72,8 @@ def archives() -> dict[str, Callable[[Path], Path]]:
     photo = next(Path("photos").rglob("*.jpg")).read_bytes()
 
     def zipped(**entries: bytes) -> Callable[[Path], Path]:
+        """An archive of those names and contents."""
+
         def write(path: Path) -> Path:
             with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
                 for name, data in entries.items():
