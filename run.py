@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import os
-import re
 import shutil
 import time
 import uuid
@@ -34,12 +33,10 @@ from resume import (
     write_found,
     write_last,
 )
+from run_folder import ENDED, agents_of, has_not_begun
 from splits import Sample, Splits
 from trainer import Diverged, EpochResult, PhaseResult
-from utils import Obstacle, UserError, atomic_write, count_of, first_unlike, read_json, write_text
-
-LAUNCH = "launch.json"
-ENDED = "ended.json"  # of a run that an error ended before its first save
+from utils import Obstacle, UserError, atomic_write, count_of, write_text
 
 
 class Run:
@@ -94,10 +91,10 @@ class Run:
             self._place = {"cwd": os.getcwd(), "folder": os.path.realpath(folder)}
             if saved:
                 self._clear_up()
-            elif _has_not_begun(folder):
+            elif has_not_begun(folder):
                 for path in folder.iterdir():
                     path.unlink()
-            elif any(folder.iterdir()) and ranks.agent() not in _agents(folder):
+            elif any(folder.iterdir()) and ranks.agent() not in agents_of(folder):
                 hint = f" (to continue its run: {command(folder)})" if (self.folder / LAST).exists() else ""
                 raise UserError(f"the run folder {folder} is not empty; give a new one, or leave --run_dir out{hint}")
         except OSError as error:
@@ -400,59 +397,6 @@ def metrics_row(result: EpochResult) -> dict[str, str]:
 def phase_metrics(phase: PhaseResult) -> dict[str, float | int]:
     """A pass as plain values, for the checkpoint."""
     return {"loss": phase.loss, "accuracy": phase.accuracy, "correct": phase.correct, "n_images": phase.n_images}
-
-
-def default_run_dir(model_name: str, about: Sequence[str] = ()) -> str:
-    """`runs/<model_name>-<time>-<about>`, a new folder; TensorBoard tells runs apart by it."""
-    words = [model_name, time.strftime("%Y%m%d-%H%M%S"), *about]
-    base = os.path.join("runs", re.sub(r"[^\w.-]+", "_", "-".join(words)))
-    name, n = base, 2
-    while True:
-        try:
-            os.makedirs(name)  # two runs that begin in the same second must not share one
-        except FileExistsError:
-            name, n = f"{base}-{n}", n + 1
-        except OSError:
-            return name  # `Run` says why it cannot be
-        else:
-            return name
-
-
-def _has_not_begun(folder: Path) -> bool:
-    """Whether a folder is of a dry run, or of a run that ended before its first save, and of nothing else."""
-    names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
-    # not by the names alone: a run that lives may have written no more than these yet
-    is_over = ENDED in names or read_json(folder / "config.json").get("dry_run") is True
-    return is_over and names <= BEFORE_A_SAVE
-
-
-BEFORE_A_SAVE = {"config.json", "splits.csv", SAMPLES, "augmented.png", "skipped.csv", "duplicates.csv", LAUNCH, ENDED}
-
-
-def _agents(folder: str | Path) -> list[str]:
-    """The launcher's agents under which the run of that folder was started; none without the launcher."""
-    agents = read_json(Path(folder) / LAUNCH).get("agents")
-    return [] if first_unlike(agents, [str]) else agents
-
-
-def run_of_this_launch(run_dir: str | None) -> str | None:
-    """The run folder to go on with after the launcher has started its processes again; None in its first round."""
-    agents = set(ranks.agents())
-
-    def find() -> str | None:
-        notes = [Path(run_dir) / LAUNCH] if run_dir else Path("runs").glob(f"*/{LAUNCH}")
-        folders = [note.parent for note in notes if agents & set(_agents(note.parent))]
-        return next((str(folder) for folder in folders if (folder / LAST).exists()), None)
-
-    return ranks.from_main(find)
-
-
-def note_launch(folder: str | Path) -> None:
-    """Writes into the run folder under which agents of the launcher it runs, so that a restart finds it."""
-    if ranks.is_launched():
-        agents = ranks.agents()
-        if ranks.is_main():
-            write_text(Path(folder) / LAUNCH, json.dumps({"agents": agents}) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:

@@ -48,9 +48,9 @@ def run_of_this_launch(config: TrainConfig) -> str | None:
     """The run folder to go on with where the launcher starts its processes again."""
     if not ranks.is_launched():
         return None
-    import run
+    import run_folder
 
-    return run.run_of_this_launch(config.run_dir)
+    return run_folder.run_of_this_launch(config.run_dir)
 
 
 def continue_run(given: dict) -> int:
@@ -140,7 +140,8 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
 
 def open_run(config: TrainConfig, found: Splits, saved: Saved | None) -> Run:
     """The run's folder, the same for all processes."""
-    from run import Run, default_run_dir, note_launch
+    from run import Run
+    from run_folder import default_run_dir, note_launch
 
     run_dir = ranks.from_main(lambda: config.run_dir or default_run_dir(config.model_name, about_run(config, found)))
     run = Run(run_dir, found, config.n_epochs, config.max_bad, config.verbose, 60 * config.save_every, saved)
