@@ -206,7 +206,8 @@ class ResultFile:
         except OSError as error:
             raise UserError(
                 f"cannot replace {self.path} ({error.strerror}): is it open in another program? {self.partial} holds "
-                "all rows: close the program and rename that file, or type the command with --resume"
+                f"{count_of(self.n_rows, 'row')}, all of them: close the program and rename that file, or type the "
+                "command with --resume"
             ) from error
         os.replace(self.state_path, self.about_path)
 

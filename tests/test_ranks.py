@@ -213,7 +213,7 @@ def test_prediction_outlives_a_killed_worker_and_goes_on_after_a_killed_launcher
     [(("--n_epoch", 3), "did you mean --n_epochs?"), (("--data_dir", "nowhere"), "nowhere does not exist")],
 )
 def test_an_error_is_told_once(arguments, expected):
-    done = finished(torchrun(2, ROOT / "train.py", "--gpu_id", -1, *arguments))
+    done = finished(torchrun(3, ROOT / "train.py", "--gpu_id", -1, *arguments))
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert expected in lines[0]

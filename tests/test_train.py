@@ -188,7 +188,8 @@ def test_balanced_weights_change_the_training_loss_alone(cli, split_folder):
     assert rows[0]["valid_loss"] == rows[1]["valid_loss"]
 
 
-CATS_AND_DOGS = "--freeze_until global_pool --head_hidden 8 --lr 1e-2 --scheduler plateau --early_stop 1"
+CATS_AND_DOGS = "--freeze_until global_pool --head_hidden 8 --lr 1e-2 --scheduler plateau"
+CATS_AND_DOGS += " --early_stop 1 --monitor accuracy"
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_replaced_leaves_its_rows(tmp_path, monkeypatch):
 
     replace = os.replace
     monkeypatch.setattr("os.replace", open_elsewhere)
-    with pytest.raises(UserError, match=r"open in another program\? .*r\.csv\.partial holds all rows"):
+    with pytest.raises(UserError, match=r"open in another program\? .*r\.csv\.partial holds 6 rows, all of them"):
         write(tmp_path / "r.csv")
     monkeypatch.undo()
     assert write(tmp_path / "r.csv", resume=True).n_rows == 6
