@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from data_loader import ImageDataset
     from engine import Engine
+    from model_loader import Classifier
 
 SHARD_SECONDS = 60.0  # a run that is killed loses at most this much of its extraction
 SHARD_BYTES = 128e6
@@ -39,30 +40,14 @@ SHARD_BYTES = 128e6
 Keys = list[list[RowKey] | None]  # by sample and view; None where the file could not be looked at
 Wanted = list[tuple[int, tuple[int, ...]]]  # samples and those of their views that the cache lacks
 
-
 # Rows are what this code computes: with other code they are others.
 CODE = ("backbones", "data_loader", "decoding", "engine", "model_loader", "utils")
 
 
-def backbone_hash(engine: Engine) -> str:
-    """A hash of the backbone's weights."""
-    import torch
-
-    model, digest = engine.model, hashlib.sha256()
-    for name, tensor in model.net.state_dict().items():
-        if not name.startswith(model.head_name + "."):
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def recipe_key(
-    engine: Engine, dataset: ImageDataset, recipe: str, backbone: str, processors: Sequence[str] = ()
-) -> str:
-    """A hash of all that every row depends on but its file: weights, sizes, recipe, seed, precision, code, processor.
+def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
+    """A hash of what computes every row: weights, layers, precision, shape of a pass, code, libraries, processors.
 
     Args:
-        backbone: what `backbone_hash` gives.
         processors: what the processes of the run compute on.
     """
     import torch
@@ -70,11 +55,7 @@ def recipe_key(
 
     model = engine.model
     about = {
-        **asdict(dataset.preprocess),
-        "backbone": backbone,
-        "recipe": [recipe, repr(dataset.transform)],
-        "seed": dataset.seed,
-        "max_pixels": dataset.max_pixels,
+        "backbone": _backbone_hash(model),
         "dtype": str(engine.dtype),
         "device": engine.device.type,
         "folded": engine.is_folded,
@@ -90,7 +71,39 @@ def recipe_key(
             if name != model.head_name and not name.startswith(model.head_name + ".")
         ],
     }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+    return _hash_of(about)
+
+
+def recipe_key(engine: str, dataset: ImageDataset, recipe: str) -> str:
+    """A hash of all that every row depends on but its file.
+
+    Args:
+        engine: what `engine_key` gives.
+        recipe: the name of the augmentation.
+    """
+    about = {
+        **asdict(dataset.preprocess),
+        "engine": engine,
+        "recipe": [recipe, repr(dataset.transform)],
+        "seed": dataset.seed,
+        "max_pixels": dataset.max_pixels,
+    }
+    return _hash_of(about)[:32]
+
+
+def _hash_of(about: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _backbone_hash(model: Classifier) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.net.state_dict().items():
+        if not name.startswith(model.head_name + "."):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _processor(device: torch.device) -> str:
@@ -189,11 +202,8 @@ def extract(
     """
     processors, example = sorted(set(ranks.gathered(_processor(engine.device)))), engine.feature_example()
 
-    def recipe_keys() -> dict[str, str]:
-        backbone = backbone_hash(engine)
-        return {name: recipe_key(engine, p.dataset, p.recipe, backbone, processors) for name, p in parts.items()}
-
-    keys = ranks.from_main(recipe_keys)
+    computer = ranks.from_main(lambda: engine_key(engine, processors))
+    keys = {name: recipe_key(computer, part.dataset, part.recipe) for name, part in parts.items()}
     by_key = {key: Store(cache / key, example) for key in keys.values()}
     stores = {name: by_key[key] for name, key in keys.items()}
     plans = ranks.from_main(lambda: _plan(example.nbytes, parts, stores, cache, say))

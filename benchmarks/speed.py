@@ -272,7 +272,8 @@ WORK = ("frozen", "finetune", "predict", "memory", "decode", "reports", "accurac
 
 def main() -> None:
     """Parses, measures, and prints the table."""
-    parser, n = described(__doc__), 3 if sys.platform == "win32" else 4  # memory cannot be asked for there
+    parser = described(__doc__)
+    n = 3 if sys.platform == "win32" else 4  # memory cannot be asked for there
     parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), help="photos with train/ and val/")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (default: 3)")
     parser.add_argument("--seeds", type=int, default=5, help="of the comparison of accuracies (default: 5)")

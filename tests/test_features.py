@@ -387,7 +387,7 @@ def test_networks_that_differ_only_in_their_layers_share_no_features(image_folde
         torch.manual_seed(0)
         for tensor in model.net.state_dict().values():
             tensor.zero_()
-        keys.add(features.recipe_key(engine, dataset, "evaluation", features.backbone_hash(engine)))
+        keys.add(features.recipe_key(features.engine_key(engine), dataset, "evaluation"))
     assert len(keys) == 2
 
 
@@ -467,7 +467,7 @@ def test_a_file_that_changes_while_it_is_read_has_no_row_and_is_told(engine, tra
 
 def test_other_code_and_other_numbers_of_heads_share_no_features(engine, train_set, tmp_path, monkeypatch):
     def key():
-        return features.recipe_key(engine, train_set, "basic", "weights")
+        return features.recipe_key(features.engine_key(engine), train_set, "basic")
 
     before = key()
     assert key() == before
