@@ -28,28 +28,28 @@ def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = N
     with unheard(), stop.handled():
         try:
             status = main(argv)
-        except UserError as error:
+        except (UserError, RuntimeError, MemoryError, stop.Stopped) as error:
             stop.end_workers()
-            say_error(str(error))
-            status = 2
-        except (RuntimeError, MemoryError) as error:
-            if reason := stop.reason_of(error):
-                stop.end_workers()
-                say_error(reason)
-                status = 2
-            elif not ranks.is_lost(error):
+            status = _told(error)
+            if status is None:
                 raise
-            else:
-                stop.end_workers()
-                stop.exit_if_asked()
-                say_error("another process of this run is gone")
-                status = 1
-        except stop.Stopped as stopped:
-            stop.end_workers()
-            if is_main():
-                sys.stderr.write(f"stopped{stopped.hint}\n")
-            status = stopped.status
     if ranks.has_ended():  # threads of the group that are left make the interpreter abort now and then at its end
         stop.end_workers()
         os._exit(status)
     raise SystemExit(status)
+
+
+def _told(error: BaseException) -> int | None:
+    """Tells in one line what ended a command; its exit status, None where the fault is the tool's own."""
+    if isinstance(error, stop.Stopped):
+        if is_main():
+            sys.stderr.write(f"stopped{error.hint}\n")
+        return error.status
+    if reason := str(error) if isinstance(error, UserError) else stop.reason_of(error):
+        say_error(reason)
+        return 2
+    if ranks.is_lost(error):
+        stop.exit_if_asked()
+        say_error("another process of this run is gone")
+        return 1
+    return None
