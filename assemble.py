@@ -10,28 +10,31 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import ranks
-from audit import ON_LEAK
-from config import TrainConfig
-from data_loader import (
-    AUGMENTS,
-    AddressedSampler,
-    ImageDataset,
-    Mixer,
-    Preprocess,
-    eval_transform,
-    make_loader,
-    train_transform,
+from data_loader import AUGMENTS, ImageDataset, Mixer, train_transform
+from model_loader import freeze, freeze_batch_norm, get_model
+from photo_classifier.config import TrainConfig
+from photo_classifier.data.batches import AddressedSampler, make_loader
+from photo_classifier.data.checks import ON_LEAK
+from photo_classifier.data.preprocess import Preprocess, eval_transform
+from photo_classifier.data.samples import Splits
+from photo_classifier.features.extraction import Part, extract
+from photo_classifier.models.classifier import Classifier, is_wholly_frozen
+from photo_classifier.models.inference import Engine, FrozenModel, HeadEngine, eval_batch_size
+from photo_classifier.runtime import launcher
+from photo_classifier.runtime.errors import UserError, pick
+from photo_classifier.training.optimization import (
+    CLASS_WEIGHTS,
+    OPTIMIZERS,
+    SCHEDULERS,
+    Plan,
+    Recipe,
+    Schedule,
+    TrainingLoss,
+    make_optimizer,
 )
-from engine import Engine, FrozenModel, HeadEngine, eval_batch_size
-from features import Part, extract
-from model_loader import Classifier, freeze, freeze_batch_norm, get_model, is_wholly_frozen
-from recipe import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS, Plan, Recipe, Schedule, TrainingLoss, make_optimizer
-from resume import Saved, load_backbone
-from run import Run
-from splits import Splits
+from photo_classifier.training.resume import Saved, load_backbone
+from photo_classifier.training.run import Run
 from trainer import MONITORS, Trainer
-from utils import UserError, pick
 
 
 def check_names(config: TrainConfig) -> None:
@@ -58,10 +61,10 @@ def check_ranks(config: TrainConfig, device: torch.device) -> None:
     Raises:
         UserError: batches that are too small to be shared out, or synchronised batch norm on the CPU.
     """
-    if config.batch_size < ranks.world_size():
+    if config.batch_size < launcher.world_size():
         raise UserError(
-            f"--batch_size {config.batch_size} is the batch of all {ranks.world_size()} processes; give at least one "
-            "image for each"
+            f"--batch_size {config.batch_size} is the batch of all {launcher.world_size()} processes; give at least "
+            "one image for each"
         )
     if config.sync_bn and device.type != "cuda":
         raise UserError(f"--sync_bn needs GPUs, and this runs on {device}; leave it out, or freeze it with --freeze_bn")
@@ -125,7 +128,7 @@ def choose_work(config: TrainConfig, engine: Engine, say: Callable) -> Work:
     # a part of a picture has no part in its features, and a dry run leaves none behind
     if config.views and not config.cutmix and not config.dry_run:
         return Work(top, head, head.refresh, is_stored=True)
-    n_images = min(-(-config.batch_size // ranks.world_size()), engine.batch_size)
+    n_images = min(-(-config.batch_size // launcher.world_size()), engine.batch_size)
     frozen = FrozenModel(engine, top, n_images)
     return Work(frozen, lambda images: head(engine.features(images)), head.refresh)
 
@@ -140,11 +143,11 @@ def make_loaders(
     """
     datasets = make_datasets(config, splits, engine.model.preprocess)
     # in evaluation every process computes whole passes of the engine
-    sizes = {name: engine.batch_size * ranks.world_size() for name in datasets} | {"train": config.batch_size}
+    sizes = {name: engine.batch_size * launcher.world_size() for name in datasets} | {"train": config.batch_size}
     if not work.is_stored:
         pin = engine.device.type == "cuda"
         return {
-            name: make_loader(dataset, sizes[name], config.n_workers, pin, ranks.share())
+            name: make_loader(dataset, sizes[name], config.n_workers, pin, launcher.share())
             for name, dataset in datasets.items()
         }
     n_views = 1 if config.augment == "none" else min(config.views, config.n_epochs)

@@ -2,159 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-import weights
-from backbones import Backbone, build, find_backbone, find_head
-from data_loader import Preprocess
-from utils import UserError, addressed_rng, did_you_mean
+from photo_classifier.models import pretrained, tensor_files
+from photo_classifier.models.backbones import Backbone, build, find_backbone, find_head
+from photo_classifier.models.classifier import REFUSALS, Classifier, replace_head
+from photo_classifier.models.tensor_files import check_fit
+from photo_classifier.runtime.errors import UserError, did_you_mean
+from photo_classifier.runtime.seeding import addressed_rng
 
 # --- the classifier ---------------------------------------------------------------------------
-
-
-class _Float32Head:
-    """Computes in fp32 whatever the precision, after a dropout that adds no names of its own."""
-
-    dropout = 0.0
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            return super().forward(nn.functional.dropout(features.float(), self.dropout, self.training))
-
-
-class LinearHead(_Float32Head, nn.Linear):
-    """A linear head."""
-
-
-class ConvHead(_Float32Head, nn.Conv2d):
-    """A 1x1 convolution as head, as SqueezeNet has it."""
-
-
-class HiddenHead(_Float32Head, nn.Sequential):
-    """Linear - ReLU - Dropout - Linear."""
-
-
-class _AtTheHead(Exception):
-    """The forward pass has come to the head."""
-
-
-class Top(nn.Module):
-    """The head and what follows it (SqueezeNet: its last ReLU and pooling): features in, fp32 logits out."""
-
-    def __init__(self, head: nn.Module, tail: nn.Module) -> None:
-        super().__init__()
-        self.head, self.tail = head, tail
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """What `Classifier.features` gives, (n, ...) -> logits, fp32 (n, classes)."""
-        return self.tail(self.head(features)).float()
-
-
-# What a network raises that is asked for what it cannot do: each library refuses in its own way.
-REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, AttributeError)
-
-
-class Classifier(nn.Module):
-    """A backbone with a new head: uint8 images in, fp32 logits out.
-
-    `net` keeps the library's own names, so its state_dict loads there. It is cut at the head:
-    `logits = tail(head(features(images)))`.
-    """
-
-    def __init__(self, net: nn.Module, head_name: str, preprocess: Preprocess) -> None:
-        super().__init__()
-        self.net = net
-        self.head_name = head_name
-        self.preprocess = preprocess
-        self.frozen: list[nn.Module] = []
-        _train_depthwise_in_fp32(net)
-        for name, values in (("_mean", preprocess.mean), ("_std", preprocess.std)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
-
-    @property
-    def head(self) -> nn.Module:
-        """The layer that was replaced."""
-        return self.net.get_submodule(self.head_name)
-
-    def parameters_by_part(self) -> dict[str, list[nn.Parameter]]:
-        """Those of `backbone` and `head`, each in its order."""
-        head = list(self.head.parameters())
-        others = {id(p) for p in head}
-        return {"backbone": [p for p in self.net.parameters() if id(p) not in others], "head": head}
-
-    def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, 3, h, w) -> fp32 in the scale that the weights were trained with."""
-        return (images.float() - self._mean) / self._std
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images, uint8 (n, 3, size, size) -> logits, fp32 (n, classes)."""
-        return self.net(self.normalize(images)).float()
-
-    def example_image(self, size: int | None = None) -> torch.Tensor:
-        """A grey image, uint8 (1, 3, size, size) on the model's device, to see what runs and what shape comes out."""
-        size = size or self.preprocess.image_size
-        return torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=self._mean.device)
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Images, uint8 (n, 3, size, size) -> what the head takes, (n, ...); nothing behind it is computed."""
-        found: list[torch.Tensor] = []
-
-        def stop(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-            found.append(inputs[0])
-            raise _AtTheHead
-
-        handle = self.head.register_forward_pre_hook(stop)
-        try:
-            self.net(self.normalize(images))
-        except _AtTheHead:
-            pass
-        finally:
-            handle.remove()
-        return found[0]
-
-    def top(self) -> Top | None:
-        """The head and what follows it, sharing their weights, or None where this cannot be told.
-
-        What follows is looked up (the rest of the head's own sequence) and then checked by computing.
-        """
-        parent, _, child = self.head_name.rpartition(".")
-        siblings = self.net.get_submodule(parent)
-        names = [name for name, _ in siblings.named_children()]
-        rest = list(siblings)[names.index(child) + 1 :] if isinstance(siblings, nn.Sequential) else []
-        top = Top(self.head, nn.Sequential(*rest, nn.Flatten(1)))
-        image, was_training = self.example_image(), self.training
-        self.eval()
-        with torch.no_grad():
-            expected, found = self(image), top(self.features(image))
-        self.train(was_training)
-        return top if found.shape == expected.shape and torch.allclose(found, expected, atol=1e-4) else None
-
-    def train(self, mode: bool = True) -> Classifier:
-        """Training mode for what trains; frozen modules stay in eval mode."""
-        super().train(mode)
-        for module in self.frozen:
-            module.eval()
-        return self
-
-
-def _train_depthwise_in_fp32(net: nn.Module) -> None:
-    """Makes depthwise convolutions train in fp32 on the CPU: their backward pass in bf16 takes four times as long."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            module.forward = functools.partial(_forward_in_fp32, module, type(module).forward)
-
-
-def _forward_in_fp32(module: nn.Module, forward: Callable, inputs: torch.Tensor) -> torch.Tensor:
-    if not module.training or inputs.device.type != "cpu":
-        return forward(module, inputs)
-    with torch.autocast("cpu", enabled=False):
-        return forward(module, inputs.float())
 
 
 def get_model(
@@ -195,31 +57,6 @@ def get_model(
     return model.to(memory_format=torch.channels_last)
 
 
-def replace_head(
-    net: nn.Module, name: str, n_classes: int, hidden: int | None, dropout: float, model_name: str
-) -> None:
-    """Puts a new head for `n_classes` in the place of that name, with a hidden layer where `hidden` gives its units.
-
-    Raises:
-        UserError: a hidden layer is asked for where the head is a convolution.
-    """
-    old = net.get_submodule(name)
-    if isinstance(old, nn.Conv2d):
-        if hidden:
-            raise UserError(f"--head_hidden needs a linear head; that of {model_name} is a convolution")
-        head: nn.Module = ConvHead(old.in_channels, n_classes, 1)
-    elif hidden:
-        head = HiddenHead(
-            nn.Linear(old.in_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, n_classes)
-        )
-    else:
-        head = LinearHead(old.in_features, n_classes)
-    if not hidden:  # with a hidden layer it acts there
-        head.dropout = dropout
-    parent, _, child = name.rpartition(".")
-    setattr(net.get_submodule(parent), child, head)
-
-
 SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
 
 
@@ -252,20 +89,20 @@ def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
 
 
 def _load_file(net: nn.Module, path: str | Path, head_name: str, model_name: str) -> None:
-    content = weights.read(path)
+    content = tensor_files.read(path)
     inside = content.get("model_name", model_name)
     if inside != model_name:
         raise UserError(f"{path} is a checkpoint of {inside}; use --model_name {inside}, or another --weights FILE")
-    _load_backbone(net, weights.state_dict_of(content, path), head_name, path)
+    _load_backbone(net, tensor_files.state_dict_of(content, path), head_name, path)
 
 
 def _load_pretrained(
-    net: nn.Module, backbone: Backbone, source: weights.Source | None, head_name: str, model_name: str
+    net: nn.Module, backbone: Backbone, source: pretrained.Source | None, head_name: str, model_name: str
 ) -> None:
     if source is None:
         raise UserError(f"timm has no pretrained weights for {model_name}; choose another or give --weights FILE")
-    path = weights.lite0_file() if backbone.packaged else weights.cached_or_downloaded(source, model_name)
-    tensors = weights.state_dict_of(weights.read(path), path)
+    path = pretrained.lite0_file() if backbone.packaged else pretrained.cached_or_downloaded(source, model_name)
+    tensors = tensor_files.state_dict_of(tensor_files.read(path), path)
     if backbone.packaged:
         # tensor by tensor in order: the package names the same layers otherwise
         names = [name for name in net.state_dict() if not name.startswith(f"{head_name}.")]
@@ -300,38 +137,7 @@ def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_nam
         key: value for key, value in renamed.items() if not is_head(key) and not re.match(r"(AuxLogits|aux\d)\.", key)
     }
     check_fit(own, found, path)
-    weights.load_into(net, found, strict=False)
-
-
-def check_fit(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Checks that tensors of a file are those of the model.
-
-    Raises:
-        UserError: names, shapes or kinds of numbers differ, or a value is not finite.
-    """
-    # older files have no counter of batches, which nothing here reads
-    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in found if key not in own]
-    wrong = [key for key in own if key in found and own[key].shape != found[key].shape]
-    odd = [key for key in own if key in found and not _is_like(found[key].dtype, own[key].dtype)]
-    mistakes = {"lacks": missing, "has the unknown": unknown, "has another shape for": wrong, "has odd numbers in": odd}
-    for what, keys in mistakes.items():
-        if keys:
-            raise UserError(
-                f"{path} does not fit the model: it {what} {', '.join(keys[:3])}"
-                f"{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; is it of another --model_name?"
-            )
-    broken = [key for key, value in found.items() if not value.float().isfinite().all()]  # in fp32, as they are kept
-    if broken:
-        raise UserError(f"{path} has values that are not finite in {', '.join(broken[:3])}; it cannot be used")
-
-
-WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-
-def _is_like(dtype: torch.dtype, own: torch.dtype) -> bool:
-    """Whether numbers of a file can stand for those of the model."""
-    return dtype == own or (dtype in WEIGHT_TYPES and own in WEIGHT_TYPES)
+    tensor_files.load_into(net, found, strict=False)
 
 
 # --- freezing ---------------------------------------------------------------------------------
@@ -402,27 +208,3 @@ def _modules_until(module: nn.Module, until: str, above: str = "") -> list[nn.Mo
     names = list(children)
     before = [children[name] for name in names[: names.index(first)]]
     return before + (_modules_until(children[first], rest, f"{above}{first}.") if rest else [children[first]])
-
-
-def is_wholly_frozen(model: Classifier) -> bool:
-    """Whether nothing but the head trains or moves, so that the backbone is a function."""
-    head = {id(p) for p in model.head.parameters()} | {id(m) for m in model.head.modules()}
-    if any(p.requires_grad and id(p) not in head for p in model.net.parameters()):
-        return False
-    was_training = model.training
-    model.train()
-    leaves = [m for m in model.net.modules() if not list(m.children())]
-    moving = [m for m in leaves if m.training and id(m) not in head and _acts_in_training(m)]
-    model.train(was_training)
-    return not moving
-
-
-def _acts_in_training(module: nn.Module) -> bool:
-    """Whether a layer computes otherwise in training mode: it keeps statistics or draws numbers."""
-    return isinstance(module, nn.modules.batchnorm._NormBase) or "drop" in type(module).__name__.lower()
-
-
-def count_parameters(model: Classifier) -> tuple[int, int]:
-    """Parameters in all, and those that train."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.net.parameters()]
-    return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)

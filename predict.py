@@ -9,90 +9,29 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-import ranks
-from console import progress, warn
-from entry import run_main
-from flags import flag, number, parse_flags
-from results import FIGURES, SOFTWARE, UNKNOWN, Tally, columns_of, row_of, share_text
-from utils import (
-    MAX_PIXELS,
-    UserError,
-    check_target,
-    count_of,
-    did_you_mean_path,
-    is_main,
-    read_json,
-    sha256_of,
-    typed,
-)
+from photo_classifier.config import PredictConfig
+from photo_classifier.evaluation.report_files import FIGURES, is_own_picture, is_own_report
+from photo_classifier.prediction.results import UNKNOWN, Tally, columns_of, row_of, share_text
+from photo_classifier.runtime import distributed, launcher
+from photo_classifier.runtime.console import progress, warn
+from photo_classifier.runtime.errors import UserError, did_you_mean_path
+from photo_classifier.runtime.files import check_target, sha256_of
+from photo_classifier.runtime.flags import parse_flags
+from photo_classifier.runtime.launcher import is_main
+from photo_classifier.runtime.text import count_of, typed
+from utils import run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
 
-    from predictor import Predictor
-    from report import Measures
-    from splits import Sample
-    from writers import ResultFile, StdoutRows
+    from photo_classifier.data.samples import Sample
+    from photo_classifier.evaluation.metrics import Measures
+    from photo_classifier.prediction.predictor import Predictor
+    from photo_classifier.prediction.result_file import ResultFile, StdoutRows
 
 STDOUT = "-"
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """Every flag and its one default; None means that the checkpoint decides."""
-
-    model_fn: str = flag("resnet.pth", "a checkpoint that train.py wrote, or a plain state_dict", "FILE", group="input")
-    model_name: str | None = flag(
-        None, "network of a plain state_dict (default: as the checkpoint says)", "NAME", group="input"
-    )
-    class_names: tuple[str, ...] = flag(
-        (),
-        "classes of a plain state_dict in the order of its training, or a text file of them "
-        "(default: as the checkpoint says)",
-        "NAME",
-        group="input",
-        many=True,
-    )
-    input: tuple[str, ...] = flag(
-        (),
-        "images, folders, archives and tables (default: the held-out images of training)",
-        "PATH",
-        group="input",
-        many=True,
-    )
-    path_column: str | None = flag(
-        None, "a table's column of paths (default: by the usual names)", "NAME", group="input"
-    )
-    label_column: str | None = flag(None, "its column of labels (default: by the usual names)", "NAME", group="input")
-    result: str = flag(
-        "result.csv", "the table to write: .csv, .jsonl or .parquet, or - for CSV on stdout", "FILE", group="output"
-    )
-    resume: bool = flag(
-        False, "go on after the last row of a run that was stopped (default: begin anew)", group="output"
-    )
-    top_k: int | None = flag(
-        None, "add columns of the K most probable classes (default: only the first)", "K", number(int, 1), "output"
-    )
-    probabilities: bool = flag(False, "add a column for the probability of every class", group="output")
-    min_probability: float = flag(
-        0.0, "answer `unknown` where the model is less sure", "P", number(float, 0, 1), "output"
-    )
-    sheet: str | None = flag(
-        None, "a .png of photos with their predictions, a sample of many (default: none)", "FILE", group="output"
-    )
-    report: str | None = flag(
-        None, "a folder for report.json and figures, where labels are known (default: none)", "DIR", group="output"
-    )
-    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 where there is one)", "N", number(int, -1), "run")
-    batch_size: int | None = flag(None, "images a pass (default: as in training)", "N", number(int, 1), "run")
-    n_workers: int | None = flag(
-        None, "processes that decode images (default: by the cores)", "N", number(int, 0), "run"
-    )
-    precision: str | None = flag(None, "auto, fp32, bf16 or fp16 (default: as in training)", "NAME", group="run")
-    max_pixels: int = flag(MAX_PIXELS, "width x height above which an image is refused", "N", number(int, 1), "run")
 
 
 EXAMPLES = """examples:
@@ -113,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses and predicts; the exit status: 3 where some inputs could not be read."""
     config = PredictConfig(**parse_args(argv))
     check_files(config)
-    with ranks.joined(config.gpu_id):
+    with distributed.joined(config.gpu_id):
         return serve(config, argv)
 
 
@@ -129,7 +68,7 @@ def serve(config: PredictConfig, argv: list[str] | None) -> int:
 
 def check_files(config: PredictConfig) -> None:
     """What can be known to go wrong before anything is imported that takes seconds."""
-    from listing import is_image_name
+    from photo_classifier.data.image_files import is_image_name
 
     if not os.path.isfile(config.model_fn):
         here = ", ".join(sorted(glob.glob("*.pth")))
@@ -164,21 +103,6 @@ def check_pictures(config: PredictConfig) -> None:
                 raise UserError(f"--report {config.report}: {path} is a file of yours; give a folder of its own")
 
 
-def is_own_picture(path: str) -> bool:
-    """Whether an earlier run wrote that picture."""
-    try:
-        with open(path, "rb") as file:
-            return f"Software\0{SOFTWARE}".encode() in file.read(200)
-    except OSError:  # a folder, for example
-        return False
-
-
-def is_own_report(path: str) -> bool:
-    """Whether an earlier run wrote that `report.json`."""
-    splits = read_json(path).values()
-    return bool(splits) and all(isinstance(about, dict) and "accuracy_interval_95" in about for about in splits)
-
-
 def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = None) -> int:
     """Writes one row for every input and says what came out.
 
@@ -186,11 +110,14 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         command: what was typed, for `result.json`.
         pipe: takes the rows in place of a file.
     """
-    from checkpoint import read_class_names
-    from predictor import Predictor
-    from shares import predict_together
+    from photo_classifier.models.checkpoint import read_class_names
+    from photo_classifier.prediction.predictor import Predictor
+    from photo_classifier.prediction.task_queue import predict_together
 
-    is_restart, agents = ranks.n_restarts() > 0, ranks.agents()  # the launcher repeats the command as it was
+    is_restart, agents = (
+        distributed.n_restarts() > 0,
+        distributed.agents(),
+    )  # the launcher repeats the command as it was
     predictor = Predictor(
         config.model_fn,
         gpu_id=config.gpu_id,
@@ -222,7 +149,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     show(config, predictor, tally, title)
     if tally.counts.n_labelled:
         print(f"{title} {tally.counts.accuracy_text}")
-    if tally.counts.n_errors and ranks.is_launched():
+    if tally.counts.n_errors and launcher.is_launched():
         print("exit status 0, because the launcher starts a run with any other one again; see the rows with `error`")
         return 0
     return 3 if tally.counts.n_errors else 0
@@ -232,11 +159,11 @@ def make_tally(config: PredictConfig, predictor: Predictor) -> Tally:
     """What is added up while rows are written: counts, and what the flags ask for."""
     parts = {}
     if config.report:
-        from report import Measures
+        from photo_classifier.evaluation.metrics import Measures
 
         parts["report"] = Measures(predictor.class_names, predictor.temperature)
     if config.sheet:
-        from figures import Sheet
+        from photo_classifier.evaluation.contact_sheet import Sheet
 
         parts["sheet"] = Sheet()
     return Tally(parts)
@@ -246,7 +173,8 @@ def show(config: PredictConfig, predictor: Predictor, tally: Tally, title: str) 
     """The contact sheet and the report, where they were asked for."""
     if not tally.parts:
         return
-    from figures import photo_opener, save_picture
+    from photo_classifier.evaluation.contact_sheet import photo_opener
+    from photo_classifier.evaluation.figures import save_picture
 
     if tally.n_missing:
         n_missing = count_of(tally.n_missing, "row")
@@ -262,8 +190,8 @@ def show(config: PredictConfig, predictor: Predictor, tally: Tally, title: str) 
 
 def show_report(folder: str, measures: Measures, title: str, open_photo: Callable[[str], torch.Tensor]) -> None:
     """Text, `report.json` and figures of the images whose label is known."""
-    from figures import figures_of, save_picture
-    from report import report_lines, write_report
+    from photo_classifier.evaluation.figures import figures_of, save_picture
+    from photo_classifier.evaluation.report import report_lines, write_report
 
     if not measures.n_images:
         print("report  none: no label is known; labels come from class folders or from a table")
@@ -282,8 +210,8 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
     Raises:
         UserError: there is not one.
     """
-    from inputs import input_samples
-    from tables import Columns
+    from photo_classifier.data.inputs import input_samples
+    from photo_classifier.data.tables import Columns
 
     if not config.input:
         if not predictor.about["splits"]:
@@ -303,7 +231,7 @@ def open_target(
     config: PredictConfig, predictor: Predictor, pipe: IO[bytes] | None, agents: list[str]
 ) -> ResultFile | StdoutRows:
     """Where the rows go; the file knows which agents of the launcher it was started by."""
-    from writers import ResultFile, StdoutRows
+    from photo_classifier.prediction.result_file import ResultFile, StdoutRows
 
     columns = columns_of(config.top_k, predictor.class_names if config.probabilities else ())
     if pipe:
@@ -327,7 +255,7 @@ def open_target(
 
 def write_rows(predictor: Predictor, samples: Iterator[Sample], target: ResultFile | StdoutRows, tally: Tally) -> float:
     """Predicts the samples and writes their rows as they come; the images per second."""
-    from shares import predict_together
+    from photo_classifier.prediction.task_queue import predict_together
 
     start, n_before = time.perf_counter(), target.n_rows
     with progress(desc="predicting", unit="image", initial=n_before) as bar:
@@ -353,8 +281,7 @@ def print_counts(config: PredictConfig, tally: Tally, speed: float) -> None:
 
 def held_out_samples(splits: dict) -> tuple[list, str]:
     """The images that training kept apart, and the name under which it reported their accuracy."""
-    from report import split_title
-    from splits import Sample
+    from photo_classifier.data.samples import Sample, split_title
 
     name = splits["held_out"]
 

@@ -8,36 +8,40 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, astuple, fields, replace
 from typing import TYPE_CHECKING
 
-import ranks
-import stop
-from config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
-from console import show_progress, warn
-from entry import run_main
-from utils import UserError, count_of, pick_device, pick_precision, seed_for
+from photo_classifier.config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
+from photo_classifier.runtime import distributed, launcher, signals
+from photo_classifier.runtime.console import show_progress, warn
+from photo_classifier.runtime.device import pick_device, pick_precision
+from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.seeding import seed_for
+from photo_classifier.runtime.text import count_of
+from utils import run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
 
     from assemble import Work
-    from data_loader import ImageDataset, Preprocess
-    from engine import Engine
-    from model_loader import Classifier
-    from resume import Saved
-    from run import Run
-    from saver import Saver
-    from splits import Splits
-    from trainer import EpochResult, PhaseResult, Trainer
+    from data_loader import ImageDataset
+    from photo_classifier.data.preprocess import Preprocess
+    from photo_classifier.data.samples import Splits
+    from photo_classifier.models.classifier import Classifier
+    from photo_classifier.models.inference import Engine
+    from photo_classifier.training.best_checkpoint import Saver
+    from photo_classifier.training.results import EpochResult, PhaseResult
+    from photo_classifier.training.resume import Saved
+    from photo_classifier.training.run import Run
+    from trainer import Trainer
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses, checks and trains; the exit status."""
     given = parse_args(argv)
     if "resume" in given:
-        with ranks.joined(given.get("gpu_id")):
+        with distributed.joined(given.get("gpu_id")):
             return continue_run(given)
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check(config)
-    with ranks.joined(config.gpu_id):
+    with distributed.joined(config.gpu_id):
         if folder := run_of_this_launch(config):
             return continue_run({**given, "resume": folder})
         train(config)
@@ -46,18 +50,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_of_this_launch(config: TrainConfig) -> str | None:
     """The run folder to go on with where the launcher starts its processes again."""
-    if not ranks.is_launched():
+    if not launcher.is_launched():
         return None
-    import run_folder
+    from photo_classifier.training import run_folder
 
     return run_folder.run_of_this_launch(config.run_dir)
 
 
 def continue_run(given: dict) -> int:
     """Goes on with a run that was stopped; the exit status."""
-    from resume import load, merged, move_to_its_place, tell_changes
+    from photo_classifier.training.resume import load, merged, move_to_its_place, tell_changes
 
-    saved = ranks.from_main(lambda: load(given["resume"]))
+    saved = distributed.from_main(lambda: load(given["resume"]))
     config = move_to_its_place(saved, merged(saved, given), given)
     check(config)
     if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
@@ -66,14 +70,14 @@ def continue_run(given: dict) -> int:
             print(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
         return 0
     show_progress(bool(config.verbose))
-    ranks.from_main(lambda: tell_changes(saved.found, lambda: load_data(config, lambda *_: None)))
+    distributed.from_main(lambda: tell_changes(saved.found, lambda: load_data(config, lambda *_: None)))
     train(config, saved)
     return 0
 
 
 def where_best(config: TrainConfig, saved: Saved) -> str:
     """Where the best weights of a finished run are by now."""
-    from weights import is_of_run
+    from photo_classifier.models.tensor_files import is_of_run
 
     name = checkpoint_name(config)
     places = [place for place in (name, f"{name}.prev") if is_of_run(place, saved.progress.run_id)]
@@ -89,18 +93,18 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
     say = print if config.verbose else lambda *_: None
     show_progress(bool(config.verbose))
     # before the imports below: a wrong folder is told at once
-    found = saved.found.splits if saved else ranks.from_main(lambda: load_data(config, say))
+    found = saved.found.splits if saved else distributed.from_main(lambda: load_data(config, say))
 
     import assemble
-    import summary
-    from feature_cache import open_cache
-    from saver import Saver
+    from photo_classifier.features.cache import open_cache
+    from photo_classifier.training import summary
+    from photo_classifier.training.best_checkpoint import Saver
 
     assemble.check_names(config)
     device = pick_device(config.gpu_id)
     dtype = pick_precision(config.precision, device)
     assemble.check_ranks(config, device)
-    with ranks.first_on_each_machine():
+    with distributed.first_on_each_machine():
         model = assemble.build_model(config, found, saved).to(device)
     run = open_run(config, found, saved)
     with run.guarded():
@@ -120,12 +124,12 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
         if config.dry_run:
             try_a_step(config, trainer, splits, engine, work, run, say)
             return
-        with open_cache(config.feature_cache) as cache, stop.deferred():
+        with open_cache(config.feature_cache) as cache, signals.deferred():
             set_out(config, saved, trainer, saver, computing, run, say)
             loaders = assemble.make_loaders(config, splits, engine, work, run, cache, say)
             best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
             last_results, results, best = measure_last_and_best(trainer, loaders, run, saver, best)
-        if not ranks.is_main():
+        if not distributed.is_main():
             return
         judged = judge_splits(splits, results, saver.about["temperature"])
         run.report(judged)
@@ -140,10 +144,12 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
 
 def open_run(config: TrainConfig, found: Splits, saved: Saved | None) -> Run:
     """The run's folder, the same for all processes."""
-    from run import Run
-    from run_folder import default_run_dir, note_launch
+    from photo_classifier.training.run import Run
+    from photo_classifier.training.run_folder import default_run_dir, note_launch
 
-    run_dir = ranks.from_main(lambda: config.run_dir or default_run_dir(config.model_name, about_run(config, found)))
+    run_dir = distributed.from_main(
+        lambda: config.run_dir or default_run_dir(config.model_name, about_run(config, found))
+    )
     run = Run(run_dir, found, config.n_epochs, config.max_bad, config.verbose, 60 * config.save_every, saved)
     note_launch(run.folder)
     return run
@@ -151,7 +157,7 @@ def open_run(config: TrainConfig, found: Splits, saved: Saved | None) -> Run:
 
 def checked_once(config: TrainConfig, found: Splits, run: Run) -> Splits:
     """The images that are left after the checks, which one process makes for all."""
-    splits, run.skipped = ranks.from_main(lambda: (checked(config, found, run), run.skipped))
+    splits, run.skipped = distributed.from_main(lambda: (checked(config, found, run), run.skipped))
     return splits
 
 
@@ -187,7 +193,7 @@ def set_out(
     say: Callable,
 ) -> None:
     """Puts back what a stopped run had saved, or makes a new run one that can be continued."""
-    from resume import put_back
+    from photo_classifier.training.resume import put_back
 
     if not saved:
         run.save_first(trainer.state_dict(), None if trainer.model is saver.model else saver.backbone())
@@ -229,7 +235,7 @@ def measure(trainer: Trainer, loaders: dict, run: Run, valid: PhaseResult) -> di
 
 def judge_splits(splits: Splits, results: Mapping[str, PhaseResult], temperature: float) -> dict[str, dict]:
     """The report of each held-out split."""
-    from report import judge
+    from photo_classifier.evaluation.report import judge
 
     judged = {}
     for name, result in results.items():
@@ -241,8 +247,9 @@ def judge_splits(splits: Splits, results: Mapping[str, PhaseResult], temperature
 
 def draw(config: TrainConfig, preprocess: Preprocess, judged: Mapping[str, Mapping], run: Run, step: int) -> None:
     """The figures of the report, in the run folder and in TensorBoard."""
-    from figures import figures_of, photo_opener
-    from report import split_title
+    from photo_classifier.data.samples import split_title
+    from photo_classifier.evaluation.contact_sheet import photo_opener
+    from photo_classifier.evaluation.figures import figures_of
 
     open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
     seconds = run.spare_seconds / len(judged)
@@ -264,21 +271,21 @@ def show(
     run: Run,
 ) -> None:
     """What TensorBoard shows of the saved weights, beside the curves."""
-    import display
-    from features import FeatureLoader
+    from photo_classifier.features.extraction import FeatureLoader
+    from photo_classifier.training import tensorboard
 
     outputs, step = results["valid"].outputs, best.epoch + 1
     if isinstance(loader, FeatureLoader):
-        reader = display.stored_reader(loader.extracted)
+        reader = tensorboard.stored_reader(loader.extracted)
     else:
         engine.refresh()
-        reader = display.image_reader(loader.dataset, engine)
+        reader = tensorboard.image_reader(loader.dataset, engine)
     logits = outputs.logits / judged["valid"]["temperature"]
-    display.add_curves(run.board, splits.class_names, logits, outputs.labels, step)
+    tensorboard.add_curves(run.board, splits.class_names, logits, outputs.labels, step)
     paths = [sample.path for sample in splits.valid]
-    display.add_embedding(run.board, splits.class_names, paths, outputs, reader, step, run.spare_seconds)
-    metrics = display.final_metrics(step, results, judged)
-    display.add_hyperparameters(run.board, hyperparameters(config, splits, engine.model), metrics, run.n_logged)
+    tensorboard.add_embedding(run.board, splits.class_names, paths, outputs, reader, step, run.spare_seconds)
+    metrics = tensorboard.final_metrics(step, results, judged)
+    tensorboard.add_hyperparameters(run.board, hyperparameters(config, splits, engine.model), metrics, run.n_logged)
 
 
 def hyperparameters(config: TrainConfig, splits: Splits, model: Classifier) -> dict[str, str | float]:
@@ -314,9 +321,9 @@ def about_run(config: TrainConfig, splits: Splits) -> list[str]:
 
 def load_data(config: TrainConfig, say: Callable) -> Splits:
     """The samples in their splits, with what was found said on the console."""
-    from known_sets import dataset_folder
-    from samples import load_splits
-    from tables import Columns
+    from photo_classifier.data.discovery import load_splits
+    from photo_classifier.data.known_datasets import dataset_folder
+    from photo_classifier.data.tables import Columns
 
     shares = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
     columns = Columns(config.path_column, config.label_column, config.group_column)
@@ -334,8 +341,8 @@ def load_data(config: TrainConfig, say: Callable) -> Splits:
 
 def checked(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     """The splits without what cannot be used, with every doubt said and listed in the run folder."""
-    from audit import find_duplicates, unreadable, without
-    from run import write_csv
+    from photo_classifier.data.checks import find_duplicates, unreadable, without
+    from photo_classifier.training.run import write_csv
 
     samples = [sample for part in splits.by_name().values() for sample in part]
     reasons = unreadable(samples, config.max_pixels)
@@ -353,11 +360,11 @@ def checked(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     return without(splits, [*reasons, *dropped]) if reasons or dropped else splits
 
 
-@ranks.main_only
+@launcher.main_only
 def show_augmented(run: Run, dataset: ImageDataset) -> None:
     """A labelled grid of training images as the first epoch sees them, for the run folder and TensorBoard."""
-    from decoding import BadImage
-    from pictures import Tile, contact_sheet, in_time, picture_of
+    from photo_classifier.data.decoding import BadImage
+    from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, in_time, picture_of
 
     def decoded(index: int) -> torch.Tensor | None:
         with contextlib.suppress(BadImage):

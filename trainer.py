@@ -5,84 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-import ranks
-from console import progress
-from data_loader import Batch
-from recipe import Recipe
-from report import macro_f1
-from utils import UserError, pick, seed_for, to_device
+from photo_classifier.data.batches import Batch
+from photo_classifier.evaluation.metrics import count_pairs, macro_f1, margins
+from photo_classifier.runtime import distributed, launcher
+from photo_classifier.runtime.console import progress
+from photo_classifier.runtime.device import to_device
+from photo_classifier.runtime.errors import UserError, pick
+from photo_classifier.runtime.seeding import seed_for
+from photo_classifier.training.optimization import Recipe
+from photo_classifier.training.results import Diverged, EpochResult, Outputs, PhaseResult
 
 # --- results ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a pass gave, on the CPU: logits, fp32 (n, classes); labels and places in the split, int64 (n,)."""
-
-    logits: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
-
-
-@dataclass(frozen=True)
-class PhaseResult:
-    """One pass over a split. `seconds` and images/s are of the whole pass.
-
-    `loss` is a mean over the images, in nats: of plain cross entropy in evaluation, of the recipe's loss in training,
-    which may weigh classes, smooth labels and mix images. `correct` counts the images whose own class was found, mixed
-    or not. `macro_f1` is the mean of the classes' F1. `outputs` are those of an evaluation; a pass of training, or one
-    that was read from a file, has none.
-    """
-
-    loss: float
-    correct: int
-    n_images: int
-    seconds: float
-    macro_f1: float = math.nan
-    outputs: Outputs | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def accuracy(self) -> float:
-        """The share of images whose class was found."""
-        return self.correct / self.n_images if self.n_images else math.nan
-
-    @property
-    def images_per_second(self) -> float:
-        """Images of this pass over its time on the clock."""
-        return self.n_images / self.seconds if self.seconds else math.nan
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """Both phases of one epoch; `epoch` counts from 0, `rates` are the learning rates that it ended with."""
-
-    epoch: int
-    train: PhaseResult
-    valid: PhaseResult
-    rates: Mapping[str, float]
-
-
-def count_pairs(labels: torch.Tensor, predicted: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """Images by (true class, predicted class): two int64 (n,) -> fp32 (classes, classes), on their device.
-
-    fp32 counts exactly up to 2^24, every device adds it, and the order of the additions does not matter.
-    """
-    pairs, ones = labels * n_classes + predicted, torch.ones(len(labels), device=labels.device)
-    return ones.new_zeros(n_classes * n_classes).index_add_(0, pairs, ones).view(n_classes, n_classes)
-
-
-def margins(confusion: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """Images of each class, images called so, and both, from a confusion matrix (classes, classes)."""
-    sums = (confusion.sum(1), confusion.sum(0), confusion.diagonal())
-    return tuple(part.cpu().numpy().astype(np.int64) for part in sums)
 
 
 # What an epoch is chosen by: of its validation, the more the better.
@@ -91,10 +31,6 @@ MONITORS: dict[str, Callable[[PhaseResult], float]] = {
     "loss": lambda valid: -valid.loss,
     "macro_f1": lambda valid: valid.macro_f1,
 }
-
-
-class Diverged(UserError):
-    """A loss is no finite number; nothing of such a state is ever saved."""
 
 
 class Sums:
@@ -127,18 +63,18 @@ class Sums:
 
     def over_all_ranks(self) -> Sums:
         """The sums of the whole split; every rank has to ask."""
-        if ranks.world_size() == 1:
+        if launcher.world_size() == 1:
             return self
-        n_classes = ranks.maxima(len(self.confusion) if self.confusion.dim() else 0)[0]
+        n_classes = distributed.maxima(len(self.confusion) if self.confusion.dim() else 0)[0]
         whole = Sums(self.loss.device, vars(self))
-        whole.loss = ranks.total(self.loss)
-        whole.confusion = ranks.total(self.confusion.new_zeros(n_classes, n_classes) + self.confusion)
-        whole.n_finite = ranks.total(self.n_finite, "MIN")
+        whole.loss = distributed.total(self.loss)
+        whole.confusion = distributed.total(self.confusion.new_zeros(n_classes, n_classes) + self.confusion)
+        whole.n_finite = distributed.total(self.n_finite, "MIN")
         return whole
 
     def only_on_main(self) -> None:
         """Sums of the whole split, which were read from a file, belong to one rank."""
-        if not ranks.is_main():
+        if not distributed.is_main():
             self.loss, self.confusion = torch.zeros_like(self.loss), torch.zeros_like(self.confusion)
 
     def state_dict(self) -> dict:
@@ -221,7 +157,7 @@ class Trainer:
         sync_bn: bool = False,
     ) -> None:
         self.model = model
-        self.parallel = ranks.parallel(model, device, sync_bn)
+        self.parallel = distributed.parallel(model, device, sync_bn)
         self.evaluate_batch = evaluate_batch
         self.refresh = refresh
         self.recipe = recipe
@@ -299,7 +235,7 @@ class Trainer:
 
     def evaluate(self, loader: DataLoader, run: Recorder, split: str = "valid") -> PhaseResult:
         """One pass over the split of that name, with the present weights."""
-        ranks.average_statistics(self.model)
+        distributed.average_statistics(self.model)
         self.refresh()
         sums, kept = Sums(self.device), []
         # after the last epoch the weights may be the best ones, not those to go on from
@@ -325,9 +261,9 @@ class Trainer:
         if sums.n_batches == len(loader):  # it was stopped in what follows
             return
         for batch in progress(loader, desc=title, unit="batch", initial=sums.n_batches, total=len(loader)):
-            n_bad, n_images = ranks.sums(len(batch.bad), len(batch.labels))
+            n_bad, n_images = distributed.sums(len(batch.bad), len(batch.labels))
             if n_bad:
-                run.skip([pair for part in ranks.gathered(batch.bad) for pair in part], split)
+                run.skip([pair for part in distributed.gathered(batch.bad) for pair in part], split)
             if n_images:
                 labels = to_device(batch.labels, self.device)
                 logits, loss = step(batch, labels, n_images)
@@ -344,8 +280,8 @@ class Trainer:
         images, targets = to_device(batch.images, self.device), labels
         if self.recipe.mix:
             images, targets = self.recipe.mix(images, labels)
-        if not ranks.is_main():  # dropout acts on slices, which must not all drop the same places
-            torch.manual_seed(seed_for(self.seed, "step", self.step, ranks.rank()))
+        if not distributed.is_main():  # dropout acts on slices, which must not all drop the same places
+            torch.manual_seed(seed_for(self.seed, "step", self.step, distributed.rank()))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self._forward(images)
         loss = self.recipe.loss(logits, targets)
@@ -355,7 +291,7 @@ class Trainer:
         self.scaler.update()
         self.recipe.schedule.after_step()
         self.step += 1
-        return logits, loss.detach() * n_images / ranks.world_size()
+        return logits, loss.detach() * n_images / launcher.world_size()
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         try:
@@ -384,7 +320,7 @@ class Trainer:
         Raises:
             Diverged: a loss or a weight is no finite number.
         """
-        ranks.average_statistics(self.model)
+        distributed.average_statistics(self.model)
         self._check_finite()
         return {
             "model": self.model.state_dict(),
@@ -424,7 +360,7 @@ class Trainer:
 def _outputs(kept: list[tuple[torch.Tensor, ...]]) -> Outputs:
     """The outputs of a pass on rank 0, in the order of the split; another rank has its own, or none."""
     own = [torch.cat(parts).cpu() for parts in zip(*kept, strict=True)]
-    parts = [part for part in ranks.gathered_on_main(own) if part]
+    parts = [part for part in distributed.gathered_on_main(own) if part]
     if not parts:
         return Outputs(torch.empty(0, 0), *torch.empty(2, 0, dtype=torch.int64))
     columns = [torch.cat(column) for column in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]

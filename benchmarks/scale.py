@@ -24,18 +24,17 @@ import torch
 from common import described
 from PIL import Image
 
-from audit import find_duplicates, unreadable
-from checkpoint import save_checkpoint
-from data_loader import eval_transform
-from decoding import decode
-from engine import Engine
-from listing import walk_images
 from model_loader import get_model
+from photo_classifier.data.checks import find_duplicates, unreadable
+from photo_classifier.data.decoding import decode
+from photo_classifier.data.discovery import load_splits
+from photo_classifier.data.image_files import MAX_PIXELS, walk_images
+from photo_classifier.data.preprocess import eval_transform
+from photo_classifier.models.checkpoint import save_checkpoint
+from photo_classifier.models.inference import Engine
+from photo_classifier.prediction.result_file import ResultFile
+from photo_classifier.prediction.results import Prediction, Tally, columns_of, row_of
 from predict import main as predict
-from results import Prediction, Tally, columns_of, row_of
-from samples import load_splits
-from utils import MAX_PIXELS
-from writers import ResultFile
 
 SHARES = {"train": 0.6, "valid": 0.2, "test": 0.2}
 

@@ -155,8 +155,8 @@ class Bench:
         import torch
         from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
-        from data_loader import Preprocess, eval_transform
-        from decoding import decode
+        from photo_classifier.data.decoding import decode
+        from photo_classifier.data.preprocess import Preprocess, eval_transform
 
         torch.set_num_threads(1)
         preprocess = Preprocess(224, 256, "bilinear", (0.5,) * 3, (0.5,) * 3)
@@ -214,10 +214,10 @@ TIMED = """
 import sys, time
 began = time.perf_counter()
 sys.path.insert(0, {root!r})
-import summary
+from photo_classifier.training import summary
 import train
-from entry import run_main
-from run import Run
+from utils import run_main
+from photo_classifier.training.run import Run
 spent, inside = [0.0], []
 def timed(owner, name):
     def call(*args, work=getattr(owner, name), **kwargs):
@@ -260,7 +260,7 @@ def machine() -> str:
     """Cores, bf16 or not, and the library: what the figures depend on."""
     import torch
 
-    from utils import n_cores, pick_device, pick_precision
+    from photo_classifier.runtime.device import n_cores, pick_device, pick_precision
 
     device = pick_device()
     bf16 = "bf16" if pick_precision("auto", device) == torch.bfloat16 else "no bf16"

@@ -171,7 +171,7 @@ def full(handle):  # every file that matters is flushed to the disk once it is w
     fsync(handle)
 os.fsync = full
 import train
-from entry import run_main
+from utils import run_main
 try:
     run_main(train.main, {argv!r})
 finally:
@@ -256,9 +256,9 @@ PEAKS = """
 import sys
 sys.path.insert(0, {root!r} + "/benchmarks")
 from common import peak_mb
-from run import Run
+from photo_classifier.training.run import Run
 import train
-from entry import run_main
+from utils import run_main
 def log(self, result, best, log=Run.log):
     log(self, result, best)
     print("peak", result.epoch + 1, peak_mb())

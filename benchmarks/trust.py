@@ -96,7 +96,7 @@ def train_small(*arguments: object) -> None:
 
 def rows(options: argparse.Namespace, findings: Findings) -> None:
     """Good and bad inputs in a mixed order, and each good one alone."""
-    from predictor import Predictor
+    from photo_classifier.prediction.predictor import Predictor
 
     train_small()
     names, bad = make_inputs(Path("inputs"), options.seed)
@@ -156,7 +156,7 @@ def kill(options: argparse.Namespace, findings: Findings) -> None:
 
 def families(_: argparse.Namespace, findings: Findings) -> None:
     """The recorded and the predicted accuracy of every family."""
-    from backbones import BACKBONES
+    from photo_classifier.models.backbones import BACKBONES
 
     make_photos(Path("photos"), 96, 64)
     for path in sorted(Path("photos").glob("*/warm/*[05].jpg")):  # a perfect model could hide a difference
@@ -178,8 +178,8 @@ def families(_: argparse.Namespace, findings: Findings) -> None:
 
 def temperature(options: argparse.Namespace, findings: Findings) -> None:
     """Fitted on one half of the validation images, measured on the other; both ways."""
-    from predictor import Predictor
-    from report import fit_temperature
+    from photo_classifier.evaluation.calibration import fit_temperature
+    from photo_classifier.prediction.predictor import Predictor
 
     photos = options.data_dir or make_photos(Path("photos"), 64, 160)
     for seed in range(3):

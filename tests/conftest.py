@@ -20,7 +20,7 @@ from PIL import Image
 
 import predict
 import train
-from entry import run_main
+from utils import run_main
 
 if TYPE_CHECKING:  # some tests look at what is imported, and when
     import torch
@@ -155,7 +155,7 @@ def narrow_classifiers(monkeypatch):
     """AlexNet and VGG as they are, but for the width of their classifiers, which take a minute to save."""
     from torch import nn
 
-    import backbones
+    from photo_classifier.models import backbones
 
     def build(backbone, will_load):
         is_wide = backbone.name in ("alexnet", "vgg16_bn")

@@ -6,18 +6,13 @@ import torch
 from conftest import make_class_folders, save_image
 from PIL import Image
 
-from data_loader import (
-    AddressedSampler,
-    ImageDataset,
-    Mixer,
-    Preprocess,
-    eval_transform,
-    make_loader,
-    train_transform,
-)
-from decoding import BadImage, decode
-from samples import load_splits
-from utils import UserError, addressed_rng
+from data_loader import ImageDataset, Mixer, train_transform
+from photo_classifier.data.batches import AddressedSampler, make_loader
+from photo_classifier.data.decoding import BadImage, decode
+from photo_classifier.data.discovery import load_splits
+from photo_classifier.data.preprocess import Preprocess, eval_transform
+from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.seeding import addressed_rng
 
 PREPROCESS = Preprocess(32, 36, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}

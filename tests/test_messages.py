@@ -5,7 +5,7 @@ import shlex
 import pytest
 from conftest import assert_one_line_error, make_class_folders, save_image
 
-import stop
+from photo_classifier.runtime import signals
 
 RUN = "--data_dir photos --model_name resnet18 --image_size 32 --n_workers 0 --gpu_id -1"
 
@@ -110,9 +110,7 @@ def a_new_users_folder(tmp_path):
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
 
 
-@pytest.mark.parametrize(
-    ("command", "expected"), {**WRONG_FLAGS, **WRONG_DATA, **WRONG_NAMES, **WRONG_FILES}.items()
-)
+@pytest.mark.parametrize(("command", "expected"), {**WRONG_FLAGS, **WRONG_DATA, **WRONG_NAMES, **WRONG_FILES}.items())
 def test_a_mistake_is_told_with_what_is_allowed_and_what_to_type(command, expected, cli, a_new_users_folder):
     name, *arguments = shlex.split(command)
     assert_one_line_error(cli(name, *arguments), expected)
@@ -136,5 +134,5 @@ def test_a_mistake_in_prediction_is_told_too(arguments, expected, cli, trained, 
 
 @pytest.mark.parametrize("words", ["can't allocate memory", "not enough memory: you tried to allocate 4 bytes."])
 def test_whatever_takes_the_memory_is_named_where_it_ran_out(words):
-    reason = stop.reason_of(RuntimeError(f"DefaultCPUAllocator: {words}"))
+    reason = signals.reason_of(RuntimeError(f"DefaultCPUAllocator: {words}"))
     assert all(flag in reason for flag in ("--batch_size", "--image_size", "--head_hidden"))

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-import weights
-from backbones import BACKBONES, _NoRandomFills, find_head
-from checkpoint import load_checkpoint, save_checkpoint
-from model_loader import count_parameters, freeze, freeze_batch_norm, get_model, is_wholly_frozen
-from utils import UserError
+from model_loader import freeze, freeze_batch_norm, get_model
+from photo_classifier.models import pretrained, tensor_files
+from photo_classifier.models.backbones import BACKBONES, _NoRandomFills, find_head
+from photo_classifier.models.checkpoint import load_checkpoint, save_checkpoint
+from photo_classifier.models.classifier import count_parameters, is_wholly_frozen
+from photo_classifier.runtime.errors import UserError
 
 SMALL = {"alexnet": 64, "inception_v3": 75, "vit_b_16": 224, "timm/vit_tiny_patch16_224": 224}
 
@@ -216,7 +217,7 @@ def test_a_hidden_layer_in_the_head():
 
 def test_the_packaged_weights_need_no_network_and_fit_bit_for_bit():
     model = get_model("efficientnet_lite0", 2, pretrained=True)
-    tensors = list(weights.read(weights.lite0_file()).values())
+    tensors = list(tensor_files.read(pretrained.lite0_file()).values())
     own = [value for key, value in model.net.state_dict().items() if not key.startswith("classifier")]
     assert all(torch.equal(a, b) for a, b in zip(own, tensors, strict=False))
 
@@ -242,47 +243,47 @@ def test_pretrained_weights_are_downloaded_once(resnet18_address, file_server):
         model = small_model("resnet18", pretrained=True)
         assert torch.equal(model.net.conv1.weight, expected["conv1.weight"])
     assert len(file_server.requests) == 1
-    assert (weights.cache_folder() / resnet18_address.name).read_bytes() == resnet18_address.read_bytes()
+    assert (pretrained.cache_folder() / resnet18_address.name).read_bytes() == resnet18_address.read_bytes()
 
 
 def test_without_a_network_the_message_names_every_way_out(resnet18_address, file_server):
     resnet18_address.unlink()
     with pytest.raises(UserError) as caught:
         small_model("resnet18", pretrained=True)
-    names = (file_server.url, resnet18_address.name, str(weights.cache_folder()), "--weights", "efficientnet_lite0")
+    names = (file_server.url, resnet18_address.name, str(pretrained.cache_folder()), "--weights", "efficientnet_lite0")
     for part in names:
         assert part in str(caught.value)
 
 
 def test_a_file_in_the_cache_needs_no_network(resnet18_address, file_server):
-    weights.cache_folder().mkdir(parents=True)
-    resnet18_address.rename(weights.cache_folder() / resnet18_address.name)
+    pretrained.cache_folder().mkdir(parents=True)
+    resnet18_address.rename(pretrained.cache_folder() / resnet18_address.name)
     small_model("resnet18", pretrained=True)
     assert not file_server.requests
 
 
 def test_a_half_downloaded_file_in_the_cache_says_so(resnet18_address):
-    weights.cache_folder().mkdir(parents=True)
-    (weights.cache_folder() / resnet18_address.name).write_bytes(resnet18_address.read_bytes()[:10000])
+    pretrained.cache_folder().mkdir(parents=True)
+    (pretrained.cache_folder() / resnet18_address.name).write_bytes(resnet18_address.read_bytes()[:10000])
     with pytest.raises(UserError, match="only half there"):
         small_model("resnet18", pretrained=True)
 
 
 def test_a_damaged_file_in_the_cache_is_found_by_its_checksum(resnet18_address):
-    weights.cache_folder().mkdir(parents=True)
+    pretrained.cache_folder().mkdir(parents=True)
     content = bytearray(resnet18_address.read_bytes())
     content[len(content) // 2] ^= 1
-    (weights.cache_folder() / resnet18_address.name).write_bytes(content)
+    (pretrained.cache_folder() / resnet18_address.name).write_bytes(content)
     with pytest.raises(UserError, match="checksum is wrong; delete it"):
         small_model("resnet18", pretrained=True)
 
 
 def test_a_login_page_is_not_kept_as_weights(file_server, monkeypatch):
-    source = weights.Source(f"{file_server.url}/w.safetensors", "w.safetensors")
+    source = pretrained.Source(f"{file_server.url}/w.safetensors", "w.safetensors")
     (file_server.folder / "w.safetensors").write_text("<html>please log in</html>")
     with pytest.raises(UserError, match="no file of weights"):
-        weights.cached_or_downloaded(source, "timm/x")
-    assert not list(weights.cache_folder().iterdir())
+        pretrained.cached_or_downloaded(source, "timm/x")
+    assert not list(pretrained.cache_folder().iterdir())
 
 
 def test_timm_weights_come_from_its_hub(file_server, monkeypatch):
@@ -307,8 +308,8 @@ def test_timm_weights_of_models_with_a_loader_of_their_own(file_server, monkeypa
 
     net = timm.create_model("vit_tiny_patch16_224")
     name = net.pretrained_cfg["hf_hub_id"].replace("/", "--") + ".safetensors"
-    weights.cache_folder().mkdir(parents=True)
-    save_file(net.state_dict(), weights.cache_folder() / name)
+    pretrained.cache_folder().mkdir(parents=True)
+    save_file(net.state_dict(), pretrained.cache_folder() / name)
     model = small_model("timm/vit_tiny_patch16_224", pretrained=True)
     assert torch.equal(model.net.patch_embed.proj.weight, net.patch_embed.proj.weight)
 

@@ -8,15 +8,15 @@ import sys
 import time
 import types
 
-import gallery
 import pytest
 import torch
 from conftest import assert_one_line_error, on_windows
+from helpers import gallery
 
 import predict
-from backbones import BACKBONES
-from predictor import Predictor
-from results import FIGURES
+from photo_classifier.evaluation.report_files import FIGURES
+from photo_classifier.models.backbones import BACKBONES
+from photo_classifier.prediction.predictor import Predictor
 
 
 def rows(path="result.csv"):

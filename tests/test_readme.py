@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import config
 import predict
 from assemble import check_names
-from audit import ON_LEAK
-from backbones import BACKBONES, build, find_backbone
 from model_loader import _modules_until
-from utils import PRECISIONS, UserError, pick
+from photo_classifier import config
+from photo_classifier.data.checks import ON_LEAK
+from photo_classifier.models.backbones import BACKBONES, build, find_backbone
+from photo_classifier.runtime.device import PRECISIONS
+from photo_classifier.runtime.errors import UserError, pick
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import TINY, board_of, metrics_of, weights_of
 
-import stop
 from model_loader import get_model
+from photo_classifier.runtime import signals
 
 
 def moved(path, before):
@@ -50,7 +50,7 @@ def test_a_warm_up_is_in_the_learning_rate_curve_from_its_first_step(cli, split_
     argv = ("--data_dir", split_folder, *TINY, "--freeze", "--scheduler", "none", "--warmup_epochs", 1)
     argv = (*argv, "--batch_size", 8, "--n_epochs", 2, "--run_dir", "r", "--model_fn", "m.pth")
     with monkeypatch.context() as patched:
-        patched.setattr("run.Run.log", lambda *_: stop.raise_now())
+        patched.setattr("photo_classifier.training.run.Run.log", lambda *_: signals.raise_now())
         assert cli("train", *argv).status == 128 + signal.SIGTERM
     assert cli("train", "--resume", "r").status == 0
     board = board_of("r")

@@ -14,10 +14,10 @@ from conftest import NAME, RESNET18, TINY, assert_one_line_error, board_of, make
 from PIL import Image
 from torch import nn
 
-import config
 import train
 from data_loader import AUGMENTS
-from known_sets import DATASETS
+from photo_classifier import config
+from photo_classifier.data.known_datasets import DATASETS
 
 
 def test_the_main_job_trains_predicts_and_says_the_same_accuracy(cli, trained, split_folder):
@@ -269,7 +269,7 @@ def test_a_run_that_its_checks_ended_is_started_again_by_the_same_command(cli, s
 def test_what_a_frozen_run_does_otherwise_is_said(cli, split_folder, monkeypatch):
     argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1)
     assert "the backbone runs in every epoch, as with --views 0" in cli("train", *argv, "--cutmix", 1).out
-    monkeypatch.setattr("model_loader.Classifier.top", lambda self: None)
+    monkeypatch.setattr("photo_classifier.models.classifier.Classifier.top", lambda self: None)
     done = cli("train", *argv)
     assert "all of it runs in every epoch" in done.out
     assert "views to compute" not in done.out

@@ -4,9 +4,10 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from report import macro_f1
-from trainer import EpochResult, PhaseResult, Trainer, count_pairs, margins
-from utils import UserError
+from photo_classifier.evaluation.metrics import count_pairs, macro_f1, margins
+from photo_classifier.runtime.errors import UserError
+from photo_classifier.training.results import EpochResult, PhaseResult
+from trainer import Trainer
 
 NAN = math.nan
 # five epochs of validation, and those that each monitor takes for a new best

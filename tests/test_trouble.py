@@ -13,7 +13,7 @@ import torch
 from conftest import TINY, assert_one_line_error, on_windows, weights_of
 
 import train
-from run import Run
+from photo_classifier.training.run import Run
 
 
 def run_until(word, signum, argv):

@@ -100,7 +100,7 @@ def prove(parser: argparse.ArgumentParser, works: Mapping[str, Work], default: S
     Args:
         default: which are done where `--only` names none; without it all of them.
     """
-    from stop import SIGNALS
+    from photo_classifier.runtime.signals import SIGNALS
 
     names = list(default or works)
     if len(works) > 1:

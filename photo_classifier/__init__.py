@@ -1,0 +1,1 @@
+"""Turns a folder of photos into an image classifier by transfer learning."""

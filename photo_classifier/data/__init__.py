@@ -1,0 +1,1 @@
+"""From files to batches: layouts, tables, splits, checks and decoding."""

@@ -1,0 +1,229 @@
+"""Batches: what a loader yields, in which order, and the processes that decode."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from photo_classifier.data.decoding import BadImage, decode
+from photo_classifier.data.preprocess import Preprocess, eval_transform
+from photo_classifier.data.samples import Sample
+from photo_classifier.runtime.device import n_cores
+from photo_classifier.runtime.launcher import local_world_size, sliced
+from photo_classifier.runtime.seeding import seed_for
+from photo_classifier.runtime.signals import end_workers_at_exit, start_worker
+
+
+class Chunks:
+    """Cuts a stream of samples into batches and remembers those that were handed out, in their order.
+
+    As a loader's batch sampler it hands the samples themselves to the workers in place of indices: the
+    stream is read only as far ahead as the loader works, and no list of all inputs is ever made.
+    """
+
+    def __init__(self, samples: Iterable[Sample], batch_size: int) -> None:
+        self._source, self._batch_size = iter(samples), batch_size
+        self._peeked: deque[list[Sample]] = deque()
+        self.handed_out: deque[list[Sample]] = deque()
+
+    def peek(self, n_batches: int) -> int:
+        """How many batches there are, as far as `n_batches`."""
+        self._peeked.extend(itertools.islice(iter(self._next, []), n_batches - len(self._peeked)))
+        return len(self._peeked)
+
+    def _next(self) -> list[Sample]:
+        return list(itertools.islice(self._source, self._batch_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, Sample]]]:
+        while batch := self._peeked.popleft() if self._peeked else self._next():
+            self.handed_out.append(batch)
+            yield list(enumerate(batch))
+
+
+class Decoded(Dataset):
+    """Decodes and prepares the samples that it is handed in place of indices."""
+
+    def __init__(self, class_names: Sequence[str], preprocess: Preprocess, max_pixels: int) -> None:
+        self.class_index = {name: index for index, name in enumerate(class_names)}
+        self.preprocess, self.transform, self.max_pixels = preprocess, eval_transform(preprocess), max_pixels
+
+    def __getitem__(self, place: tuple[int, Sample]) -> tuple[int, int, torch.Tensor | str]:
+        """(place in the batch, class index or -1, image or the reason why there is none)."""
+        n, sample = place
+        label = self.class_index.get(sample.label, -1)
+        if sample.reason:
+            return n, label, sample.reason
+        try:
+            image = decode(sample.path, self.preprocess.decode_side, self.max_pixels, self.preprocess.bit_depth)
+            return n, label, self.transform(image)
+        except BadImage as error:
+            return n, label, str(error)
+
+
+class Batch(NamedTuple):
+    """What a loader yields. Images that could not be read are in `bad` and nowhere else."""
+
+    images: torch.Tensor  # uint8 (n, 3, image_size, image_size), channels-last
+    labels: torch.Tensor  # int64 (n,); -1 where the label is unknown
+    indices: torch.Tensor  # int64 (n,), places in the list of samples
+    bad: list[tuple[int, str]]  # (place, reason)
+
+
+def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
+    """Stacks what could be read and keeps the reasons of the rest."""
+    good = [item for item in items if not isinstance(item[2], str)]
+    labels = torch.tensor([label for _, label, _ in good], dtype=torch.int64)
+    indices = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
+    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
+    return Batch(stack([image for _, _, image in good]), labels, indices, bad)
+
+
+def stack(images: list[torch.Tensor]) -> torch.Tensor:
+    """Images of one size -> (n, 3, size, size), channels-last: the memory order that convolutions like best."""
+    if not images:
+        return torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+class ViewBatch(NamedTuple):
+    """Several views of several images; `places` names the sample and the view of each."""
+
+    images: torch.Tensor
+    places: list[tuple[int, int]]
+    bad: list[tuple[int, str]]
+
+
+class ImageSource(Protocol):
+    """A data set of prepared images, as `data_loader.ImageDataset` is one."""
+
+    samples: Sequence[Sample]
+    preprocess: Preprocess
+    transform: v2.Transform
+    seed: int | None
+    max_pixels: int
+
+    def __len__(self) -> int:
+        """Returns the number of samples."""
+
+    def label_of(self, index: int) -> int:
+        """Returns the class index of a sample, -1 where its label is unknown."""
+
+    def views(self, index: int, epochs: Sequence[int], image: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Returns the views of a sample in those epochs, uint8 (3, size, size) each."""
+
+
+class ViewDataset(Dataset):
+    """All the wanted views of a sample at once: `wanted` lists (place of the sample, views)."""
+
+    def __init__(self, dataset: ImageSource, wanted: Sequence[tuple[int, tuple[int, ...]]]) -> None:
+        self.dataset, self.wanted = dataset, wanted
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, n: int) -> tuple[int, tuple[int, ...], list[torch.Tensor] | str]:
+        index, views = self.wanted[n]
+        try:
+            return index, views, self.dataset.views(index, views)
+        except BadImage as error:
+            return index, views, str(error)
+
+
+def collate_views(items: list[tuple[int, tuple[int, ...], list[torch.Tensor] | str]]) -> ViewBatch:
+    """Stacks the views of all images that could be read."""
+    good = [(index, views, images) for index, views, images in items if not isinstance(images, str)]
+    places = [(index, view) for index, views, _ in good for view in views]
+    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
+    return ViewBatch(stack([image for _, _, images in good for image in images]), places, bad)
+
+
+class AddressedSampler(Sampler):
+    """Batches of `(epoch, index)`: the epoch travels with the index, so workers can stay alive.
+
+    The order of an epoch is a pure function of `(seed, epoch)`; without a seed it is that of the list.
+    `start` leaves out the first batches, which a run that was stopped has behind it. Of every batch it yields
+    the slice `part`, (number, parts), which may be empty: all parts see as many batches.
+    """
+
+    def __init__(
+        self, n_samples: int, batch_size: int, seed: int | None = None, part: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.n_samples, self.batch_size, self.seed, self.part = n_samples, batch_size, seed, part
+        self.epoch, self.start = 0, 0
+
+    def __len__(self) -> int:
+        return len(self._bounds()) - 1
+
+    def _bounds(self) -> list[int]:
+        bounds = [*range(0, self.n_samples, self.batch_size), self.n_samples]
+        if self.seed is not None and self.n_samples % self.batch_size == 1 and len(bounds) > 2:
+            del bounds[-2]  # one image alone has no batch statistics: it joins the batch before
+        return bounds
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = range(self.n_samples)
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(seed_for(self.seed, "order", self.epoch))
+            order = torch.randperm(self.n_samples, generator=generator).tolist()
+        for start, end in itertools.pairwise(self._bounds()[self.start :]):
+            yield [(self.epoch, index) for index in sliced(order[start:end], self.part)]
+
+
+def make_loader(
+    dataset: ImageSource,
+    batch_size: int,
+    n_workers: int | None = None,
+    pin_memory: bool = False,
+    part: tuple[int, int] = (0, 1),
+) -> DataLoader:
+    """A loader over a data set; `loader.batch_sampler.epoch` chooses the epoch.
+
+    Args:
+        part: the slice of every batch that is loaded, as `AddressedSampler` takes it.
+        n_workers: processes that decode; None chooses by the number of cores and images.
+    """
+    sampler = AddressedSampler(len(dataset), batch_size, dataset.seed, part)
+    options = worker_options(len(sampler), n_workers)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=options["num_workers"] > 0,
+        **options,
+    )
+
+
+def make_view_loader(dataset: ViewDataset, batch_size: int, n_workers: int | None = None) -> DataLoader:
+    """All wanted views once, in batches of about `batch_size` images."""
+    most_views = max((len(views) for _, views in dataset.wanted), default=1)
+    n_samples = max(1, batch_size // most_views)
+    options = worker_options(-(-len(dataset) // n_samples), n_workers)
+    return DataLoader(dataset, batch_size=n_samples, collate_fn=collate_views, **options)
+
+
+# fork starts in milliseconds where it exists and is safe, spawn takes seconds
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+
+
+def worker_options(n_batches: int, n_workers: int | None) -> dict:
+    """How many processes decode, and how they start; None chooses by the cores and the work."""
+    if n_workers is None:
+        is_worth_it = START_METHOD == "fork" or n_batches >= 32
+        n_workers = min(max(1, n_cores() // local_world_size()), 16, n_batches) if is_worth_it else 0
+    if not n_workers:
+        return {"num_workers": 0}
+    end_workers_at_exit()
+    return {
+        "num_workers": n_workers,
+        "multiprocessing_context": START_METHOD,
+        "prefetch_factor": 4,
+        "worker_init_fn": start_worker,
+    }

@@ -1,0 +1,174 @@
+"""What is wrong with a data set, found before it is trained on: unreadable files, duplicates, leaks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from photo_classifier.data.decoding import BadImage, check_header
+from photo_classifier.data.samples import SPLIT_FOLDERS, Sample, Splits
+from photo_classifier.runtime.console import progress
+from photo_classifier.runtime.device import n_cores
+from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.text import count_of
+
+K = TypeVar("K")
+
+ON_LEAK = ("warn", "drop", "error")
+END_BYTES = 4096
+
+
+def unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
+    """Path -> reason of every file whose header alone shows that it cannot be used."""
+
+    def reason_of(sample: Sample) -> str | None:
+        try:
+            check_header(sample.path, max_pixels)
+        except BadImage as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(n_cores()) as pool:  # it waits for the disk more than it computes
+        reasons = pool.map(reason_of, samples)
+        checked = progress(zip(samples, reasons, strict=True), total=len(samples), desc="checking", unit="file")
+        return {sample.path: reason for sample, reason in checked if reason}
+
+
+def without(splits: Splits, paths: Iterable[str]) -> Splits:
+    """The same splits with some files left out.
+
+    Raises:
+        UserError: a class has no training image left, or no validation image is left at all.
+    """
+    gone = set(paths)
+    left = {name: [s for s in getattr(splits, name) if s.path not in gone] for name in SPLIT_FOLDERS}
+    missing = set(splits.class_names) - {sample.label for sample in left["train"]}
+    if missing:
+        raise UserError(f"no image of {', '.join(sorted(missing))} is left to train on; see --max_bad and --on_leak")
+    if not left["valid"]:
+        raise UserError("no image is left to validate on; see --max_bad and --on_leak")
+    return replace(splits, **left)
+
+
+# --- duplicates -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One of several files with the same content; `group` is the beginning of its hash."""
+
+    group: str
+    path: str
+    label: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Files that are in two splits or in two classes, group by group."""
+
+    copies: list[Copy]
+
+    def groups(self) -> Iterator[list[Copy]]:
+        """The copies of each content."""
+        by_group: dict[str, list[Copy]] = {}
+        for copy in self.copies:
+            by_group.setdefault(copy.group, []).append(copy)
+        yield from by_group.values()
+
+    def text(self) -> str:
+        """`3 images in two splits (a = b), 1 image in two classes (c = d)`."""
+        parts = []
+        for what in ("split", "label"):
+            groups = [group for group in self.groups() if _differ(group, what)]
+            if groups:
+                first = groups[0][0]
+                other = next(copy for copy in groups[0] if getattr(copy, what) != getattr(first, what))
+                name = {"split": "splits", "label": "classes"}[what]
+                parts.append(f"{count_of(len(groups), 'image')} in two {name} ({first.path} = {other.path})")
+        return ", ".join(parts)
+
+    def to_drop(self) -> list[str]:
+        """Training copies of what another split or another class holds too.
+
+        Between validation and test it is the validation copy; the test split is never touched.
+        """
+        paths = []
+        for group in self.groups():
+            splits = {copy.split for copy in group}
+            last = "test" if "test" in splits else "valid" if "valid" in splits else ""
+            paths += [copy.path for copy in group if copy.split not in (last, "test")]
+        return paths
+
+
+def find_duplicates(splits: Splits) -> Duplicates:
+    """Files of identical content that stand in two splits or in two classes.
+
+    Only files of equal length are read at all, and those that end otherwise no further than their end.
+    """
+    pairs = [(split, sample) for split, samples in splits.by_name().items() for sample in samples]
+    alike = _alike([pairs], _length)
+    alike = _alike(alike.values(), _end_hash, "comparing")
+    by_hash = _alike(alike.values(), _content_hash)
+    copies = [
+        [Copy(digest[:12], sample.path, sample.label, split) for split, sample in group]
+        for (_, digest), group in by_hash.items()
+    ]
+    wrong = [group for group in copies if _differ(group, "split") or _differ(group, "label")]
+    return Duplicates([copy for group in wrong for copy in group])
+
+
+Pair = tuple[str, Sample]  # with its split
+
+
+def _alike(groups: Iterable[list[Pair]], key_of: Callable[[str], K], what: str = "") -> dict[tuple[int, K], list[Pair]]:
+    """The members of each group that agree with another one in a key of their file; none without a key does."""
+    members = [(number, pair) for number, group in enumerate(groups) for pair in group]
+    found: dict[tuple[int, K], list[Pair]] = {}
+    with ThreadPoolExecutor(n_cores()) as pool:  # reading and hashing let other threads run
+        keys = pool.map(key_of, [pair[1].path for _, pair in members])
+        keys = progress(keys, total=len(members), desc=what, unit="file") if what else keys
+        for (number, pair), key in zip(members, keys, strict=True):
+            if key:
+                found.setdefault((number, key), []).append(pair)
+    return {key: group for key, group in found.items() if len(group) > 1}
+
+
+def _differ(group: Sequence[Copy], what: str) -> bool:
+    return len(Counter(getattr(copy, what) for copy in group)) > 1
+
+
+def _length(path: str) -> int:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return 0
+    return about.st_size if stat.S_ISREG(about.st_mode) else 0
+
+
+def _end_hash(path: str) -> str | None:
+    """Of the last bytes: photos that are equally long begin alike, but hardly end so."""
+    return _hash(path, from_end=END_BYTES)
+
+
+def _content_hash(path: str) -> str | None:
+    return _hash(path)
+
+
+def _hash(path: str, from_end: int | None = None) -> str | None:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open(path, "rb") as file:
+            if from_end:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - from_end))
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:  # it will be told as unreadable
+        return None
+    return digest.hexdigest()

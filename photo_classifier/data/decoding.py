@@ -1,0 +1,126 @@
+"""A file -> pixels: the one way in which every image is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from photo_classifier.data.image_files import MAX_PIXELS
+
+Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, which says how to raise it
+
+
+class BadImage(Exception):
+    """The file is no image that can be used; the message is the reason."""
+
+
+def decode(
+    path: str | os.PathLike | Image.Image,
+    shorter_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    bit_depth: int = 16,
+) -> torch.Tensor:
+    """Opens an image as a person sees it: the one way for training, validation and prediction.
+
+    EXIF orientation is applied, transparency laid on white, 16-bit values scaled to 8 bits, the first
+    frame of an animation taken. A photo that is cut short is refused, not shown by half.
+
+    Args:
+        path: a file, or an image that is open already and stays as it is.
+        shorter_side: large JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, as long as the
+            shorter side keeps this many pixels; it is several times faster.
+        max_pixels: width x height above which a file is refused before it fills the memory.
+        bit_depth: how many bits of a 16-bit greyscale file hold the picture: 10, 12, 14 or 16.
+
+    Returns:
+        A uint8 tensor (3, height, width), channels-last in memory.
+
+    Raises:
+        BadImage: with the reason.
+    """
+    with _opened(path, max_pixels) as image:
+        if shorter_side and image is not path:
+            image.draft(None, (shorter_side, shorter_side))
+        image.load()
+        pixels = np.array(_to_rgb(_upright(image), bit_depth))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def check_header(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> None:
+    """What can be known of a file without decoding it: that it is there, an image, and not too large.
+
+    Raises:
+        BadImage: with the reason.
+    """
+    with _opened(path, max_pixels):
+        pass
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike | Image.Image, max_pixels: int) -> Iterator[Image.Image]:
+    is_image = isinstance(path, Image.Image)
+    try:
+        if not is_image:
+            _check_file(os.stat(path))
+        with warnings.catch_warnings():
+            # each doubtful tag of a photo is worth a warning to Pillow
+            warnings.simplefilter("ignore")
+            with contextlib.nullcontext(path) if is_image else Image.open(path) as image:
+                if image.width * image.height > max_pixels:
+                    raise BadImage(
+                        f"has {image.width} x {image.height} pixels, more than --max_pixels {max_pixels}; raise it"
+                    )
+                yield image
+    except BadImage:
+        raise
+    # Pillow's plugins raise whatever a damaged file leads them into (SyntaxError, struct.error,
+    # zlib.error, IndexError, ...), and for the user each means the same: this file cannot be read.
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
+
+
+def _check_file(about: os.stat_result) -> None:
+    if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for ever
+        raise BadImage("is not a regular file")
+    if not about.st_size:
+        raise BadImage("is empty")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "is not an image in a known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if "truncated" in str(error).lower():
+        return "is cut short"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, OSError, ZeroDivisionError):
+        return image  # a photo with damaged EXIF data is still a photo
+
+
+def _to_rgb(image: Image.Image, bit_depth: int) -> Image.Image:
+    if image.mode.startswith("I"):
+        grey, most = np.asarray(image), 2**bit_depth - 1
+        if grey.min() < 0 or grey.max() > 65535:
+            raise BadImage("has 32-bit integer pixels, whose range is unknown")
+        if grey.max() > most:
+            raise BadImage(f"has the value {grey.max()}, more than --bit_depth {bit_depth} allows ({most})")
+        return Image.fromarray((grey.astype(np.float32) * (255 / most)).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BadImage("has floating-point pixels, whose range is unknown")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,116 @@
+"""Finds the files that a table names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from photo_classifier.data.image_files import is_image_name, nfc, subfolders
+from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.text import count_of
+
+MAX_FOLDERS = 20  # folders below the root in which a file is looked for that is not where its table says
+
+
+class Finder:
+    """Finds the files that a table names, by listings instead of a question for each.
+
+    A path is taken as it is written, from `root`; names match in any Unicode form and, where that is not
+    ambiguous, in any case and without the ending. What is not there is looked for by its last parts alone,
+    which finds the files of a folder that was moved, and in the folders of `root`; `n_near` counts these.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root)
+        self.n_near, self.example = 0, ""
+        self._folders: dict[str, _Names] = {}
+        self._below: list[str] | None = None
+
+    def __call__(self, path: str) -> str | None:
+        """The path of the file on this disk, or None.
+
+        Raises:
+            UserError: it can be one of two.
+        """
+        for written in (path.strip(), path.strip().replace("\\", "/")):  # a Windows path, or a backslash in a name
+            folder, name = os.path.split(os.path.join(self.root, written))
+            if found := self._names(folder).find(nfc(name)):
+                return found
+        parts = [part for part in written.split("/") if part not in ("", ".")]
+        if not parts or (len(parts) > 1 and self._names(folder).is_there):
+            return None  # its folder is there without it
+        found = self._near(parts)
+        self.n_near += found is not None
+        self.example = self.example or (f"{path} as {found}" if found else "")
+        return found
+
+    def _near(self, parts: Sequence[str]) -> str | None:
+        """Below `root` by the longest end of the path, else in one of the folders of `root`."""
+        for n in range(1, len(parts)):
+            if found := self._names(os.path.join(self.root, *parts[n:-1])).find(nfc(parts[-1])):
+                return found
+        folders = [os.path.join(folder, *parts[:-1]) for folder in self._subfolders()]
+        hits = [hit for folder in folders if (hit := self._names(folder).find(nfc(parts[-1])))]
+        if len({os.path.realpath(hit) for hit in hits}) > 1:  # a link is no other file
+            raise UserError(f"{'/'.join(parts)!r} can be {hits[0]} or {hits[-1]}; write its folder too")
+        return hits[0] if hits else None
+
+    def sure(self, path: str) -> str | None:
+        """The same, and None too where it can be one of two."""
+        with contextlib.suppress(UserError):
+            return self(path)
+
+    def notes(self) -> list[str]:
+        """What is to be said of files that were found elsewhere."""
+        found = f"found near where the table says: {count_of(self.n_near, 'file')} (for example {self.example})"
+        return [found] if self.n_near else []
+
+    def _subfolders(self) -> list[str]:
+        if self._below is None:
+            below = list(subfolders(self.root).values())
+            self._below = below if len(below) <= MAX_FOLDERS else []
+        return self._below
+
+    def _names(self, folder: str) -> _Names:
+        if folder not in self._folders:
+            self._folders[folder] = _Names(self._real(os.path.normpath(folder)))
+        return self._folders[folder]
+
+    def _real(self, folder: str) -> str:
+        """The folder under the name that it has here: names from macOS are in another Unicode form."""
+        parent, name = os.path.split(folder)
+        if not name or os.path.isdir(folder):
+            return folder
+        parent = self._real(parent)
+        here = subfolders(parent or ".") if os.path.isdir(parent or ".") else {}
+        return os.path.join(parent, os.path.basename(here.get(nfc(name), name)))
+
+
+class _Names:
+    """The files of one folder, by their names as they are and as they may be written."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder if folder != "." else ""
+        self.is_there = os.path.isdir(folder)
+        try:
+            names = sorted(entry.name for entry in os.scandir(folder or ".") if not entry.is_dir())
+            self.exact = {nfc(name): name for name in names}
+        except (OSError, ValueError):  # a NUL is in no name
+            self.exact = {}
+        self._loose: dict[str, str] | None = None
+
+    def find(self, name: str) -> str | None:
+        """The path of the file with that NFC name."""
+        found = self.exact.get(name) or self.loose().get(name.casefold() + ("" if is_image_name(name) else "."))
+        return os.path.join(self.folder, found) if found else None
+
+    def loose(self) -> dict[str, str]:
+        """The images without regard to case, also by their names up to the point; two of one name are none."""
+        if self._loose is None:
+            self._loose = {}
+            for name in filter(is_image_name, self.exact):
+                for key in {name.casefold(), name.rpartition(".")[0].casefold() + "."}:
+                    self._loose[key] = "" if key in self._loose else self.exact[name]
+        return self._loose

@@ -1,0 +1,118 @@
+"""Reads the splits that an earlier run wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from photo_classifier.data.file_finder import Finder
+from photo_classifier.data.image_files import nfc
+from photo_classifier.data.samples import Parts, Sample, split_of
+from photo_classifier.data.tables import Row, Table
+from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.text import count_of
+
+
+def read_splits(
+    file: str | Path, known: Sequence[Sample] | None = None, root: str | Path = ""
+) -> tuple[Parts, list[str]]:
+    """The splits that a `splits.csv` (path, label, split) lists, in its order, and notes on what does not fit.
+
+    Args:
+        file: the table, or the run folder that holds it.
+        known: the images of the data below `root`. The rows are matched to them as they are written, else by
+            the longest end of their path, so that a folder may have moved. Without them the paths are looked
+            for from the working folder and from that of the file.
+
+    Raises:
+        UserError: no such table, a line that is wrong, or none of its images is there.
+    """
+    table = _table_of_splits(file)
+    find = _Known(known) if known is not None else _OnDisk(table.file)
+    parts: Parts = {}
+    lines: dict[str, int] = {}
+    missing, relabelled = [], []
+    for row in table.rows():
+        split, sample = _split_in(row, table.file), find(row)
+        if sample is None:
+            missing.append(row.path)
+            sample = Sample(os.path.join(root, _relative(row.path)), row.label, _relative(row.path), row.group)
+        if sample.key in lines:
+            where = f"line {lines[sample.key]} and in line {row.line}"
+            raise UserError(f"--splits {table.file}: {row.path!r} stands in {where}; remove one")
+        lines[sample.key] = row.line
+        relabelled += [row.path] if sample.label != row.label else []
+        parts.setdefault(split, []).append(sample)
+    if len(missing) == len(lines):
+        where, hint = (
+            (f" in {root}", "") if known is not None else ("", "; give the folder of the photos by --data_dir")
+        )
+        raise UserError(f"--splits {table.file}: none of its images is there{where}{hint}")
+    told = {
+        "not there, though {file} lists them": missing,
+        "left out, as {file} does not list them": [s.path for s in known or () if s.key not in lines],
+        "labelled as in the data, which is otherwise than in {file}": relabelled,
+    }
+    notes = [
+        f"{text.format(file=table.file)}: {count_of(len(paths), 'image')} (for example {paths[0]})"
+        for text, paths in told.items()
+        if paths
+    ]
+    return parts if known is not None else _with_short_keys(parts), notes
+
+
+def _table_of_splits(file: str | Path) -> Table:
+    file = os.path.join(file, "splits.csv") if os.path.isdir(file) else file
+    if not os.path.exists(file):
+        raise UserError(f"--splits {file} is not there; give the splits.csv of a run, or the run's folder")
+    table = Table(file)
+    if None in (table.path, table.label, table.split):
+        raise UserError(f"--splits {table.file} has the columns {', '.join(table.header)}; expected path, label, split")
+    return table
+
+
+def _split_in(row: Row, file: str) -> str:
+    split = split_of(row.split)
+    if not split or not row.path or not row.label:
+        wrong = "an empty cell" if split else f"the split {row.split!r}"
+        raise UserError(f"--splits {file}: line {row.line} has {wrong}; expected path, label and train, valid or test")
+    return split
+
+
+def _relative(path: str) -> str:
+    return nfc(os.path.splitdrive(path)[1]).replace("\\", "/").lstrip("/")
+
+
+def _with_short_keys(parts: Parts) -> Parts:
+    """Keys below the folder that all have in common, as its layout would give them."""
+    folders = [os.path.dirname(sample.key) for part in parts.values() for sample in part]
+    n = len(os.path.join(os.path.commonpath(folders), "")) if all(folders) else 0
+    return {name: [replace(sample, key=sample.key[n:]) for sample in part] for name, part in parts.items()}
+
+
+class _Known:
+    """Finds the sample of a row among those of the data."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.by_path = {sample.path: sample for sample in samples}
+        self.by_key = {sample.key: sample for sample in samples}
+
+    def __call__(self, row: Row) -> Sample | None:
+        if row.path in self.by_path:
+            return self.by_path[row.path]
+        parts = _relative(row.path).split("/")
+        tails = ("/".join(parts[n:]) for n in range(len(parts)))
+        return next((self.by_key[tail] for tail in tails if tail in self.by_key), None)
+
+
+class _OnDisk:
+    """Finds the file of a row on the disk."""
+
+    def __init__(self, file: str) -> None:
+        self.finders = [Finder("."), Finder(os.path.dirname(file) or ".")]
+
+    def __call__(self, row: Row) -> Sample | None:
+        found = next((path for find in self.finders if (path := find(row.path))), None)
+        return Sample(found, row.label, _relative(row.path), row.group) if found else None

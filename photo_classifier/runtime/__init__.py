@@ -1,0 +1,1 @@
+"""What every command needs from the system: errors, files, devices, processes, signals, console."""

@@ -1,0 +1,48 @@
+"""Mistakes that the user can correct, and hints at what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something that the user can mend. Only `main` prints it, as one line, and exits with 2."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean X?"` for the nearest of the known words, whatever their case, or nothing."""
+    by_lower = {name.lower(): name for name in reversed(list(known))}
+    begun = [name for name in by_lower if len(word) > 2 and name.startswith(word.lower())]
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1) or (begun if len(begun) == 1 else [])
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
+def did_you_mean_path(path: str | Path) -> str:
+    """The same for a path, by the names that are beside it."""
+    path = Path(path)
+    try:
+        names = [entry.name for entry in os.scandir(path.parent) if entry.name != path.name]
+    except OSError:
+        return ""
+    # endings that agree are no likeness
+    by_stem = {name.removesuffix(path.suffix): name for name in names if name.endswith(path.suffix)}
+    near = difflib.get_close_matches(path.stem, by_stem, n=1)
+    return f"; did you mean {path.parent / by_stem[near[0]]}?" if near else ""
+
+
+def pick(flag: str, name: str, table: Iterable[str]) -> str:
+    """The name, if the table has it.
+
+    Raises:
+        UserError: it has not; the message lists what it has.
+    """
+    if name not in table:
+        raise UserError(f"{flag} {name!r} is unknown; choose from {', '.join(table)}{did_you_mean(name, table)}")
+    return name
+
+
+class Obstacle(UserError):
+    """Something outside stopped the work, a full disk for example; once it is mended, the work can go on."""

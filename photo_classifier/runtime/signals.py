@@ -1,0 +1,164 @@
+"""Signals: a run ends between two steps when it is asked to, and no worker outlives it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from photo_classifier.runtime.launcher import is_main
+
+# SIGBREAK is Windows' Ctrl-Break; SIGHUP comes when the terminal is closed
+NAMES = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end. No `Exception`, so that nothing on the way takes it for an error.
+
+    `hint` says how to continue what was stopped.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.status = 130 if signum == getattr(signal, "SIGBREAK", None) else 128 + signum
+        self.hint = ""
+
+
+class _Asked:
+    """What the handlers know; signals are a matter of the whole process."""
+
+    signum: int | None = None
+    is_deferred = False
+    pid: int | None = None
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """Turns the first signal into `Stopped`; the second ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
+        yield
+        return
+    _Asked.signum, _Asked.is_deferred, _Asked.pid = None, False, os.getpid()
+    # nohup ignores SIGHUP and means it
+    wanted = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN or s in (signal.SIGINT, signal.SIGTERM)]
+    before = {s: signal.signal(s, _on_signal) for s in wanted}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler if handler is not None else signal.SIG_DFL)
+
+
+def _on_signal(signum: int, _frame: object) -> None:
+    if os.getpid() != _Asked.pid:  # a worker that is just being started: its parent decides
+        return
+    if _Asked.signum is not None:
+        end_workers()
+        os._exit(Stopped(signum).status)
+    _Asked.signum = signum
+    if not _Asked.is_deferred:
+        raise Stopped(signum)
+    if not is_main():
+        return
+    with contextlib.suppress(OSError):  # not sys.stderr: the signal may have come while it was written to
+        os.write(2, b"stopping after this step; once more: at once\n")
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, a signal waits until `raise_if_asked` or the end of the block."""
+    _Asked.is_deferred = True
+    try:
+        yield
+    finally:
+        _Asked.is_deferred = False
+    raise_if_asked()
+
+
+def asked() -> bool:
+    """Whether a signal came."""
+    return _Asked.signum is not None
+
+
+def exit_if_asked() -> None:
+    """Ends the process as after a signal, if one came."""
+    if _Asked.signum is not None:
+        raise SystemExit(Stopped(_Asked.signum).status)
+
+
+def raise_now() -> None:
+    """Raises `Stopped`, also where the signal came to another process of the run."""
+    raise Stopped(_Asked.signum or signal.SIGTERM)
+
+
+def raise_if_asked() -> None:
+    """Raises `Stopped` if a signal came."""
+    if _Asked.signum is not None:
+        raise Stopped(_Asked.signum)
+
+
+# --- workers ----------------------------------------------------------------------------------
+
+
+def start_worker(_worker_id: int = 0) -> None:
+    """What a process that decodes images does first: it leaves signals to its parent and dies with it.
+
+    Ctrl-C, and many a cluster's SIGTERM, go to all processes of a job; a worker that followed them
+    would take away the step that its parent wants to finish.
+    """
+    for s in SIGNALS:
+        signal.signal(s, signal.SIG_IGN)
+    if sys.platform == "linux":  # elsewhere torch's watchdog looks for the parent every 5 s
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if _Asked.pid and os.getppid() != _Asked.pid:  # it died before that
+            os._exit(1)
+
+
+def reason_of(error: Exception) -> str:
+    """What to tell where memory ran out, here or in a process that decodes images; nothing for another error."""
+    text = str(error)
+    if "DataLoader worker" in text:
+        if "Bus error" in text or "shared memory" in text:
+            return "the processes that decode images lack shared memory; give --n_workers 0, or raise its limit"
+        return (
+            "a process that decodes images was ended by the system, most often because memory ran out; "
+            "fewer of them need less: give a lower --n_workers, or 0"
+        )
+    # of a GPU, of Linux, of Windows
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    if isinstance(error, MemoryError) or any(some in text for some in words):
+        return "memory ran out; a smaller --batch_size, --image_size or --head_hidden needs less"
+    return ""
+
+
+def end_workers_at_exit() -> None:
+    """Lets no process end before its workers: multiprocessing would ask them with a signal that they ignore, and wait.
+
+    torch ends them itself only when the iterator over them is gone by then, or pins memory.
+    """
+    atexit.unregister(end_workers)
+    atexit.register(end_workers)
+
+
+def end_workers() -> None:
+    """Ends the processes that decode for this one, without waiting for their work."""
+    is_main = threading.current_thread() is threading.main_thread()
+    # torch's handler would raise an error for each of them
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main and hasattr(signal, "SIGCHLD") else None
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    for worker in workers:
+        with contextlib.suppress(OSError):
+            worker.kill()
+    for worker in workers:
+        worker.join(1)
+    if handler is not None:
+        signal.signal(signal.SIGCHLD, handler)

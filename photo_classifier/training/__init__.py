@@ -1,0 +1,1 @@
+"""One training run: optimization, its folder, resuming and its summary."""

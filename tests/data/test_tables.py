@@ -1,0 +1,101 @@
+import os
+import unicodedata
+
+import pytest
+from conftest import make_class_folders, save_image
+
+from photo_classifier.data.discovery import samples_at
+from photo_classifier.data.file_finder import Finder
+from photo_classifier.data.tables import Columns, Table
+from photo_classifier.runtime.errors import UserError
+
+ROWS = [("강아지/a.jpg", "강아지"), ("cat/b, c.jpg", "cat"), ("n/1.jpg", "007"), ("n/2.jpg", "NA"), ("n/3.jpg", "")]
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16"])
+@pytest.mark.parametrize(("separator", "newline"), [(",", "\n"), (";", "\r\n"), ("\t", "\n"), ("|", "\r\n")])
+def test_a_table_is_read_as_excel_and_others_write_it(encoding, separator, newline, tmp_path):
+    lines = [separator.join(f'"{cell}"' for cell in row) for row in (("path", "label"), *ROWS)]
+    table = Table(write(tmp_path / "t.csv", newline.join([*lines[:3], "", *lines[3:]]), encoding))
+    assert [(row.path, row.label) for row in table.rows()] == ROWS
+
+
+def test_columns_are_guessed_by_the_usual_names_or_given():
+    for header, expected in {
+        "id,Path,Label,x": ("Path", "Label", None),
+        "image_id,dx,group": ("image_id", "dx", "group"),
+        "id,breed": ("id", "breed", None),
+        "Filename , Species,Split": ("Filename", "Species", None),
+        "file_dir,predict,probability,label": ("file_dir", "label", None),
+        "a,b": (None, None, None),
+    }.items():
+        with open("t.csv", "w") as file:
+            file.write(f"{header}\n")
+        table = Table("t.csv")
+        assert (table.path, table.label, table.group) == expected
+    assert Table("t.csv", Columns("b", "a")).path == "b"
+    with pytest.raises(UserError, match="has the columns a, b; name the one with the paths by --path_column and"):
+        Table("t.csv").need("path", "label")
+    with open("t.csv", "w") as file:
+        file.write("cat/1.jpg,cat\ncat/2.jpg,cat\n")
+    with pytest.raises(UserError, match="its first line must name the columns"):
+        Table("t.csv").need("path", "label")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in ("a.jpg", "B.JPG", "train/c.png", "train/d.1.jpg", "test/e.jpg", "both.jpg", "both.png"):
+        save_image(tmp_path / "photos" / name, 0, 0)
+    save_image(
+        tmp_path / "photos" / unicodedata.normalize("NFD", "강아지") / unicodedata.normalize("NFD", "é.jpg"), 0, 0
+    )
+    return tmp_path / "photos"
+
+
+def test_a_file_is_found_where_its_table_says_or_near(photos):
+    find = Finder(photos)
+    for written, expected in {
+        "a.jpg": "a.jpg",
+        " ./train/../a.jpg": "a.jpg",
+        "a": "a.jpg",
+        "b.jpg": "B.JPG",
+        "train\\c.png": "train/c.png",
+        "c": "train/c.png",
+        "d.1": "train/d.1.jpg",
+        "e.jpg": "test/e.jpg",
+        "/home/me/photos/train/c.png": "train/c.png",
+        "D:\\photos\\a.jpg": "a.jpg",
+        str(photos / "a.jpg"): "a.jpg",
+    }.items():
+        assert find(written) == str(photos / expected), written
+    assert os.path.isfile(find("강아지/é.jpg"))
+    assert find.n_near == 5
+    for missing in ("x.jpg", "both", "train", "", "train/x", "train/a.jpg"):
+        assert find(missing) is None
+
+
+def test_a_name_that_is_in_two_folders_is_not_guessed(photos):
+    save_image(photos / "test" / "c.png", 0, 0)
+    with pytest.raises(UserError, match=r"can be .*; write its folder too"):
+        Finder(photos)("c.png")
+    assert Finder(photos)("test/c.png") == str(photos / "test" / "c.png")
+
+
+def test_a_table_is_predicted_in_its_order_with_its_labels(tmp_path, capsys):
+    make_class_folders(tmp_path / "d", 2, ("cat", "dog"))
+    write(tmp_path / "d" / "t.csv", "file,y\ndog/01.png,dog\ngone.png,cat\ncat/00,cat\ndog/00.png,wolf\ncat/01.png,\n")
+    samples = list(samples_at(str(tmp_path / "d" / "t.csv"), ["cat", "dog"]))
+    assert [os.path.relpath(s.path, tmp_path / "d") for s in samples] == [
+        os.path.join("dog", "01.png"), "gone.png", os.path.join("cat", "00.png"), os.path.join("dog", "00.png"),
+        os.path.join("cat", "01.png"),
+    ]  # fmt: skip
+    assert [s.label for s in samples] == ["dog", "cat", "cat", None, None]
+    assert "t.csv: without 1 label that no class has for a name (wolf)" in capsys.readouterr().out
+    assert len(list(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("file")))) == 5
+    with pytest.raises(UserError, match="did you mean file"):
+        next(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("fiel")))

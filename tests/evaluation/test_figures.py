@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from conftest import save_image
+from PIL import Image
+
+from photo_classifier.evaluation import contact_sheet, figures
+from photo_classifier.evaluation.metrics import Measures
+from photo_classifier.evaluation.report import judge
+from photo_classifier.prediction.results import Prediction
+from photo_classifier.runtime.seeding import seed_for
+
+KOREAN = ["개미 $a_b$", "꿀벌\n벌", "العربية"]
+
+
+def report_of(n_classes=3, n=60, names=None, paths=None):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, n_classes, (n,), generator=generator)
+    logits = torch.randn(n, n_classes, generator=generator)
+    logits[torch.arange(n), labels] += 1
+    names = names or [f"class {k}" for k in range(n_classes)]
+    return judge(logits, labels, paths or ["gone.jpg"] * n, names, 1.0)
+
+
+@pytest.mark.parametrize("has_fonts", [True, False])
+@pytest.mark.filterwarnings("error")
+def test_no_class_name_breaks_a_figure_with_and_without_a_font_for_it(has_fonts, monkeypatch, capfd):
+    if not has_fonts:
+        monkeypatch.setattr(contact_sheet, "_installed_fonts", lambda: iter(()))
+        contact_sheet._font_for.cache_clear()
+    made = figures.figures_of(report_of(names=KOREAN), contact_sheet.photo_opener(10**6, 16))
+    assert made.keys() == {"confusion", "calibration", "mistakes"}
+    assert capfd.readouterr().err == ""
+    contact_sheet._font_for.cache_clear()
+
+
+def test_what_no_font_has_is_written_in_escapes():
+    font = contact_sheet.font_for("a")
+    assert contact_sheet.readable("a\U0010fffe\n", font) == r"a\U0010fffe\n"
+
+
+@pytest.mark.parametrize("n_classes", [2, 40, 250])
+def test_a_confusion_matrix_shows_the_classes_with_the_most_mistakes(n_classes):
+    report = report_of(n_classes, n=500)
+    names, counts = figures._most_confused(report)
+    assert len(names) == min(n_classes, figures.MOST_SHOWN)
+    first = report["confusions"][0]
+    if {first["label"], first["predict"]} <= set(names):
+        assert counts[names.index(first["label"]), names.index(first["predict"])] == first["n_images"]
+    figures.confusion_figure(report)
+
+
+def predictions(n, path="gone.png", label="dog"):
+    return [Prediction(path, "cat", 0.5, (("cat", 0.5),), label=label) for _ in range(n)]
+
+
+def test_a_sheet_takes_an_even_sample_whatever_the_batches(tmp_path):
+    one, two = contact_sheet.Sheet(), contact_sheet.Sheet()
+    rows = [Prediction(str(n), "cat", 0.5, (("cat", 0.5),)) for n in range(500)]
+    one.add_predictions(rows)
+    two.add_predictions(rows[:123])
+    again = contact_sheet.Sheet()
+    again.restore(two.state())
+    again.add_predictions(rows[123:])
+    assert sorted(one.state()["chosen"]) == sorted(again.state()["chosen"])
+    expected = sorted(range(500), key=lambda n: seed_for("sheet", n))[: contact_sheet.N_SHEET]
+    assert {entry[1] for entry in one.state()["chosen"]} == set(expected)
+    assert one.text("a.png") == f"a.png: {contact_sheet.N_SHEET} of 500 photos"
+
+
+def test_only_what_is_known_to_be_wrong_is_framed_in_red(tmp_path):
+    photo = str(save_image(tmp_path / "blue.png", 2, 0))
+
+    def n_red(label, predict="cat", best="cat"):
+        sheet = contact_sheet.Sheet()
+        sheet.add_predictions([Prediction(photo, predict, 0.5, ((best, 0.5),), label=label)])
+        pixels = np.asarray(sheet.draw(contact_sheet.photo_opener(10**6, 16)).convert("RGB")).astype(int)
+        return int(((pixels == (255, 0, 0)).all(2)).sum())
+
+    assert n_red("dog") > 100
+    assert n_red("dog", "unknown", best="unknown") > 100, "a class may have that name"
+    assert n_red("cat") == n_red("") == n_red("dog", "unknown") == 0
+
+
+def test_measures_continue_where_they_were():
+    names = ["cat", "dog"]
+    rows = [
+        Prediction("a", "cat", 0.75, (("cat", 0.75),), label=label, log_likelihood=-1.0)
+        for label in ("cat", "dog", "dog")
+    ]
+    whole, first, second = (Measures(names) for _ in range(3))
+    whole.add_predictions(rows)
+    first.add_predictions(rows[:2])
+    second.restore(first.state())
+    second.add_predictions(rows[2:])
+    assert second.report() == whole.report()
+
+
+def test_a_saved_picture_is_a_png(tmp_path):
+    figures.save_picture(tmp_path / "a.png", Image.new("RGB", (5, 5)))
+    assert Image.open(tmp_path / "a.png").text == {"Software": "photo-classifier"}

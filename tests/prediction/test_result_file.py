@@ -1,0 +1,244 @@
+import json
+import os
+import re
+
+import pytest
+
+from photo_classifier.data.samples import Sample
+from photo_classifier.prediction.result_file import ResultFile
+from photo_classifier.prediction.results import Prediction, Tally, columns_of, row_of
+from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.signals import Stopped
+
+NAMES = ["a.jpg", '\ufeffb "quoted", 개.jpg', "two\nlines.jpg", "cr\rlf\r\n.jpg", "", "last.jpg"]
+ABOUT = {"checkpoint": {"sha256": "0"}, "settings": {"input": ["photos"]}}
+
+
+def predictions(names=NAMES):
+    return [
+        Prediction(name, "", label="cat", status="error", reason="is empty")
+        if name.startswith("two")
+        else Prediction(name, "cat", 0.75, (("cat", 0.75), ("dog", 0.25)), label="dog")
+        for name in names
+    ]
+
+
+def write(path, names=NAMES, resume=False, about=ABOUT, n_stop=None, columns=None):
+    samples, tally = iter([Sample(name) for name in names]), Tally()
+    with ResultFile(str(path), columns or columns_of(2), about) as target:
+        if target.begin(resume, samples, tally):
+            for prediction in predictions([sample.path for sample in samples][:n_stop]):
+                tally.add([prediction])
+                target.write([row_of(prediction)], tally)
+            if n_stop is not None:
+                raise Stopped(15)
+            target.finish(tally.state())
+    return tally.counts
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+@pytest.mark.parametrize("keeps_state", [True, False])
+def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(ending, keeps_state, tmp_path):
+    path = tmp_path / f"r{ending}"
+    counts = write(path)
+    whole = path.read_bytes()
+    (tmp_path / "r.json").unlink()
+    for cut in range(0, len(whole), 53 if keeps_state else 17):
+        if keeps_state:
+            with pytest.raises(Stopped):
+                write(path, n_stop=4)
+        (tmp_path / f"r{ending}.partial").write_bytes(whole[:cut])
+        assert write(path, resume=True) == counts
+        assert path.read_bytes() == whole, cut
+        assert set(os.listdir(tmp_path)) == {"r.json", f"r{ending}"}
+
+
+def test_a_result_that_is_whole_is_not_made_again(tmp_path):
+    write(tmp_path / "r.csv")
+    before = (tmp_path / "r.csv").stat().st_mtime_ns
+    assert write(tmp_path / "r.csv", resume=True).n_rows == len(NAMES)
+    assert (tmp_path / "r.csv").stat().st_mtime_ns == before
+    os.rename(tmp_path / "r.json", tmp_path / "r.json.partial")  # killed between the two renames
+    assert write(tmp_path / "r.csv", resume=True).n_rows == len(NAMES)
+    assert (tmp_path / "r.json").exists()
+
+
+def test_a_resume_with_nothing_to_go_on_with_keeps_the_result_that_was_there(tmp_path, capsys):
+    path = tmp_path / "r.csv"
+    write(path)
+    before = path.read_bytes()
+    assert write(path, ["other.jpg"], resume=True, about={**ABOUT, "settings": {"input": ["others"]}}).n_rows == 1
+    assert (tmp_path / "r.csv.prev").read_bytes() == before
+    assert f"is made anew, the earlier is {path}.prev" in capsys.readouterr().err
+
+
+CHANGES = {
+    "another input": (
+        {"names": ["a.jpg", "other.jpg", *NAMES[2:]]},
+        "input 2 was .b .* in .*r.csv and is now other.jpg",
+    ),
+    "an input less": ({"names": NAMES[:-1]}, "input 6 was last.jpg in .*r.csv and is not there now"),
+    "an input more": ({"names": [*NAMES, "new.jpg"]}, "r.csv has no row for new.jpg; leave --resume out"),
+    "columns": ({"columns": columns_of()}, "r.csv has other columns"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_result_is_only_called_whole_where_it_has_the_rows_of_now(name, tmp_path):
+    options, message = CHANGES[name]
+    write(tmp_path / "r.csv")
+    before = (tmp_path / "r.csv").read_bytes()
+    with pytest.raises(UserError, match=message):
+        write(tmp_path / "r.csv", resume=True, **options)
+    assert (tmp_path / "r.csv").read_bytes() == before
+    assert write(tmp_path / "r.csv", **options).n_rows == len(options.get("names", NAMES))
+
+
+def test_a_result_that_lost_rows_is_not_called_whole(tmp_path):
+    write(tmp_path / "r.csv")
+    content = (tmp_path / "r.csv").read_bytes()
+    (tmp_path / "r.csv").write_bytes(content[: content.rindex(b"last.jpg")])
+    with pytest.raises(UserError, match="no row for last"):
+        write(tmp_path / "r.csv", resume=True)
+
+
+def launched(name, path):
+    return ResultFile(str(path), columns_of(2), {**ABOUT, "launch": [name, "second machine"]})
+
+
+def test_only_what_the_same_launch_has_written_is_gone_on_with_by_itself(tmp_path):
+    path, tally = tmp_path / "r.csv", Tally()
+    assert not launched("host 1", path).is_of_launch()
+    target = launched("host 1", path)
+    target.begin(False, iter(()), tally)
+    assert launched("host 1", path).is_of_launch(), "before its first row, too"
+    target.write([row_of(prediction) for prediction in predictions()], tally)
+    target.close()
+    assert launched("host 1", path).is_of_launch()
+    other = ResultFile(str(path), columns_of(2), {**ABOUT, "launch": ["host 2"]})
+    assert not other.is_of_launch()
+    write(path)
+    assert not launched("host 1", path).is_of_launch(), "a result of a plain run"
+
+
+MISMATCHES = {
+    "inputs": ({"names": ["a.jpg", "other.jpg", *NAMES[2:]]}, "input 2 was .b .* and is now other.jpg"),
+    "fewer inputs": ({"names": NAMES[:2]}, r"(?s)input 3 was .* is not there now"),
+    "checkpoint": ({"about": {**ABOUT, "checkpoint": {"sha256": "1"}}}, "made with another checkpoint"),
+    "settings": ({"about": {**ABOUT, "settings": {"input": ["more"]}}}, "made with another input"),
+    "columns": ({"columns": columns_of()}, "has other columns"),
+}
+
+
+@pytest.mark.parametrize("name", MISMATCHES)
+def test_a_run_with_another_input_or_model_is_not_mixed_in(name, tmp_path):
+    options, message = MISMATCHES[name]
+    with pytest.raises(Stopped):
+        write(tmp_path / "r.csv", n_stop=4)
+    before = (tmp_path / "r.csv.partial").read_bytes()
+    with pytest.raises(UserError, match=message):
+        write(tmp_path / "r.csv", resume=True, **options)
+    assert (tmp_path / "r.csv.partial").read_bytes() == before
+
+
+def test_rows_of_a_stopped_run_are_kept_when_another_begins(tmp_path):
+    with pytest.raises(Stopped) as stopped:
+        write(tmp_path / "r.csv", n_stop=4)
+    there = f"{tmp_path / 'r.csv.partial'} holds 4 rows"
+    assert stopped.value.hint == f"; {there}; the same command with --resume goes on"
+    before = (tmp_path / "r.csv.partial").read_bytes()
+    write(tmp_path / "r.csv")
+    assert (tmp_path / "r.csv.partial.prev").read_bytes() == before
+
+
+def test_a_file_that_cannot_be_replaced_leaves_its_rows(tmp_path, monkeypatch):
+    def open_elsewhere(source, target):
+        if str(target).endswith("r.csv"):
+            raise PermissionError(13, "Permission denied")
+        return replace(source, target)
+
+    replace = os.replace
+    monkeypatch.setattr("os.replace", open_elsewhere)
+    with pytest.raises(UserError, match=r"open in another program\? .*r\.csv\.partial holds 6 rows, all of them"):
+        write(tmp_path / "r.csv")
+    monkeypatch.undo()
+    assert write(tmp_path / "r.csv", resume=True).n_rows == 6
+    assert not (tmp_path / "r.csv.partial").exists()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("where", ["writers.write_text", "os.fsync"])
+def test_a_disk_that_is_full_at_the_end_is_told_with_the_way_on(where, ending, tmp_path, monkeypatch):
+    def full(*_):
+        raise (OSError if where == "os.fsync" else UserError)(28, "No space left on device")
+
+    monkeypatch.setattr("photo_classifier.prediction.result_file.SYNC_SECONDS", float("inf"))
+    monkeypatch.setattr(where, full)
+    with pytest.raises(UserError, match="No space left on device") as stopped:
+        write(tmp_path / f"r{ending}")
+    rows_are = rf"; [^;]*r{ending}\.partial holds 6 rows"
+    goes_on = rows_are + "; the same command with --resume goes on$"
+    lost = rows_are + "$" if where == "writers.write_text" else "; its rows are lost: type the command again"
+    assert re.search(lost if ending == ".parquet" else goes_on, str(stopped.value))
+    monkeypatch.undo()
+    if ending != ".parquet":
+        assert write(tmp_path / f"r{ending}", resume=True).n_rows == 6
+        assert os.path.exists(tmp_path / f"r{ending}")
+
+
+def test_files_of_the_user_are_not_overwritten(tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\na.jpg,cat\n")
+    (tmp_path / "photos.json").write_text('{"images": []}')
+    for name in ("labels.csv", "photos.csv"):
+        with pytest.raises(UserError, match="is there and not of this tool"):
+            write(tmp_path / name)
+    (tmp_path / "empty.csv").touch()
+    write(tmp_path / "empty.csv")
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "settings", "counts"])
+def test_a_result_json_of_another_kind_is_not_taken_for_ours(name, tmp_path):
+    write(tmp_path / "r.csv")
+    content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    (tmp_path / "r.json").write_text(json.dumps({**content, name: "x"}))
+    with pytest.raises(UserError, match=r"r\.json is there and not of this tool"):
+        write(tmp_path / "r.csv", resume=True)
+
+
+def test_a_broken_state_of_a_stopped_run_is_passed_over(tmp_path):
+    with pytest.raises(Stopped):
+        write(tmp_path / "r.csv", n_stop=4)
+    (tmp_path / "r.json.partial").write_text('{"checkpoint": "x", "launch": 1}')
+    assert not launched("host 1", tmp_path / "r.csv").is_of_launch()
+    assert write(tmp_path / "r.csv", resume=True).n_rows == len(NAMES)
+
+
+def test_parquet_holds_the_same_rows(tmp_path):
+    from pyarrow import parquet
+
+    write(tmp_path / "r.parquet")
+    write(tmp_path / "r.jsonl")
+    expected = [json.loads(line) for line in open(tmp_path / "r.jsonl", encoding="utf-8", newline="\n")]
+    assert parquet.read_table(tmp_path / "r.parquet").to_pylist() == expected
+    with pytest.raises(UserError, match="cannot be continued"):
+        write(tmp_path / "r.parquet", resume=True)
+    with pytest.raises(Stopped):
+        write(tmp_path / "s.parquet", n_stop=4)
+    assert parquet.read_table(tmp_path / "s.parquet.partial").num_rows == 4
+
+
+def test_a_run_that_ends_before_its_first_row_leaves_nothing(tmp_path):
+    with pytest.raises(Stopped):
+        write(tmp_path / "r.csv", n_stop=0)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_worker_that_is_lost_leaves_its_rows_and_says_how_to_go_on(tmp_path):
+    def lose():
+        with ResultFile(str(tmp_path / "r.csv"), columns_of(2), ABOUT) as target:
+            target.begin(False, iter(()), tally := Tally())
+            target.write([row_of(prediction) for prediction in predictions(NAMES[:2])], tally)
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    with pytest.raises(UserError, match=r"give a lower --n_workers, or 0; .* holds 2 rows; .*with --resume goes on"):
+        lose()

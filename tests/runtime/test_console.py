@@ -1,0 +1,119 @@
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import NAME, TINY
+
+import train
+from photo_classifier.runtime.console import painted, progress, show_progress
+
+TRAIN = Path(__file__).parents[2] / "train.py"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_colour_is_for_terminals_and_not_with_no_color(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert painted("error:", "red", Terminal()) == "\033[31merror:\033[0m"
+    assert painted("error:", "red", io.StringIO()) == "error:"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert painted("error:", "red", Terminal()) == "error:"
+
+
+@pytest.mark.parametrize(("stream", "is_shown"), [(Terminal(), True), (io.StringIO(), False)])
+def test_a_progress_bar_is_for_terminals(stream, is_shown, monkeypatch):
+    monkeypatch.setattr("sys.stderr", stream)
+    list(progress(range(3), desc="features"))
+    assert ("features" in stream.getvalue()) == is_shown
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_verbose_0_prints_the_accuracies_alone_and_draws_no_bar(verbose, image_folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    argv = ["--data_dir", image_folder, *TINY, "--n_epochs", 1, "--model_fn", "m.pth", "--verbose", verbose]
+    for extra in (["--run_dir", "r"], ["--run_dir", "r2", "--freeze"]):
+        train.main([str(word) for word in (*argv, *extra)])
+        only = r"validation accuracy \d\.\d{4} \(\d/6\)\ntest accuracy \d\.\d{4} \(\d/6\)\n"
+        assert bool(re.fullmatch(only, capsys.readouterr().out)) == (not verbose)
+    assert ("\r" in terminal.getvalue()) == bool(verbose)
+    train.main(["--resume", "r", "--verbose", str(verbose)])
+    assert ("is finished" in capsys.readouterr().out) == bool(verbose)
+    show_progress(True)
+
+
+def test_verbose_0_leaves_no_image_out_in_silence(cli, split_folder):
+    bad = split_folder / "train" / "cat" / "00.png"
+    bad.write_bytes(bad.read_bytes()[:-200])
+    done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--verbose", 0)
+    assert done.err.startswith("warning: left out 1 image that could not be read, listed in ")
+    assert f"for example {bad}: " in done.err
+
+
+def test_a_normal_run_says_all_of_it_and_nothing_else(trained_once):
+    starts = [line.split()[0] for line in trained_once.out.splitlines() if not line.startswith(" ")]
+    told = [word for word in starts if word != "last"]  # only where the last epoch is not the best
+    assert told == ["data", "classes", "model", "train", "epoch", "epoch", "valid", "saved", "next", "validation"]
+    assert re.search(r"^data +\S+: .*24 train, 15 valid images", trained_once.out, re.M)
+    model = rf"^model +{NAME} \(random weights\), [\d,]+ of [\d,]+ parameters train; .*cpu, \w+"
+    assert re.search(model, trained_once.out, re.M)
+    assert re.search(r"^next +python predict.py --model_fn tiny.pth\n +tensorboard --logdir .", trained_once.out, re.M)
+    assert not trained_once.err
+
+
+def test_a_process_of_its_own_warns_of_nothing(split_folder):
+    argv = ["--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1, "--verbose", 0, "--model_fn", "m.pth"]
+    command = [sys.executable, "-W", "default", TRAIN, *argv]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "warning: the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning\n"
+    )
+    assert re.fullmatch(r"validation accuracy \d\.\d{4} \(\d+/15\)\n", done.stdout)
+    (folder,) = Path("runs").iterdir()
+    assert re.fullmatch(r"timm_test_resnet-\d{8}-\d{6}-split-frozen-lr0\.001", folder.name)
+
+
+TALKS = """
+import sys
+from utils import run_main
+
+def main(_argv):
+    for n in range(100_000):
+        print("epoch", n, flush=n < 5)
+    sys.stderr.write("warning\\n")
+    open("done", "w").close()
+    return 3
+
+run_main(main)
+"""
+
+
+@pytest.mark.parametrize("streams", ["1", "2", "12"])
+def test_work_goes_on_when_nobody_reads_what_it_says(streams):
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does when it has seen enough
+    pipes = {"stdout": writer if "1" in streams else None, "stderr": writer if "2" in streams else subprocess.PIPE}
+    environment = {**os.environ, "PYTHONPATH": str(TRAIN.parent)}
+    pipes["stdout"] = pipes["stdout"] or subprocess.DEVNULL
+    done = subprocess.run([sys.executable, "-c", TALKS], **pipes, env=environment, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr or "warning\n") == (3, "warning\n")
+    assert Path("done").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no disk that is always full")
+def test_work_goes_on_when_the_disk_is_full_under_its_console():
+    environment = {**os.environ, "PYTHONPATH": str(TRAIN.parent)}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", TALKS]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[0].startswith("warning: the console's lines cannot be written (No space left")

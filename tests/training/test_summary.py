@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from model_loader import freeze, freeze_batch_norm, get_model
+from photo_classifier.data.samples import Sample, Splits
+from photo_classifier.training.summary import class_lines, model_lines, output_shapes, width
+
+
+def splits_of(**counts):
+    """Splits with so many images: `splits_of(cat=(3, 1, 0))`."""
+    parts = [[Sample("", name) for name, numbers in counts.items() for _ in range(numbers[k])] for k in range(3)]
+    return Splits("made here", "photos", list(counts), *parts)
+
+
+def test_the_images_of_each_class_stand_in_a_table():
+    lines = class_lines(splits_of(cat=(60, 2, 0), 강아지=(7, 12, 0)))
+    assert lines == [
+        "classes 2       train  valid",
+        "        cat        60      2",
+        "        강아지      7     12",
+    ]
+    assert len({width(line) for line in lines}) == 1
+
+
+def test_many_classes_are_cut_short():
+    lines = class_lines(splits_of(**{f"c{n:02d}": (n + 1, 1, 1) for n in range(30)}), most=10)
+    assert len(lines) == 12
+    assert lines[-1].strip() == "... (20 more, with 11 to 30 training images)"
+
+
+def test_the_layers_of_a_model_tell_their_output_parameters_and_what_trains():
+    model = get_model("resnet18", 3, image_size=64)
+    freeze(model, "layer1")
+    rows = {line.split()[0]: line for line in model_lines(model)[1:]}
+    assert list(rows) == [*(name for name, _ in model.net.named_children()), "total"]
+    assert rows["conv1"].split() == "conv1 64 x 32 x 32 9,408 frozen".split()
+    assert rows["layer4"].split() == "layer4 512 x 2 x 2 8,393,728 trains".split()
+    assert rows["avgpool"].split() == "avgpool 512 x 1 x 1 0".split()
+    assert rows["fc"].split() == "fc 3 1,539 trains".split()
+    n_all = sum(p.numel() for p in model.net.parameters())
+    n_trained = sum(p.numel() for p in model.net.parameters() if p.requires_grad)
+    n_bytes = sum(t.numel() * t.element_size() for t in model.net.state_dict().values())
+    assert rows["total"].split() == f"total {n_bytes / 1e6:.1f} MB {n_all:,} {n_trained:,} train".split()
+
+
+def test_layers_that_train_in_part_and_parameters_of_the_root_are_told():
+    model = get_model("resnet18", 3, image_size=64)
+    freeze_batch_norm(model)
+    rows = {line.split()[0]: line for line in model_lines(model)}
+    assert rows["layer1"].endswith("trains in part")
+    assert rows["bn1"].endswith("frozen")
+    rows = {line.split("  ")[4]: line for line in model_lines(get_model("timm/test_vit", 3, image_size=160))}
+    assert rows["(its own)"].endswith("trains")
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "timm/test_vit"])
+def test_looking_changes_nothing(name):
+    model = get_model(name, 3, image_size=160)
+    freeze(model)
+    model.train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    assert output_shapes(model)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
