@@ -17,11 +17,11 @@ from photo_classifier.data.batches import AddressedSampler, make_loader
 from photo_classifier.data.checks import ON_LEAK
 from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.data.samples import Splits
-from photo_classifier.features.extraction import Part, extract
+from photo_classifier.features.extraction import FeatureRequest, extract
 from photo_classifier.models.classifier import Classifier, is_wholly_frozen
 from photo_classifier.models.inference import Engine, FrozenModel, HeadEngine, eval_batch_size
 from photo_classifier.runtime import launcher
-from photo_classifier.runtime.errors import UserError, pick
+from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.training.optimization import (
     CLASS_WEIGHTS,
     OPTIMIZERS,
@@ -32,7 +32,7 @@ from photo_classifier.training.optimization import (
     TrainingLoss,
     make_optimizer,
 )
-from photo_classifier.training.resume import Saved, load_backbone
+from photo_classifier.training.resume import StoppedRun, load_backbone
 from photo_classifier.training.run import Run
 from trainer import MONITORS, Trainer
 
@@ -52,7 +52,7 @@ def check_names(config: TrainConfig) -> None:
         "monitor": MONITORS,
     }
     for name, table in tables.items():
-        pick(f"--{name}", getattr(config, name), table)
+        choose(f"--{name}", getattr(config, name), table)
 
 
 def check_ranks(config: TrainConfig, device: torch.device) -> None:
@@ -71,7 +71,7 @@ def check_ranks(config: TrainConfig, device: torch.device) -> None:
 
 
 def make_engine(
-    config: TrainConfig, model: Classifier, device: torch.device, dtype: torch.dtype, saved: Saved | None = None
+    config: TrainConfig, model: Classifier, device: torch.device, dtype: torch.dtype, saved: StoppedRun | None = None
 ) -> Engine:
     """What evaluates the model; the engine of a stopped run stays as it was."""
     engine = Engine(model, device, dtype, eval_batch_size(config.batch_size))
@@ -81,7 +81,7 @@ def make_engine(
     return engine
 
 
-def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, work: Work) -> Trainer:
+def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, work: Strategy) -> Trainer:
     """The trainer of what trains."""
     n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
     recipe = make_recipe(config, engine.model, splits, n_steps)
@@ -105,7 +105,7 @@ def make_recipe(config: TrainConfig, model: Classifier, splits: Splits, n_steps:
 
 
 @dataclass(frozen=True)
-class Work:
+class Strategy:
     """What the trainer is handed: the whole model for images, or its head for features, which may be stored."""
 
     model: nn.Module
@@ -114,27 +114,27 @@ class Work:
     is_stored: bool = False
 
 
-def choose_work(config: TrainConfig, engine: Engine, say: Callable) -> Work:
+def choose_strategy(config: TrainConfig, engine: Engine, say: Callable) -> Strategy:
     """A wholly frozen backbone is computed once for all epochs; everything else runs image by image."""
     is_frozen = is_wholly_frozen(engine.model)
-    top = engine.model.top() if is_frozen else None
+    top = engine.model.head_module() if is_frozen else None
     if top is None:
         if is_frozen:
             say("        this network does more behind its head than can be told: all of it runs in every epoch")
-        return Work(engine.model, engine, engine.refresh)
+        return Strategy(engine.model, engine, engine.refresh)
     head = HeadEngine(top, engine.device, engine.dtype, engine.batch_size)
     if config.views and config.cutmix:
         say("        --cutmix changes the pictures themselves: the backbone runs in every epoch, as with --views 0")
     # a part of a picture has no part in its features, and a dry run leaves none behind
     if config.views and not config.cutmix and not config.dry_run:
-        return Work(top, head, head.refresh, is_stored=True)
+        return Strategy(top, head, head.refresh, is_stored=True)
     n_images = min(-(-config.batch_size // launcher.world_size()), engine.batch_size)
     frozen = FrozenModel(engine, top, n_images)
-    return Work(frozen, lambda images: head(engine.features(images)), head.refresh)
+    return Strategy(frozen, lambda images: head(engine.features(images)), head.refresh)
 
 
 def make_loaders(
-    config: TrainConfig, splits: Splits, engine: Engine, work: Work, run: Run, cache: Path | None, say: Callable
+    config: TrainConfig, splits: Splits, engine: Engine, work: Strategy, run: Run, cache: Path | None, say: Callable
 ) -> dict[str, Iterable]:
     """Batches of each split: images, or their features, of which those that the cache lacks are computed here.
 
@@ -147,12 +147,12 @@ def make_loaders(
     if not work.is_stored:
         pin = engine.device.type == "cuda"
         return {
-            name: make_loader(dataset, sizes[name], config.n_workers, pin, launcher.share())
+            name: make_loader(dataset, sizes[name], config.n_workers, pin, launcher.rank_and_world_size())
             for name, dataset in datasets.items()
         }
     n_views = 1 if config.augment == "none" else min(config.views, config.n_epochs)
-    parts = {name: Part(dataset, "evaluation") for name, dataset in datasets.items()}
-    parts["train"] = Part(datasets["train"], config.augment, n_views)
+    parts = {name: FeatureRequest(dataset, "evaluation") for name, dataset in datasets.items()}
+    parts["train"] = FeatureRequest(datasets["train"], config.augment, n_views)
     loaders = {}
     for name, extracted in extract(engine, parts, cache, config.n_workers, say):
         run.skip(extracted.bad, name)
@@ -170,7 +170,7 @@ def make_datasets(config: TrainConfig, splits: Splits, preprocess: Preprocess) -
     }
 
 
-def build_model(config: TrainConfig, splits: Splits, saved: Saved | None = None) -> Classifier:
+def build_model(config: TrainConfig, splits: Splits, saved: StoppedRun | None = None) -> Classifier:
     """The model as the flags ask for it, frozen where they say so; of a stopped run, with its frozen backbone."""
     model = get_model(
         config.model_name,

@@ -11,11 +11,11 @@ from torchvision.transforms import v2
 
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.image_files import MAX_PIXELS
-from photo_classifier.data.preprocess import LimitAspect, Preprocess, _resize_crop
+from photo_classifier.data.preprocess import LimitAspect, Preprocess, resize_and_crop
 from photo_classifier.data.samples import Sample
-from photo_classifier.runtime.distributed import with_the_one_before
-from photo_classifier.runtime.errors import pick
-from photo_classifier.runtime.seeding import addressed_rng
+from photo_classifier.runtime.distributed import with_previous_sample
+from photo_classifier.runtime.errors import choose
+from photo_classifier.runtime.seeding import seeded_rng
 
 # --- preparing --------------------------------------------------------------------------------
 
@@ -32,7 +32,7 @@ def _shift(p: Preprocess) -> list[v2.Transform]:
 
 # All of them work on 8-bit tensors: float contrast was seen to differ with the number of threads.
 AUGMENTS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
-    "none": _resize_crop,
+    "none": resize_and_crop,
     "basic": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip()],
     "shifts": lambda p: [*_shift(p), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()],
     "flips": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()],
@@ -48,7 +48,7 @@ def train_transform(name: str, preprocess: Preprocess) -> v2.Transform:
     Raises:
         UserError: there is no such recipe.
     """
-    return v2.Compose(AUGMENTS[pick("--augment", name, AUGMENTS)](preprocess))
+    return v2.Compose(AUGMENTS[choose("--augment", name, AUGMENTS)](preprocess))
 
 
 class Mixer:
@@ -69,7 +69,7 @@ class Mixer:
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images or features (n, ...) and labels, int64 (n,) -> both mixed; the labels are (n, classes) then."""
         transform = self.transforms[int(torch.randint(len(self.transforms), ()))]
-        n_before, images, labels = with_the_one_before(images, labels)
+        n_before, images, labels = with_previous_sample(images, labels)
         shape = images.shape
         if images.dim() == 2:  # stored features of one vector an image
             images = images[:, :, None, None]
@@ -128,7 +128,7 @@ class ImageDataset(Dataset):
         image, views = self.decoded(index) if image is None else image, []
         for epoch in epochs:
             address = (self.seed, "augment", epoch, self.samples[index].key)
-            with addressed_rng(*address) if self.seed is not None else contextlib.nullcontext():
+            with seeded_rng(*address) if self.seed is not None else contextlib.nullcontext():
                 views.append(self.transform(image))
         return views
 

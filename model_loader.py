@@ -14,7 +14,7 @@ from photo_classifier.models.backbones import Backbone, build, find_backbone, fi
 from photo_classifier.models.classifier import REFUSALS, Classifier, replace_head
 from photo_classifier.models.tensor_files import check_fit
 from photo_classifier.runtime.errors import UserError, did_you_mean
-from photo_classifier.runtime.seeding import addressed_rng
+from photo_classifier.runtime.seeding import seeded_rng
 
 # --- the classifier ---------------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ def get_model(
             model whose head cannot be found.
     """
     backbone = find_backbone(model_name)
-    with addressed_rng(seed, "init"):
+    with seeded_rng(seed, "init"):
         net, preprocess, source = build(backbone, will_load=pretrained or bool(weights_file))
         head_name = backbone.head or find_head(net, model_name)
         replace_head(net, head_name, n_classes, head_hidden, dropout, model_name)

@@ -13,21 +13,21 @@ from typing import IO, TYPE_CHECKING
 
 from photo_classifier.config import PredictConfig
 from photo_classifier.evaluation.report_files import FIGURES, is_own_picture, is_own_report
-from photo_classifier.prediction.results import UNKNOWN, Tally, columns_of, row_of, share_text
+from photo_classifier.prediction.results import UNKNOWN, Totals, columns_of, row_of, share_text
 from photo_classifier.runtime import distributed, launcher
 from photo_classifier.runtime.console import progress, warn
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
-from photo_classifier.runtime.files import check_target, sha256_of
+from photo_classifier.runtime.files import check_target, sha256_file
 from photo_classifier.runtime.flags import parse_flags
 from photo_classifier.runtime.launcher import is_main
-from photo_classifier.runtime.text import count_of, typed
+from photo_classifier.runtime.text import pluralize, shell_command
 from utils import run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
 
     from photo_classifier.data.samples import Sample
-    from photo_classifier.evaluation.metrics import Measures
+    from photo_classifier.evaluation.metrics import StreamingMetrics
     from photo_classifier.prediction.predictor import Predictor
     from photo_classifier.prediction.result_file import ResultFile, StdoutRows
 
@@ -52,14 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     """Parses and predicts; the exit status: 3 where some inputs could not be read."""
     config = PredictConfig(**parse_args(argv))
     check_files(config)
-    with distributed.joined(config.gpu_id):
+    with distributed.process_group(config.gpu_id):
         return serve(config, argv)
 
 
 def serve(config: PredictConfig, argv: list[str] | None) -> int:
     """Predicts into a file or to stdout; the exit status."""
     if config.result != STDOUT:
-        return predict(config, typed("python", "predict.py", *(sys.argv[1:] if argv is None else argv)))
+        return predict(config, shell_command("python", "predict.py", *(sys.argv[1:] if argv is None else argv)))
     rows = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     with contextlib.suppress(BrokenPipeError), rows as pipe, contextlib.redirect_stdout(sys.stderr):
         return predict(config, pipe=pipe)
@@ -112,7 +112,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     """
     from photo_classifier.models.checkpoint import read_class_names
     from photo_classifier.prediction.predictor import Predictor
-    from photo_classifier.prediction.task_queue import predict_together
+    from photo_classifier.prediction.task_queue import predict_distributed
 
     is_restart, agents = (
         distributed.n_restarts() > 0,
@@ -132,7 +132,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         class_names=read_class_names(config.class_names) if config.class_names else None,
     )
     if not is_main():
-        list(predict_together(predictor, ()))
+        list(predict_distributed(predictor, ()))
         return 0
     if config.min_probability and UNKNOWN in predictor.class_names:
         warn(f"a class is called {UNKNOWN!r}, as is no answer; below --min_probability the column `probability` tells")
@@ -144,8 +144,8 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
             target.finish({"command": command, "counts": tally.state()["counts"]})
             print_counts(config, tally, speed)
         else:
-            list(predict_together(predictor, ()))  # which lets the other processes go
-            print(f"{config.result} is whole already: {count_of(tally.counts.n_rows, 'row')}")
+            list(predict_distributed(predictor, ()))  # which lets the other processes go
+            print(f"{config.result} is whole already: {pluralize(tally.counts.n_rows, 'row')}")
     show(config, predictor, tally, title)
     if tally.counts.n_labelled:
         print(f"{title} {tally.counts.accuracy_text}")
@@ -155,21 +155,21 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     return 3 if tally.counts.n_errors else 0
 
 
-def make_tally(config: PredictConfig, predictor: Predictor) -> Tally:
+def make_tally(config: PredictConfig, predictor: Predictor) -> Totals:
     """What is added up while rows are written: counts, and what the flags ask for."""
     parts = {}
     if config.report:
-        from photo_classifier.evaluation.metrics import Measures
+        from photo_classifier.evaluation.metrics import StreamingMetrics
 
-        parts["report"] = Measures(predictor.class_names, predictor.temperature)
+        parts["report"] = StreamingMetrics(predictor.class_names, predictor.temperature)
     if config.sheet:
-        from photo_classifier.evaluation.contact_sheet import Sheet
+        from photo_classifier.evaluation.contact_sheet import ContactSheet
 
-        parts["sheet"] = Sheet()
-    return Tally(parts)
+        parts["sheet"] = ContactSheet()
+    return Totals(parts)
 
 
-def show(config: PredictConfig, predictor: Predictor, tally: Tally, title: str) -> None:
+def show(config: PredictConfig, predictor: Predictor, tally: Totals, title: str) -> None:
     """The contact sheet and the report, where they were asked for."""
     if not tally.parts:
         return
@@ -177,7 +177,7 @@ def show(config: PredictConfig, predictor: Predictor, tally: Tally, title: str) 
     from photo_classifier.evaluation.figures import save_picture
 
     if tally.n_missing:
-        n_missing = count_of(tally.n_missing, "row")
+        n_missing = pluralize(tally.n_missing, "row")
         warn(f"not in the report or the sheet: {n_missing} of an earlier run, which did not keep its sums")
     open_photo = photo_opener(config.max_pixels, predictor.engine.model.preprocess.bit_depth)
     if config.sheet:
@@ -188,7 +188,7 @@ def show(config: PredictConfig, predictor: Predictor, tally: Tally, title: str) 
         show_report(config.report, tally.parts["report"], title, open_photo)
 
 
-def show_report(folder: str, measures: Measures, title: str, open_photo: Callable[[str], torch.Tensor]) -> None:
+def show_report(folder: str, measures: StreamingMetrics, title: str, open_photo: Callable[[str], torch.Tensor]) -> None:
     """Text, `report.json` and figures of the images whose label is known."""
     from photo_classifier.evaluation.figures import figures_of, save_picture
     from photo_classifier.evaluation.report import report_lines, write_report
@@ -238,7 +238,7 @@ def open_target(
         return StdoutRows(pipe, columns)
     checkpoint = {
         "file": config.model_fn,
-        "sha256": sha256_of(config.model_fn),
+        "sha256": sha256_file(config.model_fn),
         "model_name": predictor.about["model_name"],
         "class_names": predictor.class_names,
         "temperature": predictor.temperature,
@@ -253,25 +253,27 @@ def open_target(
     return ResultFile(config.result, columns, {"checkpoint": checkpoint, "settings": settings, **launch})
 
 
-def write_rows(predictor: Predictor, samples: Iterator[Sample], target: ResultFile | StdoutRows, tally: Tally) -> float:
+def write_rows(
+    predictor: Predictor, samples: Iterator[Sample], target: ResultFile | StdoutRows, tally: Totals
+) -> float:
     """Predicts the samples and writes their rows as they come; the images per second."""
-    from photo_classifier.prediction.task_queue import predict_together
+    from photo_classifier.prediction.task_queue import predict_distributed
 
     start, n_before = time.perf_counter(), target.n_rows
     with progress(desc="predicting", unit="image", initial=n_before) as bar:
-        for predictions in predict_together(predictor, samples):
+        for predictions in predict_distributed(predictor, samples):
             tally.add(predictions)
             target.write([row_of(prediction) for prediction in predictions], tally)
             bar.update(len(predictions))
     return (target.n_rows - n_before) / (time.perf_counter() - start)
 
 
-def print_counts(config: PredictConfig, tally: Tally, speed: float) -> None:
+def print_counts(config: PredictConfig, tally: Totals, speed: float) -> None:
     """How many rows there are, of which kinds."""
     counts = tally.counts
     errors = f", {counts.n_errors} could not be read (status `error`)" if counts.n_errors else ""
     place = "stdout" if config.result == STDOUT else config.result
-    print(f"wrote {place}: {count_of(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
+    print(f"wrote {place}: {pluralize(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
     if config.min_probability:
         n_ok = counts.n_rows - counts.n_errors
         known = f"; accuracy of those {share_text(counts.n_known_correct, counts.n_known)}" if counts.n_known else ""

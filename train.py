@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING
 from photo_classifier.config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import show_progress, warn
-from photo_classifier.runtime.device import pick_device, pick_precision
+from photo_classifier.runtime.device import choose_device, choose_precision
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.seeding import seed_for
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.seeding import derive_seed
+from photo_classifier.runtime.text import pluralize
 from utils import run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
 
-    from assemble import Work
+    from assemble import Strategy
     from data_loader import ImageDataset
     from photo_classifier.data.preprocess import Preprocess
     from photo_classifier.data.samples import Splits
     from photo_classifier.models.classifier import Classifier
     from photo_classifier.models.inference import Engine
-    from photo_classifier.training.best_checkpoint import Saver
+    from photo_classifier.training.best_checkpoint import BestCheckpoint
     from photo_classifier.training.results import EpochResult, PhaseResult
-    from photo_classifier.training.resume import Saved
+    from photo_classifier.training.resume import StoppedRun
     from photo_classifier.training.run import Run
     from trainer import Trainer
 
@@ -37,11 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     """Parses, checks and trains; the exit status."""
     given = parse_args(argv)
     if "resume" in given:
-        with distributed.joined(given.get("gpu_id")):
+        with distributed.process_group(given.get("gpu_id")):
             return continue_run(given)
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check(config)
-    with distributed.joined(config.gpu_id):
+    with distributed.process_group(config.gpu_id):
         if folder := run_of_this_launch(config):
             return continue_run({**given, "resume": folder})
         train(config)
@@ -59,23 +59,23 @@ def run_of_this_launch(config: TrainConfig) -> str | None:
 
 def continue_run(given: dict) -> int:
     """Goes on with a run that was stopped; the exit status."""
-    from photo_classifier.training.resume import load, merged, move_to_its_place, tell_changes
+    from photo_classifier.training.resume import enter_working_folder, load_stopped_run, merge_flags, warn_of_changes
 
-    saved = distributed.from_main(lambda: load(given["resume"]))
-    config = move_to_its_place(saved, merged(saved, given), given)
+    saved = distributed.broadcast_from_main(lambda: load_stopped_run(given["resume"]))
+    config = enter_working_folder(saved, merge_flags(saved, given), given)
     check(config)
     if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
         if config.verbose:
-            what = f"{count_of(len(saved.progress.rows), 'epoch')}, {where_best(config, saved)}"
+            what = f"{pluralize(len(saved.progress.rows), 'epoch')}, {where_best(config, saved)}"
             print(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
         return 0
     show_progress(bool(config.verbose))
-    distributed.from_main(lambda: tell_changes(saved.found, lambda: load_data(config, lambda *_: None)))
+    distributed.broadcast_from_main(lambda: warn_of_changes(saved.found, lambda: load_data(config, lambda *_: None)))
     train(config, saved)
     return 0
 
 
-def where_best(config: TrainConfig, saved: Saved) -> str:
+def where_best(config: TrainConfig, saved: StoppedRun) -> str:
     """Where the best weights of a finished run are by now."""
     from photo_classifier.models.tensor_files import is_of_run
 
@@ -84,7 +84,7 @@ def where_best(config: TrainConfig, saved: Saved) -> str:
     return f"the best weights in {places[0]}" if places else f"the best weights no longer in {name}"
 
 
-def train(config: TrainConfig, saved: Saved | None = None) -> None:
+def train(config: TrainConfig, saved: StoppedRun | None = None) -> None:
     """One run, from the data to the checkpoint and the accuracy on the held-out images.
 
     Args:
@@ -93,16 +93,16 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
     say = print if config.verbose else lambda *_: None
     show_progress(bool(config.verbose))
     # before the imports below: a wrong folder is told at once
-    found = saved.found.splits if saved else distributed.from_main(lambda: load_data(config, say))
+    found = saved.found.splits if saved else distributed.broadcast_from_main(lambda: load_data(config, say))
 
     import assemble
     from photo_classifier.features.cache import open_cache
     from photo_classifier.training import summary
-    from photo_classifier.training.best_checkpoint import Saver
+    from photo_classifier.training.best_checkpoint import BestCheckpoint
 
     assemble.check_names(config)
-    device = pick_device(config.gpu_id)
-    dtype = pick_precision(config.precision, device)
+    device = choose_device(config.gpu_id)
+    dtype = choose_precision(config.precision, device)
     assemble.check_ranks(config, device)
     with distributed.first_on_each_machine():
         model = assemble.build_model(config, found, saved).to(device)
@@ -113,19 +113,19 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
         if not saved:
             summary.warn_of_random_layers(config)
             show_augmented(run, assemble.make_datasets(config, splits, model.preprocess)["train"])
-        saver = Saver(checkpoint_name(config), model, config, splits, run.id)
+        saver = BestCheckpoint(checkpoint_name(config), model, config, splits, run.id)
         engine = assemble.make_engine(config, model, device, dtype, saved)
         if config.verbose > 1 and engine.is_refused:
             say("evaluation runs unfolded: batch norm could not be joined to convolutions")
         computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
         run.begin(asdict(config), splits, saver, computing)
-        work = assemble.choose_work(config, engine, say)
+        work = assemble.choose_strategy(config, engine, say)
         trainer = assemble.make_trainer(config, splits, engine, work)
         if config.dry_run:
             try_a_step(config, trainer, splits, engine, work, run, say)
             return
-        with open_cache(config.feature_cache) as cache, signals.deferred():
-            set_out(config, saved, trainer, saver, computing, run, say)
+        with open_cache(config.feature_cache) as cache, signals.defer_signals():
+            start_or_restore(config, saved, trainer, saver, computing, run, say)
             loaders = assemble.make_loaders(config, splits, engine, work, run, cache, say)
             best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
             last_results, results, best = measure_last_and_best(trainer, loaders, run, saver, best)
@@ -142,12 +142,12 @@ def train(config: TrainConfig, saved: Saved | None = None) -> None:
         run.finish()
 
 
-def open_run(config: TrainConfig, found: Splits, saved: Saved | None) -> Run:
+def open_run(config: TrainConfig, found: Splits, saved: StoppedRun | None) -> Run:
     """The run's folder, the same for all processes."""
     from photo_classifier.training.run import Run
     from photo_classifier.training.run_folder import default_run_dir, note_launch
 
-    run_dir = distributed.from_main(
+    run_dir = distributed.broadcast_from_main(
         lambda: config.run_dir or default_run_dir(config.model_name, about_run(config, found))
     )
     run = Run(run_dir, found, config.n_epochs, config.max_bad, config.verbose, 60 * config.save_every, saved)
@@ -157,12 +157,12 @@ def open_run(config: TrainConfig, found: Splits, saved: Saved | None) -> Run:
 
 def checked_once(config: TrainConfig, found: Splits, run: Run) -> Splits:
     """The images that are left after the checks, which one process makes for all."""
-    splits, run.skipped = distributed.from_main(lambda: (checked(config, found, run), run.skipped))
+    splits, run.skipped = distributed.broadcast_from_main(lambda: (checked(config, found, run), run.skipped))
     return splits
 
 
 def try_a_step(
-    config: TrainConfig, trainer: Trainer, splits: Splits, engine: Engine, work: Work, run: Run, say: Callable
+    config: TrainConfig, trainer: Trainer, splits: Splits, engine: Engine, work: Strategy, run: Run, say: Callable
 ) -> None:
     """The end of a dry run: one step of training, and no checkpoint."""
     from assemble import make_loaders
@@ -171,7 +171,7 @@ def try_a_step(
     loaders = make_loaders(config, run.splits, engine, work, run, None, say)
     result = trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
     run.close()
-    n_images = count_of(result.n_images, "image")
+    n_images = pluralize(result.n_images, "image")
     say(f"dry run: a step of {n_images}, loss {result.loss:.4f}, {result.seconds:.1f} s")
     say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
 
@@ -183,22 +183,22 @@ def one_batch(splits: Splits, config: TrainConfig) -> Splits:
     return replace(splits, train=chosen, valid=[], test=[])
 
 
-def set_out(
+def start_or_restore(
     config: TrainConfig,
-    saved: Saved | None,
+    saved: StoppedRun | None,
     trainer: Trainer,
-    saver: Saver,
+    saver: BestCheckpoint,
     computing: Mapping[str, object],
     run: Run,
     say: Callable,
 ) -> None:
     """Puts back what a stopped run had saved, or makes a new run one that can be continued."""
-    from photo_classifier.training.resume import put_back
+    from photo_classifier.training.resume import restore_training_state
 
     if not saved:
         run.save_first(trainer.state_dict(), None if trainer.model is saver.model else saver.backbone())
         return
-    put_back(saved, trainer, saver, computing)
+    restore_training_state(saved, trainer, saver, computing)
     say(f"going on after {trainer.epoch} of {config.n_epochs} epochs: {run.folder}")
     if config.n_epochs != saved.progress.config["n_epochs"]:  # the next resume need not be told again
         run.save_last(trainer.state_dict())
@@ -208,7 +208,7 @@ Results = dict[str, "PhaseResult"]  # by split
 
 
 def measure_last_and_best(
-    trainer: Trainer, loaders: dict, run: Run, saver: Saver, best: EpochResult
+    trainer: Trainer, loaders: dict, run: Run, saver: BestCheckpoint, best: EpochResult
 ) -> tuple[Results, Results, EpochResult]:
     """What the weights of the last and of the best epoch achieve; both are written, and the best are put back.
 
@@ -235,13 +235,13 @@ def measure(trainer: Trainer, loaders: dict, run: Run, valid: PhaseResult) -> di
 
 def judge_splits(splits: Splits, results: Mapping[str, PhaseResult], temperature: float) -> dict[str, dict]:
     """The report of each held-out split."""
-    from photo_classifier.evaluation.report import judge
+    from photo_classifier.evaluation.report import evaluation_report
 
     judged = {}
     for name, result in results.items():
         samples, outputs = splits.by_name()[name], result.outputs
         paths = [samples[index].path for index in outputs.indices.tolist()]
-        judged[name] = judge(outputs.logits, outputs.labels, paths, splits.class_names, temperature)
+        judged[name] = evaluation_report(outputs.logits, outputs.labels, paths, splits.class_names, temperature)
     return judged
 
 
@@ -341,11 +341,11 @@ def load_data(config: TrainConfig, say: Callable) -> Splits:
 
 def checked(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     """The splits without what cannot be used, with every doubt said and listed in the run folder."""
-    from photo_classifier.data.checks import find_duplicates, unreadable, without
+    from photo_classifier.data.checks import drop_samples, find_duplicates, find_unreadable
     from photo_classifier.training.run import write_csv
 
     samples = [sample for part in splits.by_name().values() for sample in part]
-    reasons = unreadable(samples, config.max_pixels)
+    reasons = find_unreadable(samples, config.max_pixels)
     run.leave_out(reasons)
     duplicates = find_duplicates(splits)
     if duplicates.copies:
@@ -357,14 +357,14 @@ def checked(config: TrainConfig, splits: Splits, run: Run) -> Splits:
         hint = "; --on_leak drop leaves out the training copies" if config.on_leak == "warn" else ", dropped"
         warn(f"{text}{hint}")
     dropped = duplicates.to_drop() if config.on_leak == "drop" else []
-    return without(splits, [*reasons, *dropped]) if reasons or dropped else splits
+    return drop_samples(splits, [*reasons, *dropped]) if reasons or dropped else splits
 
 
 @launcher.main_only
 def show_augmented(run: Run, dataset: ImageDataset) -> None:
     """A labelled grid of training images as the first epoch sees them, for the run folder and TensorBoard."""
     from photo_classifier.data.decoding import BadImage
-    from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, in_time, picture_of
+    from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until, picture_of
 
     def decoded(index: int) -> torch.Tensor | None:
         with contextlib.suppress(BadImage):
@@ -373,7 +373,7 @@ def show_augmented(run: Run, dataset: ImageDataset) -> None:
     n = len(dataset)
     chosen = {k * n // N_SHOWN for k in range(N_SHOWN)}  # spread over the classes: samples come by class
     # in any order but theirs, so that the clock does not cut off the last classes
-    images = dict(in_time(decoded, sorted(chosen, key=lambda index: seed_for("grid", index)), run.spare_seconds))
+    images = dict(map_until(decoded, sorted(chosen, key=lambda index: derive_seed("grid", index)), run.spare_seconds))
     tiles = [
         # views are drawn one after another: threads would share the generator
         Tile(picture_of(dataset.views(index, [0], images[index])[0]), dataset.samples[index].label)

@@ -13,12 +13,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from photo_classifier.data.batches import Batch
-from photo_classifier.evaluation.metrics import count_pairs, macro_f1, margins
+from photo_classifier.evaluation.metrics import class_counts, confusion_matrix, macro_f1
 from photo_classifier.runtime import distributed, launcher
 from photo_classifier.runtime.console import progress
 from photo_classifier.runtime.device import to_device
-from photo_classifier.runtime.errors import UserError, pick
-from photo_classifier.runtime.seeding import seed_for
+from photo_classifier.runtime.errors import UserError, choose
+from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.training.optimization import Recipe
 from photo_classifier.training.results import Diverged, EpochResult, Outputs, PhaseResult
 
@@ -33,7 +33,7 @@ MONITORS: dict[str, Callable[[PhaseResult], float]] = {
 }
 
 
-class Sums:
+class RunningMetrics:
     """The running sums of a pass over a split, or over a rank's slices of it; they stay on the device.
 
     They are read once at its end: a `.item()` a batch would make a GPU wait for each.
@@ -57,19 +57,19 @@ class Sums:
         """Adds a batch: labels, int64 (n,), logits, (n, classes), and its summed loss."""
         self.loss = self.loss + loss.detach()
         if len(labels):
-            self.confusion = self.confusion + count_pairs(labels, logits.argmax(1), logits.shape[1])
+            self.confusion = self.confusion + confusion_matrix(labels, logits.argmax(1), logits.shape[1])
         self.n_finite = self.n_finite + self.loss.isfinite()
         self.n_steps += 1
 
-    def over_all_ranks(self) -> Sums:
+    def all_reduced(self) -> RunningMetrics:
         """The sums of the whole split; every rank has to ask."""
         if launcher.world_size() == 1:
             return self
-        n_classes = distributed.maxima(len(self.confusion) if self.confusion.dim() else 0)[0]
-        whole = Sums(self.loss.device, vars(self))
-        whole.loss = distributed.total(self.loss)
-        whole.confusion = distributed.total(self.confusion.new_zeros(n_classes, n_classes) + self.confusion)
-        whole.n_finite = distributed.total(self.n_finite, "MIN")
+        n_classes = distributed.all_reduce_max(len(self.confusion) if self.confusion.dim() else 0)[0]
+        whole = RunningMetrics(self.loss.device, vars(self))
+        whole.loss = distributed.all_reduce(self.loss)
+        whole.confusion = distributed.all_reduce(self.confusion.new_zeros(n_classes, n_classes) + self.confusion)
+        whole.n_finite = distributed.all_reduce(self.n_finite, "MIN")
         return whole
 
     def only_on_main(self) -> None:
@@ -94,7 +94,7 @@ class Sums:
         if not n_images:
             raise UserError(f"no image of the {split} split could be read; see skipped.csv in the run folder")
         correct = round(self.confusion.trace().item())
-        mean_loss, f1 = self.loss.item() / n_images, macro_f1(*margins(self.confusion))
+        mean_loss, f1 = self.loss.item() / n_images, macro_f1(*class_counts(self.confusion))
         return PhaseResult(mean_loss, correct, n_images, self.seconds, f1)
 
 
@@ -157,16 +157,16 @@ class Trainer:
         sync_bn: bool = False,
     ) -> None:
         self.model = model
-        self.parallel = distributed.parallel(model, device, sync_bn)
+        self.parallel = distributed.wrap_ddp(model, device, sync_bn)
         self.evaluate_batch = evaluate_batch
         self.refresh = refresh
         self.recipe = recipe
         self.device = device
         self.dtype = dtype
         self.seed = seed
-        self.monitor = MONITORS[pick("--monitor", monitor, MONITORS)]
+        self.monitor = MONITORS[choose("--monitor", monitor, MONITORS)]
         self.step, self.epoch = 0, 0
-        self.sums: Sums | None = None  # of the epoch that is under way
+        self.sums: RunningMetrics | None = None  # of the epoch that is under way
         self.best: EpochResult | None = None
         self.last: EpochResult | None = None
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
@@ -226,22 +226,22 @@ class Trainer:
     def train_one_epoch(self, loader: DataLoader, run: Recorder, n_epochs: int) -> PhaseResult:
         """One pass over the training split with a step a batch, or what is left of it."""
         self.parallel.train()
-        self.sums = self.sums or Sums(self.device)
+        self.sums = self.sums or RunningMetrics(self.device)
         loader.batch_sampler.epoch, loader.batch_sampler.start = self.epoch, self.sums.n_batches
         title = f"epoch {self.epoch + 1}/{n_epochs}"
         self._run(loader, self._train_step, run, title, "train", self.sums, self.state_dict)
         self._check_finite()
-        return self.sums.over_all_ranks().result("train")
+        return self.sums.all_reduced().result("train")
 
     def evaluate(self, loader: DataLoader, run: Recorder, split: str = "valid") -> PhaseResult:
         """One pass over the split of that name, with the present weights."""
         distributed.average_statistics(self.model)
         self.refresh()
-        sums, kept = Sums(self.device), []
+        sums, kept = RunningMetrics(self.device), []
         # after the last epoch the weights may be the best ones, not those to go on from
         state = self.state_dict if self.sums else None
         self._run(loader, self._evaluate_step, run, split, split, sums, state, kept)
-        sums = sums.over_all_ranks()
+        sums = sums.all_reduced()
         if state:
             sums.check(f"validation loss of epoch {self.epoch + 1}")
         return replace(sums.result(split), outputs=_outputs(kept))
@@ -253,7 +253,7 @@ class Trainer:
         run: Recorder,
         title: str,
         split: str,
-        sums: Sums,
+        sums: RunningMetrics,
         state: Callable[[], dict] | None,
         kept: list[tuple[torch.Tensor, ...]] | None = None,
     ) -> None:
@@ -261,9 +261,9 @@ class Trainer:
         if sums.n_batches == len(loader):  # it was stopped in what follows
             return
         for batch in progress(loader, desc=title, unit="batch", initial=sums.n_batches, total=len(loader)):
-            n_bad, n_images = distributed.sums(len(batch.bad), len(batch.labels))
+            n_bad, n_images = distributed.all_reduce_sum(len(batch.bad), len(batch.labels))
             if n_bad:
-                run.skip([pair for part in distributed.gathered(batch.bad) for pair in part], split)
+                run.skip([pair for part in distributed.all_gather(batch.bad) for pair in part], split)
             if n_images:
                 labels = to_device(batch.labels, self.device)
                 logits, loss = step(batch, labels, n_images)
@@ -276,12 +276,12 @@ class Trainer:
 
     def _train_step(self, batch: Batch, labels: torch.Tensor, n_images: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One step; the logits of this rank's slice of `n_images`, and its part of the loss summed over them."""
-        torch.manual_seed(seed_for(self.seed, "step", self.step))
+        torch.manual_seed(derive_seed(self.seed, "step", self.step))
         images, targets = to_device(batch.images, self.device), labels
         if self.recipe.mix:
             images, targets = self.recipe.mix(images, labels)
         if not distributed.is_main():  # dropout acts on slices, which must not all drop the same places
-            torch.manual_seed(seed_for(self.seed, "step", self.step, distributed.rank()))
+            torch.manual_seed(derive_seed(self.seed, "step", self.step, distributed.rank()))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self._forward(images)
         loss = self.recipe.loss(logits, targets)
@@ -329,7 +329,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "epoch": self.epoch,
-            "sums": self.sums.over_all_ranks().state_dict() if self.sums else None,
+            "sums": self.sums.all_reduced().state_dict() if self.sums else None,
             "best": self.best and _plain(self.best),
             "last": self.last and _plain(self.last),
         }
@@ -341,7 +341,7 @@ class Trainer:
         self.recipe.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch = state["step"], state["epoch"]
-        self.sums = Sums(self.device, state["sums"]) if state["sums"] else None
+        self.sums = RunningMetrics(self.device, state["sums"]) if state["sums"] else None
         if self.sums:
             self.sums.only_on_main()
         self.last, self.best = _result(state["last"]), _result(state["best"])
@@ -351,7 +351,7 @@ class Trainer:
     def _check_finite(self) -> None:
         epoch = f"epoch {self.epoch + 1}"
         if self.sums:
-            self.sums.over_all_ranks().check(f"training loss of {epoch}")
+            self.sums.all_reduced().check(f"training loss of {epoch}")
         tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         if not torch.stack([t.isfinite().all() for t in tensors]).all():
             raise Diverged(f"the weights are no finite numbers after {epoch if self.sums else 'the last epoch'}")
@@ -360,7 +360,7 @@ class Trainer:
 def _outputs(kept: list[tuple[torch.Tensor, ...]]) -> Outputs:
     """The outputs of a pass on rank 0, in the order of the split; another rank has its own, or none."""
     own = [torch.cat(parts).cpu() for parts in zip(*kept, strict=True)]
-    parts = [part for part in distributed.gathered_on_main(own) if part]
+    parts = [part for part in distributed.gather_on_main(own) if part]
     if not parts:
         return Outputs(torch.empty(0, 0), *torch.empty(2, 0, dtype=torch.int64))
     columns = [torch.cat(column) for column in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]

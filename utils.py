@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from photo_classifier.runtime import distributed, signals
-from photo_classifier.runtime.console import say_error, unheard
+from photo_classifier.runtime.console import ignore_closed_pipes, print_error
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.launcher import is_main
 
@@ -19,7 +19,7 @@ def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = N
             stream.reconfigure(errors="backslashreplace")
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    with unheard(), signals.handled():
+    with ignore_closed_pipes(), signals.handle_signals():
         try:
             status = main(argv)
         except (UserError, RuntimeError, MemoryError, signals.Stopped) as error:
@@ -27,7 +27,9 @@ def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = N
             status = _told(error)
             if status is None:
                 raise
-    if distributed.has_ended():  # threads of the group that are left make the interpreter abort now and then at its end
+    if (
+        distributed.group_has_ended()
+    ):  # threads of the group that are left make the interpreter abort now and then at its end
         signals.end_workers()
         os._exit(status)
     raise SystemExit(status)
@@ -39,11 +41,11 @@ def _told(error: BaseException) -> int | None:
         if is_main():
             sys.stderr.write(f"stopped{error.hint}\n")
         return error.status
-    if reason := str(error) if isinstance(error, UserError) else signals.reason_of(error):
-        say_error(reason)
+    if reason := str(error) if isinstance(error, UserError) else signals.resource_hint(error):
+        print_error(reason)
         return 2
-    if distributed.is_lost(error):
-        signals.exit_if_asked()
-        say_error("another process of this run is gone")
+    if distributed.is_lost_peer(error):
+        signals.exit_if_requested()
+        print_error("another process of this run is gone")
         return 1
     return None

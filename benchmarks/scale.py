@@ -25,7 +25,7 @@ from common import described
 from PIL import Image
 
 from model_loader import get_model
-from photo_classifier.data.checks import find_duplicates, unreadable
+from photo_classifier.data.checks import find_duplicates, find_unreadable
 from photo_classifier.data.decoding import decode
 from photo_classifier.data.discovery import load_splits
 from photo_classifier.data.image_files import MAX_PIXELS, walk_images
@@ -33,7 +33,7 @@ from photo_classifier.data.preprocess import eval_transform
 from photo_classifier.models.checkpoint import save_checkpoint
 from photo_classifier.models.inference import Engine
 from photo_classifier.prediction.result_file import ResultFile
-from photo_classifier.prediction.results import Prediction, Tally, columns_of, row_of
+from photo_classifier.prediction.results import Prediction, Totals, columns_of, row_of
 from predict import main as predict
 
 SHARES = {"train": 0.6, "valid": 0.2, "test": 0.2}
@@ -86,7 +86,7 @@ def parts(folder: Path, _options: argparse.Namespace) -> None:
 
 def write(rows: list[Prediction], path: Path) -> None:
     """All rows as prediction writes them, batch by batch."""
-    tally = Tally()
+    tally = Totals()
     about = {"checkpoint": {"sha256": ""}, "settings": {}}
     with ResultFile(str(path), columns_of(), about) as target:
         target.begin(False, iter(()), tally)
@@ -123,7 +123,7 @@ def measure_set(root: Path, n: int, folder: Path) -> None:
     splits = []
     listing = seconds_of(lambda: splits.append(load_splits(root, SHARES, 0)), 1)
     samples = [sample for part in splits[-1].by_name().values() for sample in part]
-    checking = seconds_of(lambda: (unreadable(samples, MAX_PIXELS), find_duplicates(splits[-1])), 1)
+    checking = seconds_of(lambda: (find_unreadable(samples, MAX_PIXELS), find_duplicates(splits[-1])), 1)
     argv = ["--model_fn", folder / "tiny.pth", "--input", root, "--result", folder / f"{n}.csv", "--gpu_id", "-1"]
     said = io.StringIO()
     with contextlib.redirect_stdout(said):

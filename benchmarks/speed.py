@@ -260,10 +260,10 @@ def machine() -> str:
     """Cores, bf16 or not, and the library: what the figures depend on."""
     import torch
 
-    from photo_classifier.runtime.device import n_cores, pick_device, pick_precision
+    from photo_classifier.runtime.device import choose_device, choose_precision, n_cores
 
-    device = pick_device()
-    bf16 = "bf16" if pick_precision("auto", device) == torch.bfloat16 else "no bf16"
+    device = choose_device()
+    bf16 = "bf16" if choose_precision("auto", device) == torch.bfloat16 else "no bf16"
     return f"{n_cores()} cores, {device}, {bf16}, torch {torch.__version__.split('+')[0]}"
 
 

@@ -12,7 +12,7 @@ from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.discovery import load_splits
 from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.seeding import addressed_rng
+from photo_classifier.runtime.seeding import seeded_rng
 
 PREPROCESS = Preprocess(32, 36, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}
@@ -147,7 +147,7 @@ def test_shifts_show_a_window_of_the_whole_image_mirrored_both_ways():
     image = torch.stack([rows, columns, rows]).to(torch.uint8)
     seen = set()
     for n in range(40):
-        with addressed_rng(0, n):
+        with seeded_rng(0, n):
             view = train_transform("shifts", PREPROCESS)(image)
         down, right = view[0, :, 0].int().diff(), view[1, 0].int().diff()
         assert abs(int(down[0])) == abs(int(right[0])) == 1, "pixels keep their size"
@@ -193,7 +193,7 @@ def test_mixing_is_drawn_from_its_address(mixup, cutmix):
     labels, mixer = torch.tensor([0, 1, 2, 0]), Mixer(mixup, cutmix, 3)
 
     def mixed(step):
-        with addressed_rng(0, "step", step):
+        with seeded_rng(0, "step", step):
             return mixer(images, labels)
 
     assert all(torch.equal(a, b) for a, b in zip(mixed(1), mixed(1), strict=True))

@@ -134,5 +134,5 @@ def test_a_mistake_in_prediction_is_told_too(arguments, expected, cli, trained, 
 
 @pytest.mark.parametrize("words", ["can't allocate memory", "not enough memory: you tried to allocate 4 bytes."])
 def test_whatever_takes_the_memory_is_named_where_it_ran_out(words):
-    reason = signals.reason_of(RuntimeError(f"DefaultCPUAllocator: {words}"))
+    reason = signals.resource_hint(RuntimeError(f"DefaultCPUAllocator: {words}"))
     assert all(flag in reason for flag in ("--batch_size", "--image_size", "--head_hidden"))

@@ -16,7 +16,7 @@ from photo_classifier import config
 from photo_classifier.data.checks import ON_LEAK
 from photo_classifier.models.backbones import BACKBONES, build, find_backbone
 from photo_classifier.runtime.device import PRECISIONS
-from photo_classifier.runtime.errors import UserError, pick
+from photo_classifier.runtime.errors import UserError, choose
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,8 +33,8 @@ def check_training(arguments):
     asked = config.TrainConfig(**config.parse_args(shlex.split(arguments)))
     config.check(asked)
     check_names(asked)
-    pick("--precision", asked.precision, PRECISIONS)
-    pick("--on_leak", asked.on_leak, ON_LEAK)
+    choose("--precision", asked.precision, PRECISIONS)
+    choose("--on_leak", asked.on_leak, ON_LEAK)
     backbone = find_backbone(asked.model_name)
     if asked.freeze_until:
         with torch.device("meta"):

@@ -50,7 +50,7 @@ def test_a_warm_up_is_in_the_learning_rate_curve_from_its_first_step(cli, split_
     argv = ("--data_dir", split_folder, *TINY, "--freeze", "--scheduler", "none", "--warmup_epochs", 1)
     argv = (*argv, "--batch_size", 8, "--n_epochs", 2, "--run_dir", "r", "--model_fn", "m.pth")
     with monkeypatch.context() as patched:
-        patched.setattr("photo_classifier.training.run.Run.log", lambda *_: signals.raise_now())
+        patched.setattr("photo_classifier.training.run.Run.log", lambda *_: signals.raise_stopped())
         assert cli("train", *argv).status == 128 + signal.SIGTERM
     assert cli("train", "--resume", "r").status == 0
     board = board_of("r")

@@ -269,7 +269,7 @@ def test_a_run_that_its_checks_ended_is_started_again_by_the_same_command(cli, s
 def test_what_a_frozen_run_does_otherwise_is_said(cli, split_folder, monkeypatch):
     argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1)
     assert "the backbone runs in every epoch, as with --views 0" in cli("train", *argv, "--cutmix", 1).out
-    monkeypatch.setattr("photo_classifier.models.classifier.Classifier.top", lambda self: None)
+    monkeypatch.setattr("photo_classifier.models.classifier.Classifier.head_module", lambda self: None)
     done = cli("train", *argv)
     assert "all of it runs in every epoch" in done.out
     assert "views to compute" not in done.out

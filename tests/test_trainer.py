@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from photo_classifier.evaluation.metrics import count_pairs, macro_f1, margins
+from photo_classifier.evaluation.metrics import class_counts, confusion_matrix, macro_f1
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.training.results import EpochResult, PhaseResult
 from trainer import Trainer
@@ -39,11 +39,11 @@ def test_macro_f1_is_that_of_scikit_learn(n_classes):
     labels, predicted = torch.randint(0, n_classes, (2, 50), generator=torch.Generator().manual_seed(n_classes))
     labels[labels == 1] = 0  # a class that is predicted alone
     confusion = sum(
-        count_pairs(*parts, n_classes + 2) for parts in zip(labels.split(25), predicted.split(25), strict=True)
+        confusion_matrix(*parts, n_classes + 2) for parts in zip(labels.split(25), predicted.split(25), strict=True)
     )
     assert confusion.sum() == 50
     expected = f1_score(labels, predicted, average="macro", zero_division=0)
-    assert macro_f1(*margins(confusion)) == pytest.approx(expected, abs=1e-12)
+    assert macro_f1(*class_counts(confusion)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_pass_over_nothing_has_no_accuracy():

@@ -19,7 +19,7 @@ from typing import IO
 from photo_classifier.data.image_files import is_visible
 from photo_classifier.runtime.console import progress
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.files import whole_folder
+from photo_classifier.runtime.files import atomic_folder
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 FOLDER = ".cache/archives"
@@ -34,7 +34,7 @@ def is_archive_name(name: str | Path) -> bool:
     return str(name).lower().endswith(ENDINGS)
 
 
-def unpacked(archive: str | Path, say: Callable[[str], None] = print, base: str | Path = FOLDER) -> Path:
+def unpack_once(archive: str | Path, say: Callable[[str], None] = print, base: str | Path = FOLDER) -> Path:
     """The folder that holds what is in an archive; it is unpacked at its first use, and anew when it has changed.
 
     Raises:
@@ -75,12 +75,12 @@ def extract(archive: str | Path, folder: str | Path, strip: str = "") -> None:
             is a link or a device, is absolute or leaves the folder.
     """
     archive, folder = Path(archive), Path(folder)
-    with whole_folder(folder) as place:
+    with atomic_folder(folder) as place:
         staging = place.with_name("all")
         staging.mkdir()
         try:
             unpack = _unzip if zipfile.is_zipfile(archive) else _untar
-            unpack(archive, Target(archive, staging))
+            unpack(archive, ArchiveExtractor(archive, staging))
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UserError(f"{archive} cannot be unpacked ({reason}); bring it again or unpack it yourself") from error
@@ -90,7 +90,7 @@ def extract(archive: str | Path, folder: str | Path, strip: str = "") -> None:
         os.replace(source, place)
 
 
-class Target:
+class ArchiveExtractor:
     """Where the entries of one archive go: nowhere but below `folder`, and not without end."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
@@ -146,7 +146,7 @@ class Target:
         return parts
 
 
-def _unzip(archive: Path, target: Target) -> None:
+def _unzip(archive: Path, target: ArchiveExtractor) -> None:
     with zipfile.ZipFile(archive) as file:
         entries = file.infolist()
         free, n_bytes = shutil.disk_usage(target.folder).free, sum(entry.file_size for entry in entries)
@@ -175,7 +175,7 @@ class _TarEntry(tarfile.TarInfo):
         return entry
 
 
-def _untar(archive: Path, target: Target) -> None:
+def _untar(archive: Path, target: ArchiveExtractor) -> None:
     if not tarfile.is_tarfile(archive):  # tarfile's own message is one for each kind of compression
         raise tarfile.ReadError("it is no zip or tar file, or not a whole one")
     with tarfile.open(archive, tarinfo=_TarEntry) as file:

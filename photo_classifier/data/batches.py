@@ -16,12 +16,12 @@ from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.data.samples import Sample
 from photo_classifier.runtime.device import n_cores
-from photo_classifier.runtime.launcher import local_world_size, sliced
-from photo_classifier.runtime.seeding import seed_for
-from photo_classifier.runtime.signals import end_workers_at_exit, start_worker
+from photo_classifier.runtime.launcher import local_world_size, shard
+from photo_classifier.runtime.seeding import derive_seed
+from photo_classifier.runtime.signals import end_workers_at_exit, init_worker
 
 
-class Chunks:
+class StreamBatchSampler:
     """Cuts a stream of samples into batches and remembers those that were handed out, in their order.
 
     As a loader's batch sampler it hands the samples themselves to the workers in place of indices: the
@@ -47,7 +47,7 @@ class Chunks:
             yield list(enumerate(batch))
 
 
-class Decoded(Dataset):
+class SampleDataset(Dataset):
     """Decodes and prepares the samples that it is handed in place of indices."""
 
     def __init__(self, class_names: Sequence[str], preprocess: Preprocess, max_pixels: int) -> None:
@@ -93,10 +93,10 @@ def stack(images: list[torch.Tensor]) -> torch.Tensor:
 
 
 class ViewBatch(NamedTuple):
-    """Several views of several images; `places` names the sample and the view of each."""
+    """Several views of several images; `views` names the sample and the view of each."""
 
     images: torch.Tensor
-    places: list[tuple[int, int]]
+    views: list[tuple[int, int]]
     bad: list[tuple[int, str]]
 
 
@@ -170,10 +170,10 @@ class AddressedSampler(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = range(self.n_samples)
         if self.seed is not None:
-            generator = torch.Generator().manual_seed(seed_for(self.seed, "order", self.epoch))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
             order = torch.randperm(self.n_samples, generator=generator).tolist()
         for start, end in itertools.pairwise(self._bounds()[self.start :]):
-            yield [(self.epoch, index) for index in sliced(order[start:end], self.part)]
+            yield [(self.epoch, index) for index in shard(order[start:end], self.part)]
 
 
 def make_loader(
@@ -225,5 +225,5 @@ def worker_options(n_batches: int, n_workers: int | None) -> dict:
         "num_workers": n_workers,
         "multiprocessing_context": START_METHOD,
         "prefetch_factor": 4,
-        "worker_init_fn": start_worker,
+        "worker_init_fn": init_worker,
     }

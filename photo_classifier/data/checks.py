@@ -16,7 +16,7 @@ from photo_classifier.data.samples import SPLIT_FOLDERS, Sample, Splits
 from photo_classifier.runtime.console import progress
 from photo_classifier.runtime.device import n_cores
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.text import pluralize
 
 K = TypeVar("K")
 
@@ -24,7 +24,7 @@ ON_LEAK = ("warn", "drop", "error")
 END_BYTES = 4096
 
 
-def unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
+def find_unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
     """Path -> reason of every file whose header alone shows that it cannot be used."""
 
     def reason_of(sample: Sample) -> str | None:
@@ -40,7 +40,7 @@ def unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
         return {sample.path: reason for sample, reason in checked if reason}
 
 
-def without(splits: Splits, paths: Iterable[str]) -> Splits:
+def drop_samples(splits: Splits, paths: Iterable[str]) -> Splits:
     """The same splits with some files left out.
 
     Raises:
@@ -60,7 +60,7 @@ def without(splits: Splits, paths: Iterable[str]) -> Splits:
 
 
 @dataclass(frozen=True)
-class Copy:
+class Duplicate:
     """One of several files with the same content; `group` is the beginning of its hash."""
 
     group: str
@@ -73,11 +73,11 @@ class Copy:
 class Duplicates:
     """Files that are in two splits or in two classes, group by group."""
 
-    copies: list[Copy]
+    copies: list[Duplicate]
 
-    def groups(self) -> Iterator[list[Copy]]:
+    def groups(self) -> Iterator[list[Duplicate]]:
         """The copies of each content."""
-        by_group: dict[str, list[Copy]] = {}
+        by_group: dict[str, list[Duplicate]] = {}
         for copy in self.copies:
             by_group.setdefault(copy.group, []).append(copy)
         yield from by_group.values()
@@ -91,7 +91,7 @@ class Duplicates:
                 first = groups[0][0]
                 other = next(copy for copy in groups[0] if getattr(copy, what) != getattr(first, what))
                 name = {"split": "splits", "label": "classes"}[what]
-                parts.append(f"{count_of(len(groups), 'image')} in two {name} ({first.path} = {other.path})")
+                parts.append(f"{pluralize(len(groups), 'image')} in two {name} ({first.path} = {other.path})")
         return ", ".join(parts)
 
     def to_drop(self) -> list[str]:
@@ -117,7 +117,7 @@ def find_duplicates(splits: Splits) -> Duplicates:
     alike = _alike(alike.values(), _end_hash, "comparing")
     by_hash = _alike(alike.values(), _content_hash)
     copies = [
-        [Copy(digest[:12], sample.path, sample.label, split) for split, sample in group]
+        [Duplicate(digest[:12], sample.path, sample.label, split) for split, sample in group]
         for (_, digest), group in by_hash.items()
     ]
     wrong = [group for group in copies if _differ(group, "split") or _differ(group, "label")]
@@ -140,7 +140,7 @@ def _alike(groups: Iterable[list[Pair]], key_of: Callable[[str], K], what: str =
     return {key: group for key, group in found.items() if len(group) > 1}
 
 
-def _differ(group: Sequence[Copy], what: str) -> bool:
+def _differ(group: Sequence[Duplicate], what: str) -> bool:
     return len(Counter(getattr(copy, what) for copy in group)) > 1
 
 

@@ -9,22 +9,31 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from photo_classifier.data.archives import is_archive_name, unpacked
-from photo_classifier.data.file_finder import Finder
+from photo_classifier.data.archives import is_archive_name, unpack_once
+from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.image_files import Listing, others_text, subfolders, walk_images
-from photo_classifier.data.layouts import EXPECTED, ByFolder, ByTable, Place, Reader, recognise, tables_in, why_not
+from photo_classifier.data.layouts import (
+    EXPECTED,
+    ClassFolder,
+    FolderReader,
+    LayoutReader,
+    TableReader,
+    detect_layout,
+    explain_undetected,
+    tables_in,
+)
 from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Sample, Splits
 from photo_classifier.data.split_files import read_splits
 from photo_classifier.data.splitting import crossing_groups, stratified_split
 from photo_classifier.data.tables import USUAL, Columns, Table, is_table_name
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.text import pluralize
 
 # --- for training -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Inside, Python does not look for unused circles: among names there are none, and it would look at all of them
     again and again as they become more.
     """
@@ -37,7 +46,7 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-@collector_paused()
+@without_garbage_collection()
 def load_splits(
     root: str | Path | None,
     ratios: Mapping[str, float],
@@ -78,7 +87,7 @@ def load_splits(
 
 def open_data(
     root: str | Path | None, labels: str | Path | None, columns: Columns, say: Callable[[str], None]
-) -> tuple[str, Reader]:
+) -> tuple[str, LayoutReader]:
     """The name of the layout and what reads it; an archive is unpacked.
 
     Raises:
@@ -92,12 +101,12 @@ def open_data(
         table = Table(labels, columns)
         table.need("path", "label")
         folder = root or os.path.dirname(labels) or "."
-        return f"a table of paths and labels ({table.about()})", ByTable({"": table}, folder, is_whole=bool(root))
-    found = recognise(root, columns)
+        return f"a table of paths and labels ({table.about()})", TableReader({"": table}, folder, is_whole=bool(root))
+    found = detect_layout(root, columns)
     if not found:
-        raise UserError(why_not(root, columns))
+        raise UserError(explain_undetected(root, columns))
     name, reader = found
-    if isinstance(reader, ByTable):
+    if isinstance(reader, TableReader):
         name += f" ({', '.join(table.about() for table in reader.tables.values())})"
     return name, reader
 
@@ -105,7 +114,7 @@ def open_data(
 def _folder(root: str | Path, say: Callable[[str], None]) -> str:
     """The data folder itself, or that into which an archive was unpacked."""
     if os.path.isfile(root) and is_archive_name(root):
-        return str(unpacked(root, say))
+        return str(unpack_once(root, say))
     if not os.path.isdir(root):
         what = "is a file, but no archive and no table" if os.path.exists(root) else "does not exist"
         hint = did_you_mean_path(root)
@@ -113,7 +122,7 @@ def _folder(root: str | Path, say: Callable[[str], None]) -> str:
     return str(Path(root))
 
 
-def _read(reader: Reader, columns: Columns) -> tuple[Parts, list[str]]:
+def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
     """The samples by split, those to be cut as `train`, and notes on what is no sample."""
     parts: Parts = {}
     for split, sample in reader.samples():
@@ -126,13 +135,13 @@ def _read(reader: Reader, columns: Columns) -> tuple[Parts, list[str]]:
         )
     notes = []
     if reader.missing:
-        n_missing = count_of(len(reader.missing), "image")
+        n_missing = pluralize(len(reader.missing), "image")
         notes.append(f"not there, though the table lists them: {n_missing} (for example {reader.missing[0]})")
     if reader.left_out:
         folders = Counter(os.path.dirname(path) for path in reader.left_out)
         shown = ", ".join(f"{folder} {count}" for folder, count in folders.most_common(5))
-        notes.append(f"left out {count_of(len(reader.left_out), 'image')} whose class is not told ({shown})")
-    if isinstance(reader, ByTable):
+        notes.append(f"left out {pluralize(len(reader.left_out), 'image')} whose class is not told ({shown})")
+    if isinstance(reader, TableReader):
         notes += reader.find.notes()
     else:
         notes += [
@@ -176,7 +185,7 @@ def _group_notes(parts: Parts) -> list[str]:
     n_groups = len({sample.group for part in parts.values() for sample in part if sample.group})
     if crossing := crossing_groups(parts):
         return [f"{len(crossing)} of {n_groups} groups stand in more than one split (for example {crossing[0]})"]
-    return [f"kept {count_of(n_groups, 'group')} together, each in one split"] if n_groups else []
+    return [f"kept {pluralize(n_groups, 'group')} together, each in one split"] if n_groups else []
 
 
 def _absent_notes(parts: Parts, class_names: list[str]) -> list[str]:
@@ -208,7 +217,7 @@ def samples_at(
     elif not os.path.lexists(path):
         raise UserError(f"--input {path} does not exist; give files or folders that do")
     elif is_archive_name(path):
-        yield from _in_folder(str(unpacked(path, say)), class_names, columns, say)
+        yield from _in_folder(str(unpack_once(path, say)), class_names, columns, say)
     elif is_table_name(path):
         yield from _in_table(path, class_names, columns, say)
     else:
@@ -244,12 +253,12 @@ def _label_of(folder: str, class_names: Sequence[str], columns: Columns, say: Ca
     return lambda path: None
 
 
-def _reader_of(folder: str, class_names: Sequence[str], columns: Columns) -> Reader | None:
+def _reader_of(folder: str, class_names: Sequence[str], columns: Columns) -> LayoutReader | None:
     children = subfolders(folder)
     if children and set(children) <= set(class_names):  # also one class alone
-        return ByFolder(folder, [Place(path, "", name) for name, path in children.items()])
+        return FolderReader(folder, [ClassFolder(path, "", name) for name, path in children.items()])
     try:
-        return found[1] if (found := recognise(folder, columns)) else None
+        return found[1] if (found := detect_layout(folder, columns)) else None
     except UserError:  # no data set to train on is still a folder of photos
         return None
 
@@ -258,7 +267,7 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns, say: Call
     table = Table(file, columns)
     table.need("path")
     root = os.path.dirname(file) or "."
-    find, known, unknown = Finder(root), set(class_names), Counter()
+    find, known, unknown = FileFinder(root), set(class_names), Counter()
     for row in table.rows():
         path, reason = None, ""
         try:
@@ -271,6 +280,6 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns, say: Call
             unknown[row.label] += 1
     if unknown:
         names = ", ".join(name for name, _ in unknown.most_common(3))
-        say(f"{file}: without {count_of(unknown.total(), 'label')} that no class has for a name ({names})")
+        say(f"{file}: without {pluralize(unknown.total(), 'label')} that no class has for a name ({names})")
     for note in find.notes():
         say(f"{file}: {note}")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from photo_classifier.data.image_files import is_image_name, nfc, subfolders
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.text import pluralize
 
 MAX_FOLDERS = 20  # folders below the root in which a file is looked for that is not where its table says
 
 
-class Finder:
+class FileFinder:
     """Finds the files that a table names, by listings instead of a question for each.
 
     A path is taken as it is written, from `root`; names match in any Unicode form and, where that is not
@@ -64,7 +64,7 @@ class Finder:
 
     def notes(self) -> list[str]:
         """What is to be said of files that were found elsewhere."""
-        found = f"found near where the table says: {count_of(self.n_near, 'file')} (for example {self.example})"
+        found = f"found near where the table says: {pluralize(self.n_near, 'file')} (for example {self.example})"
         return [found] if self.n_near else []
 
     def _subfolders(self) -> list[str]:

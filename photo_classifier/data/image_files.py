@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.text import pluralize
 
 IMAGE_ENDINGS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .jp2 .ico .tga".split()
@@ -135,7 +135,7 @@ def walk_images(
 def others_text(others: Mapping[str, int]) -> str:
     """`passed over 3 files, by their ending no images (.heic 2, .txt 1)`."""
     kinds = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
-    return f"passed over {count_of(sum(others.values()), 'file')}, by their ending no images ({kinds})"
+    return f"passed over {pluralize(sum(others.values()), 'file')}, by their ending no images ({kinds})"
 
 
 def _scan(folder: str | Path) -> Iterator[os.DirEntry]:

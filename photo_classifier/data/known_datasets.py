@@ -12,8 +12,8 @@ from photo_classifier.data.archives import extract
 from photo_classifier.runtime.console import progress
 from photo_classifier.runtime.download import DownloadError, download
 from photo_classifier.runtime.errors import UserError, did_you_mean
-from photo_classifier.runtime.files import whole_folder
-from photo_classifier.runtime.seeding import seed_for
+from photo_classifier.runtime.files import atomic_folder
+from photo_classifier.runtime.seeding import derive_seed
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _stratified_share(rows: list[list[str]], share: float) -> set[str]:
     for _, names in sorted(strata.items()):
         # of the running count: rounding each stratum by itself would not give the share of the whole
         n = round((n_before + len(names)) * share) - round(n_before * share)
-        chosen |= set(sorted(names, key=lambda name: seed_for("elpv", name))[:n])
+        chosen |= set(sorted(names, key=lambda name: derive_seed("elpv", name))[:n])
         n_before += len(names)
     return chosen
 
@@ -109,6 +109,6 @@ def dataset_folder(name: str, base: str | Path = "dataset") -> Path:
             f"--dataset_name {name!r} is neither a known set ({', '.join(DATASETS)}) nor the folder {folder}"
             f"{did_you_mean(name, [*DATASETS, *folders])}; for a folder elsewhere use --data_dir DIR"
         )
-    with whole_folder(folder) as place:
+    with atomic_folder(folder) as place:
         DATASETS[name].make(place)
     return folder

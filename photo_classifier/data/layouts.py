@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from photo_classifier.data.archives import is_archive_name
-from photo_classifier.data.file_finder import Finder
+from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.image_files import Listing, has_images, holds_images, nfc, subfolders, walk_images
 from photo_classifier.data.samples import SPLIT_FOLDERS, Sample, split_of
 from photo_classifier.data.tables import USUAL, Columns, Row, Table, is_table_name
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.text import pluralize
 
 EXPECTED = (
     "expected DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg, or DIR/CLASS/*.jpg, or DIR/CLASS.1.jpg, "
@@ -23,7 +23,7 @@ EXPECTED = (
 )
 
 
-class Reader(Protocol):
+class LayoutReader(Protocol):
     """What knows the labels of a layout.
 
     `name` is what the user knows the data by. When the samples were read, `others` counts the files that are
@@ -54,7 +54,7 @@ def sample_key(path: str, root: str) -> str:
 # --- labels by folders and by names -----------------------------------------------------------
 
 
-class Place(NamedTuple):
+class ClassFolder(NamedTuple):
     """A folder with images of one class, or (without a label) with files that are named after theirs."""
 
     folder: str
@@ -62,15 +62,15 @@ class Place(NamedTuple):
     label: str | None
 
 
-class ByFolder:
-    """Images whose label is the name of their folder, or the beginning of their own: a `Reader`."""
+class FolderReader:
+    """Images whose label is the name of their folder, or the beginning of their own: a `LayoutReader`."""
 
-    def __init__(self, root: str, places: Sequence[Place]) -> None:
+    def __init__(self, root: str, places: Sequence[ClassFolder]) -> None:
         self.root, self.name, self.places = root, root, places
         self.others: Counter[str] = Counter()
         self.left_out: list[str] = []
         self.missing: list[str] = []
-        self._by_folder: dict[str, Place | None] = {place.folder: place for place in places}
+        self._by_folder: dict[str, ClassFolder | None] = {place.folder: place for place in places}
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
         """In the order of the names, with one walk over the folder.
@@ -100,7 +100,7 @@ class ByFolder:
         place = self._place_of(os.path.dirname(path))
         return None if place is None else place.label if place.label is not None else flat_class(path)
 
-    def _place_of(self, folder: str) -> Place | None:
+    def _place_of(self, folder: str) -> ClassFolder | None:
         if folder not in self._by_folder:
             above = self._place_of(os.path.dirname(folder)) if len(folder) > len(self.root) else None
             # files that are named after their class lie in their folder itself
@@ -131,8 +131,8 @@ def flat_classes(here: Listing) -> set[str]:
 # --- labels by a table ------------------------------------------------------------------------
 
 
-class ByTable:
-    """Images that a table lists with their labels: a `Reader`.
+class TableReader:
+    """Images that a table lists with their labels: a `LayoutReader`.
 
     Args:
         tables: by split; the split of `""` is told by a column, or is to be cut.
@@ -146,7 +146,7 @@ class ByTable:
         self.others: Counter[str] = Counter()
         self.left_out: list[str] = []
         self.missing: list[str] = []
-        self.find = Finder(root)
+        self.find = FileFinder(root)
         self._labels: dict[str, str] | None = None
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
@@ -211,7 +211,7 @@ def _has_splits(table: Table) -> bool:
 # --- recognising ------------------------------------------------------------------------------
 
 
-def _split_folders(here: Listing, columns: Columns) -> Reader | None:
+def _split_folders(here: Listing, columns: Columns) -> LayoutReader | None:
     """`train/` [+ `val/`] [+ `test/`] of class folders, or of files that are named after their class."""
     folders = splits_in(here)
     places = {split: _contents(folder, split) for split, folder in folders.items()}
@@ -220,10 +220,10 @@ def _split_folders(here: Listing, columns: Columns) -> Reader | None:
     for split, folder in folders.items():
         if not places[split] and split != "test":
             raise UserError(f"the {split} folder {folder} {NO_CLASSES}; {EXPECTED}")
-    return ByFolder(here.root, [place for found in places.values() for place in found])
+    return FolderReader(here.root, [place for found in places.values() for place in found])
 
 
-def _has_classes(places: Sequence[Place]) -> bool:
+def _has_classes(places: Sequence[ClassFolder]) -> bool:
     """Whether a folder `train` beside other folders is more than the class of railways."""
     return len(places) > 1 or (places[0].label is None and len(flat_classes(Listing(places[0].folder))) > 1)
 
@@ -248,45 +248,47 @@ def splits_in(here: Listing) -> dict[str, str]:
     return {split: found[split] for split in SPLIT_FOLDERS if split in found}
 
 
-def _contents(folder: str, split: str) -> list[Place]:
+def _contents(folder: str, split: str) -> list[ClassFolder]:
     """The class folders of a folder, or itself where its files are named after their class."""
     here = Listing(folder)
     if any(has_images(path) for path in here.folders.values()):
-        return [Place(path, split, name) for name, path in here.folders.items()]
-    return [Place(folder, split, None)] if flat_classes(here) else []
+        return [ClassFolder(path, split, name) for name, path in here.folders.items()]
+    return [ClassFolder(folder, split, None)] if flat_classes(here) else []
 
 
 # names of folders that are no classes where there is a table: train_images, test, images_part_1
 CONTAINER = re.compile(r"(^|[\W_])(train|test|val|valid|images?|imgs?|photos?|pictures?|data)($|[\W_\d])", re.I)
 
 
-def _class_folders(here: Listing, columns: Columns) -> Reader | None:
+def _class_folders(here: Listing, columns: Columns) -> LayoutReader | None:
     """Class folders only."""
     full = [name for name, path in here.folders.items() if has_images(path)]
     deep = [path for path in here.folders.values() if not holds_images(path)]
     is_above = len(splits_in(here)) > 1 or any("train" in splits_in(Listing(path)) for path in deep)
     if len(full) < 2 or is_above or (all(map(CONTAINER.search, full)) and tables_in(here, columns)):
         return None
-    return ByFolder(here.root, [Place(path, "", name) for name, path in here.folders.items()])
+    return FolderReader(here.root, [ClassFolder(path, "", name) for name, path in here.folders.items()])
 
 
-def _flat_files(here: Listing, columns: Columns) -> Reader | None:
+def _flat_files(here: Listing, columns: Columns) -> LayoutReader | None:
     """Files that are named after their class, in one folder."""
-    return ByFolder(here.root, [Place(here.root, "", None)]) if len(flat_classes(here)) > 1 else None
+    return FolderReader(here.root, [ClassFolder(here.root, "", None)]) if len(flat_classes(here)) > 1 else None
 
 
-def _table(here: Listing, columns: Columns) -> Reader | None:
+def _table(here: Listing, columns: Columns) -> LayoutReader | None:
     """A table of paths and labels beside or above its images, or one for each split."""
     root = here.root
     tables = {os.path.splitext(os.path.basename(table.file))[0].lower(): table for table in tables_in(here, columns)}
     by_split = {split_of(name): table for name, table in tables.items() if split_of(name)}
     if "train" in by_split and len(by_split) > 1:
-        return ByTable({split: by_split[split] for split in SPLIT_FOLDERS if split in by_split}, root, is_whole=True)
+        return TableReader(
+            {split: by_split[split] for split in SPLIT_FOLDERS if split in by_split}, root, is_whole=True
+        )
     named = [tables[name] for name in TABLE_NAMES if name in tables] or list(tables.values())
     if len(named) > 1:
         names = ", ".join(table.file for table in named)
         raise UserError(f"{root} has {len(named)} tables of paths and labels ({names}); choose one with --labels FILE")
-    return ByTable({"": named[0]}, root, is_whole=True) if named else None
+    return TableReader({"": named[0]}, root, is_whole=True) if named else None
 
 
 TABLE_NAMES = ("labels", "train", "train_labels", "metadata")  # among several it is one of these
@@ -315,7 +317,7 @@ def _table_names(here: Listing) -> list[str]:
     return sorted(filter(is_table_name, here.files))
 
 
-LAYOUTS: dict[str, Callable[[Listing, Columns], Reader | None]] = {
+LAYOUTS: dict[str, Callable[[Listing, Columns], LayoutReader | None]] = {
     "split folders": _split_folders,
     "class folders": _class_folders,
     "files named after their class": _flat_files,
@@ -323,7 +325,7 @@ LAYOUTS: dict[str, Callable[[Listing, Columns], Reader | None]] = {
 }
 
 
-def recognise(root: str, columns: Columns = USUAL, depth: int = 8) -> tuple[str, Reader] | None:
+def detect_layout(root: str, columns: Columns = USUAL, depth: int = 8) -> tuple[str, LayoutReader] | None:
     """The layout of a folder and what reads it; a folder in which there is nothing but another is that other.
 
     Args:
@@ -337,7 +339,7 @@ def recognise(root: str, columns: Columns = USUAL, depth: int = 8) -> tuple[str,
         if (look is _table or not columns.given()) and (reader := look(here, columns)):
             return name, reader
     inner = _only_folder(here)
-    return recognise(inner, columns, depth - 1) if inner and depth else None
+    return detect_layout(inner, columns, depth - 1) if inner and depth else None
 
 
 def _only_folder(here: Listing) -> str | None:
@@ -349,7 +351,7 @@ def _only_folder(here: Listing) -> str | None:
 # --- explaining -------------------------------------------------------------------------------
 
 
-def why_not(root: str, columns: Columns = USUAL) -> str:
+def explain_undetected(root: str, columns: Columns = USUAL) -> str:
     """Why no layout was recognised in a folder, and what to do."""
     here = Listing(root)
     while (inner := _only_folder(here)) and ((below := Listing(inner)).folders or _table_names(below)):
@@ -392,7 +394,7 @@ def _what_is_wrong_with_names(here: Listing) -> str:
     named = [name for name in names if flat_class(name)]
     other = next((name for name in names if not flat_class(name)), None)
     if not named:
-        return f"{here.root} holds {count_of(len(names), 'image')} but no class folders"
+        return f"{here.root} holds {pluralize(len(names), 'image')} but no class folders"
     if other:
         named_like = f"{len(named)} of {len(names)} images in {here.root} are named like {named[0]}"
         return f"{named_like}, but {other} is not; rename it or move it away"

@@ -56,11 +56,11 @@ class LimitAspect(v2.Transform):
         return v2.functional.center_crop(image, [min(height, 4 * width), min(width, 4 * height)])
 
 
-def _resize_crop(p: Preprocess) -> list[v2.Transform]:
+def resize_and_crop(p: Preprocess) -> list[v2.Transform]:
     interpolation = v2.InterpolationMode(p.interpolation)
     return [LimitAspect(), v2.Resize(p.resize, interpolation), v2.CenterCrop(p.image_size)]
 
 
 def eval_transform(preprocess: Preprocess) -> v2.Transform:
     """Resize and centre crop: uint8 (3, height, width) -> uint8 (3, image_size, image_size)."""
-    return v2.Compose(_resize_crop(preprocess))
+    return v2.Compose(resize_and_crop(preprocess))

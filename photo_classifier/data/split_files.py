@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from photo_classifier.data.file_finder import Finder
+from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.image_files import nfc
 from photo_classifier.data.samples import Parts, Sample, split_of
 from photo_classifier.data.tables import Row, Table
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.text import pluralize
 
 
 def read_splits(
@@ -56,7 +56,7 @@ def read_splits(
         "labelled as in the data, which is otherwise than in {file}": relabelled,
     }
     notes = [
-        f"{text.format(file=table.file)}: {count_of(len(paths), 'image')} (for example {paths[0]})"
+        f"{text.format(file=table.file)}: {pluralize(len(paths), 'image')} (for example {paths[0]})"
         for text, paths in told.items()
         if paths
     ]
@@ -111,7 +111,7 @@ class _OnDisk:
     """Finds the file of a row on the disk."""
 
     def __init__(self, file: str) -> None:
-        self.finders = [Finder("."), Finder(os.path.dirname(file) or ".")]
+        self.finders = [FileFinder("."), FileFinder(os.path.dirname(file) or ".")]
 
     def __call__(self, row: Row) -> Sample | None:
         found = next((path for find in self.finders if (path := find(row.path))), None)

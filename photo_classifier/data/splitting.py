@@ -9,8 +9,8 @@ from itertools import accumulate
 
 from photo_classifier.data.samples import Parts, Sample
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.seeding import seed_for
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.seeding import derive_seed
+from photo_classifier.runtime.text import pluralize
 
 # --- cutting ----------------------------------------------------------------------------------
 
@@ -35,7 +35,7 @@ def stratified_split(samples: Sequence[Sample], ratios: Mapping[str, float], see
     for label, units in _strata(samples, seed).items():
         if len(units) < len(shares) and not units[0][0].group:
             raise UserError(
-                f"the class {label!r} has {count_of(len(units), 'image')}, too few for {' + '.join(shares)}; "
+                f"the class {label!r} has {pluralize(len(units), 'image')}, too few for {' + '.join(shares)}; "
                 "add images, or set --test_ratio 0"
             )
         ends = _ends([len(unit) for unit in units], list(shares.values()))
@@ -68,7 +68,7 @@ def _commonest(unit: Sequence[Sample]) -> str:
 
 def _place(sample: Sample, seed: int) -> tuple[int, str]:
     address = ("group", sample.group) if sample.group else (sample.key,)
-    return seed_for(seed, "split", *address), address[-1]
+    return derive_seed(seed, "split", *address), address[-1]
 
 
 def _ends(sizes: Sequence[int], shares: Sequence[float]) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from photo_classifier.data.image_files import is_image_name, nfc
-from photo_classifier.runtime.errors import UserError, pick
+from photo_classifier.runtime.errors import UserError, choose
 
 ENDINGS = (".csv", ".tsv")
 PATH_COLUMNS = (
@@ -78,7 +78,7 @@ class Table:
 
     def _column(self, what: str, given: str | None, usual: Sequence[str]) -> str | None:
         if given:
-            return pick(f"{self.file}: --{what}_column", given, self.header)
+            return choose(f"{self.file}: --{what}_column", given, self.header)
         by_name = {name.lower(): name for name in reversed(self.header)}
         return next((by_name[name] for name in usual if name in by_name), None)
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.prediction.results import Prediction
 from photo_classifier.runtime.device import n_cores
-from photo_classifier.runtime.seeding import seed_for
+from photo_classifier.runtime.seeding import derive_seed
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class Tile:
     frame: str | None = None
 
 
-def in_time(make: Callable[[Item], Made], items: Sequence[Item], seconds: float | None = None) -> list:
+def map_until(make: Callable[[Item], Made], items: Sequence[Item], seconds: float | None = None) -> list:
     """Pairs of an item and what `make` gives for it, in their order: by threads, as decoding lets others run.
 
     Args:
@@ -98,7 +98,7 @@ def readable(text: str, font: ImageFont.FreeTypeFont) -> str:
     return "".join(c.encode("unicode_escape").decode() if c in missing else c for c in text)
 
 
-def undrawn(text: str) -> str:
+def missing_glyphs(text: str) -> str:
     """The letters of the text for which no font is installed, each once."""
     font = font_for(text)
     return "".join(sorted({c for c in text if c.isprintable() and not _has(font, c)}))
@@ -173,7 +173,7 @@ def mistakes_sheet(
         caption = _caption(about["predict"], about["probability"], about["label"])
         return _tile(about["file_dir"], caption, None, open_photo)
 
-    tiles = [tile for _, tile in in_time(tile, report["mistakes"], seconds)]
+    tiles = [tile for _, tile in map_until(tile, report["mistakes"], seconds)]
     return contact_sheet(tiles, 6, SIDE) if tiles else None
 
 
@@ -197,7 +197,7 @@ def photo_opener(max_pixels: int, bit_depth: int) -> Callable[[str], torch.Tenso
     return lambda path: decode(path, SIDE, max_pixels, bit_depth)
 
 
-class Sheet:
+class ContactSheet:
     """Chooses the photos of a contact sheet from a stream: at most `N_SHEET`, each with the same chance."""
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ class Sheet:
         """Looks at those that were read."""
         for p in predictions:
             if p.status == "ok":
-                draw = -seed_for("sheet", self.n_seen)
+                draw = -derive_seed("sheet", self.n_seen)
                 is_wrong = p.predict == p.top[0][0] != p.label  # not answered is not wrong
                 label = p.label if is_wrong else ""
                 entry = (draw, self.n_seen, p.file_dir, p.predict, p.probability, label)
@@ -235,5 +235,5 @@ class Sheet:
             _, _, path, predict, probability, label = entry
             return _tile(path, _caption(predict, probability, label), "red" if label else None, open_photo)
 
-        tiles = [tile for _, tile in in_time(tile, sorted(self._chosen, key=lambda entry: entry[1]))]
+        tiles = [tile for _, tile in map_until(tile, sorted(self._chosen, key=lambda entry: entry[1]))]
         return contact_sheet(tiles, 8, SIDE) if tiles else None

@@ -57,7 +57,7 @@ def macro_f1(support: np.ndarray, predicted: np.ndarray, correct: np.ndarray) ->
     return float(class_scores(support, predicted, correct)[2][occurs].mean()) if occurs.any() else math.nan
 
 
-class Measures:
+class StreamingMetrics:
     """Adds up what the measures need, batch by batch, so that millions of images take no more memory.
 
     Args:
@@ -237,7 +237,7 @@ class Measures:
         ]
 
 
-def count_pairs(labels: torch.Tensor, predicted: torch.Tensor, n_classes: int) -> torch.Tensor:
+def confusion_matrix(labels: torch.Tensor, predicted: torch.Tensor, n_classes: int) -> torch.Tensor:
     """Images by (true class, predicted class): two int64 (n,) -> fp32 (classes, classes), on their device.
 
     fp32 counts exactly up to 2^24, every device adds it, and the order of the additions does not matter.
@@ -246,7 +246,7 @@ def count_pairs(labels: torch.Tensor, predicted: torch.Tensor, n_classes: int) -
     return ones.new_zeros(n_classes * n_classes).index_add_(0, pairs, ones).view(n_classes, n_classes)
 
 
-def margins(confusion: torch.Tensor) -> tuple[np.ndarray, ...]:
+def class_counts(confusion: torch.Tensor) -> tuple[np.ndarray, ...]:
     """Images of each class, images called so, and both, from a confusion matrix (classes, classes)."""
     sums = (confusion.sum(1), confusion.sum(0), confusion.diagonal())
     return tuple(part.cpu().numpy().astype(np.int64) for part in sums)

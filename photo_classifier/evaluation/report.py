@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from photo_classifier.evaluation.metrics import Measures
+from photo_classifier.evaluation.metrics import StreamingMetrics
 from photo_classifier.runtime.files import write_text
 
 # --- formulas ---------------------------------------------------------------------------------
@@ -21,7 +21,7 @@ from photo_classifier.runtime.files import write_text
 # --- the report -------------------------------------------------------------------------------
 
 
-def judge(
+def evaluation_report(
     logits: torch.Tensor, labels: torch.Tensor, paths: Sequence[str], class_names: Sequence[str], temperature: float
 ) -> dict:
     """The report of a split whose logits are all there, with its calibration before the temperature too.
@@ -34,7 +34,7 @@ def judge(
     Raises:
         ZeroDivisionError: no image has a label.
     """
-    raw, fitted = Measures(class_names), Measures(class_names, temperature)
+    raw, fitted = StreamingMetrics(class_names), StreamingMetrics(class_names, temperature)
     for measures in (raw, fitted):
         measures.add(logits, labels, paths)
     before = {

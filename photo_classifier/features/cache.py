@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from photo_classifier.runtime import distributed
-from photo_classifier.runtime.errors import Obstacle
+from photo_classifier.runtime.errors import WriteError
 from photo_classifier.runtime.files import LEFTOVER_SECONDS, file_state, is_older, write_text
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def row_keys(sample: Sample, n_views: int) -> list[RowKey] | None:
 # --- rows -------------------------------------------------------------------------------------
 
 
-class Store:
+class ShardStore:
     """Rows of features on the disk under one recipe, memory-mapped.
 
     A shard is a file of rows and an index beside it. Both are written under other names and renamed,
@@ -147,31 +147,31 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             yield
-        except (OSError, Obstacle) as error:
+        except (OSError, WriteError) as error:
             for path in paths:
                 with contextlib.suppress(OSError):
                     path.unlink()
-            raise Obstacle(
+            raise WriteError(
                 f"--feature_cache {self.folder.parent} cannot be written ({getattr(error, 'strerror', error)}); free "
                 "some space, give another DIR, or use --views 0 in a new run, which stores nothing"
             ) from error
 
-    def places(self, keys: Sequence[RowKey]) -> torch.Tensor:
+    def locations(self, keys: Sequence[RowKey]) -> torch.Tensor:
         """Where those rows are: shard and row (n, 2), -1 where there is none."""
         import torch
 
         return torch.tensor([self.rows.get(key, (-1, -1)) for key in keys], dtype=torch.int32).view(-1, 2)
 
 
-def gather(shards: Sequence[torch.Tensor], places: torch.Tensor) -> torch.Tensor:
-    """The rows at places (n, 2), as `Store.places` gives them, in their order: (n, ...)."""
+def gather_rows(shards: Sequence[torch.Tensor], locations: torch.Tensor) -> torch.Tensor:
+    """The rows at locations (n, 2), as `Store.locations` gives them, in their order: (n, ...)."""
     import torch
 
-    first = shards[places[0, 0]]
-    rows = first.new_empty(len(places), *first.shape[1:])
-    for shard in places[:, 0].unique().tolist():
-        here = (places[:, 0] == shard).nonzero()[:, 0]
-        rows[here] = shards[shard][places[here, 1].long()]
+    first = shards[locations[0, 0]]
+    rows = first.new_empty(len(locations), *first.shape[1:])
+    for shard in locations[:, 0].unique().tolist():
+        here = (locations[:, 0] == shard).nonzero()[:, 0]
+        rows[here] = shards[shard][locations[here, 1].long()]
     # the memory order that the engine computes in: the head's numbers are then the same
     return rows.contiguous(memory_format=torch.channels_last) if rows.dim() == 4 else rows
 
@@ -192,7 +192,7 @@ def open_cache(folder: str) -> Iterator[Path]:
     if folder != "none":
         yield Path(folder)
         return
-    temporary = distributed.from_main(_temporary_cache)
+    temporary = distributed.broadcast_from_main(_temporary_cache)
     try:
         yield Path(temporary)
     finally:
@@ -207,7 +207,7 @@ def _temporary_cache() -> str:
         with contextlib.suppress(OSError):
             # a run that lives has written within the day, or has opened all that it will read
             if is_older(max(path.stat().st_mtime for path in (left, *left.iterdir())), STALE_SECONDS):
-                clear(left)
+                clear_cache(left)
                 left.rmdir()
     return tempfile.mkdtemp(prefix=TEMPORARY)
 
@@ -222,7 +222,7 @@ def cache_entries(cache: Path) -> list[tuple[float, int, Path]]:
     return sorted(entries)
 
 
-def prune(cache: Path, needed: int, limit: float, keep: Collection[Path] = ()) -> int:
+def prune_cache(cache: Path, needed: int, limit: float, keep: Collection[Path] = ()) -> int:
     """Makes room for `needed` bytes within the limit, and removes what dead runs left behind.
 
     Args:
@@ -243,7 +243,7 @@ def prune(cache: Path, needed: int, limit: float, keep: Collection[Path] = ()) -
     return total
 
 
-def clear(cache: Path) -> tuple[int, int]:
+def clear_cache(cache: Path) -> tuple[int, int]:
     """Empties the cache: the bytes removed, and the number of files left because a run may be writing them now."""
     entries = cache_entries(cache)
     for _, _, index in entries:

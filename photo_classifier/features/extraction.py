@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from photo_classifier.features import cache as feature_cache
-from photo_classifier.features.cache import RowKey, Store, gather, prune, row_keys, size_text
+from photo_classifier.features.cache import RowKey, ShardStore, gather_rows, prune_cache, row_keys, size_text
 from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import progress
 from photo_classifier.runtime.device import return_freed_memory
-from photo_classifier.runtime.errors import Obstacle, UserError
+from photo_classifier.runtime.errors import UserError, WriteError
 from photo_classifier.runtime.files import file_state
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.text import pluralize
 
 if TYPE_CHECKING:
     import torch
@@ -135,7 +135,7 @@ def _plain_attributes(module: nn.Module) -> str:
 
 
 @dataclass(frozen=True)
-class Part:
+class FeatureRequest:
     """A split whose features are wanted.
 
     `recipe` is the name of the augmentation, whose draws depend on the data set's seed; `n_views` are the
@@ -148,33 +148,35 @@ class Part:
 
 
 @dataclass
-class Extracted:
+class SplitFeatures:
     """Stored features of a split: `loader(...)` yields them as batches of a view.
 
-    `places` (samples, views, 2) say in which shard and row each is, -1 where the image could not be read.
+    `locations` (samples, views, 2) say in which shard and row each is, -1 where the image could not be read.
     """
 
     dataset: ImageSource
     shards: Sequence[torch.Tensor]
-    places: torch.Tensor
+    locations: torch.Tensor
     bad: list[tuple[int, str]]
 
     def loader(self, batch_size: int) -> FeatureLoader:
         """Batches in the same addressed order as the images' own loader."""
         from photo_classifier.data.batches import AddressedSampler
 
-        return FeatureLoader(self, AddressedSampler(len(self.places), batch_size, self.dataset.seed, launcher.share()))
+        return FeatureLoader(
+            self, AddressedSampler(len(self.locations), batch_size, self.dataset.seed, launcher.rank_and_world_size())
+        )
 
     def rows(self, indices: Sequence[int], view: int = 0) -> torch.Tensor:
         """The features of those samples, all of which could be read, (n, ...)."""
-        return gather(self.shards, self.places[indices, view])
+        return gather_rows(self.shards, self.locations[indices, view])
 
 
 @dataclass
 class FeatureLoader:
     """Batches of stored features; epoch `e` is of view `e mod V`."""
 
-    extracted: Extracted
+    extracted: SplitFeatures
     batch_sampler: object
 
     def __len__(self) -> int:
@@ -185,25 +187,25 @@ class FeatureLoader:
 
         from photo_classifier.data.batches import Batch
 
-        dataset, places = self.extracted.dataset, self.extracted.places
+        dataset, locations = self.extracted.dataset, self.extracted.locations
         for batch in self.batch_sampler:
             asked = torch.tensor(batch, dtype=torch.int64).view(-1, 2)  # epoch and index of each
-            found = places[asked[:, 1], asked[:, 0] % places.shape[1]]
+            found = locations[asked[:, 1], asked[:, 0] % locations.shape[1]]
             is_good = found[:, 0] >= 0
             indices, found = asked[is_good, 1], found[is_good]
             labels = torch.tensor([dataset.label_of(index) for index in indices.tolist()], dtype=torch.int64)
             # a batch of which nothing could be read counts all the same: a run goes on by their number
-            features = gather(self.extracted.shards, found) if len(found) else torch.empty(0)
+            features = gather_rows(self.extracted.shards, found) if len(found) else torch.empty(0)
             yield Batch(features, labels, indices, [])
 
 
 def extract(
     engine: Engine,
-    parts: Mapping[str, Part],
+    parts: Mapping[str, FeatureRequest],
     cache: Path,
     n_workers: int | None = None,
     say: Callable[[str], None] = print,
-) -> Iterator[tuple[str, Extracted]]:
+) -> Iterator[tuple[str, SplitFeatures]]:
     """Computes what the cache lacks of the features of all splits, one split after the other, and opens them.
 
     Each image is decoded once for all its views, where they are no more than a pass of the engine has. The room for
@@ -212,21 +214,27 @@ def extract(
     Raises:
         UserError: the disk has not the room, or the cache cannot be written.
     """
-    processors, example = sorted(set(distributed.gathered(_processor(engine.device)))), engine.feature_example()
+    processors, example = sorted(set(distributed.all_gather(_processor(engine.device)))), engine.feature_example()
 
-    computer = distributed.from_main(lambda: engine_key(engine, processors))
+    computer = distributed.broadcast_from_main(lambda: engine_key(engine, processors))
     keys = {name: recipe_key(computer, part.dataset, part.recipe) for name, part in parts.items()}
-    by_key = {key: Store(cache / key, example) for key in keys.values()}
+    by_key = {key: ShardStore(cache / key, example) for key in keys.values()}
     stores = {name: by_key[key] for name, key in keys.items()}
-    plans = distributed.from_main(lambda: _plan(example.nbytes, parts, stores, cache, say))
+    plans = distributed.broadcast_from_main(lambda: _plan(example.nbytes, parts, stores, cache, say))
     for name, part in parts.items():
         yield name, _extract(engine, part, stores[name], *plans.pop(name), n_workers)
     if distributed.is_main():  # another run may have stored as much in the meantime
-        prune(cache, 0, feature_cache.CACHE_LIMIT, {index for store in by_key.values() for index in store.indices})
+        prune_cache(
+            cache, 0, feature_cache.CACHE_LIMIT, {index for store in by_key.values() for index in store.indices}
+        )
 
 
 def _plan(
-    row_bytes: int, parts: Mapping[str, Part], stores: Mapping[str, Store], cache: Path, say: Callable[[str], None]
+    row_bytes: int,
+    parts: Mapping[str, FeatureRequest],
+    stores: Mapping[str, ShardStore],
+    cache: Path,
+    say: Callable[[str], None],
 ) -> dict[str, tuple[Keys, Wanted]]:
     """What each split consists of and lacks, once there is room for it."""
     keys = {name: [row_keys(sample, part.n_views) for sample in part.dataset.samples] for name, part in parts.items()}
@@ -246,21 +254,23 @@ def _some(row: list[RowKey] | None, views: Sequence[int]) -> list[RowKey]:
     return [row[view] for view in views] if row else []
 
 
-def _extract(engine: Engine, part: Part, store: Store, keys: Keys, wanted: Wanted, n_workers: int | None) -> Extracted:
-    mine = launcher.sliced(wanted, launcher.share())
+def _extract(
+    engine: Engine, part: FeatureRequest, store: ShardStore, keys: Keys, wanted: Wanted, n_workers: int | None
+) -> SplitFeatures:
+    mine = launcher.shard(wanted, launcher.rank_and_world_size())
     bad = _compute(engine, part.dataset, store, keys, mine, n_workers) if mine else {}
     if launcher.world_size() > 1:
-        bad = {index: reason for other in distributed.gathered(bad) for index, reason in other.items()}
+        bad = {index: reason for other in distributed.all_gather(bad) for index, reason in other.items()}
         store.open(key for row in keys for key in row or ())  # the rows of the others
     nothing = [RowKey(-1, "", "", 0, 0)] * part.n_views
     asked = [key for index, row in enumerate(keys) for key in (nothing if index in bad else row)]
-    places = store.places(asked).view(len(keys), part.n_views, 2)
-    if int((places[..., 0] < 0).any(1).sum()) > len(bad):
+    locations = store.locations(asked).view(len(keys), part.n_views, 2)
+    if int((locations[..., 0] < 0).any(1).sum()) > len(bad):
         raise UserError(
             f"the features that other processes stored are not in {store.folder}; on several machines give a "
             "--feature_cache DIR that all of them share, or use --views 0, which stores nothing"
         )
-    return Extracted(part.dataset, store.shards, places, sorted(bad.items()))
+    return SplitFeatures(part.dataset, store.shards, locations, sorted(bad.items()))
 
 
 def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Path], say: Callable[[str], None]) -> None:
@@ -268,15 +278,15 @@ def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Pat
     limit = feature_cache.CACHE_LIMIT
     needed = len(new) * row_bytes + len(json.dumps(new)) if new else 0
     if new:
-        views = count_of(len(new), "view")
+        views = pluralize(len(new), "view")
         say(f"features {views} to compute, {size_text(needed)} in {cache} (limit {size_text(limit)})")
-    total = prune(cache, needed, limit, keep)
+    total = prune_cache(cache, needed, limit, keep)
     if total > limit:
         say(f"         this run's own take {size_text(total)}, more than that: they are kept, those of others removed")
     existing = next(parent for parent in [cache.absolute(), *cache.absolute().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
-        raise Obstacle(
+        raise WriteError(
             f"the features need {size_text(needed)} and {existing} has {size_text(free)} free; give "
             "--feature_cache DIR on a larger disk, fewer --views, or --views 0, which stores nothing"
         )
@@ -285,7 +295,7 @@ def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Pat
 def _compute(
     engine: Engine,
     dataset: ImageSource,
-    store: Store,
+    store: ShardStore,
     keys: Keys,
     wanted: Wanted,
     n_workers: int | None,
@@ -304,16 +314,16 @@ def _compute(
     # of very many views some at a time, or the batches on their way from the workers would fill the memory
     size = engine.batch_size
     wanted = [(index, views[k : k + size]) for index, views in wanted for k in range(0, len(views), size)]
-    pending = _Pending(store, sum(len(views) for _, views in wanted))
+    pending = ShardBuffer(store, sum(len(views) for _, views in wanted))
     loader = make_view_loader(ViewDataset(dataset, wanted), engine.batch_size, n_workers)
     try:
         for batch in progress(loader, desc="features", unit="batch"):
-            signals.raise_if_asked()
+            signals.raise_if_requested()
             bad.update(batch.bad)
             # a file that is another one by now may have been that already when it was decoded
-            changed = {index for index in {index for index, _ in batch.places} if has_changed(index)}
+            changed = {index for index in {index for index, _ in batch.views} if has_changed(index)}
             bad.update(dict.fromkeys(changed, "changed while it was read"))
-            rows = [(keys[index][view], n) for n, (index, view) in enumerate(batch.places) if index not in changed]
+            rows = [(keys[index][view], n) for n, (index, view) in enumerate(batch.views) if index not in changed]
             if not rows:
                 continue
             if pending.block is None:
@@ -326,7 +336,7 @@ def _compute(
     return bad
 
 
-class _Pending:
+class ShardBuffer:
     """Rows on their way to the disk, in one block that is used again for every shard.
 
     Rows kept one by one between the activations scatter the heap, which then grows with every shard.
@@ -335,7 +345,7 @@ class _Pending:
         n_rows: the most that will come.
     """
 
-    def __init__(self, store: Store, n_rows: int) -> None:
+    def __init__(self, store: ShardStore, n_rows: int) -> None:
         self.store, self.n_rows = store, n_rows
         self.keys: list[RowKey] = []
         self.block: torch.Tensor | None = None

@@ -18,7 +18,7 @@ from photo_classifier.models.inference import eval_batch_size
 from photo_classifier.models.tensor_files import check_fit
 from photo_classifier.runtime.device import PRECISIONS
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.plain_values import first_false, first_unlike
+from photo_classifier.runtime.plain_values import first_failed, first_mismatch
 
 FORMAT_VERSION = 1
 LARGEST_SIDE = 8192  # pixels; a file must not make a machine allocate what nobody meant
@@ -113,7 +113,7 @@ def _check(content: Mapping, path: str | Path) -> None:
         raise UserError(f"{path} is what train.py --resume goes on from; predict with {hint}")
     if not tensor_files.has_format(content, FORMAT_VERSION, path) or any(key not in content for key in CONTENT):
         raise UserError(f"{path} is not a checkpoint of this tool; give the .pth file of train.py's line 'saved'")
-    if wrong := first_unlike(content, CONTENT) or _first_wrong(content):
+    if wrong := first_mismatch(content, CONTENT) or _first_wrong(content):
         raise UserError(f"{path} cannot be used: {wrong}; train it again")
 
 
@@ -133,13 +133,13 @@ def _first_wrong(content: Mapping) -> str:
         "mean and std are not three numbers each, std above 0": len(content["mean"]) == len(content["std"]) == 3
         and min(content["std"]) > 0,
         "eval_batch_size is not from 1 to 256": 1 <= content["eval_batch_size"] <= eval_batch_size(256),
-        "temperature is no number above 0": not first_unlike(content.get("temperature", 1.0), float)
+        "temperature is no number above 0": not first_mismatch(content.get("temperature", 1.0), float)
         and content.get("temperature", 1.0) > 0,
-        "splits has no list of paths and labels": not first_unlike(splits, named)
-        and not first_unlike(held_out, [[str]])
+        "splits has no list of paths and labels": not first_mismatch(splits, named)
+        and not first_mismatch(held_out, [[str]])
         and all(len(pair) == 2 for pair in held_out),
     }
-    return first_false(right)
+    return first_failed(right)
 
 
 # --- plain state_dicts ------------------------------------------------------------------------

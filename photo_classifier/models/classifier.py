@@ -38,7 +38,7 @@ class _AtTheHead(Exception):
     """The forward pass has come to the head."""
 
 
-class Top(nn.Module):
+class HeadModule(nn.Module):
     """The head and what follows it (SqueezeNet: its last ReLU and pooling): features in, fp32 logits out."""
 
     def __init__(self, head: nn.Module, tail: nn.Module) -> None:
@@ -112,7 +112,7 @@ class Classifier(nn.Module):
             handle.remove()
         return found[0]
 
-    def top(self) -> Top | None:
+    def head_module(self) -> HeadModule | None:
         """The head and what follows it, sharing their weights, or None where this cannot be told.
 
         What follows is looked up (the rest of the head's own sequence) and then checked by computing.
@@ -121,7 +121,7 @@ class Classifier(nn.Module):
         siblings = self.net.get_submodule(parent)
         names = [name for name, _ in siblings.named_children()]
         rest = list(siblings)[names.index(child) + 1 :] if isinstance(siblings, nn.Sequential) else []
-        top = Top(self.head, nn.Sequential(*rest, nn.Flatten(1)))
+        top = HeadModule(self.head, nn.Sequential(*rest, nn.Flatten(1)))
         image, was_training = self.example_image(), self.training
         self.eval()
         with torch.no_grad():

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from photo_classifier.models.classifier import REFUSALS, Classifier, Top
+from photo_classifier.models.classifier import REFUSALS, Classifier, HeadModule
 from photo_classifier.models.folding import FOLD_TOLERANCE, _exact_fp32, _with_random_statistics, find_pairs, fold
 from photo_classifier.runtime.device import to_device
-from photo_classifier.runtime.signals import reason_of
+from photo_classifier.runtime.signals import resource_hint
 
 
 class Engine:
@@ -64,7 +64,7 @@ class Engine:
             try:
                 found = folded(images)
             except REFUSALS as error:  # it asks its batch norm for what is gone
-                if reason_of(error):
+                if resource_hint(error):
                     raise
                 return False
         return bool((expected - found).abs().max() <= FOLD_TOLERANCE * expected.abs().max().clamp(min=1.0))
@@ -76,7 +76,7 @@ class Engine:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images (n, 3, size, size) -> fp32 logits (n, classes) on the device."""
-        return in_fixed_shape(self.evaluated, images, self.batch_size, self.device, self.dtype)
+        return run_in_fixed_batches(self.evaluated, images, self.batch_size, self.device, self.dtype)
 
     def features(self, images: torch.Tensor, batch_size: int | None = None) -> torch.Tensor:
         """uint8 images (n, 3, size, size) -> what the head takes, (n, ...) on the device.
@@ -85,7 +85,7 @@ class Engine:
             batch_size: another fixed number of images for a pass.
         """
         size = batch_size or self.batch_size
-        return in_fixed_shape(self.evaluated.features, images, size, self.device, self.dtype)
+        return run_in_fixed_batches(self.evaluated.features, images, size, self.device, self.dtype)
 
     def feature_example(self) -> torch.Tensor:
         """The features of one image, (1, ...), in the shape and type that all have."""
@@ -100,7 +100,7 @@ class HeadEngine:
         top: read again at every `refresh`.
     """
 
-    def __init__(self, top: Top, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
+    def __init__(self, top: HeadModule, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
         self.top, self.device, self.dtype, self.batch_size = top, device, dtype, batch_size
         self.refresh()
 
@@ -110,7 +110,7 @@ class HeadEngine:
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Features (n, ...) -> fp32 logits (n, classes) on the device."""
-        return in_fixed_shape(self.evaluated, features, self.batch_size, self.device, self.dtype)
+        return run_in_fixed_batches(self.evaluated, features, self.batch_size, self.device, self.dtype)
 
 
 class FrozenModel(nn.Module):
@@ -120,7 +120,7 @@ class FrozenModel(nn.Module):
         batch_size: images that a pass computes, those of a training step; more would be computed for nothing.
     """
 
-    def __init__(self, engine: Engine, top: Top, batch_size: int) -> None:
+    def __init__(self, engine: Engine, top: HeadModule, batch_size: int) -> None:
         super().__init__()
         self.top, self.batch_size = top, batch_size
         self._engine = (engine,)  # in a tuple: its copy of the model is no part of this one
@@ -132,7 +132,7 @@ class FrozenModel(nn.Module):
 
 
 @torch.inference_mode()
-def in_fixed_shape(
+def run_in_fixed_batches(
     compute: Callable[[torch.Tensor], torch.Tensor],
     inputs: torch.Tensor,
     batch_size: int,

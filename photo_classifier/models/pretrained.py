@@ -10,7 +10,7 @@ import torch
 from photo_classifier.models.tensor_files import read
 from photo_classifier.runtime.download import DownloadError, download
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.files import sha256_of
+from photo_classifier.runtime.files import sha256_file
 
 NO_NETWORK = "--model_name efficientnet_lite0 --use_pretrained needs no network"
 
@@ -43,7 +43,7 @@ def cached_or_downloaded(source: Source, model_name: str) -> Path:
         in_hub_cache = try_to_load_from_cache(source.hub_id, "model.safetensors")
         path = Path(in_hub_cache) if isinstance(in_hub_cache, str) else path
     if path.exists():
-        if source.sha256 and not sha256_of(path).startswith(source.sha256):
+        if source.sha256 and not sha256_file(path).startswith(source.sha256):
             raise UserError(f"{path} is broken or only half there: its checksum is wrong; delete it, and start again")
         return path
     try:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO
 
-from photo_classifier.runtime.text import shown
+from photo_classifier.runtime.text import escape_surrogates
 
 ROW_GROUP = 16_384  # rows of a Parquet file that wait in memory
 BOM = b"\xef\xbb\xbf"
@@ -74,7 +74,7 @@ def texts(row: Row, columns: Sequence[str]) -> list[str]:
 def _text(value: str | float | None) -> str:
     if isinstance(value, float):
         return f"{value:.6f}"
-    return "" if value is None else shown(value)
+    return "" if value is None else escape_surrogates(value)
 
 
 class JsonlFile:
@@ -89,7 +89,7 @@ class JsonlFile:
         """Adds those rows."""
         objects = ({name: row.get(name) for name in self.columns} for row in rows)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in objects)
-        self.file.write(shown(lines).encode())
+        self.file.write(escape_surrogates(lines).encode())
 
     def close(self) -> None:
         """Nothing more is to be said."""
@@ -127,7 +127,9 @@ class ParquetFile:
         """Adds those rows."""
         for row in rows:
             values = ((name, row.get(name)) for name in self.schema.names)
-            self.waiting.append({name: shown(value) if isinstance(value, str) else value for name, value in values})
+            self.waiting.append(
+                {name: escape_surrogates(value) if isinstance(value, str) else value for name, value in values}
+            )
         if len(self.waiting) >= ROW_GROUP:
             self._flush()
 

@@ -17,13 +17,20 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from photo_classifier.data.batches import START_METHOD, Batch, Chunks, Decoded, collate, worker_options
+from photo_classifier.data.batches import (
+    START_METHOD,
+    Batch,
+    SampleDataset,
+    StreamBatchSampler,
+    collate,
+    worker_options,
+)
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.data.samples import Sample
 from photo_classifier.models.checkpoint import load_checkpoint
 from photo_classifier.models.inference import Engine
 from photo_classifier.prediction.results import UNKNOWN, Prediction
-from photo_classifier.runtime.device import n_cores, pick_device, pick_precision
+from photo_classifier.runtime.device import choose_device, choose_precision, n_cores
 from photo_classifier.runtime.errors import UserError
 
 
@@ -60,13 +67,13 @@ class Predictor:
         model_name: str | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        device = pick_device(gpu_id)
+        device = choose_device(gpu_id)
         model, self.about = load_checkpoint(model_fn, model_name, class_names)
         self.class_names: list[str] = self.about["class_names"]
         self.temperature: float = self.about.get("temperature", 1.0)
         if not 1 <= top_k <= len(self.class_names):
             raise UserError(f"--top_k {top_k}: {model_fn} has {len(self.class_names)} classes; give 1 up to that")
-        dtype = pick_precision(precision or self.about["precision"], device)
+        dtype = choose_precision(precision or self.about["precision"], device)
         self.engine = Engine(model, device, dtype, batch_size or self.about["eval_batch_size"])
         self.n_workers, self.max_pixels = n_workers, max_pixels
         self.top_k, self.probabilities, self.min_probability = top_k, probabilities, min_probability
@@ -80,8 +87,8 @@ class Predictor:
 
     def stream(self, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
         """Batches of predictions in the order of the samples, which are taken only as they are needed."""
-        batches = Chunks(samples, self.engine.batch_size)
-        dataset = Decoded(self.class_names, self.engine.model.preprocess, self.max_pixels)
+        batches = StreamBatchSampler(samples, self.engine.batch_size)
+        dataset = SampleDataset(self.class_names, self.engine.model.preprocess, self.max_pixels)
         # no more than `worker_options` asks for: names on stdin may come slowly
         n_batches = batches.peek(32 if START_METHOD == "spawn" else min(n_cores(), 16))
         loader = DataLoader(

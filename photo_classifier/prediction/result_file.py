@@ -13,13 +13,13 @@ from typing import IO
 
 from photo_classifier.data.samples import Sample
 from photo_classifier.prediction.formats import BOM, FORMATS, Row, csv_lines, texts
-from photo_classifier.prediction.results import Counts, Tally
+from photo_classifier.prediction.results import Counts, Totals
 from photo_classifier.runtime.console import warn
-from photo_classifier.runtime.errors import UserError, pick
+from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.files import read_json, write_text
-from photo_classifier.runtime.plain_values import first_unlike
-from photo_classifier.runtime.signals import Stopped, reason_of
-from photo_classifier.runtime.text import count_of, shown
+from photo_classifier.runtime.plain_values import first_mismatch
+from photo_classifier.runtime.signals import Stopped, resource_hint
+from photo_classifier.runtime.text import escape_surrogates, pluralize
 
 SYNC_SECONDS = 30.0  # what a power cut takes away at most
 STATE_SECONDS = 1.0  # what a kill takes away at most, where the state is more than counts
@@ -39,7 +39,7 @@ class ResultFile:
 
     def __init__(self, path: str, columns: Sequence[str], about: Mapping[str, object]) -> None:
         self.path, self.columns, self.about = path, list(columns), about
-        self.format = FORMATS[pick("the ending of --result", os.path.splitext(path)[1].lower(), FORMATS)]
+        self.format = FORMATS[choose("the ending of --result", os.path.splitext(path)[1].lower(), FORMATS)]
         self.partial = f"{path}.partial"
         self.about_path = str(Path(path).with_suffix(".json"))
         self.state_path = f"{self.about_path}.partial"
@@ -59,7 +59,7 @@ class ResultFile:
             start = file.read(40)
         return not start or start.removeprefix(BOM).startswith((b"file_dir,", b'{"file_dir": ', b"PAR1"))
 
-    def begin(self, resume: bool, samples: Iterator[Sample], tally: Tally) -> bool:
+    def begin(self, resume: bool, samples: Iterator[Sample], tally: Totals) -> bool:
         """Opens the file, behind the rows of a run that was stopped or as a new one.
 
         Args:
@@ -97,10 +97,10 @@ class ResultFile:
         """Whether what is there was written by processes that the same launcher had started before."""
         content = _read_about(self.state_path if os.path.exists(self.partial) else self.about_path)
         agents = content.get("launch", [])
-        is_known = not first_unlike(agents, [str]) and bool(set(self.about.get("launch", ())) & set(agents))
+        is_known = not first_mismatch(agents, [str]) and bool(set(self.about.get("launch", ())) & set(agents))
         return self.format.resumes and is_known
 
-    def _is_whole(self, samples: Iterator[Sample], tally: Tally) -> bool:
+    def _is_whole(self, samples: Iterator[Sample], tally: Totals) -> bool:
         for path in (self.state_path, self.about_path):
             content = _read_about(path)
             if content and os.path.exists(self.path) and not self._difference(content):
@@ -118,7 +118,7 @@ class ResultFile:
                 self.n_rows += 1
         more = next(samples, None)
         if more or self.n_rows != n_rows:
-            what = f"no row for {more.path}" if more else f"{count_of(self.n_rows, 'whole row')} instead of {n_rows}"
+            what = f"no row for {more.path}" if more else f"{pluralize(self.n_rows, 'whole row')} instead of {n_rows}"
             raise UserError(f"{self.path} has {what}; leave --resume out to begin anew")
 
     def _difference(self, content: Mapping) -> str:
@@ -127,7 +127,7 @@ class ResultFile:
         theirs = {"checkpoint": content["checkpoint"]["sha256"], **content["settings"]}
         return next((name for name, value in settings.items() if theirs.get(name) != value), "")
 
-    def _continue(self, samples: Iterator[Sample], tally: Tally) -> None:
+    def _continue(self, samples: Iterator[Sample], tally: Totals) -> None:
         state = _read_about(self.state_path)
         if state and (name := self._difference(state)):
             raise UserError(f"{self.partial} was made with another {name}; use the same, or leave --resume out")
@@ -149,14 +149,14 @@ class ResultFile:
         if list(row) != self.columns:
             columns = ", ".join(row)
             raise UserError(f"{path} has other columns ({columns}); give the flags that made it, or leave --resume out")
-        if sample is None or shown(sample.path) != row["file_dir"]:
+        if sample is None or escape_surrogates(sample.path) != row["file_dir"]:
             now = f"is now {sample.path}" if sample else "is not there now"
             raise UserError(
                 f"input {self.n_rows + 1} was {row['file_dir']} in {path} and {now}; give the same inputs in the same "
                 "order, or leave --resume out"
             )
 
-    def write(self, rows: Sequence[Row], tally: Tally) -> None:
+    def write(self, rows: Sequence[Row], tally: Totals) -> None:
         """Adds rows; when it returns they are in the file, for other programs to see.
 
         Args:
@@ -176,7 +176,7 @@ class ResultFile:
         except OSError as error:
             raise UserError(f"cannot write {self.partial}: {error.strerror or error}") from error
 
-    def _save(self, tally: Tally) -> None:
+    def _save(self, tally: Totals) -> None:
         # no fsync: what was lost, or is behind the rows, is found out
         temporary = f"{self.state_path}.tmp"
         with open(temporary, "w", encoding="utf-8") as file:
@@ -185,7 +185,7 @@ class ResultFile:
 
     def how_to_go_on(self, is_closed: bool = True) -> str:
         """What to tell a user whose run ends before its rows have their name."""
-        there = f"{self.partial} holds {count_of(self.n_rows, 'row')}"
+        there = f"{self.partial} holds {pluralize(self.n_rows, 'row')}"
         if self.format.resumes:
             return f"{there}; the same command with --resume goes on"
         again = "its rows are lost: type the command again, with a --result in .csv if it may stop again"
@@ -209,7 +209,7 @@ class ResultFile:
         except OSError as error:
             raise UserError(
                 f"cannot replace {self.path} ({error.strerror}): is it open in another program? {self.partial} holds "
-                f"{count_of(self.n_rows, 'row')}, all of them: close the program and rename that file, or type the "
+                f"{pluralize(self.n_rows, 'row')}, all of them: close the program and rename that file, or type the "
                 "command with --resume"
             ) from error
         os.replace(self.state_path, self.about_path)
@@ -230,8 +230,8 @@ class ResultFile:
                     os.unlink(path)
         elif isinstance(error, Stopped):
             error.hint = f"; {self.how_to_go_on(is_closed)}"
-        elif isinstance(error, UserError) or (isinstance(error, Exception) and reason_of(error)):
-            text = error if isinstance(error, UserError) else reason_of(error)
+        elif isinstance(error, UserError) or (isinstance(error, Exception) and resource_hint(error)):
+            text = error if isinstance(error, UserError) else resource_hint(error)
             raise UserError(f"{text}; {self.how_to_go_on(is_closed)}") from error
 
     def close(self) -> None:
@@ -261,14 +261,14 @@ class StdoutRows:
         """Its reader may have had rows already."""
         return True
 
-    def begin(self, resume: bool, samples: Iterator[Sample], tally: Tally) -> bool:
+    def begin(self, resume: bool, samples: Iterator[Sample], tally: Totals) -> bool:
         """Writes the header; there is always something to do."""
         if resume:
             raise UserError("--resume needs a file; --result - cannot be continued")
         self._send([self.columns])
         return True
 
-    def write(self, rows: Sequence[Row], tally: Tally) -> None:
+    def write(self, rows: Sequence[Row], tally: Totals) -> None:
         """Adds rows and sends them off."""
         self._send(texts(row, self.columns) for row in rows)
         self.n_rows += len(rows)
@@ -283,7 +283,7 @@ class StdoutRows:
             with contextlib.suppress(OSError):  # it would try again to write what is left
                 self.file.close()
             raise UserError(
-                f"cannot write to stdout: {error.strerror}, after {count_of(self.n_rows, 'row')}; make room, or give "
+                f"cannot write to stdout: {error.strerror}, after {pluralize(self.n_rows, 'row')}; make room, or give "
                 "--result a file, which --resume can continue"
             ) from error
 
@@ -300,4 +300,4 @@ class StdoutRows:
 def _read_about(path: str) -> dict:
     """What `result.json` tells of a result of this tool, or {}."""
     content = read_json(path)
-    return {} if first_unlike(content, ABOUT) else content
+    return {} if first_mismatch(content, ABOUT) else content

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from photo_classifier.runtime.text import shown
+from photo_classifier.runtime.text import escape_surrogates
 
 UNKNOWN = "unknown"  # the answer where the model is less sure than `--min_probability`
 
@@ -48,7 +48,7 @@ def row_of(prediction: Prediction) -> dict[str, str | float | None]:
     for rank, (name, p) in enumerate(prediction.top, start=1):
         row |= {f"class_{rank}": name, f"probability_{rank}": p}
     row |= {f"p_{name}": p for name, p in (prediction.probabilities or {}).items()}
-    return {"file_dir": shown(prediction.file_dir), **row}
+    return {"file_dir": escape_surrogates(prediction.file_dir), **row}
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Accumulator(Protocol):
         """Takes over what `state` gave."""
 
 
-class Tally:
+class Totals:
     """All that is added up while rows are written, and that a resumed run takes over.
 
     Args:

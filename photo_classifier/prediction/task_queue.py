@@ -27,7 +27,7 @@ AHEAD = 4  # tasks a process that are put out before they are asked for
 WINDOW = 128  # tasks a process that are out at most: one that is stuck must not let all others' rows pile up
 
 
-def predict_together(predictor: Predictor, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
+def predict_distributed(predictor: Predictor, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
     """`predictor.stream` by all processes of the run: the predictions on rank 0, nothing on the others.
 
     Args:
@@ -35,33 +35,35 @@ def predict_together(predictor: Predictor, samples: Iterable[Sample]) -> Iterato
     """
     if launcher.world_size() == 1:
         return predictor.stream(samples)
-    desk = Desk(distributed.store("predict"))
+    queue = TaskQueue(distributed.make_store("predict"))
     if is_main():
-        return _lead(desk, predictor, samples)
-    while not desk.is_over():
-        for number, predictions in desk.work(predictor.stream):
-            desk.deliver(number, predictions)
+        return _lead(queue, predictor, samples)
+    while not queue.is_over():
+        for number, predictions in queue.work(predictor.stream):
+            queue.submit(number, predictions)
         time.sleep(POLL_SECONDS)
     return iter(())
 
 
-def _lead(desk: Desk, predictor: Predictor, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
+def _lead(queue: TaskQueue, predictor: Predictor, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
     # a loader holds 4 batches a worker, and must not be what fills the window
-    desk.open(samples, predictor.engine.batch_size, launcher.world_size() * max(WINDOW, 8 * (predictor.n_workers or 0)))
-    while not desk.is_done:
-        for number, predictions in desk.work(predictor.stream):
-            desk.deliver(number, predictions)
-            yield from desk.ready()
-        desk.put_out()
-        yield from desk.ready()
+    queue.open(
+        samples, predictor.engine.batch_size, launcher.world_size() * max(WINDOW, 8 * (predictor.n_workers or 0))
+    )
+    while not queue.is_done:
+        for number, predictions in queue.work(predictor.stream):
+            queue.submit(number, predictions)
+            yield from queue.completed()
+        queue.publish()
+        yield from queue.completed()
         time.sleep(POLL_SECONDS)
 
 
-class Desk:
+class TaskQueue:
     """The place where tasks are put out and their predictions come back.
 
     Args:
-        store: of torch.distributed; its keys are this desk's alone.
+        store: of torch.distributed; its keys are this queue's alone.
     """
 
     def __init__(self, store) -> None:
@@ -81,9 +83,9 @@ class Desk:
         source = iter(samples)
         self._batches = iter(lambda: list(itertools.islice(source, batch_size)), [])
         self._window = window
-        self.put_out()
+        self.publish()
 
-    def put_out(self) -> None:
+    def publish(self) -> None:
         """Puts out as many tasks as may be asked for before the next time, within the window."""
         if self._total is None:
             asked = self.store.add("asked", 0) + AHEAD * launcher.world_size()
@@ -99,7 +101,7 @@ class Desk:
             self._is_full = is_full
             self.store.set("full", "") if is_full else self.store.delete_key("full")
 
-    def ready(self) -> Iterator[list[Prediction]]:
+    def completed(self) -> Iterator[list[Prediction]]:
         """What is back and next in the order of the inputs."""
         while (predictions := self._next()) is not None:
             self._n_back += 1
@@ -141,7 +143,7 @@ class Desk:
             key = f"task{self._asked}"
             while not self.store.check([key]):
                 if self._batches is not None:
-                    self.put_out()
+                    self.publish()
                 # what is in hand is handed in, and not kept waiting for a task that waits for it
                 if self.is_over() or (self.store.check(["full"]) and not self.store.check([key])):
                     return
@@ -152,10 +154,10 @@ class Desk:
             self.store.delete_key(key)
             yield [Sample(**sample) for sample in samples]
 
-    def deliver(self, number: int, predictions: list[Prediction]) -> None:
+    def submit(self, number: int, predictions: list[Prediction]) -> None:
         """Gives predictions back."""
         if self._batches is not None:
             self._own[number] = predictions
-            self.put_out()
+            self.publish()
         else:
             self.store.set(f"back{number}", json.dumps([asdict(prediction) for prediction in predictions]))

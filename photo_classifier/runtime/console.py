@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-class Outlet:
+class PipeSafeStream:
     """stdout or stderr that goes nowhere once nobody takes it any more: behind `| head`, or a pager that was closed."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -48,10 +48,10 @@ class Outlet:
 
 
 @contextlib.contextmanager
-def unheard() -> Iterator[None]:
+def ignore_closed_pipes() -> Iterator[None]:
     """Inside, the work goes on when nobody takes what stdout or stderr say any more."""
     before = sys.stdout, sys.stderr
-    outlets = [Outlet(stream) for stream in before]
+    outlets = [PipeSafeStream(stream) for stream in before]
     sys.stdout, sys.stderr = outlets
     try:
         yield
@@ -64,7 +64,7 @@ def unheard() -> Iterator[None]:
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
 
 
-def painted(text: str, colour: str, stream: IO[str] | None = None) -> str:
+def coloured(text: str, colour: str, stream: IO[str] | None = None) -> str:
     """The text in a colour where the stream (stdout) is a terminal and NO_COLOR is not set; see no-color.org."""
     stream = stream or sys.stdout
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
@@ -75,7 +75,7 @@ def painted(text: str, colour: str, stream: IO[str] | None = None) -> str:
 def warn(text: str) -> None:
     """A line on stderr that `--verbose 0` does not hide."""
     if is_main():
-        sys.stderr.write(f"{painted('warning:', 'yellow', sys.stderr)} {text}\n")
+        sys.stderr.write(f"{coloured('warning:', 'yellow', sys.stderr)} {text}\n")
 
 
 _shows_progress = True
@@ -95,7 +95,7 @@ def progress(items: Iterable | None = None, **options: Any) -> tqdm:
     return tqdm(items, disable=is_hidden, leave=False, dynamic_ncols=True, **options)
 
 
-def say_error(text: str) -> None:
+def print_error(text: str) -> None:
     """The one line on stderr that a mistake ends with, from one process of the run."""
-    if not distributed.is_told_elsewhere():
-        sys.stderr.write(f"{painted('error:', 'red', sys.stderr)} {' '.join(text.split())}\n")
+    if not distributed.is_reported_elsewhere():
+        sys.stderr.write(f"{coloured('error:', 'red', sys.stderr)} {' '.join(text.split())}\n")

@@ -9,9 +9,9 @@ import platform
 import sys
 from typing import TYPE_CHECKING, Any
 
-from photo_classifier.runtime.errors import UserError, pick
-from photo_classifier.runtime.launcher import number_from_launcher
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.errors import UserError, choose
+from photo_classifier.runtime.launcher import launcher_int
+from photo_classifier.runtime.text import pluralize
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ def n_cores() -> int:
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-def pick_device(gpu_id: int | None = None) -> torch.device:
+def choose_device(gpu_id: int | None = None) -> torch.device:
     """The one place that chooses where to compute: CUDA 0, else MPS (one process only), else the CPU; -1 is the CPU.
 
     Whoever asks is about to compute, so the process keeps freed memory from here on: `keep_freed_memory`.
@@ -39,10 +39,10 @@ def pick_device(gpu_id: int | None = None) -> torch.device:
 
     keep_freed_memory()
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    if (n_here := number_from_launcher("LOCAL_WORLD_SIZE", 1)) > 1:
+    if (n_here := launcher_int("LOCAL_WORLD_SIZE", 1)) > 1:
         return _pick_own_device(gpu_id, gpus, n_here)
     # processes of several machines talk through the CPU, unless all have CUDA
-    if not gpus and number_from_launcher("WORLD_SIZE", 1) == 1 and torch.backends.mps.is_available():
+    if not gpus and launcher_int("WORLD_SIZE", 1) == 1 and torch.backends.mps.is_available():
         gpus = [torch.device("mps", 0)]
     if gpu_id == -1 or (gpu_id is None and not gpus):
         return torch.device("cpu")
@@ -65,13 +65,13 @@ def _pick_own_device(gpu_id: int | None, gpus: list[torch.device], n_here: int) 
         return torch.device("cpu")
     if n_here > len(gpus):
         raise UserError(
-            f"the launcher started {n_here} processes on a machine of {count_of(len(gpus), 'GPU')}; give "
+            f"the launcher started {n_here} processes on a machine of {pluralize(len(gpus), 'GPU')}; give "
             f"--nproc_per_node {len(gpus)}, or --gpu_id -1 for the CPU"
         )
-    return gpus[number_from_launcher("LOCAL_RANK", 0)]
+    return gpus[launcher_int("LOCAL_RANK", 0)]
 
 
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The type that convolutions compute in; weights stay in fp32.
 
     Raises:
@@ -79,7 +79,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """
     import torch
 
-    pick("--precision", name, PRECISIONS)
+    choose("--precision", name, PRECISIONS)
     if name == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 needs a GPU; on this CPU choose from auto, fp32, bf16")
     if name == "auto":

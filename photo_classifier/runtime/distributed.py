@@ -20,8 +20,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from photo_classifier.runtime import signals
-from photo_classifier.runtime.device import pick_device
-from photo_classifier.runtime.launcher import agent, is_launched, is_main, number_from_launcher, rank, world_size
+from photo_classifier.runtime.device import choose_device
+from photo_classifier.runtime.launcher import agent, is_launched, is_main, launcher_int, rank, world_size
 
 if TYPE_CHECKING:
     import torch
@@ -43,14 +43,14 @@ LOST = re.compile(r"\bgloo\b|\bnccl\b|connection (closed|reset|refused)|broken p
 
 def agents() -> list[str]:
     """The launcher's processes on all machines of this run, which every rank has to ask for; none without it."""
-    return sorted(set(gathered(agent()))) if is_launched() else []
+    return sorted(set(all_gather(agent()))) if is_launched() else []
 
 
 # --- the group --------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def joined(gpu_id: int | None = None) -> Iterator[None]:
+def process_group(gpu_id: int | None = None) -> Iterator[None]:
     """Inside, the processes that the launcher has started are one group: NCCL between GPUs, gloo between CPUs.
 
     Raises:
@@ -67,7 +67,7 @@ def joined(gpu_id: int | None = None) -> Iterator[None]:
     if dist.is_initialized():  # by whoever calls several commands in one process
         yield
         return
-    device = pick_device(gpu_id)
+    device = choose_device(gpu_id)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -83,7 +83,7 @@ class _Group:
     has_ended = False
 
 
-def has_ended() -> bool:
+def group_has_ended() -> bool:
     """Whether this was one process of several, and they are no group any more."""
     return _Group.has_ended
 
@@ -136,7 +136,7 @@ def _watch_parent() -> None:
 # --- errors once ------------------------------------------------------------------------------
 
 
-def is_told_elsewhere() -> bool:
+def is_reported_elsewhere() -> bool:
     """Whether another process tells of the error that ends this one.
 
     What ends rank 0 usually ends all: it speaks, and the launcher ends the others while they wait here.
@@ -145,7 +145,7 @@ def is_told_elsewhere() -> bool:
     return not is_main() and _is_ended(LAUNCHER_SECONDS)
 
 
-def is_lost(error: BaseException) -> bool:
+def is_lost_peer(error: BaseException) -> bool:
     """Whether an error only says that another process of the run is gone; waits for the launcher's end, then."""
     if world_size() == 1 or not _is_of_the_network(error):
         return False
@@ -163,15 +163,15 @@ def _is_of_the_network(error: BaseException) -> bool:
 def _is_ended(seconds: float) -> bool:
     end = time.monotonic() + seconds
     with contextlib.suppress(signals.Stopped):
-        while not signals.asked() and time.monotonic() < end:
+        while not signals.stop_requested() and time.monotonic() < end:
             time.sleep(0.05)
-    return signals.asked()
+    return signals.stop_requested()
 
 
 # --- to agree ---------------------------------------------------------------------------------
 
 
-def from_main(make: Callable[[], T]) -> T:
+def broadcast_from_main(make: Callable[[], T]) -> T:
     """What `make` gives on rank 0, on every rank; it runs nowhere else.
 
     What it raises is raised on rank 0 alone: the others wait in here until that has ended and the launcher ends them.
@@ -185,7 +185,7 @@ def from_main(make: Callable[[], T]) -> T:
     return value[0]
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The values of all ranks, in their order, on every rank."""
     if world_size() == 1:
         return [value]
@@ -196,7 +196,7 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def gathered_on_main(value: T) -> list[T]:
+def gather_on_main(value: T) -> list[T]:
     """The values of all ranks, in their order, on rank 0; elsewhere only the own one."""
     if world_size() == 1:
         return [value]
@@ -210,7 +210,7 @@ def gathered_on_main(value: T) -> list[T]:
 _stores = itertools.count()
 
 
-def store(purpose: str) -> PrefixStore:
+def make_store(purpose: str) -> PrefixStore:
     """A store of keys and values that all ranks see, new in each call; every rank has to ask."""
     from torch.distributed import PrefixStore
     from torch.distributed.distributed_c10d import _get_default_store
@@ -220,18 +220,18 @@ def store(purpose: str) -> PrefixStore:
 
 def n_restarts() -> int:
     """How often the launcher has started a process of this run again, on the machine where it was most often."""
-    return maxima(number_from_launcher("TORCHELASTIC_RESTART_COUNT", 0))[0]
+    return all_reduce_max(launcher_int("TORCHELASTIC_RESTART_COUNT", 0))[0]
 
 
 def barrier() -> None:
     """Waits for all ranks."""
-    gathered(None)
+    all_gather(None)
 
 
 @contextlib.contextmanager
 def first_on_each_machine() -> Iterator[None]:
     """The block runs on one process of each machine first: what it downloads, the others find."""
-    is_first = number_from_launcher("LOCAL_RANK", 0) == 0
+    is_first = launcher_int("LOCAL_RANK", 0) == 0
     if not is_first:
         barrier()
     yield
@@ -239,7 +239,7 @@ def first_on_each_machine() -> Iterator[None]:
         barrier()
 
 
-def total(tensor: torch.Tensor, operation: str = "SUM") -> torch.Tensor:
+def all_reduce(tensor: torch.Tensor, operation: str = "SUM") -> torch.Tensor:
     """The sum (or `MIN`, `MAX`) of a tensor over all ranks, the same bits on each."""
     if world_size() == 1:
         return tensor
@@ -250,22 +250,22 @@ def total(tensor: torch.Tensor, operation: str = "SUM") -> torch.Tensor:
     return tensor
 
 
-def maxima(*numbers: int) -> list[int]:
+def all_reduce_max(*numbers: int) -> list[int]:
     """The largest of each number over all ranks; of truth values: whether it is so anywhere."""
     if world_size() == 1:
         return list(numbers)
     import torch
 
-    return total(torch.tensor(numbers, dtype=torch.int64), "MAX").tolist()
+    return all_reduce(torch.tensor(numbers, dtype=torch.int64), "MAX").tolist()
 
 
-def sums(*numbers: int) -> list[int]:
+def all_reduce_sum(*numbers: int) -> list[int]:
     """The sum of each number over all ranks."""
     if world_size() == 1:
         return list(numbers)
     import torch
 
-    return total(torch.tensor(numbers, dtype=torch.int64)).tolist()
+    return all_reduce(torch.tensor(numbers, dtype=torch.int64)).tolist()
 
 
 def average_statistics(model: nn.Module) -> None:
@@ -283,12 +283,12 @@ def average_statistics(model: nn.Module) -> None:
     if not buffers:
         return
     # in 64 bits the mean of equal numbers is that number, whatever the number of ranks
-    mean = total(torch.cat([buffer.double() for buffer in buffers])) / world_size()
+    mean = all_reduce(torch.cat([buffer.double() for buffer in buffers])) / world_size()
     for buffer, values in zip(buffers, mean.split([len(buffer) for buffer in buffers]), strict=True):
         buffer.copy_(values)
 
 
-def spread(model: nn.Module) -> None:
+def broadcast_model(model: nn.Module) -> None:
     """Gives every rank the weights and statistics of rank 0."""
     if world_size() == 1:
         return
@@ -298,13 +298,13 @@ def spread(model: nn.Module) -> None:
         dist.broadcast(tensor, src=0)
 
 
-def with_the_one_before(images: torch.Tensor, labels: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
+def with_previous_sample(images: torch.Tensor, labels: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
     """How many images of the slice before are put before this one, which is 1 or 0, and the slice with them."""
     if world_size() == 1:
         return 0, images, labels
     import torch
 
-    lasts = gathered((images[-1:].cpu(), labels[-1:].cpu()) if len(images) else None)
+    lasts = all_gather((images[-1:].cpu(), labels[-1:].cpu()) if len(images) else None)
     if not len(images):
         return 0, images, labels
     order = [*lasts[rank() :], *lasts[: rank()]]  # the first of it is this one
@@ -315,7 +315,7 @@ def with_the_one_before(images: torch.Tensor, labels: torch.Tensor) -> tuple[int
 # --- gradients --------------------------------------------------------------------------------
 
 
-def parallel(model: nn.Module, device: torch.device, sync_batch_norm: bool = False) -> nn.Module:
+def wrap_ddp(model: nn.Module, device: torch.device, sync_batch_norm: bool = False) -> nn.Module:
     """The model as training runs it: its gradients are means over all ranks.
 
     A rank whose slice of a batch is empty gives `(0, 1)` logits and takes part with gradients of zero.
@@ -326,7 +326,7 @@ def parallel(model: nn.Module, device: torch.device, sync_batch_norm: bool = Fal
     from torch.nn.parallel import DistributedDataParallel
 
     if sync_batch_norm:
-        model = with_synced_batch_norm(model)
+        model = with_sync_batch_norm(model)
     devices = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():
         # newer releases of torch have another name for it, older ones only this
@@ -353,7 +353,7 @@ def _slice_of(model: nn.Module) -> nn.Module:
     return Slice()
 
 
-def with_synced_batch_norm(model: nn.Module) -> nn.Module:
+def with_sync_batch_norm(model: nn.Module) -> nn.Module:
     """A model of the same tensors whose batch norm, where it trains, counts over all ranks."""
     import copy
 

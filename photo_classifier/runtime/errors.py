@@ -33,7 +33,7 @@ def did_you_mean_path(path: str | Path) -> str:
     return f"; did you mean {path.parent / by_stem[near[0]]}?" if near else ""
 
 
-def pick(flag: str, name: str, table: Iterable[str]) -> str:
+def choose(flag: str, name: str, table: Iterable[str]) -> str:
     """The name, if the table has it.
 
     Raises:
@@ -44,5 +44,5 @@ def pick(flag: str, name: str, table: Iterable[str]) -> str:
     return name
 
 
-class Obstacle(UserError):
+class WriteError(UserError):
     """Something outside stopped the work, a full disk for example; once it is mended, the work can go on."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from photo_classifier.runtime.errors import Obstacle, UserError
+from photo_classifier.runtime.errors import UserError, WriteError
 
 if TYPE_CHECKING:  # torch takes seconds to import and --help must not wait for it
     pass
@@ -67,7 +67,7 @@ def atomic_write(
         os.replace(temporary, path)
     except OSError as error:
         _remove(temporary)
-        raise Obstacle(f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
     except BaseException:
         _remove(temporary)
         raise
@@ -99,7 +99,7 @@ def is_older(mtime: float, seconds: float) -> bool:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: str | Path) -> Iterator[Path]:
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
     """A folder that appears under its name only when it is whole; where another process was faster, its own stays.
 
     Inside, the place where to make it, on the same disk; what else is put beside that place goes.
@@ -167,7 +167,7 @@ def read_json(path: str | Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def sha256_of(path: str | Path) -> str:
+def sha256_file(path: str | Path) -> str:
     """The checksum of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from photo_classifier.runtime.console import say_error
+from photo_classifier.runtime.console import print_error
 from photo_classifier.runtime.errors import UserError, did_you_mean
 
 # what people type who come from other tools
@@ -146,7 +146,7 @@ class Parser(argparse.ArgumentParser):
             message = f"{flag} is without its value; type {flag} {action.metavar}"
         elif action is not None:
             message = f"{flag} {reason}"
-        say_error(f"{message}; see python {self.prog} --help")
+        print_error(f"{message}; see python {self.prog} --help")
         raise SystemExit(2)
 
 

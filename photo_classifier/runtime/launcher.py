@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 def world_size() -> int:
     """Processes of this run on all machines."""
-    return number_from_launcher("WORLD_SIZE", 1)
+    return launcher_int("WORLD_SIZE", 1)
 
 
 def local_world_size() -> int:
     """Processes of this run on this machine."""
-    return number_from_launcher("LOCAL_WORLD_SIZE", 1)
+    return launcher_int("LOCAL_WORLD_SIZE", 1)
 
 
 def is_launched() -> bool:
@@ -36,12 +36,12 @@ def agent() -> str:
     return f"{socket.gethostname()} {os.getppid()} {started}"
 
 
-def share() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """The part of every batch that is this process's: (rank, world size)."""
     return rank(), world_size()
 
 
-def sliced(items: Sequence[T], part: tuple[int, int]) -> Sequence[T]:
+def shard(items: Sequence[T], part: tuple[int, int]) -> Sequence[T]:
     """The `part[0]`-th of `part[1]` slices; put one after the other they are the whole."""
     number, n_parts = part
     return items[len(items) * number // n_parts : len(items) * (number + 1) // n_parts]
@@ -58,14 +58,14 @@ def main_only(function: Callable[..., None]) -> Callable[..., None]:
     return on_main
 
 
-def number_from_launcher(name: str, default: int) -> int:
+def launcher_int(name: str, default: int) -> int:
     """A number that PyTorch's launcher puts into the environment of the processes that it starts."""
     return int(os.environ.get(name, default)) if "TORCHELASTIC_RUN_ID" in os.environ else default
 
 
 def rank() -> int:
     """The place of this process among all of its run, from 0."""
-    return number_from_launcher("RANK", 0)
+    return launcher_int("RANK", 0)
 
 
 def is_main() -> bool:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-def first_false(claims: Mapping[str, object]) -> str:
+def first_failed(claims: Mapping[str, object]) -> str:
     """The text of the first claim that does not hold, or nothing."""
     return next((text for text, holds in claims.items() if not holds), "")
 
 
-def first_unlike(value: object, kind: object, name: str = "") -> str:
+def first_mismatch(value: object, kind: object, name: str = "") -> str:
     """What is not as it should be in plain values from a file: `"class_names is no list"`, or nothing.
 
     Args:
@@ -20,7 +20,7 @@ def first_unlike(value: object, kind: object, name: str = "") -> str:
             that has those keys at least.
     """
     if isinstance(kind, tuple):
-        found = [first_unlike(value, one, name) for one in kind]
+        found = [first_mismatch(value, one, name) for one in kind]
         return "" if "" in found else found[-1]
     if isinstance(kind, (list, dict)):
         if not isinstance(value, (list, tuple) if isinstance(kind, list) else dict):
@@ -36,10 +36,10 @@ def first_unlike(value: object, kind: object, name: str = "") -> str:
 
 def _inside(value: Any, kind: Any, name: str) -> Iterator[str]:
     if isinstance(kind, list):
-        yield from (first_unlike(item, kind[0], f"an entry of {name}") for item in value)
+        yield from (first_mismatch(item, kind[0], f"an entry of {name}") for item in value)
     elif str in kind:
-        yield from (first_unlike(key, str, f"a key of {name}") for key in value)
-        yield from (first_unlike(item, kind[str], f"an entry of {name}") for item in value.values())
+        yield from (first_mismatch(key, str, f"a key of {name}") for key in value)
+        yield from (first_mismatch(item, kind[str], f"an entry of {name}") for item in value.values())
     else:
         yield from (f"it has no {key}" for key in kind if key not in value)
-        yield from (first_unlike(value[key], one, key) for key, one in kind.items() if key in value)
+        yield from (first_mismatch(value[key], one, key) for key, one in kind.items() if key in value)

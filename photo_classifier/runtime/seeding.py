@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     pass
 
 
-def seed_for(*address: int | str) -> int:
+def derive_seed(*address: int | str) -> int:
     """A 63-bit seed that depends on the address alone: `seed_for(seed, "order", epoch)`.
 
     Every random draw has such an address instead of a place in a stream, so that neither the number
@@ -22,12 +22,12 @@ def seed_for(*address: int | str) -> int:
 
 
 @contextlib.contextmanager
-def addressed_rng(*address: int | str) -> Iterator[None]:
+def seeded_rng(*address: int | str) -> Iterator[None]:
     """Draws of torch's CPU generator inside the block depend on the address alone."""
     import torch
 
     state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed_for(*address))
+    torch.default_generator.manual_seed(derive_seed(*address))
     try:
         yield
     finally:

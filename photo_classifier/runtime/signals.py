@@ -32,7 +32,7 @@ class Stopped(BaseException):
         self.hint = ""
 
 
-class _Asked:
+class _SignalState:
     """What the handlers know; signals are a matter of the whole process."""
 
     signum: int | None = None
@@ -41,12 +41,12 @@ class _Asked:
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
+def handle_signals() -> Iterator[None]:
     """Turns the first signal into `Stopped`; the second ends the process at once."""
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
         yield
         return
-    _Asked.signum, _Asked.is_deferred, _Asked.pid = None, False, os.getpid()
+    _SignalState.signum, _SignalState.is_deferred, _SignalState.pid = None, False, os.getpid()
     # nohup ignores SIGHUP and means it
     wanted = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN or s in (signal.SIGINT, signal.SIGTERM)]
     before = {s: signal.signal(s, _on_signal) for s in wanted}
@@ -58,13 +58,13 @@ def handled() -> Iterator[None]:
 
 
 def _on_signal(signum: int, _frame: object) -> None:
-    if os.getpid() != _Asked.pid:  # a worker that is just being started: its parent decides
+    if os.getpid() != _SignalState.pid:  # a worker that is just being started: its parent decides
         return
-    if _Asked.signum is not None:
+    if _SignalState.signum is not None:
         end_workers()
         os._exit(Stopped(signum).status)
-    _Asked.signum = signum
-    if not _Asked.is_deferred:
+    _SignalState.signum = signum
+    if not _SignalState.is_deferred:
         raise Stopped(signum)
     if not is_main():
         return
@@ -73,42 +73,42 @@ def _on_signal(signum: int, _frame: object) -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
-    """Inside, a signal waits until `raise_if_asked` or the end of the block."""
-    _Asked.is_deferred = True
+def defer_signals() -> Iterator[None]:
+    """Inside, a signal waits until `raise_if_requested` or the end of the block."""
+    _SignalState.is_deferred = True
     try:
         yield
     finally:
-        _Asked.is_deferred = False
-    raise_if_asked()
+        _SignalState.is_deferred = False
+    raise_if_requested()
 
 
-def asked() -> bool:
+def stop_requested() -> bool:
     """Whether a signal came."""
-    return _Asked.signum is not None
+    return _SignalState.signum is not None
 
 
-def exit_if_asked() -> None:
+def exit_if_requested() -> None:
     """Ends the process as after a signal, if one came."""
-    if _Asked.signum is not None:
-        raise SystemExit(Stopped(_Asked.signum).status)
+    if _SignalState.signum is not None:
+        raise SystemExit(Stopped(_SignalState.signum).status)
 
 
-def raise_now() -> None:
+def raise_stopped() -> None:
     """Raises `Stopped`, also where the signal came to another process of the run."""
-    raise Stopped(_Asked.signum or signal.SIGTERM)
+    raise Stopped(_SignalState.signum or signal.SIGTERM)
 
 
-def raise_if_asked() -> None:
+def raise_if_requested() -> None:
     """Raises `Stopped` if a signal came."""
-    if _Asked.signum is not None:
-        raise Stopped(_Asked.signum)
+    if _SignalState.signum is not None:
+        raise Stopped(_SignalState.signum)
 
 
 # --- workers ----------------------------------------------------------------------------------
 
 
-def start_worker(_worker_id: int = 0) -> None:
+def init_worker(_worker_id: int = 0) -> None:
     """What a process that decodes images does first: it leaves signals to its parent and dies with it.
 
     Ctrl-C, and many a cluster's SIGTERM, go to all processes of a job; a worker that followed them
@@ -119,11 +119,11 @@ def start_worker(_worker_id: int = 0) -> None:
     if sys.platform == "linux":  # elsewhere torch's watchdog looks for the parent every 5 s
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if _Asked.pid and os.getppid() != _Asked.pid:  # it died before that
+        if _SignalState.pid and os.getppid() != _SignalState.pid:  # it died before that
             os._exit(1)
 
 
-def reason_of(error: Exception) -> str:
+def resource_hint(error: Exception) -> str:
     """What to tell where memory ran out, here or in a process that decodes images; nothing for another error."""
     text = str(error)
     if "DataLoader worker" in text:

@@ -21,12 +21,12 @@ from photo_classifier.runtime import distributed, launcher
 from photo_classifier.runtime.console import warn
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import remove_leftovers
-from photo_classifier.runtime.plain_values import first_unlike
+from photo_classifier.runtime.plain_values import first_mismatch
 from photo_classifier.training.results import EpochResult, PhaseResult
 from photo_classifier.training.run import phase_metrics
 
 
-class Saver:
+class BestCheckpoint:
     """Writes the run's checkpoint and reads its best weights back."""
 
     def __init__(self, path: str, model: Classifier, config: TrainConfig, splits: Splits, run_id: str) -> None:
@@ -83,8 +83,8 @@ class Saver:
         Raises:
             UserError: the file is gone, or another run has written it since.
         """
-        epoch = distributed.from_main(lambda: self._restore(n_done)) - 1
-        distributed.spread(self.model.net)
+        epoch = distributed.broadcast_from_main(lambda: self._restore(n_done)) - 1
+        distributed.broadcast_model(self.model.net)
         if epoch == best.epoch:
             return best
         warn(f"{self.path} holds epoch {epoch + 1}, which came to other numbers when it was repeated; it is kept")
@@ -94,7 +94,7 @@ class Saver:
         content = tensor_files.read(self.path)
         if content.get("run_id") != self.run_id:
             raise UserError(f"{self.path} was written by another run; give each run a --model_fn of its own")
-        if first_unlike(content, {"metrics": {"epoch": int}}) or not 1 <= content["metrics"]["epoch"] <= n_done:
+        if first_mismatch(content, {"metrics": {"epoch": int}}) or not 1 <= content["metrics"]["epoch"] <= n_done:
             raise UserError(f"{self.path} is of no epoch of this run; give the run's own checkpoint its place again")
         tensors = tensor_files.state_dict_of(content, self.path)
         check_fit(self.model.net.state_dict(), tensors, self.path)

@@ -11,7 +11,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from photo_classifier.runtime.errors import Obstacle
+from photo_classifier.runtime.errors import WriteError
 
 
 class Board(SummaryWriter):
@@ -45,7 +45,7 @@ class Board(SummaryWriter):
         try:
             return self._path.name, self._path.stat().st_size
         except OSError as error:
-            raise Obstacle(f"{self._path} is gone, with the curves so far: {error.strerror}") from error
+            raise WriteError(f"{self._path} is gone, with the curves so far: {error.strerror}") from error
 
 
 class _FileWriter(FileWriter):
@@ -89,5 +89,5 @@ class _EventFile:
         except OSError as error:
             raise self._error(error) from error
 
-    def _error(self, error: OSError) -> Obstacle:
-        return Obstacle(f"cannot write {self.path}: {error.strerror}")
+    def _error(self, error: OSError) -> WriteError:
+        return WriteError(f"cannot write {self.path}: {error.strerror}")

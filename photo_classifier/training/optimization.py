@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from photo_classifier.runtime import distributed, launcher
-from photo_classifier.runtime.errors import pick
+from photo_classifier.runtime.errors import choose
 
 # --- optimizers -------------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ def make_optimizer(
     Raises:
         UserError: there is no such optimizer.
     """
-    make = OPTIMIZERS[pick("--optimizer", name, OPTIMIZERS)]
+    make = OPTIMIZERS[choose("--optimizer", name, OPTIMIZERS)]
     trained = {group: [p for p in members if p.requires_grad] for group, members in parameters.items()}
     groups = [{"params": members, "lr": rates[group], "name": group} for group, members in trained.items() if members]
     # one pass over the weights in place of a dozen: a third of a step of ResNet-34 on small images
@@ -83,7 +83,7 @@ class Schedule:
     """
 
     def __init__(self, name: str, optimizer: torch.optim.Optimizer, plan: Plan, warmup_steps: int = 0) -> None:
-        make = SCHEDULERS[pick("--scheduler", name, SCHEDULERS)]
+        make = SCHEDULERS[choose("--scheduler", name, SCHEDULERS)]
         self.optimizer, self.warmup = optimizer, None
         if warmup_steps > 1:
             self.warmup = lr_scheduler.LinearLR(optimizer, 1 / warmup_steps, total_iters=warmup_steps - 1)
@@ -166,7 +166,7 @@ class TrainingLoss:
         if self.class_weights is None and launcher.world_size() == 1:
             return nn.functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         loss, weight = self._sums(logits, targets)
-        return loss * launcher.world_size() / distributed.total(weight)
+        return loss * launcher.world_size() / distributed.all_reduce(weight)
 
     def _sums(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of the loss and that of its weights over this slice."""

@@ -24,8 +24,8 @@ from photo_classifier.runtime.console import warn
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import file_state, read_json, write_text
 from photo_classifier.runtime.flags import check_values
-from photo_classifier.runtime.plain_values import first_false, first_unlike
-from photo_classifier.runtime.text import count_of, typed
+from photo_classifier.runtime.plain_values import first_failed, first_mismatch
+from photo_classifier.runtime.text import pluralize, shell_command
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -46,7 +46,7 @@ MAY_CHANGE = {
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunState:
     """Where a run stood when it was saved: all of `last.pth` but the state of the trainer.
 
     `has_backbone` tells that the frozen weights are in a file of their own, `events` are the name of the
@@ -67,7 +67,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Found:
+class RunImages:
     """The images of a run as they were when it began; `files` are their sizes and times of change, by split."""
 
     splits: Splits
@@ -76,13 +76,13 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Saved:
+class StoppedRun:
     """A run that was stopped, as its folder tells of it."""
 
     folder: Path
-    progress: Progress
+    progress: RunState
     trainer: dict
-    found: Found
+    found: RunImages
 
     @property
     def is_finished(self) -> bool:
@@ -96,10 +96,10 @@ class Saved:
         return os.path.normcase(os.path.realpath(self.folder)) == os.path.normcase(self.progress.folder)
 
 
-def command(folder: str | Path) -> str:
+def resume_command(folder: str | Path) -> str:
     """What to type to continue the run of that folder."""
     script = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
-    return typed("python", script, "--resume", folder)
+    return shell_command("python", script, "--resume", folder)
 
 
 class Checkpointer(Protocol):
@@ -114,7 +114,7 @@ class Checkpointer(Protocol):
 # --- writing ----------------------------------------------------------------------------------
 
 
-def write_last(folder: Path, progress: Progress, trainer: dict) -> None:
+def write_last(folder: Path, progress: RunState, trainer: dict) -> None:
     """Writes `last.pth`."""
     tensor_files.write(folder / LAST, {"format_version": FORMAT_VERSION, **vars(progress), "trainer": trainer})
 
@@ -134,7 +134,7 @@ def write_backbone(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     tensor_files.write(folder / BACKBONE, {"format_version": FORMAT_VERSION, "state_dict": dict(tensors)})
 
 
-def load_backbone(saved: Saved, net: nn.Module) -> None:
+def load_backbone(saved: StoppedRun, net: nn.Module) -> None:
     """Puts the frozen backbone of a run into the network, where the run has one.
 
     Raises:
@@ -180,7 +180,7 @@ SPLITS = {"layout": str, "root": str, "class_names": [str], "passed_over": {str:
 SPLITS |= {"train": ROWS, "valid": ROWS, "test": ROWS, "made": [str], "notes": [str]}
 
 
-def load(folder: str | Path) -> Saved:
+def load_stopped_run(folder: str | Path) -> StoppedRun:
     """Reads the folder of a stopped run.
 
     Raises:
@@ -201,20 +201,20 @@ def load(folder: str | Path) -> Saved:
     _check(content, PROGRESS, folder / LAST)
     if wrong := _first_wrong(content, folder):
         raise UserError(f"{folder / LAST} cannot be used: {wrong}; start the run again")
-    progress = Progress(**{item.name: content[item.name] for item in fields(Progress)})
+    progress = RunState(**{item.name: content[item.name] for item in fields(RunState)})
     try:
         found = json.loads((folder / SAMPLES).read_text(encoding="ascii"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "it is broken"
         raise UserError(f"--resume {folder}: cannot read {SAMPLES}: {reason}; start the run again") from error
     # absolute, as the working folder may change before it is read again
-    return Saved(folder.absolute(), progress, content["trainer"], _found(found, folder / SAMPLES))
+    return StoppedRun(folder.absolute(), progress, content["trainer"], _found(found, folder / SAMPLES))
 
 
 def _check(content: object, kind: Mapping, path: Path) -> None:
     if not tensor_files.has_format(content, FORMAT_VERSION, path):
         raise UserError(f"{path} was not written by this tool; start the run again")
-    if wrong := first_unlike(content, kind):
+    if wrong := first_mismatch(content, kind):
         raise UserError(f"{path} cannot be used: {wrong}; start the run again")
 
 
@@ -233,7 +233,7 @@ def _first_wrong(content: Mapping, folder: Path) -> str:
         "valid_accuracy of a row is no number": all(_is_number(row.get("valid_accuracy")) for row in rows),
         "best or last is of no epoch that was": all(0 <= epoch < state["epoch"] for epoch in epochs),
     }
-    return first_false(right)
+    return first_failed(right)
 
 
 def _is_number(text: str | None) -> bool:
@@ -243,10 +243,10 @@ def _is_number(text: str | None) -> bool:
         return False
 
 
-def _found(content: dict, path: Path) -> Found:
+def _found(content: dict, path: Path) -> RunImages:
     _check(content, FOUND, path)
     about = content["splits"]
-    if wrong := first_unlike(about, SPLITS):
+    if wrong := first_mismatch(about, SPLITS):
         raise UserError(f"{path} cannot be used: {wrong}; start the run again")
     try:
         columns = content["columns"]
@@ -259,12 +259,12 @@ def _found(content: dict, path: Path) -> Found:
     known = set(splits.class_names)
     for sample in (sample for part in samples.values() for sample in part):
         values = {name: getattr(sample, name) for name in columns}
-        if first_unlike(values, dict.fromkeys(columns, str)) or sample.label not in known:
+        if first_mismatch(values, dict.fromkeys(columns, str)) or sample.label not in known:
             raise UserError(f"{path} cannot be used: it has a sample without a path or a known label")
-    return Found(splits, content["n_found"], content["files"])
+    return RunImages(splits, content["n_found"], content["files"])
 
 
-def what_changed(found: Found) -> tuple[list[str], list[str]]:
+def changed_files(found: RunImages) -> tuple[list[str], list[str]]:
     """Paths of images that are gone, and of those that are no longer the same file, since the run began."""
     gone, changed = [], []
     for name, part in found.splits.by_name().items():
@@ -277,25 +277,27 @@ def what_changed(found: Found) -> tuple[list[str], list[str]]:
     return gone, changed
 
 
-def tell_changes(found: Found, bring_again: Callable[[], object]) -> None:
+def warn_of_changes(found: RunImages, bring_again: Callable[[], object]) -> None:
     """Warns of images that are gone or changed since the run began.
 
     Args:
         bring_again: reads the data anew, which unpacks an archive or makes a known set again.
     """
-    gone, changed = what_changed(found)
+    gone, changed = changed_files(found)
     if gone:
         with contextlib.suppress(UserError):
             bring_again()
-            gone, changed = what_changed(found)
+            gone, changed = changed_files(found)
     if gone:
-        warn(f"without {count_of(len(gone), 'image')} of the run ({gone[0]}), now gone, which changes the result")
+        warn(f"without {pluralize(len(gone), 'image')} of the run ({gone[0]}), now gone, which changes the result")
     if changed:
-        n_changed = count_of(len(changed), "image")
+        n_changed = pluralize(len(changed), "image")
         warn(f"written since the run began: {n_changed} ({changed[0]}); new content changes the result")
 
 
-def put_back(saved: Saved, trainer: Trainer, saver: Checkpointer, computing: Mapping[str, object]) -> None:
+def restore_training_state(
+    saved: StoppedRun, trainer: Trainer, saver: Checkpointer, computing: Mapping[str, object]
+) -> None:
     """Puts the state of a stopped run into the trainer.
 
     Raises:
@@ -312,16 +314,16 @@ def put_back(saved: Saved, trainer: Trainer, saver: Checkpointer, computing: Map
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         raise UserError(f"{saved.folder / LAST} does not fit the run ({error}); start it again") from error
     run_id = saved.progress.run_id
-    if trainer.best and not distributed.from_main(lambda: tensor_files.is_of_run(saver.path, run_id)):
+    if trainer.best and not distributed.broadcast_from_main(lambda: tensor_files.is_of_run(saver.path, run_id)):
         lost = f"the best weights so far (epoch {trainer.best.epoch + 1}) were in {saver.path}, another file by now"
-        if distributed.from_main(lambda: tensor_files.is_of_run(f"{saver.path}.prev", run_id)):
+        if distributed.broadcast_from_main(lambda: tensor_files.is_of_run(f"{saver.path}.prev", run_id)):
             raise UserError(f"{lost}: they are in {saver.path}.prev; give both files their names back, then continue")
         warn(f"{lost}; the best is chosen among the epochs to come")
         trainer.best = None
 
 
 def _check_state(state: Mapping, trainer: Trainer, n_classes: int) -> None:
-    """Raises an error of `put_back` where values are of other types or shapes than the trainer's own."""
+    """Raises an error of `restore_training_state` where values are of other types or shapes than the trainer's own."""
     optimizer, sums = trainer.recipe.optimizer, state["sums"] or {}
     parts = {"schedule": trainer.recipe.schedule.state_dict(), "scaler": trainer.scaler.state_dict()}
     same_kind = _is_alike(state["optimizer"]["param_groups"], optimizer.state_dict()["param_groups"])
@@ -344,7 +346,7 @@ def _is_alike(value: object, own: object) -> bool:
     return own is None or type(value) is type(own) or {type(value), type(own)} == numbers
 
 
-def move_to_its_place(saved: Saved, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:
+def enter_working_folder(saved: StoppedRun, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:
     """Goes to the folder that the run was started in, whose relative paths its flags hold.
 
     A run folder that was brought here from elsewhere stays here, and keeps its features here.
@@ -378,7 +380,7 @@ def _is_below_here(path: str) -> bool:
 # --- flags ------------------------------------------------------------------------------------
 
 
-def merged(saved: Saved, given: Mapping[str, object]) -> TrainConfig:
+def merge_flags(saved: StoppedRun, given: Mapping[str, object]) -> TrainConfig:
     """The flags of the run, with those that were given anew.
 
     Raises:
@@ -400,7 +402,7 @@ def merged(saved: Saved, given: Mapping[str, object]) -> TrainConfig:
     return replace(old, **new, resume=None, run_dir=str(given["resume"]))
 
 
-def _same(name: str, value: object, old: object, saved: Saved) -> bool:
+def _same(name: str, value: object, old: object, saved: StoppedRun) -> bool:
     if name == "run_dir":
         return os.path.realpath(str(value)) == os.path.realpath(saved.folder)
     return value == old

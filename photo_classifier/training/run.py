@@ -20,10 +20,10 @@ from photo_classifier.data.samples import Sample, Splits, split_title
 from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.report import write_report
 from photo_classifier.runtime import distributed, launcher, signals
-from photo_classifier.runtime.console import painted
-from photo_classifier.runtime.errors import Obstacle, UserError
+from photo_classifier.runtime.console import coloured
+from photo_classifier.runtime.errors import UserError, WriteError
 from photo_classifier.runtime.files import atomic_write, write_text
-from photo_classifier.runtime.text import count_of
+from photo_classifier.runtime.text import pluralize
 from photo_classifier.training.board import Board
 from photo_classifier.training.results import Diverged, EpochResult, PhaseResult
 from photo_classifier.training.resume import (
@@ -31,9 +31,9 @@ from photo_classifier.training.resume import (
     LAST,
     SAMPLES,
     Checkpointer,
-    Progress,
-    Saved,
-    command,
+    RunState,
+    StoppedRun,
+    resume_command,
     write_backbone,
     write_found,
     write_last,
@@ -64,7 +64,7 @@ class Run:
         max_bad: float = 1.0,
         verbose: int = 1,
         save_every: float = 600.0,
-        saved: Saved | None = None,
+        saved: StoppedRun | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.splits = splits
@@ -85,7 +85,7 @@ class Run:
         if distributed.is_main():
             self._open(saved)
 
-    def _open(self, saved: Saved | None) -> None:
+    def _open(self, saved: StoppedRun | None) -> None:
         folder = self.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class Run:
                 for path in folder.iterdir():
                     path.unlink()
             elif any(folder.iterdir()) and launcher.agent() not in agents_of(folder):
-                hint = f" (to continue its run: {command(folder)})" if (self.folder / LAST).exists() else ""
+                hint = f" (to continue its run: {resume_command(folder)})" if (self.folder / LAST).exists() else ""
                 raise UserError(f"the run folder {folder} is not empty; give a new one, or leave --run_dir out{hint}")
         except OSError as error:
             raise UserError(f"cannot write the run folder {folder}: {error.strerror}; give --run_dir DIR") from error
@@ -165,7 +165,7 @@ class Run:
         self._check_folder()
         place = {"run_id": self.id, **self._place, **self._about}
         position = {"skipped": dict(self.skipped), "rows": list(self._rows), "events": list(self.board.position())}
-        write_last(self.folder, Progress(**place, **position), state)
+        write_last(self.folder, RunState(**place, **position), state)
         self._saved_at = time.monotonic()
 
     @launcher.main_only
@@ -183,11 +183,11 @@ class Run:
     def between_steps(self, state: Callable[[], dict] | None) -> None:
         """Saves the state where it is time; after a signal to any rank it saves and raises `stop.Stopped` on all."""
         is_time = self._saved_at is not None and time.monotonic() - self._saved_at >= self.save_every
-        is_time, is_asked = distributed.maxima(is_time, signals.asked())
+        is_time, is_asked = distributed.all_reduce_max(is_time, signals.stop_requested())
         if state and (is_time or is_asked):
             self.save_last(state())
         if is_asked:
-            signals.raise_now()
+            signals.raise_stopped()
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -217,17 +217,17 @@ class Run:
             raise
         except Diverged as error:
             raise UserError(f"{error}; {self._what_is_kept()}; try a lower --lr in a new run") from error
-        except Obstacle as error:
+        except WriteError as error:
             raise UserError(f"{error}{self._how_to_continue()}") from error
         except (RuntimeError, MemoryError) as error:
-            if not (reason := signals.reason_of(error)):
+            if not (reason := signals.resource_hint(error)):
                 raise
             raise UserError(f"{reason}{self._how_to_continue()}") from error
 
     def _how_to_continue(self) -> str:
         if self._saved_at is None:
             return "; nothing was saved yet"
-        return f"; continue with: {command(self.folder)}"
+        return f"; continue with: {resume_command(self.folder)}"
 
     def _what_is_kept(self) -> str:
         if self._best is None:
@@ -274,7 +274,7 @@ class Run:
             f"epoch {step:{width}d}/{self.n_epochs}  train loss {train.loss:.4f} acc {train.accuracy:.4f}  "
             f"val loss {valid.loss:.4f} acc {valid.accuracy:.4f} f1 {valid.macro_f1:.4f}  "
             f"lr {result.rates['head']:<7.2g}{backbone}  "
-            f"{train.images_per_second:5.0f} images/s{painted('  * kept', 'green') if is_best else ''}"
+            f"{train.images_per_second:5.0f} images/s{coloured('  * kept', 'green') if is_best else ''}"
         )
 
     @launcher.main_only
@@ -358,7 +358,7 @@ class Run:
             return ""
         is_tie = accuracies.count(accuracies[epoch]) > 1 and self._about["config"]["monitor"] == "accuracy"
         return (
-            f"{count_of(n, 'other epoch')} of {len(accuracies)} cannot be told from it by {n_images} images: their "
+            f"{pluralize(n, 'other epoch')} of {len(accuracies)} cannot be told from it by {n_images} images: their "
             f"accuracy lies within its interval{'; of equals the first is kept, --monitor loss looks closer' * is_tie}"
         )
 

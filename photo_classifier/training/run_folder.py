@@ -11,7 +11,7 @@ from pathlib import Path
 
 from photo_classifier.runtime import distributed, launcher
 from photo_classifier.runtime.files import read_json, write_text
-from photo_classifier.runtime.plain_values import first_unlike
+from photo_classifier.runtime.plain_values import first_mismatch
 from photo_classifier.training.resume import LAST, SAMPLES
 
 LAUNCH = "launch.json"
@@ -46,7 +46,7 @@ def has_not_begun(folder: Path) -> bool:
 def agents_of(folder: str | Path) -> list[str]:
     """The launcher's agents under which the run of that folder was started; none without the launcher."""
     agents = read_json(Path(folder) / LAUNCH).get("agents")
-    return [] if first_unlike(agents, [str]) else agents
+    return [] if first_mismatch(agents, [str]) else agents
 
 
 def run_of_this_launch(run_dir: str | None) -> str | None:
@@ -58,7 +58,7 @@ def run_of_this_launch(run_dir: str | None) -> str | None:
         folders = [note.parent for note in notes if agents & set(agents_of(note.parent))]
         return next((str(folder) for folder in folders if (folder / LAST).exists()), None)
 
-    return distributed.from_main(find)
+    return distributed.broadcast_from_main(find)
 
 
 def note_launch(folder: str | Path) -> None:

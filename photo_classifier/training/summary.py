@@ -14,14 +14,14 @@ from torch import nn
 from photo_classifier.config import TrainConfig
 from photo_classifier.data.image_files import others_text
 from photo_classifier.data.samples import Splits, split_title
-from photo_classifier.evaluation.contact_sheet import undrawn
+from photo_classifier.evaluation.contact_sheet import missing_glyphs
 from photo_classifier.evaluation.report import report_lines
 from photo_classifier.models.classifier import Classifier, count_parameters
-from photo_classifier.runtime.console import painted, warn
-from photo_classifier.runtime.text import count_of, typed
+from photo_classifier.runtime.console import coloured, warn
+from photo_classifier.runtime.text import pluralize, shell_command
 
 if TYPE_CHECKING:
-    from photo_classifier.training.best_checkpoint import Saver
+    from photo_classifier.training.best_checkpoint import BestCheckpoint
     from photo_classifier.training.results import PhaseResult
     from photo_classifier.training.run import Run
 
@@ -52,9 +52,9 @@ def describe(
     if splits.passed_over:
         say(f"        {others_text(splits.passed_over)}")
     if n_skipped:
-        say(f"        left out: {count_of(n_skipped, 'image')} that cannot be read, listed in skipped.csv")
+        say(f"        left out: {pluralize(n_skipped, 'image')} that cannot be read, listed in skipped.csv")
     say("\n".join(class_lines(splits)))
-    if letters := undrawn("".join(splits.class_names)):
+    if letters := missing_glyphs("".join(splits.class_names)):
         say(f"        no font here has {letters[:3]}: pictures show their numbers; install one, such as Noto Sans CJK")
     start = "pretrained" if config.use_pretrained else config.weights or "random"
     say(
@@ -67,8 +67,8 @@ def describe(
         say(model.net)
     rates = f"{config.lr:g}" + (f" (backbone {config.backbone_lr:g})" if config.backbone_lr else "")
     say(
-        f"train   up to {count_of(config.n_epochs, 'epoch')} in steps of "
-        f"{count_of(min(config.batch_size, len(splits.train)), 'image')}; "
+        f"train   up to {pluralize(config.n_epochs, 'epoch')} in steps of "
+        f"{pluralize(min(config.batch_size, len(splits.train)), 'image')}; "
         f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
     )
 
@@ -150,11 +150,11 @@ def _state(module: nn.Module) -> str:
 # --- after the last ---------------------------------------------------------------------------
 
 
-def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict, say: Callable) -> None:
+def report(run: Run, saver: BestCheckpoint, best_epoch: int, results: dict, judged: dict, say: Callable) -> None:
     """What came out, and what to type next; the last line is the accuracy that predict repeats."""
     if run.skipped:
         path, reason = next(iter(run.skipped.items()))
-        n_skipped = count_of(len(run.skipped), "image")
+        n_skipped = pluralize(len(run.skipped), "image")
         left_out = f"left out {n_skipped} that could not be read, listed in {run.folder / 'skipped.csv'},"
         if run.verbose:
             say(f"{left_out}\n        for example {path}: {reason}")
@@ -168,9 +168,9 @@ def report(run: Run, saver: Saver, best_epoch: int, results: dict, judged: dict,
         say(f"        {peers}")
     if saver.previous:
         say(f"        the earlier {saver.path} is now {saver.previous}")
-    say(f"next    {typed('python', 'predict.py', '--model_fn', saver.path)}")
-    say(f"        {typed('tensorboard', '--logdir', run.folder.parent)}")
-    print(painted("\n".join(accuracies(results)), "bold"))
+    say(f"next    {shell_command('python', 'predict.py', '--model_fn', saver.path)}")
+    say(f"        {shell_command('tensorboard', '--logdir', run.folder.parent)}")
+    print(coloured("\n".join(accuracies(results)), "bold"))
 
 
 def files_shown(folder: Path) -> list[str]:

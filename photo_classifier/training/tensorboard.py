@@ -16,15 +16,15 @@ from data_loader import ImageDataset
 from photo_classifier.data.batches import stack
 from photo_classifier.data.preprocess import eval_transform
 from photo_classifier.data.samples import split_title
-from photo_classifier.evaluation.contact_sheet import in_time
-from photo_classifier.models.inference import Engine, in_fixed_shape
-from photo_classifier.runtime.seeding import seed_for
-from photo_classifier.runtime.text import shown
+from photo_classifier.evaluation.contact_sheet import map_until
+from photo_classifier.models.inference import Engine, run_in_fixed_batches
+from photo_classifier.runtime.seeding import derive_seed
+from photo_classifier.runtime.text import escape_surrogates
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from photo_classifier.features.extraction import Extracted
+    from photo_classifier.features.extraction import SplitFeatures
     from photo_classifier.training.results import Outputs, PhaseResult
 
 MOST_CURVES = 50  # classes with a curve of precision and recall: the most frequent ones
@@ -35,7 +35,7 @@ CHUNK = 16  # images whose features are computed at once
 
 
 @dataclass(frozen=True)
-class Reader:
+class EmbeddingSource:
     """How the images of the embedding are decoded, and what gives their features.
 
     `compute` takes uint8 images (n, 3, size, size) and their places in the split and gives features (n, ...).
@@ -103,7 +103,7 @@ def add_embedding(
     class_names: Sequence[str],
     paths: Sequence[str],
     outputs: Outputs,
-    reader: Reader,
+    reader: EmbeddingSource,
     step: int,
     seconds: float,
 ) -> None:
@@ -134,12 +134,12 @@ def add_embedding(
 
 def _cell(text: str) -> str:
     """Text that cannot end its cell of a table with tabs."""
-    return shown(" ".join(text.split())) or " "
+    return escape_surrogates(" ".join(text.split())) or " "
 
 
-def _read_until(indices: torch.Tensor, reader: Reader, end: float) -> Iterator[tuple]:
+def _read_until(indices: torch.Tensor, reader: EmbeddingSource, end: float) -> Iterator[tuple]:
     """Features, thumbnails uint8 (n, 3, 40, 40) and places of chunks of the images in a random order."""
-    generator = torch.Generator().manual_seed(seed_for("embedding"))
+    generator = torch.Generator().manual_seed(derive_seed("embedding"))
     order = indices[torch.randperm(len(indices), generator=generator)][:MOST_IMAGES]
     for part in order.split(CHUNK):
         images, good = _decoded(reader.dataset, part.tolist(), end - time.monotonic())
@@ -165,25 +165,25 @@ def principal_components(features: torch.Tensor) -> torch.Tensor:
     return (vectors[:, -n:] * values[-n:].clamp(min=0).sqrt()).flip(1)
 
 
-def stored_reader(extracted: Extracted) -> Reader:
+def stored_reader(extracted: SplitFeatures) -> EmbeddingSource:
     """For features that are stored: only thumbnails are decoded."""
     images = extracted.dataset
     small = images.preprocess.at(THUMBNAIL, None, images.preprocess.bit_depth)
     dataset = ImageDataset(images.samples, (), small, eval_transform(small), max_pixels=images.max_pixels)
-    return Reader(dataset, lambda _, places: extracted.rows(places))
+    return EmbeddingSource(dataset, lambda _, places: extracted.rows(places))
 
 
-def image_reader(dataset: ImageDataset, engine: Engine) -> Reader:
+def image_reader(dataset: ImageDataset, engine: Engine) -> EmbeddingSource:
     """For a model whose features change as it trains: they are computed with the engine's present weights."""
 
     def compute(images: torch.Tensor, _places: list[int]) -> torch.Tensor:
-        return in_fixed_shape(engine.evaluated.features, images, CHUNK, engine.device, engine.dtype)
+        return run_in_fixed_batches(engine.evaluated.features, images, CHUNK, engine.device, engine.dtype)
 
-    return Reader(dataset, compute)
+    return EmbeddingSource(dataset, compute)
 
 
 def _decoded(dataset: ImageDataset, places: list[int], seconds: float) -> tuple[torch.Tensor, list[int]]:
     """Images uint8 (n, 3, size, size) and their places: those begun in that time that can still be read."""
-    items = [item for _, item in in_time(lambda place: dataset[0, place], places, seconds)]
+    items = [item for _, item in map_until(lambda place: dataset[0, place], places, seconds)]
     good = [(place, image) for place, _, image in items if not isinstance(image, str)]
     return stack([image for _, image in good]), [place for place, _ in good]

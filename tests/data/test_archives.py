@@ -9,7 +9,7 @@ import pytest
 from conftest import assert_one_line_error
 
 from photo_classifier.data import archives
-from photo_classifier.data.archives import extract, unpacked
+from photo_classifier.data.archives import extract, unpack_once
 from photo_classifier.runtime.errors import UserError
 
 
@@ -75,26 +75,26 @@ def test_a_broken_archive_is_told(tmp_path):
 def test_an_archive_is_unpacked_once_and_anew_when_it_has_changed(tmp_path):
     said = []
     archive = make_zip(tmp_path / "photos.zip", ["cat/1.jpg", ".hidden", "__MACOSX/cat/1.jpg", "cat/Thumbs.db"])
-    folder = unpacked(archive, said.append)
+    folder = unpack_once(archive, said.append)
     assert sorted(path.name for path in folder.rglob("*")) == ["1.jpg", "cat"]
     stamp = (folder / "cat" / "1.jpg").stat().st_mtime_ns
-    assert unpacked(archive, said.append) == folder
+    assert unpack_once(archive, said.append) == folder
     assert (folder / "cat" / "1.jpg").stat().st_mtime_ns == stamp
     assert [line.split()[0] for line in said] == ["unpacked", str(archive)]
     make_zip(archive, ["cat/2.jpg"])
-    again = unpacked(archive, said.append)
+    again = unpack_once(archive, said.append)
     assert [path.name for path in (again / "cat").iterdir()] == ["2.jpg"]
     assert sorted(os.listdir(".cache/archives")) == sorted([folder.name, again.name]), "no half-unpacked folder"
 
 
 def test_a_change_that_keeps_length_and_time_is_seen_by_the_checksums_of_a_zip(tmp_path):
     about = make_zip(tmp_path / "a.zip", ["1.txt"]).stat()
-    first = unpacked(tmp_path / "a.zip", print)
+    first = unpack_once(tmp_path / "a.zip", print)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("1.txt", b"y")
     os.utime(tmp_path / "a.zip", ns=(about.st_atime_ns, about.st_mtime_ns))
     assert (tmp_path / "a.zip").stat().st_size == about.st_size
-    assert unpacked(tmp_path / "a.zip", print) != first
+    assert unpack_once(tmp_path / "a.zip", print) != first
 
 
 def test_two_runs_that_unpack_at_once_are_both_served(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from conftest import make_class_folders, save_image
 
 from photo_classifier.data.discovery import samples_at
-from photo_classifier.data.file_finder import Finder
+from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.tables import Columns, Table
 from photo_classifier.runtime.errors import UserError
 
@@ -58,7 +58,7 @@ def photos(tmp_path):
 
 
 def test_a_file_is_found_where_its_table_says_or_near(photos):
-    find = Finder(photos)
+    find = FileFinder(photos)
     for written, expected in {
         "a.jpg": "a.jpg",
         " ./train/../a.jpg": "a.jpg",
@@ -82,8 +82,8 @@ def test_a_file_is_found_where_its_table_says_or_near(photos):
 def test_a_name_that_is_in_two_folders_is_not_guessed(photos):
     save_image(photos / "test" / "c.png", 0, 0)
     with pytest.raises(UserError, match=r"can be .*; write its folder too"):
-        Finder(photos)("c.png")
-    assert Finder(photos)("test/c.png") == str(photos / "test" / "c.png")
+        FileFinder(photos)("c.png")
+    assert FileFinder(photos)("test/c.png") == str(photos / "test" / "c.png")
 
 
 def test_a_table_is_predicted_in_its_order_with_its_labels(tmp_path, capsys):

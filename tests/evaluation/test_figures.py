@@ -5,10 +5,10 @@ from conftest import save_image
 from PIL import Image
 
 from photo_classifier.evaluation import contact_sheet, figures
-from photo_classifier.evaluation.metrics import Measures
-from photo_classifier.evaluation.report import judge
+from photo_classifier.evaluation.metrics import StreamingMetrics
+from photo_classifier.evaluation.report import evaluation_report
 from photo_classifier.prediction.results import Prediction
-from photo_classifier.runtime.seeding import seed_for
+from photo_classifier.runtime.seeding import derive_seed
 
 KOREAN = ["개미 $a_b$", "꿀벌\n벌", "العربية"]
 
@@ -19,7 +19,7 @@ def report_of(n_classes=3, n=60, names=None, paths=None):
     logits = torch.randn(n, n_classes, generator=generator)
     logits[torch.arange(n), labels] += 1
     names = names or [f"class {k}" for k in range(n_classes)]
-    return judge(logits, labels, paths or ["gone.jpg"] * n, names, 1.0)
+    return evaluation_report(logits, labels, paths or ["gone.jpg"] * n, names, 1.0)
 
 
 @pytest.mark.parametrize("has_fonts", [True, False])
@@ -55,15 +55,15 @@ def predictions(n, path="gone.png", label="dog"):
 
 
 def test_a_sheet_takes_an_even_sample_whatever_the_batches(tmp_path):
-    one, two = contact_sheet.Sheet(), contact_sheet.Sheet()
+    one, two = contact_sheet.ContactSheet(), contact_sheet.ContactSheet()
     rows = [Prediction(str(n), "cat", 0.5, (("cat", 0.5),)) for n in range(500)]
     one.add_predictions(rows)
     two.add_predictions(rows[:123])
-    again = contact_sheet.Sheet()
+    again = contact_sheet.ContactSheet()
     again.restore(two.state())
     again.add_predictions(rows[123:])
     assert sorted(one.state()["chosen"]) == sorted(again.state()["chosen"])
-    expected = sorted(range(500), key=lambda n: seed_for("sheet", n))[: contact_sheet.N_SHEET]
+    expected = sorted(range(500), key=lambda n: derive_seed("sheet", n))[: contact_sheet.N_SHEET]
     assert {entry[1] for entry in one.state()["chosen"]} == set(expected)
     assert one.text("a.png") == f"a.png: {contact_sheet.N_SHEET} of 500 photos"
 
@@ -72,7 +72,7 @@ def test_only_what_is_known_to_be_wrong_is_framed_in_red(tmp_path):
     photo = str(save_image(tmp_path / "blue.png", 2, 0))
 
     def n_red(label, predict="cat", best="cat"):
-        sheet = contact_sheet.Sheet()
+        sheet = contact_sheet.ContactSheet()
         sheet.add_predictions([Prediction(photo, predict, 0.5, ((best, 0.5),), label=label)])
         pixels = np.asarray(sheet.draw(contact_sheet.photo_opener(10**6, 16)).convert("RGB")).astype(int)
         return int(((pixels == (255, 0, 0)).all(2)).sum())
@@ -88,7 +88,7 @@ def test_measures_continue_where_they_were():
         Prediction("a", "cat", 0.75, (("cat", 0.75),), label=label, log_likelihood=-1.0)
         for label in ("cat", "dog", "dog")
     ]
-    whole, first, second = (Measures(names) for _ in range(3))
+    whole, first, second = (StreamingMetrics(names) for _ in range(3))
     whole.add_predictions(rows)
     first.add_predictions(rows[:2])
     second.restore(first.state())

@@ -11,8 +11,8 @@ from scipy.stats import binomtest
 from sklearn import metrics
 
 from photo_classifier.evaluation.calibration import TEMPERATURES, fit_temperature
-from photo_classifier.evaluation.metrics import N_BINS, N_MISTAKES, Measures, macro_f1, wilson_interval
-from photo_classifier.evaluation.report import judge, report_lines, write_report
+from photo_classifier.evaluation.metrics import N_BINS, N_MISTAKES, StreamingMetrics, macro_f1, wilson_interval
+from photo_classifier.evaluation.report import evaluation_report, report_lines, write_report
 
 
 def some_logits(n, n_classes, seed=0, skill=2.0):
@@ -25,7 +25,7 @@ def some_logits(n, n_classes, seed=0, skill=2.0):
 
 def measured(logits, labels, temperature=1.0, batch=7):
     names = [f"class {k}" for k in range(logits.shape[1])]
-    measures = Measures(names, temperature)
+    measures = StreamingMetrics(names, temperature)
     for start in range(0, len(labels), batch):
         end = min(start + batch, len(labels))
         measures.add(logits[start:end], labels[start:end], [f"{n}.jpg" for n in range(start, end)])
@@ -128,7 +128,7 @@ def test_a_temperature_stays_sane_where_there_is_little_to_fit():
 
 def test_calibration_before_and_after_is_of_the_same_images():
     logits, labels = some_logits(200, 3)
-    report = judge(logits, labels, ["a.jpg"] * 200, ["a", "b", "c"], 2.0)
+    report = evaluation_report(logits, labels, ["a.jpg"] * 200, ["a", "b", "c"], 2.0)
     assert report["before_temperature"]["negative_log_likelihood"] == pytest.approx(
         torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5
     )

@@ -24,13 +24,21 @@ from photo_classifier.data.preprocess import eval_transform
 from photo_classifier.data.samples import Sample
 from photo_classifier.features import cache as feature_cache
 from photo_classifier.features import extraction
-from photo_classifier.features.cache import RowKey, Store, cache_entries, gather, open_cache, prune, row_keys
-from photo_classifier.features.extraction import Extracted, Part, extract
+from photo_classifier.features.cache import (
+    RowKey,
+    ShardStore,
+    cache_entries,
+    gather_rows,
+    open_cache,
+    prune_cache,
+    row_keys,
+)
+from photo_classifier.features.extraction import FeatureRequest, SplitFeatures, extract
 from photo_classifier.models.backbones import BACKBONES
 from photo_classifier.models.classifier import is_wholly_frozen
 from photo_classifier.models.inference import Engine, HeadEngine
-from photo_classifier.runtime.device import pick_precision
-from photo_classifier.runtime.errors import Obstacle, UserError
+from photo_classifier.runtime.device import choose_precision
+from photo_classifier.runtime.errors import UserError, WriteError
 
 CPU = torch.device("cpu")
 FROZEN = (*TINY, "--freeze", "--n_epochs", 3)
@@ -56,11 +64,11 @@ def train_set(image_folder, engine):
 
 
 def rows_of(extracted):
-    return gather(extracted.shards, extracted.places.view(-1, 2))
+    return gather_rows(extracted.shards, extracted.locations.view(-1, 2))
 
 
 def extract_one(engine, dataset, cache, recipe, n_views=1, n_workers=0, say=print):
-    return dict(extract(engine, {"train": Part(dataset, recipe, n_views)}, cache, n_workers, say))["train"]
+    return dict(extract(engine, {"train": FeatureRequest(dataset, recipe, n_views)}, cache, n_workers, say))["train"]
 
 
 # --- the same result --------------------------------------------------------------------------
@@ -74,7 +82,7 @@ def test_head_on_features_is_the_whole_model(name):
     images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float32, torch.bfloat16):
         engine = Engine(model, CPU, dtype, batch_size=4)
-        head = HeadEngine(model.top(), CPU, dtype, batch_size=4)
+        head = HeadEngine(model.head_module(), CPU, dtype, batch_size=4)
         assert torch.equal(head(engine.features(images)), engine(images))
 
 
@@ -104,11 +112,11 @@ def test_features_larger_than_memory_are_read_from_the_disk_batch_by_batch(tmp_p
 
     block = torch.zeros(32, 250_000)  # one, as extraction has: the holes of many would be counted
     before, most, total = anonymous_mb(), 0.0, 0.0
-    store, keys = Store(tmp_path / recipe("a")), [RowKey(0, str(n), str(n), 1, 1) for n in range(256)]
+    store, keys = ShardStore(tmp_path / recipe("a")), [RowKey(0, str(n), str(n), 1, 1) for n in range(256)]
     for k in range(0, 256, 32):
         store.add(keys[k : k + 32], block.fill_(k))
     dataset = SimpleNamespace(seed=0, label_of=lambda index: 0)
-    loader = Extracted(dataset, store.shards, store.places(keys).view(256, 1, 2), []).loader(16)
+    loader = SplitFeatures(dataset, store.shards, store.locations(keys).view(256, 1, 2), []).loader(16)
     for batch in loader:
         total += batch.images[:, 0].sum().item()
         most = max(most, anonymous_mb())
@@ -162,7 +170,7 @@ def test_what_features_depend_on_is_computed_anew(cli, split_folder):
     assert computed("--augment", "none") == 24, "one view is all there is; validation is as before"
     assert computed("--image_size", 40) == 72 + 15
     assert computed("--resize", 64) == 72 + 15
-    other = "bf16" if pick_precision("auto", CPU) == torch.float32 else "fp32"
+    other = "bf16" if choose_precision("auto", CPU) == torch.float32 else "fp32"
     assert computed("--precision", other) == 72 + 15
     assert computed("--seed", 1) == 72 + 15, "random weights differ with the seed too"
     assert computed("--n_epochs", 4) == 24, "a fourth view of each"
@@ -192,12 +200,12 @@ def test_the_number_of_workers_changes_no_feature(engine, train_set, tmp_path):
 
 def test_features_go_in_the_precision_they_came(engine, tmp_path):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        store, rows = Store(tmp_path / str(dtype)), torch.randn(3, 5, 2, 2).to(dtype)
+        store, rows = ShardStore(tmp_path / str(dtype)), torch.randn(3, 5, 2, 2).to(dtype)
         keys = [RowKey(0, str(n), str(n), 1, n) for n in range(3)]
         store.add(keys, rows)
-        store = Store(store.folder)
+        store = ShardStore(store.folder)
         store.open(keys)
-        assert torch.equal(gather(store.shards, store.places(keys[::-1])), rows.flip(0))
+        assert torch.equal(gather_rows(store.shards, store.locations(keys[::-1])), rows.flip(0))
 
 
 # --- never a wrong cache ----------------------------------------------------------------------
@@ -222,7 +230,7 @@ def test_half_written_entries_are_never_read(engine, train_set, tmp_path):
         index.write_text(whole)
         data.write_bytes(content)
         damage()
-        store = Store(index.parent)
+        store = ShardStore(index.parent)
         store.open(keys)
         assert not store.rows
     assert torch.equal(rows_of(extract_one(engine, train_set, cache, "basic", 1, 0)), first)
@@ -300,7 +308,7 @@ def recipe(name):
 
 def add_shard(cache, name, age):
     folder = cache / recipe(name)
-    Store(folder).add([RowKey(0, name, name, 1, 1)], torch.zeros(1, 250))
+    ShardStore(folder).add([RowKey(0, name, name, 1, 1)], torch.zeros(1, 250))
     (index,) = folder.glob("*.json")
     os.utime(index, (time.time() - age,) * 2)
     return index
@@ -309,9 +317,9 @@ def add_shard(cache, name, age):
 def test_what_was_used_longest_ago_goes_first(tmp_path):
     kept = {name: add_shard(tmp_path, name, age) for name, age in (("old", 300), ("middle", 200), ("new", 100))}
     total = sum(n_bytes for _, n_bytes, _ in cache_entries(tmp_path))
-    assert prune(tmp_path, needed=0, limit=total - 1) <= total - 1
+    assert prune_cache(tmp_path, needed=0, limit=total - 1) <= total - 1
     assert {path.name for path in tmp_path.iterdir()} == {recipe("middle"), recipe("new")}
-    assert prune(tmp_path, needed=10**9, limit=10**9, keep=[kept["middle"]]) > 10**9
+    assert prune_cache(tmp_path, needed=10**9, limit=10**9, keep=[kept["middle"]]) > 10**9
     assert [path.name for path in tmp_path.iterdir()] == [recipe("middle")]
 
 
@@ -332,7 +340,7 @@ def test_one_network_on_many_sets_stays_within_the_limit_and_keeps_what_a_run_as
 
     def computed(*names):
         said = []
-        parts = {name: Part(images_of(name), "evaluation") for name in names}
+        parts = {name: FeatureRequest(images_of(name), "evaluation") for name in names}
         for _ in extract(engine, parts, tmp_path / "cache", 0, said.append):
             pass
         return [int(line.split()[1]) if "compute" in line else line.strip() for line in said]
@@ -364,7 +372,7 @@ def test_leftovers_of_dead_runs_are_removed_but_not_those_of_living_ones(tmp_pat
             path = folder / f"{n:020d}-{'ab' * 4}.{ending}"
             path.write_bytes(b"x")
             os.utime(path, (time.time() - age * 86400,) * 2)
-    prune(tmp_path, 0, limit=10**9)
+    prune_cache(tmp_path, 0, limit=10**9)
     left = sorted(path.name for path in folder.iterdir() if "abab" in path.name)
     assert left == [f"{1:020d}-{'ab' * 4}.{ending}" for ending in ("bin", "tmp")]
 
@@ -376,7 +384,7 @@ def test_nothing_but_its_own_files_is_ever_removed_from_the_folder(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"mine")
         os.utime(path, (0, 0))
-    prune(tmp_path, needed=10**12, limit=10**9)
+    prune_cache(tmp_path, needed=10**12, limit=10**9)
     extraction.main(["--feature_cache", str(tmp_path), "--clear"])
     assert all(path.exists() for path in mine)
 
@@ -452,7 +460,10 @@ def test_evaluation_features_do_not_depend_on_the_seed(engine, image_folder, tmp
     splits, said = load_splits(image_folder, {"train": 0.6, "valid": 0.2, "test": 0.2}, 0), []
     for seed in (0, 1):
         datasets = make_datasets(TrainConfig(seed=seed), splits, engine.model.preprocess)
-        parts = {"valid": Part(datasets["valid"], "evaluation"), "train": Part(datasets["train"], "basic", 2)}
+        parts = {
+            "valid": FeatureRequest(datasets["valid"], "evaluation"),
+            "train": FeatureRequest(datasets["train"], "basic", 2),
+        }
         list(extract(engine, parts, tmp_path / "cache", 0, said.append))
     assert [line.split()[1] for line in said] == ["42", "36"], "the views of training alone"
 
@@ -462,7 +473,7 @@ def test_a_file_that_changes_while_it_is_read_has_no_row_and_is_told(engine, tra
     train_set.decoded = lambda index: (decoded(index), os.utime(path))[0]
     extracted = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
     assert extracted.bad == [(4, "changed while it was read")]
-    assert (extracted.places[4] == -1).all()
+    assert (extracted.locations[4] == -1).all()
     train_set.decoded, said = decoded, []
     assert not extract_one(engine, train_set, tmp_path / "cache", "basic", 2, say=said.append).bad
     assert said[0].split()[1] == "2"
@@ -507,7 +518,7 @@ def test_a_cache_that_may_only_be_read_serves_where_an_image_is_broken(engine, t
     path = Path(train_set.samples[4].path)
     path.write_bytes(path.read_bytes()[:-200])
     first = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
-    monkeypatch.setattr(Store, "check_writable", lambda _: pytest.fail("nothing is to be written"))
+    monkeypatch.setattr(ShardStore, "check_writable", lambda _: pytest.fail("nothing is to be written"))
     second = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
     assert [index for index, _ in second.bad] == [4]
     assert second.bad == first.bad
@@ -521,23 +532,23 @@ def test_a_rank_that_sees_other_times_of_the_files_compares_with_its_own_first_l
         os.utime(sample.path, ns=(0, 10**18))
     monkeypatch.setattr("photo_classifier.runtime.launcher.is_main", lambda: False)
     wanted = [(index, (0,)) for index in range(len(keys))]
-    assert not extraction._compute(engine, train_set, Store(tmp_path / "rows"), keys, wanted, 0)
+    assert not extraction._compute(engine, train_set, ShardStore(tmp_path / "rows"), keys, wanted, 0)
 
 
 def test_an_index_that_cannot_be_written_takes_its_rows_along(tmp_path, monkeypatch):
     def full(path, text):
-        raise Obstacle(f"cannot write {path}: No space left on device")
+        raise WriteError(f"cannot write {path}: No space left on device")
 
     monkeypatch.setattr(feature_cache, "write_text", full)
-    with pytest.raises(Obstacle, match=r"No space left on device.*use --views 0"):
-        Store(tmp_path / "r").add([RowKey(0, "a", "a", 1, 1)], torch.zeros(1, 3))
+    with pytest.raises(WriteError, match=r"No space left on device.*use --views 0"):
+        ShardStore(tmp_path / "r").add([RowKey(0, "a", "a", 1, 1)], torch.zeros(1, 3))
     assert not list((tmp_path / "r").iterdir())
 
 
 def test_rows_outlive_another_process_that_empties_the_cache(tmp_path):
-    store, keys = Store(tmp_path / recipe("a")), [RowKey(0, "a", "a", 1, 1)]
+    store, keys = ShardStore(tmp_path / recipe("a")), [RowKey(0, "a", "a", 1, 1)]
     store.add(keys, torch.ones(1, 3))
     extraction.main(["--feature_cache", str(tmp_path), "--clear"])
-    assert gather(store.shards, store.places(keys)).tolist() == [[1, 1, 1]]
+    assert gather_rows(store.shards, store.locations(keys)).tolist() == [[1, 1, 1]]
     store.add([RowKey(0, "b", "b", 1, 1)], torch.zeros(1, 3))
     assert len(cache_entries(tmp_path)) == 1

@@ -11,7 +11,7 @@ import train
 from photo_classifier.runtime import distributed
 from utils import run_main
 
-with distributed.joined(gpu_id=-1):
+with distributed.process_group(gpu_id=-1):
     for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines():
         name, *argv = shlex.split(line)
         try:

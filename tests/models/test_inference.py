@@ -137,7 +137,7 @@ def test_a_new_view_every_epoch_computes_no_more_images_than_a_step_has():
     engine, computed = Engine(model, CPU, torch.float32, batch_size=32), []
     engine.evaluated.register_forward_pre_hook(lambda _, inputs: computed.append(len(inputs[0])))
     engine.evaluated.net.conv1.register_forward_pre_hook(lambda _, inputs: computed.append(len(inputs[0])))
-    logits = FrozenModel(engine, model.top(), 4)(random_images(4, model))
+    logits = FrozenModel(engine, model.head_module(), 4)(random_images(4, model))
     assert computed == [4]
     with torch.no_grad():
         assert torch.allclose(logits, model.eval()(random_images(4, model)), atol=1e-4)

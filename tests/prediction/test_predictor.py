@@ -2,7 +2,7 @@ import pytest
 from conftest import CLASSES
 from PIL import Image
 
-from photo_classifier.data.batches import Chunks
+from photo_classifier.data.batches import StreamBatchSampler
 from photo_classifier.data.samples import Sample
 from photo_classifier.prediction.predictor import Predictor
 
@@ -62,7 +62,7 @@ def test_a_stream_is_read_only_as_far_as_it_is_used(predictor, image_folder):
 
 def test_chunks_come_in_order_and_remember_what_they_handed_out():
     samples = [Sample(str(n)) for n in range(10)]
-    chunks = Chunks(samples, 4)
+    chunks = StreamBatchSampler(samples, 4)
     assert chunks.peek(2) == 2
     assert chunks.peek(9) == 3
     assert [[sample for _, sample in chunk] for chunk in chunks] == [samples[:4], samples[4:8], samples[8:]]

@@ -6,7 +6,7 @@ import pytest
 
 from photo_classifier.data.samples import Sample
 from photo_classifier.prediction.result_file import ResultFile
-from photo_classifier.prediction.results import Prediction, Tally, columns_of, row_of
+from photo_classifier.prediction.results import Prediction, Totals, columns_of, row_of
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.signals import Stopped
 
@@ -24,7 +24,7 @@ def predictions(names=NAMES):
 
 
 def write(path, names=NAMES, resume=False, about=ABOUT, n_stop=None, columns=None):
-    samples, tally = iter([Sample(name) for name in names]), Tally()
+    samples, tally = iter([Sample(name) for name in names]), Totals()
     with ResultFile(str(path), columns or columns_of(2), about) as target:
         if target.begin(resume, samples, tally):
             for prediction in predictions([sample.path for sample in samples][:n_stop]):
@@ -107,7 +107,7 @@ def launched(name, path):
 
 
 def test_only_what_the_same_launch_has_written_is_gone_on_with_by_itself(tmp_path):
-    path, tally = tmp_path / "r.csv", Tally()
+    path, tally = tmp_path / "r.csv", Totals()
     assert not launched("host 1", path).is_of_launch()
     target = launched("host 1", path)
     target.begin(False, iter(()), tally)
@@ -236,7 +236,7 @@ def test_a_run_that_ends_before_its_first_row_leaves_nothing(tmp_path):
 def test_a_worker_that_is_lost_leaves_its_rows_and_says_how_to_go_on(tmp_path):
     def lose():
         with ResultFile(str(tmp_path / "r.csv"), columns_of(2), ABOUT) as target:
-            target.begin(False, iter(()), tally := Tally())
+            target.begin(False, iter(()), tally := Totals())
             target.write([row_of(prediction) for prediction in predictions(NAMES[:2])], tally)
             raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 

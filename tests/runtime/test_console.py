@@ -9,7 +9,7 @@ import pytest
 from conftest import NAME, TINY
 
 import train
-from photo_classifier.runtime.console import painted, progress, show_progress
+from photo_classifier.runtime.console import coloured, progress, show_progress
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 
@@ -22,10 +22,10 @@ class Terminal(io.StringIO):
 def test_colour_is_for_terminals_and_not_with_no_color(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert painted("error:", "red", Terminal()) == "\033[31merror:\033[0m"
-    assert painted("error:", "red", io.StringIO()) == "error:"
+    assert coloured("error:", "red", Terminal()) == "\033[31merror:\033[0m"
+    assert coloured("error:", "red", io.StringIO()) == "error:"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert painted("error:", "red", Terminal()) == "error:"
+    assert coloured("error:", "red", Terminal()) == "error:"
 
 
 @pytest.mark.parametrize(("stream", "is_shown"), [(Terminal(), True), (io.StringIO(), False)])

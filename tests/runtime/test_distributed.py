@@ -23,7 +23,7 @@ from photo_classifier.data.samples import Sample
 from photo_classifier.prediction import task_queue
 from photo_classifier.prediction.results import Prediction
 from photo_classifier.runtime import distributed, launcher
-from photo_classifier.runtime.device import pick_device
+from photo_classifier.runtime.device import choose_device
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at in /proc")
@@ -233,13 +233,13 @@ def test_rows_do_not_pile_up_behind_a_task_that_is_stuck(monkeypatch):
 
     monkeypatch.setattr(launcher, "world_size", lambda: 2)
     store = torch.distributed.HashStore()
-    other, lead, written = task_queue.Desk(store), task_queue.Desk(store), []
+    other, lead, written = task_queue.TaskQueue(store), task_queue.TaskQueue(store), []
 
     def lead_on():
         for number, predictions in lead.work(stream):
-            lead.deliver(number, predictions)
+            lead.submit(number, predictions)
             written.extend(p.file_dir for batch in lead.ready() for p in batch)
-        lead.put_out()
+        lead.publish()
         written.extend(p.file_dir for batch in lead.ready() for p in batch)
 
     lead.open((Sample(str(n)) for n in range(1000)), 2, window=20)
@@ -250,10 +250,10 @@ def test_rows_do_not_pile_up_behind_a_task_that_is_stuck(monkeypatch):
     assert written == []
     assert sum(map(len, lead._own.values())) < 2 * 20
     lead_on()  # waits for nothing
-    other.deliver(number, predictions)
+    other.submit(number, predictions)
     while not lead.is_done:
         for number, predictions in stuck if other.taken else other.work(stream):
-            other.deliver(number, predictions)
+            other.submit(number, predictions)
         lead_on()
     assert other.is_over()
     assert written == [str(n) for n in range(1000)]
@@ -274,9 +274,9 @@ def test_mixing_a_batch_and_slicing_it_is_the_same_in_both_orders(alphas, n_imag
     images, labels = torch.randint(0, 256, (n_images, 3, 16, 16), dtype=torch.uint8), torch.arange(n_images) % 3
     torch.manual_seed(5)
     whole = mixer(images, labels)
-    parts = [(launcher.sliced(images, (k, 3)), launcher.sliced(labels, (k, 3))) for k in range(3)]
+    parts = [(launcher.shard(images, (k, 3)), launcher.shard(labels, (k, 3))) for k in range(3)]
     monkeypatch.setattr(launcher, "world_size", lambda: 3)
-    monkeypatch.setattr(distributed, "gathered", lambda _: [(a[-1:], b[-1:]) if len(a) else None for a, b in parts])
+    monkeypatch.setattr(distributed, "all_gather", lambda _: [(a[-1:], b[-1:]) if len(a) else None for a, b in parts])
     mixed = []
     for k, part in enumerate(parts):
         monkeypatch.setattr(distributed, "rank", lambda k=k: k)
@@ -289,7 +289,7 @@ def test_mixing_a_batch_and_slicing_it_is_the_same_in_both_orders(alphas, n_imag
 def test_synchronised_batch_norm_shares_its_tensors_and_leaves_the_frozen_and_the_original_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4))
     model.frozen = [model[2]]
-    twin = distributed.with_synced_batch_norm(model)
+    twin = distributed.with_sync_batch_norm(model)
     assert [type(module) for module in twin] == [nn.Conv2d, nn.SyncBatchNorm, nn.BatchNorm2d]
     assert [type(module) for module in model] == [nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm2d]
     assert twin[1].running_mean is model[1].running_mean
@@ -308,7 +308,7 @@ def test_machines_without_cuda_work_together_on_their_cpus(n_processes, device, 
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert pick_device().type == device
+    assert choose_device().type == device
 
 
 def test_one_process_needs_no_group():

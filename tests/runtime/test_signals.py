@@ -15,18 +15,18 @@ ROOT = os.path.dirname(train.__file__)
 
 def test_a_signal_raises_at_once_or_waits_for_the_end_of_a_step():
     before = signal.getsignal(signal.SIGINT)  # what runs in the background ignores it
-    with signals.handled():
+    with signals.handle_signals():
         with pytest.raises(signals.Stopped) as stopped:
             signal.raise_signal(signal.SIGTERM)
         assert stopped.value.status == 143
     steps = []
 
     def step():
-        with signals.deferred():
+        with signals.defer_signals():
             signal.raise_signal(signal.SIGINT)
             steps.append("finished")
 
-    with signals.handled():
+    with signals.handle_signals():
         with pytest.raises(signals.Stopped) as stopped:
             step()
         assert stopped.value.status == 130

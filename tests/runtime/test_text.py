@@ -1,7 +1,7 @@
 import pytest
 
 from photo_classifier.runtime.files import read_json
-from photo_classifier.runtime.text import typed
+from photo_classifier.runtime.text import shell_command
 
 
 @pytest.mark.parametrize(
@@ -9,7 +9,7 @@ from photo_classifier.runtime.text import typed
 )
 def test_a_command_is_quoted_as_the_shell_of_the_system_wants_it(system, line, monkeypatch):
     monkeypatch.setattr("sys.platform", system)
-    assert typed("predict.py", "--input", "my photos") == line
+    assert shell_command("predict.py", "--input", "my photos") == line
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"a": ', b'["a"]', b"\xff{}", b"[" * 1_000_000])

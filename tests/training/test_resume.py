@@ -114,7 +114,7 @@ def test_a_finished_run_that_grew_and_was_stopped_goes_on_without_being_told_aga
 
     def interrupt(*_):
         signal.raise_signal(signal.SIGINT)
-        signals.raise_if_asked()
+        signals.raise_if_requested()
 
     for place in ((assemble, "extract"), (Run, "between_steps")):  # before its first step, and after it
         with monkeypatch.context() as patch:

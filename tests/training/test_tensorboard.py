@@ -21,7 +21,7 @@ from data_loader import ImageDataset
 from photo_classifier.data.discovery import load_splits
 from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.evaluation import figures
-from photo_classifier.evaluation.report import judge
+from photo_classifier.evaluation.report import evaluation_report
 from photo_classifier.training import tensorboard
 from photo_classifier.training.tensorboard import principal_components
 
@@ -146,7 +146,7 @@ def test_photos_that_take_long_to_decode_stop_at_the_clock(monkeypatch, split_fo
     samples = load_splits(split_folder, {}, 0).train * 40
     small = Preprocess(32, 32, "bilinear", (0.5,) * 3, (0.5,) * 3)
     dataset = ImageDataset(samples, CLASSES, small, eval_transform(small))
-    reader, start = tensorboard.Reader(dataset, lambda images, _: images.flatten(1)), time.monotonic()
+    reader, start = tensorboard.EmbeddingSource(dataset, lambda images, _: images.flatten(1)), time.monotonic()
     read = [part for *_, part in tensorboard._read_until(torch.arange(960), reader, start + 0.35)]
     assert 2 <= sum(map(len, read)) < 20
 
@@ -155,6 +155,6 @@ def test_photos_that_take_long_to_decode_stop_at_the_clock(monkeypatch, split_fo
     train.show_augmented(run, dataset)
     assert shown["augmented"].width < 6 * 152, "fewer than a row"
 
-    report = judge(torch.eye(3)[[0] * 24], torch.ones(24, dtype=torch.int64), ["a.jpg"] * 24, CLASSES, 1.0)
+    report = evaluation_report(torch.eye(3)[[0] * 24], torch.ones(24, dtype=torch.int64), ["a.jpg"] * 24, CLASSES, 1.0)
     assert figures.figures_of(report, slow, 0.15)["mistakes"].width < 6 * 152
     assert time.monotonic() - start < 4, "each of the three needs a second or more without a clock"
