@@ -21,6 +21,7 @@ from photo_classifier.features.extraction import FeatureRequest, extract
 from photo_classifier.models.classifier import Classifier, is_wholly_frozen
 from photo_classifier.models.inference import Engine, FrozenModel, HeadEngine, eval_batch_size
 from photo_classifier.runtime import launcher
+from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.training.optimization import (
     CLASS_WEIGHTS,
@@ -114,7 +115,7 @@ class Strategy:
     is_stored: bool = False
 
 
-def choose_strategy(config: TrainConfig, engine: Engine, say: Callable) -> Strategy:
+def choose_strategy(config: TrainConfig, engine: Engine) -> Strategy:
     """A wholly frozen backbone is computed once for all epochs; everything else runs image by image."""
     is_frozen = is_wholly_frozen(engine.model)
     top = engine.model.head_module() if is_frozen else None
@@ -134,7 +135,7 @@ def choose_strategy(config: TrainConfig, engine: Engine, say: Callable) -> Strat
 
 
 def make_loaders(
-    config: TrainConfig, splits: Splits, engine: Engine, work: Strategy, run: Run, cache: Path | None, say: Callable
+    config: TrainConfig, splits: Splits, engine: Engine, work: Strategy, run: Run, cache: Path | None
 ) -> dict[str, Iterable]:
     """Batches of each split: images, or their features, of which those that the cache lacks are computed here.
 
@@ -154,7 +155,7 @@ def make_loaders(
     parts = {name: FeatureRequest(dataset, "evaluation") for name, dataset in datasets.items()}
     parts["train"] = FeatureRequest(datasets["train"], config.augment, n_views)
     loaders = {}
-    for name, extracted in extract(engine, parts, cache, config.n_workers, say):
+    for name, extracted in extract(engine, parts, cache, config.n_workers):
         run.skip(extracted.bad, name)
         loaders[name] = extracted.loader(sizes[name])
     return loaders

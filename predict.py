@@ -15,7 +15,7 @@ from photo_classifier.config import PredictConfig
 from photo_classifier.evaluation.report_files import FIGURES, is_own_picture, is_own_report
 from photo_classifier.prediction.results import UNKNOWN, Totals, columns_of, row_of, share_text
 from photo_classifier.runtime import distributed, launcher
-from photo_classifier.runtime.console import progress, warn
+from photo_classifier.runtime.console import progress, say, warn
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import check_target, sha256_file
 from photo_classifier.runtime.flags import parse_flags
@@ -145,12 +145,12 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
             print_counts(config, tally, speed)
         else:
             list(predict_distributed(predictor, ()))  # which lets the other processes go
-            print(f"{config.result} is whole already: {pluralize(tally.counts.n_rows, 'row')}")
+            say(f"{config.result} is whole already: {pluralize(tally.counts.n_rows, 'row')}")
     show(config, predictor, tally, title)
     if tally.counts.n_labelled:
-        print(f"{title} {tally.counts.accuracy_text}")
+        say(f"{title} {tally.counts.accuracy_text}")
     if tally.counts.n_errors and launcher.is_launched():
-        print("exit status 0, because the launcher starts a run with any other one again; see the rows with `error`")
+        say("exit status 0, because the launcher starts a run with any other one again; see the rows with `error`")
         return 0
     return 3 if tally.counts.n_errors else 0
 
@@ -183,7 +183,7 @@ def show(config: PredictConfig, predictor: Predictor, tally: Totals, title: str)
     if config.sheet:
         if picture := tally.parts["sheet"].draw(open_photo):
             save_picture(config.sheet, picture)
-        print(f"sheet   {tally.parts['sheet'].text(config.sheet)}")
+        say(f"sheet   {tally.parts['sheet'].text(config.sheet)}")
     if config.report:
         show_report(config.report, tally.parts["report"], title, open_photo)
 
@@ -194,14 +194,14 @@ def show_report(folder: str, measures: StreamingMetrics, title: str, open_photo:
     from photo_classifier.evaluation.report import report_lines, write_report
 
     if not measures.n_images:
-        print("report  none: no label is known; labels come from class folders or from a table")
+        say("report  none: no label is known; labels come from class folders or from a table")
         return
     about, name = measures.report(), title.removesuffix("accuracy").strip() or "input"
-    print("\n".join(report_lines(name, about)))
+    say("\n".join(report_lines(name, about)))
     write_report(os.path.join(folder, "report.json"), {name: about})
     for what, picture in figures_of(about, open_photo).items():
         save_picture(os.path.join(folder, f"{what}.png"), picture)
-    print(f"report  {folder}")
+    say(f"report  {folder}")
 
 
 def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[Sample], str]:
@@ -273,12 +273,12 @@ def print_counts(config: PredictConfig, tally: Totals, speed: float) -> None:
     counts = tally.counts
     errors = f", {counts.n_errors} could not be read (status `error`)" if counts.n_errors else ""
     place = "stdout" if config.result == STDOUT else config.result
-    print(f"wrote {place}: {pluralize(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
+    say(f"wrote {place}: {pluralize(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
     if config.min_probability:
         n_ok = counts.n_rows - counts.n_errors
         known = f"; accuracy of those {share_text(counts.n_known_correct, counts.n_known)}" if counts.n_known else ""
         answered = share_text(n_ok - counts.n_unknown, n_ok) if n_ok else "none"
-        print(f"answered {answered}, `unknown` below {config.min_probability:g}{known}")
+        say(f"answered {answered}, `unknown` below {config.min_probability:g}{known}")
 
 
 def held_out_samples(splits: dict) -> tuple[list, str]:

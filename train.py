@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, fields, replace
 from typing import TYPE_CHECKING
 
 from photo_classifier.config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from photo_classifier.runtime import distributed, launcher, signals
-from photo_classifier.runtime.console import show_progress, warn
+from photo_classifier.runtime.console import say, set_verbosity, warn
 from photo_classifier.runtime.device import choose_device, choose_precision
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.seeding import derive_seed
@@ -65,12 +65,11 @@ def continue_run(given: dict) -> int:
     config = enter_working_folder(saved, merge_flags(saved, given), given)
     check(config)
     if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
-        if config.verbose:
-            what = f"{pluralize(len(saved.progress.rows), 'epoch')}, {where_best(config, saved)}"
-            print(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
+        what = f"{pluralize(len(saved.progress.rows), 'epoch')}, {where_best(config, saved)}"
+        say(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
         return 0
-    show_progress(bool(config.verbose))
-    distributed.broadcast_from_main(lambda: warn_of_changes(saved.found, lambda: load_data(config, lambda *_: None)))
+    set_verbosity(config.verbose)
+    distributed.broadcast_from_main(lambda: warn_of_changes(saved.found, lambda: load_data(config)))
     train(config, saved)
     return 0
 
@@ -90,10 +89,9 @@ def train(config: TrainConfig, saved: StoppedRun | None = None) -> None:
     Args:
         saved: a stopped run to go on with.
     """
-    say = print if config.verbose else lambda *_: None
-    show_progress(bool(config.verbose))
+    set_verbosity(config.verbose)
     # before the imports below: a wrong folder is told at once
-    found = saved.found.splits if saved else distributed.broadcast_from_main(lambda: load_data(config, say))
+    found = saved.found.splits if saved else distributed.broadcast_from_main(lambda: load_data(config))
 
     import assemble
     from photo_classifier.features.cache import open_cache
@@ -109,27 +107,27 @@ def train(config: TrainConfig, saved: StoppedRun | None = None) -> None:
     run = open_run(config, found, saved)
     with run.guarded():
         splits = found if saved else checked_once(config, found, run)
-        summary.describe(config, splits, len(run.skipped), model, device, dtype, say)
+        summary.describe(config, splits, len(run.skipped), model, device, dtype)
         if not saved:
             summary.warn_of_random_layers(config)
             show_augmented(run, assemble.make_datasets(config, splits, model.preprocess)["train"])
         saver = BestCheckpoint(checkpoint_name(config), model, config, splits, run.id)
         engine = assemble.make_engine(config, model, device, dtype, saved)
-        if config.verbose > 1 and engine.is_refused:
-            say("evaluation runs unfolded: batch norm could not be joined to convolutions")
+        if engine.is_refused:
+            say("evaluation runs unfolded: batch norm could not be folded into the convolutions", level=2)
         computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
         run.begin(asdict(config), splits, saver, computing)
-        work = assemble.choose_strategy(config, engine, say)
+        work = assemble.choose_strategy(config, engine)
         trainer = assemble.make_trainer(config, splits, engine, work)
         if config.dry_run:
-            try_a_step(config, trainer, splits, engine, work, run, say)
+            try_a_step(config, trainer, splits, engine, work, run)
             return
         with open_cache(config.feature_cache) as cache, signals.defer_signals():
-            start_or_restore(config, saved, trainer, saver, computing, run, say)
-            loaders = assemble.make_loaders(config, splits, engine, work, run, cache, say)
+            start_or_restore(config, saved, trainer, saver, computing, run)
+            loaders = assemble.make_loaders(config, splits, engine, work, run, cache)
             best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
             last_results, results, best = measure_last_and_best(trainer, loaders, run, saver, best)
-        if not distributed.is_main():
+        if not launcher.is_main():
             return
         judged = judge_splits(splits, results, saver.about["temperature"])
         run.report(judged)
@@ -138,7 +136,7 @@ def train(config: TrainConfig, saved: StoppedRun | None = None) -> None:
         run.close()
         if trainer.last is not best:
             say(f"last    {run.last_model} (epoch {run.n_logged}): {', '.join(summary.accuracies(last_results))}")
-        summary.report(run, saver, best.epoch + 1, results, judged, say)
+        summary.report(run, saver, best.epoch + 1, results, judged)
         run.finish()
 
 
@@ -161,14 +159,12 @@ def checked_once(config: TrainConfig, found: Splits, run: Run) -> Splits:
     return splits
 
 
-def try_a_step(
-    config: TrainConfig, trainer: Trainer, splits: Splits, engine: Engine, work: Strategy, run: Run, say: Callable
-) -> None:
+def try_a_step(config: TrainConfig, trainer: Trainer, splits: Splits, engine: Engine, work: Strategy, run: Run) -> None:
     """The end of a dry run: one step of training, and no checkpoint."""
     from assemble import make_loaders
 
     run.splits = one_batch(splits, config)  # an image that cannot be read is told by its place among these
-    loaders = make_loaders(config, run.splits, engine, work, run, None, say)
+    loaders = make_loaders(config, run.splits, engine, work, run, None)
     result = trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
     run.close()
     n_images = pluralize(result.n_images, "image")
@@ -190,7 +186,6 @@ def start_or_restore(
     saver: BestCheckpoint,
     computing: Mapping[str, object],
     run: Run,
-    say: Callable,
 ) -> None:
     """Puts back what a stopped run had saved, or makes a new run one that can be continued."""
     from photo_classifier.training.resume import restore_training_state
@@ -319,7 +314,7 @@ def about_run(config: TrainConfig, splits: Splits) -> list[str]:
     return [data, how, f"lr{config.lr:g}"]
 
 
-def load_data(config: TrainConfig, say: Callable) -> Splits:
+def load_data(config: TrainConfig) -> Splits:
     """The samples in their splits, with what was found said on the console."""
     from photo_classifier.data.discovery import load_splits
     from photo_classifier.data.known_datasets import dataset_folder
@@ -330,7 +325,7 @@ def load_data(config: TrainConfig, say: Callable) -> Splits:
     if config.dataset_name == "digits":
         say("training on the built-in digits; for your own photos give --data_dir DIR")
     root = str(dataset_folder(config.dataset_name)) if config.dataset_name else config.data_dir
-    splits = load_splits(root, shares, config.seed, config.labels, columns, config.splits, say)
+    splits = load_splits(root, shares, config.seed, config.labels, columns, config.splits)
     n_classes = len(splits.class_names)
     if config.n_classes not in (None, n_classes):
         names = ", ".join(splits.class_names)

@@ -74,7 +74,7 @@ class RunningMetrics:
 
     def only_on_main(self) -> None:
         """Sums of the whole split, which were read from a file, belong to one rank."""
-        if not distributed.is_main():
+        if not launcher.is_main():
             self.loss, self.confusion = torch.zeros_like(self.loss), torch.zeros_like(self.confusion)
 
     def state_dict(self) -> dict:
@@ -280,8 +280,8 @@ class Trainer:
         images, targets = to_device(batch.images, self.device), labels
         if self.recipe.mix:
             images, targets = self.recipe.mix(images, labels)
-        if not distributed.is_main():  # dropout acts on slices, which must not all drop the same places
-            torch.manual_seed(derive_seed(self.seed, "step", self.step, distributed.rank()))
+        if not launcher.is_main():  # dropout acts on slices, which must not all drop the same places
+            torch.manual_seed(derive_seed(self.seed, "step", self.step, launcher.rank()))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self._forward(images)
         loss = self.recipe.loss(logits, targets)

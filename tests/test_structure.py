@@ -1,4 +1,4 @@
-"""The rules of the house, held by reading its source."""
+"""The rules of the structure, held by reading the source."""
 
 import ast
 import re
@@ -8,29 +8,75 @@ from pathlib import Path
 
 import pytest
 
-import predict
 from photo_classifier import config
 
 ROOT = Path(__file__).parent.parent
-ROOMS = {path.stem: path for path in ROOT.glob("*.py")}
+SCRIPTS = {path.stem: path for path in ROOT.glob("*.py")}
+PACKAGE = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "photo_classifier").rglob("*.py")
+}
+MODULES = SCRIPTS | PACKAGE
+# A sub-package may import those before it and those beside it only where the same number says so.
+ORDER = {
+    "runtime": 0,
+    "data": 1,
+    "config": 2,
+    "evaluation": 2,
+    "models": 2,
+    "features": 3,
+    "prediction": 3,
+    "training": 4,
+}
+READ_A_CONFIG = {"photo_classifier.config", "photo_classifier.training.resume", "photo_classifier.training.summary"}
 
 
 def imports_of(path):
+    """The modules and names that a file imports, also those for annotations alone."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (name.name.split(".")[0] for name in node.names)
+            yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.module.split(".")[0]
+            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-def test_imports_run_one_way():
-    graph = {name: set(imports_of(path)) & ROOMS.keys() for name, path in ROOMS.items()}
-    assert not graph["utils"]
-    assert not {name for name, used in graph.items() if used & {"train", "predict"}}
-    while graph:  # a room that imports none of those left can go; a circle never can
+def modules_imported_by(name):
+    """The modules of this repository that one of them imports."""
+    used = {part for word in imports_of(MODULES[name]) for part in (word, word.rpartition(".")[0])}
+    return {module for module in used & MODULES.keys() if module not in (name, "photo_classifier")}
+
+
+def test_the_package_imports_no_script():
+    assert not {(name, used) for name in PACKAGE for used in modules_imported_by(name) & SCRIPTS.keys()}
+
+
+def test_of_the_scripts_train_alone_imports_others():
+    for name in SCRIPTS.keys() - {"train"}:
+        assert modules_imported_by(name) & SCRIPTS.keys() <= {"utils"}, name
+
+
+def test_sub_packages_import_in_one_direction():
+    wrong = []
+    for name in PACKAGE.keys() - {"photo_classifier"}:
+        own = name.split(".")[1]
+        others = {used.split(".")[1] for used in modules_imported_by(name) & PACKAGE.keys()} - {own}
+        wrong += [(name, other) for other in others if ORDER[other] >= ORDER[own]]
+    assert not wrong
+
+
+def test_no_modules_import_each_other():
+    graph = {name: modules_imported_by(name) for name in MODULES}
+    while graph:  # a module that imports none of those left can go; one in a circle never can
         free = {name for name, used in graph.items() if not used & graph.keys()}
         assert free, f"a circle among {sorted(graph)}"
         graph = {name: used for name, used in graph.items() if name not in free}
+
+
+def test_only_scripts_and_the_modules_about_flags_read_a_config():
+    readers = {
+        name for name, path in PACKAGE.items() if re.search(r"\b(TrainConfig|PredictConfig)\b", path.read_text())
+    }
+    assert readers <= READ_A_CONFIG
 
 
 PACKAGES = {"PIL": "pillow", "sklearn": "scikit_learn", "google": "protobuf"}  # where an import has another name
@@ -38,9 +84,10 @@ PACKAGES = {"PIL": "pillow", "sklearn": "scikit_learn", "google": "protobuf"}  #
 
 @pytest.mark.parametrize("files", ["requirements.txt", "requirements.txt tests/requirements.txt"])
 def test_every_package_that_is_imported_is_required(files):
-    tests = {path.stem: path for path in (ROOT / "tests").glob("*.py")} if "tests" in files else {}
-    used = {name for path in [*ROOMS.values(), *tests.values()] for name in imports_of(path)}
-    used = {PACKAGES.get(name, name) for name in used - ROOMS.keys() - tests.keys() - sys.stdlib_module_names}
+    tests = {path.stem: path for path in (ROOT / "tests").rglob("*.py")} if "tests" in files else {}
+    used = {name.split(".")[0] for path in [*MODULES.values(), *tests.values()] for name in imports_of(path)}
+    own = {"photo_classifier", "helpers", *SCRIPTS, *tests}
+    used = {PACKAGES.get(name, name) for name in used - own - sys.stdlib_module_names}
     lines = "".join((ROOT / file).read_text(encoding="utf-8") for file in files.split())
     assert not used - {name.replace("-", "_") for name in re.findall(r"^[\w-]+", lines, re.M)}
 
@@ -56,18 +103,15 @@ def test_help_answers_without_importing_torch(name):
     assert "examples:" in done.stdout
 
 
-@pytest.mark.parametrize("room", [config, predict])
-def test_every_flag_has_a_default_and_every_default_a_flag(room, capsys):
-    with pytest.raises(SystemExit):
-        room.parse_args(["--help"])
-    shown = capsys.readouterr().out
-    table = {"config": "TrainConfig", "predict": "PredictConfig"}[room.__name__]
-    for name in set(getattr(room, table).__dataclass_fields__) - {"preferred_size"}:
-        assert f"--{name}" in shown
+@pytest.mark.parametrize(("script", "table"), [("train", config.TrainConfig), ("predict", config.PredictConfig)])
+def test_every_flag_has_a_default_and_every_default_a_flag(script, table):
+    done = subprocess.run([sys.executable, ROOT / f"{script}.py", "--help"], capture_output=True, text=True, check=True)
+    for name in set(table.__dataclass_fields__) - {"preferred_size"}:
+        assert f"--{name}" in done.stdout
 
 
 def test_nothing_reads_a_file_that_could_run_code():
-    for path in ROOMS.values():
+    for path in MODULES.values():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "eval", "exec"):
                 safe = [k for k in node.keywords if k.arg == "weights_only" and getattr(k.value, "value", None) is True]

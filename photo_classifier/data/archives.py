@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from photo_classifier.data.image_files import is_visible
-from photo_classifier.runtime.console import progress
+from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import atomic_folder
 
@@ -34,7 +34,7 @@ def is_archive_name(name: str | Path) -> bool:
     return str(name).lower().endswith(ENDINGS)
 
 
-def unpack_once(archive: str | Path, say: Callable[[str], None] = print, base: str | Path = FOLDER) -> Path:
+def unpack_once(archive: str | Path, base: str | Path = FOLDER) -> Path:
     """The folder that holds what is in an archive; it is unpacked at its first use, and anew when it has changed.
 
     Raises:

@@ -26,6 +26,7 @@ from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Sample, Splits
 from photo_classifier.data.split_files import read_splits
 from photo_classifier.data.splitting import crossing_groups, stratified_split
 from photo_classifier.data.tables import USUAL, Columns, Table, is_table_name
+from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.text import pluralize
 
@@ -54,7 +55,6 @@ def load_splits(
     labels: str | Path | None = None,
     columns: Columns = USUAL,
     splits: str | Path | None = None,
-    say: Callable[[str], None] = print,
 ) -> Splits:
     """Recognises the layout of a data set and returns its samples in splits.
 
@@ -70,7 +70,7 @@ def load_splits(
     """
     parts, layout, name, notes, others = {}, "images", str(splits), [], {}
     if root is not None or labels is not None:
-        layout, reader = open_data(root, labels, columns, say)
+        layout, reader = open_data(root, labels, columns)
         root, name, (parts, notes) = reader.root, reader.name, _read(reader, columns)
         others = dict(sorted(reader.others.items()))
     if splits:
@@ -85,9 +85,7 @@ def load_splits(
     return Splits(layout, name, class_names, *three, made=made, passed_over=others, notes=tuple(notes))
 
 
-def open_data(
-    root: str | Path | None, labels: str | Path | None, columns: Columns, say: Callable[[str], None]
-) -> tuple[str, LayoutReader]:
+def open_data(root: str | Path | None, labels: str | Path | None, columns: Columns) -> tuple[str, LayoutReader]:
     """The name of the layout and what reads it; an archive is unpacked.
 
     Raises:
@@ -96,7 +94,7 @@ def open_data(
     if root is not None and os.path.isfile(root) and is_table_name(root) and labels is None:
         root, labels = None, root
     if root is not None:
-        root = _folder(root, say)
+        root = _folder(root)
     if labels is not None:
         table = Table(labels, columns)
         table.need("path", "label")
@@ -111,10 +109,10 @@ def open_data(
     return name, reader
 
 
-def _folder(root: str | Path, say: Callable[[str], None]) -> str:
+def _folder(root: str | Path) -> str:
     """The data folder itself, or that into which an archive was unpacked."""
     if os.path.isfile(root) and is_archive_name(root):
-        return str(unpack_once(root, say))
+        return str(unpack_once(root))
     if not os.path.isdir(root):
         what = "is a file, but no archive and no table" if os.path.exists(root) else "does not exist"
         hint = did_you_mean_path(root)
@@ -200,9 +198,7 @@ def _absent_notes(parts: Parts, class_names: list[str]) -> list[str]:
 # --- for prediction ---------------------------------------------------------------------------
 
 
-def samples_at(
-    path: str, class_names: Sequence[str], columns: Columns = USUAL, say: Callable[[str], None] = print
-) -> Iterator[Sample]:
+def samples_at(path: str, class_names: Sequence[str], columns: Columns = USUAL) -> Iterator[Sample]:
     """What one input of prediction stands for, one by one.
 
     A folder or an archive stands for its images in sorted order, in any layout; a table for its lines; any
@@ -213,19 +209,19 @@ def samples_at(
         UserError: the path does not exist, or the archive or the table cannot be read.
     """
     if os.path.isdir(path):
-        yield from _in_folder(os.path.normpath(path), class_names, columns, say)
+        yield from _in_folder(os.path.normpath(path), class_names, columns)
     elif not os.path.lexists(path):
         raise UserError(f"--input {path} does not exist; give files or folders that do")
     elif is_archive_name(path):
-        yield from _in_folder(str(unpack_once(path, say)), class_names, columns, say)
+        yield from _in_folder(str(unpack_once(path)), class_names, columns)
     elif is_table_name(path):
-        yield from _in_table(path, class_names, columns, say)
+        yield from _in_table(path, class_names, columns)
     else:
         yield Sample(path)
 
 
-def _in_folder(folder: str, class_names: Sequence[str], columns: Columns, say: Callable) -> Iterator[Sample]:
-    label_of, is_empty = _label_of(folder, class_names, columns, say), True
+def _in_folder(folder: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
+    label_of, is_empty = _label_of(folder, class_names, columns), True
     others, locked = Counter(), {}
     for path in walk_images(folder, others, locked):
         is_empty = False
@@ -236,7 +232,7 @@ def _in_folder(folder: str, class_names: Sequence[str], columns: Columns, say: C
         say(f"{folder}: {others_text(others)}")
 
 
-def _label_of(folder: str, class_names: Sequence[str], columns: Columns, say: Callable) -> Callable:
+def _label_of(folder: str, class_names: Sequence[str], columns: Columns) -> Callable:
     """What tells the label of an image of the folder, where it has a layout whose labels are all class names."""
     try:
         reader = _reader_of(folder, class_names, columns)
@@ -263,7 +259,7 @@ def _reader_of(folder: str, class_names: Sequence[str], columns: Columns) -> Lay
         return None
 
 
-def _in_table(file: str, class_names: Sequence[str], columns: Columns, say: Callable) -> Iterator[Sample]:
+def _in_table(file: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
     table = Table(file, columns)
     table.need("path")
     root = os.path.dirname(file) or "."

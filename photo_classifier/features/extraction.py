@@ -7,7 +7,7 @@ import inspect
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from photo_classifier.features import cache as feature_cache
 from photo_classifier.features.cache import RowKey, ShardStore, gather_rows, prune_cache, row_keys, size_text
 from photo_classifier.runtime import distributed, launcher, signals
-from photo_classifier.runtime.console import progress
+from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.device import return_freed_memory
 from photo_classifier.runtime.errors import UserError, WriteError
 from photo_classifier.runtime.files import file_state
@@ -204,7 +204,6 @@ def extract(
     parts: Mapping[str, FeatureRequest],
     cache: Path,
     n_workers: int | None = None,
-    say: Callable[[str], None] = print,
 ) -> Iterator[tuple[str, SplitFeatures]]:
     """Computes what the cache lacks of the features of all splits, one split after the other, and opens them.
 
@@ -220,10 +219,10 @@ def extract(
     keys = {name: recipe_key(computer, part.dataset, part.recipe) for name, part in parts.items()}
     by_key = {key: ShardStore(cache / key, example) for key in keys.values()}
     stores = {name: by_key[key] for name, key in keys.items()}
-    plans = distributed.broadcast_from_main(lambda: _plan(example.nbytes, parts, stores, cache, say))
+    plans = distributed.broadcast_from_main(lambda: _plan(example.nbytes, parts, stores, cache))
     for name, part in parts.items():
         yield name, _extract(engine, part, stores[name], *plans.pop(name), n_workers)
-    if distributed.is_main():  # another run may have stored as much in the meantime
+    if launcher.is_main():  # another run may have stored as much in the meantime
         prune_cache(
             cache, 0, feature_cache.CACHE_LIMIT, {index for store in by_key.values() for index in store.indices}
         )
@@ -234,7 +233,6 @@ def _plan(
     parts: Mapping[str, FeatureRequest],
     stores: Mapping[str, ShardStore],
     cache: Path,
-    say: Callable[[str], None],
 ) -> dict[str, tuple[Keys, Wanted]]:
     """What each split consists of and lacks, once there is room for it."""
     keys = {name: [row_keys(sample, part.n_views) for sample in part.dataset.samples] for name, part in parts.items()}
@@ -246,7 +244,7 @@ def _plan(
         lacking = [tuple(v for v in views if row is None or row[v] not in rows) for row in keys[name]]
         wanted[name] = [(index, some) for index, some in enumerate(lacking) if some]
     new = [key for name in parts for index, some in wanted[name] for key in _some(keys[name][index], some)]
-    _make_room(row_bytes, cache, new, {index for store in stores.values() for index in store.indices}, say)
+    _make_room(row_bytes, cache, new, {index for store in stores.values() for index in store.indices})
     return {name: (keys[name], wanted[name]) for name in parts}
 
 
@@ -273,7 +271,7 @@ def _extract(
     return SplitFeatures(part.dataset, store.shards, locations, sorted(bad.items()))
 
 
-def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Path], say: Callable[[str], None]) -> None:
+def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Path]) -> None:
     """Says what is to be stored, and removes what was used longest ago where it would be too much."""
     limit = feature_cache.CACHE_LIMIT
     needed = len(new) * row_bytes + len(json.dumps(new)) if new else 0
@@ -304,7 +302,7 @@ def _compute(
     from photo_classifier.data.batches import ViewDataset, make_view_loader
 
     # another machine may see other times of the same files: its own first look counts there
-    looks = {} if distributed.is_main() else {index: file_state(dataset.samples[index].path) for index, _ in wanted}
+    looks = {} if launcher.is_main() else {index: file_state(dataset.samples[index].path) for index, _ in wanted}
 
     def has_changed(index: int) -> bool:
         expected = keys[index] and looks.get(index, keys[index][0][-2:])

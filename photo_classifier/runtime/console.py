@@ -78,20 +78,37 @@ def warn(text: str) -> None:
         sys.stderr.write(f"{coloured('warning:', 'yellow', sys.stderr)} {text}\n")
 
 
-_shows_progress = True
+_verbosity = 1
 
 
-def show_progress(is_wanted: bool) -> None:
-    """Whether `progress` draws its bars: not with `--verbose 0`."""
-    global _shows_progress
-    _shows_progress = is_wanted
+def set_verbosity(level: int) -> None:
+    """Sets how much `say` prints: 0 results alone, 1 also what is done, 2 also details; 0 hides progress bars."""
+    global _verbosity
+    _verbosity = level
+
+
+def say(text: object, level: int = 1) -> None:
+    """Prints a line on the main process if the verbosity is at least `level`."""
+    if is_main() and level <= _verbosity:
+        print(text, flush=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hides lines, results and progress bars inside the block; warnings are still shown."""
+    before = _verbosity
+    set_verbosity(-1)
+    try:
+        yield
+    finally:
+        set_verbosity(before)
 
 
 def progress(items: Iterable | None = None, **options: Any) -> tqdm:
     """A progress bar on stderr; none where that is not wanted or no terminal, or another process has one."""
     from tqdm import tqdm
 
-    is_hidden = None if is_main() and _shows_progress else True
+    is_hidden = None if is_main() and _verbosity > 0 else True
     return tqdm(items, disable=is_hidden, leave=False, dynamic_ncols=True, **options)
 
 

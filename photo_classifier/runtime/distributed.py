@@ -17,18 +17,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from photo_classifier.runtime import signals
+from photo_classifier.runtime import launcher, signals
 from photo_classifier.runtime.device import choose_device
-from photo_classifier.runtime.launcher import agent, is_launched, is_main, launcher_int, rank, world_size
+from photo_classifier.runtime.launcher import T
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from torch.distributed import PrefixStore
 
-T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=24)  # one rank may list or extract for hours while the others wait
 LAUNCHER_SECONDS = 10.0  # within these the launcher ends the other ranks of a run that failed
@@ -43,7 +42,7 @@ LOST = re.compile(r"\bgloo\b|\bnccl\b|connection (closed|reset|refused)|broken p
 
 def agents() -> list[str]:
     """The launcher's processes on all machines of this run, which every rank has to ask for; none without it."""
-    return sorted(set(all_gather(agent()))) if is_launched() else []
+    return sorted(set(all_gather(launcher.agent()))) if launcher.is_launched() else []
 
 
 # --- the group --------------------------------------------------------------------------------
@@ -56,9 +55,9 @@ def process_group(gpu_id: int | None = None) -> Iterator[None]:
     Raises:
         UserError: the device is not there.
     """
-    if is_launched() and not any(thread.name == WATCH for thread in threading.enumerate()):
+    if launcher.is_launched() and not any(thread.name == WATCH for thread in threading.enumerate()):
         _watch_parent()
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         yield
         return
     import torch
@@ -71,7 +70,9 @@ def process_group(gpu_id: int | None = None) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=_fresh_store(), rank=rank(), world_size=world_size(), timeout=TIMEOUT)
+    dist.init_process_group(
+        backend, store=_fresh_store(), rank=launcher.rank(), world_size=launcher.world_size(), timeout=TIMEOUT
+    )
     try:
         yield
     finally:
@@ -100,8 +101,8 @@ def _fresh_store() -> PrefixStore:
 
     shared = dist.PrefixStore("starts", next(dist.rendezvous("env://"))[0])
     word = uuid.uuid4().hex
-    if is_main():
-        missing = set(range(1, world_size()))
+    if launcher.is_main():
+        missing = set(range(1, launcher.world_size()))
         while missing:
             for other in [n for n in missing if shared.check([f"word{n}"])]:
                 shared.set(f"answer{shared.get(f'word{other}').decode()}", word)
@@ -109,11 +110,11 @@ def _fresh_store() -> PrefixStore:
                     missing.discard(other)
             time.sleep(0.01)
         return dist.PrefixStore(word, shared)
-    shared.set(f"word{rank()}", word)
+    shared.set(f"word{launcher.rank()}", word)
     while not shared.check([f"answer{word}"]):
         time.sleep(0.01)
     name = shared.get(f"answer{word}").decode()
-    shared.set(f"{name}{rank()}", "")
+    shared.set(f"{name}{launcher.rank()}", "")
     return dist.PrefixStore(name, shared)
 
 
@@ -142,12 +143,12 @@ def is_reported_elsewhere() -> bool:
     What ends rank 0 usually ends all: it speaks, and the launcher ends the others while they wait here.
     An error that rank 0 does not have is told by the rank that has it.
     """
-    return not is_main() and _is_ended(LAUNCHER_SECONDS)
+    return not launcher.is_main() and _is_ended(LAUNCHER_SECONDS)
 
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether an error only says that another process of the run is gone; waits for the launcher's end, then."""
-    if world_size() == 1 or not _is_of_the_network(error):
+    if launcher.world_size() == 1 or not _is_of_the_network(error):
         return False
     _is_ended(3 * LAUNCHER_SECONDS)  # the one that is gone may be waiting to tell why
     return True
@@ -176,35 +177,35 @@ def broadcast_from_main(make: Callable[[], T]) -> T:
 
     What it raises is raised on rank 0 alone: the others wait in here until that has ended and the launcher ends them.
     """
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         return make()
     import torch.distributed as dist
 
-    value = [make() if is_main() else None]
+    value = [make() if launcher.is_main() else None]
     dist.broadcast_object_list(value, src=0)
     return value[0]
 
 
 def all_gather(value: T) -> list[T]:
     """The values of all ranks, in their order, on every rank."""
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         return [value]
     import torch.distributed as dist
 
-    values: list[Any] = [None] * world_size()
+    values: list[Any] = [None] * launcher.world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def gather_on_main(value: T) -> list[T]:
     """The values of all ranks, in their order, on rank 0; elsewhere only the own one."""
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         return [value]
     import torch.distributed as dist
 
-    values: list[Any] = [None] * world_size()
-    dist.gather_object(value, values if is_main() else None)
-    return values if is_main() else [value]
+    values: list[Any] = [None] * launcher.world_size()
+    dist.gather_object(value, values if launcher.is_main() else None)
+    return values if launcher.is_main() else [value]
 
 
 _stores = itertools.count()
@@ -220,7 +221,7 @@ def make_store(purpose: str) -> PrefixStore:
 
 def n_restarts() -> int:
     """How often the launcher has started a process of this run again, on the machine where it was most often."""
-    return all_reduce_max(launcher_int("TORCHELASTIC_RESTART_COUNT", 0))[0]
+    return all_reduce_max(launcher.launcher_int("TORCHELASTIC_RESTART_COUNT", 0))[0]
 
 
 def barrier() -> None:
@@ -231,7 +232,7 @@ def barrier() -> None:
 @contextlib.contextmanager
 def first_on_each_machine() -> Iterator[None]:
     """The block runs on one process of each machine first: what it downloads, the others find."""
-    is_first = launcher_int("LOCAL_RANK", 0) == 0
+    is_first = launcher.launcher_int("LOCAL_RANK", 0) == 0
     if not is_first:
         barrier()
     yield
@@ -241,7 +242,7 @@ def first_on_each_machine() -> Iterator[None]:
 
 def all_reduce(tensor: torch.Tensor, operation: str = "SUM") -> torch.Tensor:
     """The sum (or `MIN`, `MAX`) of a tensor over all ranks, the same bits on each."""
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         return tensor
     import torch.distributed as dist
 
@@ -252,7 +253,7 @@ def all_reduce(tensor: torch.Tensor, operation: str = "SUM") -> torch.Tensor:
 
 def all_reduce_max(*numbers: int) -> list[int]:
     """The largest of each number over all ranks; of truth values: whether it is so anywhere."""
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         return list(numbers)
     import torch
 
@@ -261,7 +262,7 @@ def all_reduce_max(*numbers: int) -> list[int]:
 
 def all_reduce_sum(*numbers: int) -> list[int]:
     """The sum of each number over all ranks."""
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         return list(numbers)
     import torch
 
@@ -273,7 +274,7 @@ def average_statistics(model: nn.Module) -> None:
 
     They are linear in what was seen, so the mean of later ones does not depend on when this was done.
     """
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         return
     import torch
     from torch import nn
@@ -283,14 +284,14 @@ def average_statistics(model: nn.Module) -> None:
     if not buffers:
         return
     # in 64 bits the mean of equal numbers is that number, whatever the number of ranks
-    mean = all_reduce(torch.cat([buffer.double() for buffer in buffers])) / world_size()
+    mean = all_reduce(torch.cat([buffer.double() for buffer in buffers])) / launcher.world_size()
     for buffer, values in zip(buffers, mean.split([len(buffer) for buffer in buffers]), strict=True):
         buffer.copy_(values)
 
 
 def broadcast_model(model: nn.Module) -> None:
     """Gives every rank the weights and statistics of rank 0."""
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         return
     import torch.distributed as dist
 
@@ -300,14 +301,14 @@ def broadcast_model(model: nn.Module) -> None:
 
 def with_previous_sample(images: torch.Tensor, labels: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
     """How many images of the slice before are put before this one, which is 1 or 0, and the slice with them."""
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         return 0, images, labels
     import torch
 
     lasts = all_gather((images[-1:].cpu(), labels[-1:].cpu()) if len(images) else None)
     if not len(images):
         return 0, images, labels
-    order = [*lasts[rank() :], *lasts[: rank()]]  # the first of it is this one
+    order = [*lasts[launcher.rank() :], *lasts[: launcher.rank()]]  # the first of it is this one
     image, label = next(other for other in reversed(order) if other)
     return 1, torch.cat([image.to(images), images]), torch.cat([label.to(labels), labels])
 
@@ -321,7 +322,7 @@ def wrap_ddp(model: nn.Module, device: torch.device, sync_batch_norm: bool = Fal
     A rank whose slice of a batch is empty gives `(0, 1)` logits and takes part with gradients of zero.
     With `sync_batch_norm`, batch norm that trains normalises over the whole batch (GPUs only).
     """
-    if world_size() == 1:
+    if launcher.world_size() == 1:
         return model
     from torch.nn.parallel import DistributedDataParallel
 

@@ -32,7 +32,7 @@ class BestCheckpoint:
     def __init__(self, path: str, model: Classifier, config: TrainConfig, splits: Splits, run_id: str) -> None:
         self.path, self.model, self.run_id = path, model, run_id
         self.previous = f"{path}.prev" if os.path.exists(path) and not tensor_files.is_of_run(path, run_id) else None
-        if distributed.is_main():
+        if launcher.is_main():
             remove_leftovers(path)
         held_out = {
             name: [[sample.path, sample.label] for sample in part]

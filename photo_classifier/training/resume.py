@@ -20,7 +20,7 @@ from photo_classifier.data.samples import SPLIT_FOLDERS, Sample, Splits
 from photo_classifier.models import tensor_files
 from photo_classifier.models.tensor_files import check_fit
 from photo_classifier.runtime import distributed
-from photo_classifier.runtime.console import warn
+from photo_classifier.runtime.console import say, warn
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import file_state, read_json, write_text
 from photo_classifier.runtime.flags import check_values
@@ -357,8 +357,7 @@ def enter_working_folder(saved: StoppedRun, config: TrainConfig, given: Mapping[
     cwd = saved.progress.cwd
     if saved.is_where_it_was and os.path.isdir(cwd):
         if os.path.realpath(cwd) != os.path.realpath(os.curdir):
-            if config.verbose:
-                print(f"the run was started in {cwd}, and goes on there")
+            say(f"the run was started in {cwd}, and goes on there")
             config = replace(config, run_dir=os.path.abspath(config.run_dir))
             os.chdir(cwd)
         return config

@@ -20,7 +20,7 @@ from photo_classifier.data.samples import Sample, Splits, split_title
 from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.report import write_report
 from photo_classifier.runtime import distributed, launcher, signals
-from photo_classifier.runtime.console import coloured
+from photo_classifier.runtime.console import coloured, say
 from photo_classifier.runtime.errors import UserError, WriteError
 from photo_classifier.runtime.files import atomic_write, write_text
 from photo_classifier.runtime.text import pluralize
@@ -80,9 +80,9 @@ class Run:
         self._rows: list[dict[str, str]] = list(saved.progress.rows) if saved else []
         self._about: dict = {"has_backbone": saved.progress.has_backbone} if saved else {}
         # a resume begins with what was saved before it; only rank 0 saves
-        self._saved_at: float | None = time.monotonic() if saved and distributed.is_main() else None
+        self._saved_at: float | None = time.monotonic() if saved and launcher.is_main() else None
         self._best = saved.trainer["best"]["epoch"] + 1 if saved and saved.trainer.get("best") else None
-        if distributed.is_main():
+        if launcher.is_main():
             self._open(saved)
 
     def _open(self, saved: StoppedRun | None) -> None:
@@ -211,7 +211,7 @@ class Run:
             yield
         except signals.Stopped as stopped:
             stopped.hint = self._how_to_continue()
-            if self._saved_at is None and distributed.is_main():  # or the same command would find it in its way
+            if self._saved_at is None and launcher.is_main():  # or the same command would find it in its way
                 self.board.close()
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
@@ -285,8 +285,7 @@ class Run:
 
     def note(self, text: str) -> None:
         """A line for the console, unless it is to be quiet."""
-        if self.verbose:
-            print(text, flush=True)
+        say(text)
 
     def save_best(self, result: EpochResult) -> None:
         """Writes the checkpoint the moment that a better epoch is known."""

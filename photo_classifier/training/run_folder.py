@@ -65,5 +65,5 @@ def note_launch(folder: str | Path) -> None:
     """Writes into the run folder under which agents of the launcher it runs, so that a restart finds it."""
     if launcher.is_launched():
         agents = distributed.agents()
-        if distributed.is_main():
+        if launcher.is_main():
             write_text(Path(folder) / LAUNCH, json.dumps({"agents": agents}) + "\n")

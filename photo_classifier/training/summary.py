@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from photo_classifier.data.samples import Splits, split_title
 from photo_classifier.evaluation.contact_sheet import missing_glyphs
 from photo_classifier.evaluation.report import report_lines
 from photo_classifier.models.classifier import Classifier, count_parameters
-from photo_classifier.runtime.console import coloured, warn
+from photo_classifier.runtime.console import coloured, say, warn
 from photo_classifier.runtime.text import pluralize, shell_command
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ def describe(
     model: Classifier,
     device: torch.device,
     dtype: torch.dtype,
-    say: Callable,
 ) -> None:
     """What was found and what will be done."""
     counts = ", ".join(f"{len(part)} {name}" for name, part in splits.by_name().items())
@@ -63,8 +62,7 @@ def describe(
     )
     if config.verbose:
         say("\n".join(model_lines(model)))
-    if config.verbose > 1:
-        say(model.net)
+    say(model.net, level=2)
     rates = f"{config.lr:g}" + (f" (backbone {config.backbone_lr:g})" if config.backbone_lr else "")
     say(
         f"train   up to {pluralize(config.n_epochs, 'epoch')} in steps of "
@@ -150,7 +148,7 @@ def _state(module: nn.Module) -> str:
 # --- after the last ---------------------------------------------------------------------------
 
 
-def report(run: Run, saver: BestCheckpoint, best_epoch: int, results: dict, judged: dict, say: Callable) -> None:
+def report(run: Run, saver: BestCheckpoint, best_epoch: int, results: dict, judged: dict) -> None:
     """What came out, and what to type next; the last line is the accuracy that predict repeats."""
     if run.skipped:
         path, reason = next(iter(run.skipped.items()))
@@ -170,7 +168,7 @@ def report(run: Run, saver: BestCheckpoint, best_epoch: int, results: dict, judg
         say(f"        the earlier {saver.path} is now {saver.previous}")
     say(f"next    {shell_command('python', 'predict.py', '--model_fn', saver.path)}")
     say(f"        {shell_command('tensorboard', '--logdir', run.folder.parent)}")
-    print(coloured("\n".join(accuracies(results)), "bold"))
+    say(coloured("\n".join(accuracies(results)), "bold"), level=0)
 
 
 def files_shown(folder: Path) -> list[str]:

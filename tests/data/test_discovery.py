@@ -29,7 +29,8 @@ def test_class_folders_are_split_by_the_ratios_class_by_class(image_folder):
 def test_many_names_are_not_looked_at_again_for_unused_circles(image_folder, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "samples.stratified_split", lambda *args: seen.append(gc.isenabled()) or stratified_split(*args)
+        "photo_classifier.data.discovery.stratified_split",
+        lambda *args: seen.append(gc.isenabled()) or stratified_split(*args),
     )
     load_splits(image_folder, RATIOS, 0)
     assert (seen, gc.isenabled()) == ([False], True)

@@ -14,7 +14,7 @@ RED = (255, 0, 0)
 def test_a_sheet_shows_every_picture_over_its_caption():
     colours = [(200, 10 * n, 0) for n in range(5)]
     sheet = contact_sheet([Tile(Image.new("RGB", (40, 20), colour), "a") for colour in colours], n_columns=2, side=60)
-    assert sheet.size == (2 * 68, 3 * (68 + contact_sheet.TEXT_SIZE + 4))
+    assert sheet.size == (2 * 68, 3 * (68 + sheets.TEXT_SIZE + 4))
     found = {colour for _, colour in sheet.getcolors(100000)}
     assert set(colours) <= found
     assert any(max(colour) < 100 for colour in found), "the captions are written in black"
@@ -27,9 +27,9 @@ def test_photos_are_made_by_threads_in_their_order_and_as_many_as_the_time_allow
         time.sleep(0.05)
         return -n
 
-    assert contact_sheet.in_time(slow, range(4)) == [(0, 0), (1, -1), (2, -2), (3, -3)]
+    assert sheets.map_until(slow, range(4)) == [(0, 0), (1, -1), (2, -2), (3, -3)]
     start = time.monotonic()
-    made = contact_sheet.in_time(slow, range(100), 0.12)
+    made = sheets.map_until(slow, range(100), 0.12)
     assert time.monotonic() - start < 1
     assert made == [(n, -n) for n in range(len(made))]
     assert 2 <= len(made) < 20
@@ -53,18 +53,18 @@ def test_letters_without_a_font_are_written_as_their_codes(monkeypatch):
     monkeypatch.setattr(sheets, "_installed_fonts", lambda: iter(["nowhere.ttf"]))
     sheets._font_for.cache_clear()
     font = font_for("개 a")
-    assert contact_sheet._fitting("개 a", font, 200) == "\\uac1c a"
+    assert sheets._fitting("개 a", font, 200) == "\\uac1c a"
     contact_sheet([Tile(Image.new("RGB", (9, 9)), "개")], 1)
     sheets._font_for.cache_clear()
 
 
 def test_a_font_that_has_the_letters_is_found_among_those_installed(monkeypatch, tmp_path):
-    if not any("nanum" in path.lower() or "cjk" in path.lower() for path in contact_sheet._installed_fonts()):
+    if not any("nanum" in path.lower() or "cjk" in path.lower() for path in sheets._installed_fonts()):
         pytest.skip("no font for Korean is installed")
     sheets._font_for.cache_clear()
     font = font_for("고양이 cat")
     assert isinstance(font, ImageFont.FreeTypeFont)
-    assert contact_sheet._fitting("고양이 cat", font, 500) == "고양이 cat"
+    assert sheets._fitting("고양이 cat", font, 500) == "고양이 cat"
 
 
 def test_pixels_become_the_same_picture():
@@ -77,6 +77,6 @@ def test_pixels_become_the_same_picture():
 def test_letters_that_no_font_has_are_told(monkeypatch, cli, split_folder):
     monkeypatch.setattr(sheets, "_installed_fonts", lambda: iter(()))
     monkeypatch.setattr(sheets, "_font_for", sheets._font_for.__wrapped__)
-    assert contact_sheet.undrawn("cat dog 개") == "개"
+    assert sheets.missing_glyphs("cat dog 개") == "개"
     done = cli("train", "--data_dir", split_folder, *TINY, "--dry_run")
     assert "no font here has 개: pictures show their numbers; install one, such as Noto Sans CJK" in done.out

@@ -28,6 +28,7 @@ from photo_classifier.features.cache import (
     RowKey,
     ShardStore,
     cache_entries,
+    clear_cache,
     gather_rows,
     open_cache,
     prune_cache,
@@ -67,8 +68,16 @@ def rows_of(extracted):
     return gather_rows(extracted.shards, extracted.locations.view(-1, 2))
 
 
-def extract_one(engine, dataset, cache, recipe, n_views=1, n_workers=0, say=print):
-    return dict(extract(engine, {"train": FeatureRequest(dataset, recipe, n_views)}, cache, n_workers, say))["train"]
+@pytest.fixture
+def said(monkeypatch):
+    """The lines that the extraction prints."""
+    lines = []
+    monkeypatch.setattr(extraction, "say", lines.append)
+    return lines
+
+
+def extract_one(engine, dataset, cache, recipe, n_views=1, n_workers=0):
+    return dict(extract(engine, {"train": FeatureRequest(dataset, recipe, n_views)}, cache, n_workers))["train"]
 
 
 # --- the same result --------------------------------------------------------------------------
@@ -178,16 +187,16 @@ def test_what_features_depend_on_is_computed_anew(cli, split_folder):
     assert computed() == 0
 
 
-def test_one_changed_photo_is_computed_again_to_the_same_numbers(engine, train_set, tmp_path):
-    cache, said = tmp_path / "cache", []
-    first = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0, said.append))
+def test_one_changed_photo_is_computed_again_to_the_same_numbers(engine, train_set, tmp_path, said):
+    cache = tmp_path / "cache"
+    first = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0))
     path = train_set.samples[4].path
     os.utime(path, ns=(0, os.stat(path).st_mtime_ns + 10**9))
-    again = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0, said.append))
+    again = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0))
     assert torch.equal(first, again), "the same photo in another batch has the same numbers"
     save_image(train_set.samples[5].path and tmp_path / "photos" / "new.png", 2, 99)
     os.replace(tmp_path / "photos" / "new.png", train_set.samples[5].path)
-    third = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0, said.append))
+    third = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0))
     changed = [n for n in range(len(first)) if not torch.equal(first[n], third[n])]
     assert changed == [10, 11]
     assert [line.split()[1] for line in said] == ["36", "2", "2"]
@@ -238,7 +247,7 @@ def test_half_written_entries_are_never_read(engine, train_set, tmp_path):
 
 def test_entries_of_another_shape_or_type_are_computed_again(engine, train_set, tmp_path):
     cache = tmp_path / "cache"
-    expected = rows_of(extract_one(engine, train_set, cache, "basic", say=lambda _: None))
+    expected = rows_of(extract_one(engine, train_set, cache, "basic"))
     (index,) = cache.rglob("*.json")
     about = json.loads(index.read_text(encoding="utf-8"))
     n, width = about["shape"]
@@ -247,10 +256,10 @@ def test_entries_of_another_shape_or_type_are_computed_again(engine, train_set, 
             if path.stem != index.stem:
                 path.unlink()
         index.write_text(json.dumps({**about, "shape": shape, "dtype": dtype}), encoding="utf-8")
-        assert torch.equal(rows_of(extract_one(engine, train_set, cache, "basic", say=lambda _: None)), expected)
+        assert torch.equal(rows_of(extract_one(engine, train_set, cache, "basic")), expected)
 
 
-def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, monkeypatch):
+def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, monkeypatch, said):
     real, calls = engine.features, []
 
     def stop_at_the_third(images, *size):
@@ -263,8 +272,7 @@ def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
     monkeypatch.setattr(engine, "features", real)
-    said = []
-    extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0, said.append)
+    extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
     assert said[0].startswith("features 20 views")  # 36 less two batches of 8
 
 
@@ -327,7 +335,9 @@ def size_of(cache):
     return sum(n_bytes for _, n_bytes, _ in cache_entries(cache))
 
 
-def test_one_network_on_many_sets_stays_within_the_limit_and_keeps_what_a_run_asks_for(engine, tmp_path, monkeypatch):
+def test_one_network_on_many_sets_stays_within_the_limit_and_keeps_what_a_run_asks_for(
+    engine, tmp_path, monkeypatch, said
+):
     preprocess = engine.model.preprocess
 
     for hue, name in enumerate("abcdefg"):
@@ -339,9 +349,9 @@ def test_one_network_on_many_sets_stays_within_the_limit_and_keeps_what_a_run_as
         return ImageDataset(samples, ["a"], preprocess, eval_transform(preprocess))
 
     def computed(*names):
-        said = []
+        said.clear()
         parts = {name: FeatureRequest(images_of(name), "evaluation") for name in names}
-        for _ in extract(engine, parts, tmp_path / "cache", 0, said.append):
+        for _ in extract(engine, parts, tmp_path / "cache", 0):
             pass
         return [int(line.split()[1]) if "compute" in line else line.strip() for line in said]
 
@@ -385,7 +395,7 @@ def test_nothing_but_its_own_files_is_ever_removed_from_the_folder(tmp_path):
         path.write_bytes(b"mine")
         os.utime(path, (0, 0))
     prune_cache(tmp_path, needed=10**12, limit=10**9)
-    extraction.main(["--feature_cache", str(tmp_path), "--clear"])
+    clear_cache(tmp_path)
     assert all(path.exists() for path in mine)
 
 
@@ -402,27 +412,17 @@ def test_networks_that_differ_only_in_their_layers_share_no_features(image_folde
     assert len(keys) == 2
 
 
-def test_the_cache_is_shown_and_emptied(tmp_path, capsys):
-    add_shard(tmp_path / "cache", "a", 0)
-    assert extraction.main(["--feature_cache", str(tmp_path / "cache")]) == 0
-    assert re.search(r"1 files  [0-9a-f]{32}\n.*in .*cache; at most 20.0 GB", capsys.readouterr().out)
-    extraction.main(["--feature_cache", str(tmp_path / "cache"), "--clear"])
-    assert "removed" in capsys.readouterr().out
-    assert not cache_entries(tmp_path / "cache")
-
-
-def test_emptying_leaves_nothing_but_what_a_run_may_be_writing(tmp_path, capsys):
+def test_emptying_leaves_nothing_but_what_a_run_may_be_writing(tmp_path):
     folder = add_shard(tmp_path, "a", 0).parent
     for number, age in ((1, 90), (2, 0)):
         for name in (f"{number:020d}-abababab.bin", f"{number:020d}-abababab.tmp"):
             (folder / name).write_bytes(b"x")
             os.utime(folder / name, (time.time() - age,) * 2)
-    extraction.main(["--feature_cache", str(tmp_path), "--clear"])
+    clear_cache(tmp_path)
     assert sorted(path.name[19] for path in folder.iterdir()) == ["2", "2"]
-    assert "2 files of the last minute stay" in capsys.readouterr().out
     for path in folder.iterdir():
         os.utime(path, (0, 0))
-    extraction.main(["--feature_cache", str(tmp_path), "--clear"])
+    clear_cache(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -456,26 +456,26 @@ def test_a_set_larger_than_a_shard_is_read_across_shards(engine, train_set, tmp_
     assert torch.equal(rows_of(extracted), whole)
 
 
-def test_evaluation_features_do_not_depend_on_the_seed(engine, image_folder, tmp_path):
-    splits, said = load_splits(image_folder, {"train": 0.6, "valid": 0.2, "test": 0.2}, 0), []
+def test_evaluation_features_do_not_depend_on_the_seed(engine, image_folder, tmp_path, said):
+    splits = load_splits(image_folder, {"train": 0.6, "valid": 0.2, "test": 0.2}, 0)
     for seed in (0, 1):
         datasets = make_datasets(TrainConfig(seed=seed), splits, engine.model.preprocess)
         parts = {
             "valid": FeatureRequest(datasets["valid"], "evaluation"),
             "train": FeatureRequest(datasets["train"], "basic", 2),
         }
-        list(extract(engine, parts, tmp_path / "cache", 0, said.append))
+        list(extract(engine, parts, tmp_path / "cache", 0))
     assert [line.split()[1] for line in said] == ["42", "36"], "the views of training alone"
 
 
-def test_a_file_that_changes_while_it_is_read_has_no_row_and_is_told(engine, train_set, tmp_path):
+def test_a_file_that_changes_while_it_is_read_has_no_row_and_is_told(engine, train_set, tmp_path, said):
     path, decoded = train_set.samples[4].path, train_set.decoded
     train_set.decoded = lambda index: (decoded(index), os.utime(path))[0]
     extracted = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
     assert extracted.bad == [(4, "changed while it was read")]
     assert (extracted.locations[4] == -1).all()
-    train_set.decoded, said = decoded, []
-    assert not extract_one(engine, train_set, tmp_path / "cache", "basic", 2, say=said.append).bad
+    train_set.decoded = decoded
+    assert not extract_one(engine, train_set, tmp_path / "cache", "basic", 2).bad
     assert said[0].split()[1] == "2"
 
 
@@ -530,7 +530,7 @@ def test_a_rank_that_sees_other_times_of_the_files_compares_with_its_own_first_l
     keys = [row_keys(sample, 1) for sample in train_set.samples]
     for sample in train_set.samples:
         os.utime(sample.path, ns=(0, 10**18))
-    monkeypatch.setattr("photo_classifier.runtime.launcher.is_main", lambda: False)
+    monkeypatch.setattr("photo_classifier.features.extraction.is_main", lambda: False)
     wanted = [(index, (0,)) for index in range(len(keys))]
     assert not extraction._compute(engine, train_set, ShardStore(tmp_path / "rows"), keys, wanted, 0)
 
@@ -548,7 +548,7 @@ def test_an_index_that_cannot_be_written_takes_its_rows_along(tmp_path, monkeypa
 def test_rows_outlive_another_process_that_empties_the_cache(tmp_path):
     store, keys = ShardStore(tmp_path / recipe("a")), [RowKey(0, "a", "a", 1, 1)]
     store.add(keys, torch.ones(1, 3))
-    extraction.main(["--feature_cache", str(tmp_path), "--clear"])
+    clear_cache(tmp_path)
     assert gather_rows(store.shards, store.locations(keys)).tolist() == [[1, 1, 1]]
     store.add([RowKey(0, "b", "b", 1, 1)], torch.zeros(1, 3))
     assert len(cache_entries(tmp_path)) == 1

@@ -7,7 +7,7 @@ from conftest import RESNET18
 from torch import nn
 
 from model_loader import get_model
-from photo_classifier.models import folding
+from photo_classifier.models import inference
 from photo_classifier.models.backbones import BACKBONES
 from photo_classifier.models.folding import find_pairs
 from photo_classifier.models.inference import Engine, FrozenModel
@@ -225,5 +225,5 @@ def test_a_right_fold_is_not_refused_where_the_device_rounds_convolutions(monkey
     model = random_model("resnet18")
     assert Engine(model, CPU, torch.float32, 2).is_folded
     assert torch.backends.cudnn.allow_tf32
-    monkeypatch.setattr(folding, "_exact_fp32", contextlib.nullcontext)
+    monkeypatch.setattr(inference, "_exact_fp32", contextlib.nullcontext)
     assert not Engine(model, CPU, torch.float32, 2).is_folded, "the rounding must be one that matters"

@@ -167,7 +167,7 @@ def test_a_file_that_cannot_be_replaced_leaves_its_rows(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
-@pytest.mark.parametrize("where", ["writers.write_text", "os.fsync"])
+@pytest.mark.parametrize("where", ["photo_classifier.prediction.result_file.write_text", "os.fsync"])
 def test_a_disk_that_is_full_at_the_end_is_told_with_the_way_on(where, ending, tmp_path, monkeypatch):
     def full(*_):
         raise (OSError if where == "os.fsync" else UserError)(28, "No space left on device")
@@ -178,7 +178,11 @@ def test_a_disk_that_is_full_at_the_end_is_told_with_the_way_on(where, ending, t
         write(tmp_path / f"r{ending}")
     rows_are = rf"; [^;]*r{ending}\.partial holds 6 rows"
     goes_on = rows_are + "; the same command with --resume goes on$"
-    lost = rows_are + "$" if where == "writers.write_text" else "; its rows are lost: type the command again"
+    lost = (
+        rows_are + "$"
+        if where == "photo_classifier.prediction.result_file.write_text"
+        else "; its rows are lost: type the command again"
+    )
     assert re.search(lost if ending == ".parquet" else goes_on, str(stopped.value))
     monkeypatch.undo()
     if ending != ".parquet":

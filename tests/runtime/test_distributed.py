@@ -238,9 +238,9 @@ def test_rows_do_not_pile_up_behind_a_task_that_is_stuck(monkeypatch):
     def lead_on():
         for number, predictions in lead.work(stream):
             lead.submit(number, predictions)
-            written.extend(p.file_dir for batch in lead.ready() for p in batch)
+            written.extend(p.file_dir for batch in lead.completed() for p in batch)
         lead.publish()
-        written.extend(p.file_dir for batch in lead.ready() for p in batch)
+        written.extend(p.file_dir for batch in lead.completed() for p in batch)
 
     lead.open((Sample(str(n)) for n in range(1000)), 2, window=20)
     stuck = other.work(stream)
@@ -279,7 +279,7 @@ def test_mixing_a_batch_and_slicing_it_is_the_same_in_both_orders(alphas, n_imag
     monkeypatch.setattr(distributed, "all_gather", lambda _: [(a[-1:], b[-1:]) if len(a) else None for a, b in parts])
     mixed = []
     for k, part in enumerate(parts):
-        monkeypatch.setattr(distributed, "rank", lambda k=k: k)
+        monkeypatch.setattr(launcher, "rank", lambda k=k: k)
         torch.manual_seed(5)
         mixed += [mixer(*part)] if len(part[0]) else []
     for place in (0, 1):
@@ -313,6 +313,6 @@ def test_machines_without_cuda_work_together_on_their_cpus(n_processes, device, 
 
 def test_one_process_needs_no_group():
     code = "import sys, train\nfrom photo_classifier.runtime import distributed\n"
-    code += "with distributed.joined():\n    distributed.barrier()\n"
+    code += "with distributed.process_group():\n    distributed.barrier()\n"
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -37,7 +37,8 @@ def test_a_signal_raises_at_once_or_waits_for_the_end_of_a_step():
 @pytest.mark.skipif(on_windows, reason="Windows has no such signals between processes")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_ends_the_process_at_once(signum):
-    code = "import signal\nfrom photo_classifier.runtime import signals\nwith signals.handled(), signals.deferred():\n"
+    code = "import signal\nfrom photo_classifier.runtime.signals import defer_signals, handle_signals\n"
+    code += "with handle_signals(), defer_signals():\n"
     code += f"    signal.raise_signal({int(signum)}); signal.raise_signal({int(signum)}); print('on it goes')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (128 + signum, "")
