@@ -1,23 +1,27 @@
-"""Samples -> batches: augmentation, addressed order, and the processes that decode."""
+"""Samples -> batches: augmentation, the data set of images, and the loaders of each split."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from photo_classifier.config import TrainConfig
+from photo_classifier.data.batches import make_loader
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.image_files import MAX_PIXELS
-from photo_classifier.data.preprocess import LimitAspect, Preprocess, resize_and_crop
-from photo_classifier.data.samples import Sample
+from photo_classifier.data.preprocess import LimitAspect, Preprocess, eval_transform, resize_and_crop
+from photo_classifier.data.samples import Sample, Splits
+from photo_classifier.features.extraction import FeatureLoader, FeatureRequest, extract
+from photo_classifier.models.inference import Engine
 from photo_classifier.runtime.distributed import with_previous_sample
 from photo_classifier.runtime.errors import choose
+from photo_classifier.runtime.launcher import rank_and_world_size, world_size
 from photo_classifier.runtime.seeding import seeded_rng
-
-# --- preparing --------------------------------------------------------------------------------
 
 
 def _random_crop(p: Preprocess) -> list[v2.Transform]:
@@ -26,11 +30,11 @@ def _random_crop(p: Preprocess) -> list[v2.Transform]:
 
 
 def _shift(p: Preprocess) -> list[v2.Transform]:
-    """Moves the picture by what `resize` leaves around `image_size`, and shows nearly all of it."""
+    """Moves the picture by the margin that `resize` leaves around `image_size`, and shows nearly all of it."""
     return [LimitAspect(), v2.Resize(p.resize, v2.InterpolationMode(p.interpolation)), v2.RandomCrop(p.image_size)]
 
 
-# All of them work on 8-bit tensors: float contrast was seen to differ with the number of threads.
+# All of them work on 8-bit tensors: in floats, contrast differed with the number of threads.
 AUGMENTS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
     "none": resize_and_crop,
     "basic": lambda p: [*_random_crop(p), v2.RandomHorizontalFlip()],
@@ -43,10 +47,10 @@ AUGMENTS: dict[str, Callable[[Preprocess], list[v2.Transform]]] = {
 
 
 def train_transform(name: str, preprocess: Preprocess) -> v2.Transform:
-    """The augmentation recipe of that name, from a decoded image to a crop of `image_size`.
+    """Returns the augmentation of that name, from a decoded image to a crop of `image_size`.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: there is no such augmentation.
     """
     return v2.Compose(AUGMENTS[choose("--augment", name, AUGMENTS)](preprocess))
 
@@ -54,9 +58,8 @@ def train_transform(name: str, preprocess: Preprocess) -> v2.Transform:
 class Mixer:
     """Mixes the images of a batch and their labels: mixup (Zhang et al. 2018), cutmix (Yun et al. 2019).
 
-    It draws from torch's generator, so whoever seeds that addresses the draws. Where both are wanted,
-    each batch draws one of them. An image's partner is the one before it in the whole batch, which may be
-    another rank's.
+    The draws come from torch's global generator, which the caller seeds. If both are wanted, each batch draws one. The
+    partner of an image is the one before it in the whole batch, which may belong to another process.
 
     Args:
         mixup, cutmix: the alpha of their Beta distributions; 0 leaves one out.
@@ -67,11 +70,11 @@ class Mixer:
         self.transforms = [kind(alpha=alpha, num_classes=n_classes) for kind, alpha in kinds if alpha]
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images or features (n, ...) and labels, int64 (n,) -> both mixed; the labels are (n, classes) then."""
+        """Returns images or features (n, ...) and labels, int64 (n,), mixed; the labels become fp32 (n, classes)."""
         transform = self.transforms[int(torch.randint(len(self.transforms), ()))]
         n_before, images, labels = with_previous_sample(images, labels)
         shape = images.shape
-        if images.dim() == 2:  # stored features of one vector an image
+        if images.dim() == 2:  # stored features, one vector per image
             images = images[:, :, None, None]
         if not len(images):
             return images, labels
@@ -79,14 +82,11 @@ class Mixer:
         return mixed.reshape(shape)[n_before:], targets[n_before:]
 
 
-# --- batches ----------------------------------------------------------------------------------
-
-
 class ImageDataset(Dataset):
     """Decoded, prepared images; an item is a pure function of `(seed, epoch, sample)`.
 
     Args:
-        class_names: the training order; a sample's label is its place here, -1 where it has none.
+        class_names: in the order of training; a label is the index of its name, -1 if it is not among them.
         seed: None for evaluation, where nothing is random.
         max_pixels: the limit of `decode`.
     """
@@ -111,16 +111,16 @@ class ImageDataset(Dataset):
         return len(self.samples)
 
     def label_of(self, index: int) -> int:
-        """The class index of a sample, -1 where it has no known label."""
+        """Returns the class index of a sample, -1 where its label is unknown."""
         return self.class_index.get(self.samples[index].label, -1)
 
     def decoded(self, index: int) -> torch.Tensor:
-        """The image of a sample before it is prepared; raises BadImage where the file cannot be read."""
+        """Returns the image of a sample before it is prepared; raises BadImage if the file cannot be read."""
         path, preprocess = self.samples[index].path, self.preprocess
         return decode(path, preprocess.decode_side, self.max_pixels, preprocess.bit_depth)
 
     def views(self, index: int, epochs: Sequence[int], image: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """The views of a sample in those epochs, from one decode, which may be given.
+        """Returns the views of a sample in those epochs, from one decode, which may be given.
 
         Raises:
             BadImage: the file cannot be read.
@@ -132,9 +132,56 @@ class ImageDataset(Dataset):
                 views.append(self.transform(image))
         return views
 
+    def thumbnails(self, side: int) -> ImageDataset:
+        """Returns the same samples as small images, uint8 (3, side, side), without augmentation."""
+        small = self.preprocess.at(side, None, self.preprocess.bit_depth)
+        return ImageDataset(self.samples, (), small, eval_transform(small), max_pixels=self.max_pixels)
+
     def __getitem__(self, place: tuple[int, int]) -> tuple[int, int, torch.Tensor | str]:
         epoch, index = place
         try:
             return index, self.label_of(index), self.views(index, [epoch])[0]
         except BadImage as error:
             return index, self.label_of(index), str(error)
+
+
+def make_datasets(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, ImageDataset]:
+    """Returns the images of each split, augmented for training alone."""
+    transforms = {name: (eval_transform(preprocess), None) for name in splits.by_name()}
+    transforms["train"] = (train_transform(config.augment, preprocess), config.seed)
+    return {
+        name: ImageDataset(part, splits.class_names, preprocess, *transforms[name], config.max_pixels)
+        for name, part in splits.by_name().items()
+    }
+
+
+def make_loaders(config: TrainConfig, datasets: Mapping[str, ImageDataset], engine: Engine) -> dict[str, DataLoader]:
+    """Returns loaders of images, this process's share of each batch."""
+    sizes, pin_memory = batch_sizes(config, datasets, engine), engine.device.type == "cuda"
+    return {
+        name: make_loader(dataset, sizes[name], config.n_workers, pin_memory, rank_and_world_size())
+        for name, dataset in datasets.items()
+    }
+
+
+def make_feature_loaders(
+    config: TrainConfig, datasets: Mapping[str, ImageDataset], engine: Engine, cache: Path, skip: Callable
+) -> dict[str, FeatureLoader]:
+    """Returns loaders of stored features, after computing those that the cache lacks.
+
+    Args:
+        skip: records images that could not be read, as `trainer.Recorder.skip`.
+    """
+    n_views = 1 if config.augment == "none" else min(config.views, config.n_epochs)
+    requests = {name: FeatureRequest(dataset, "evaluation") for name, dataset in datasets.items()}
+    requests["train"] = FeatureRequest(datasets["train"], config.augment, n_views)
+    sizes, loaders = batch_sizes(config, datasets, engine), {}
+    for name, features in extract(engine, requests, cache, config.n_workers):
+        skip(features.bad, name)
+        loaders[name] = features.loader(sizes[name])
+    return loaders
+
+
+def batch_sizes(config: TrainConfig, datasets: Iterable[str], engine: Engine) -> dict[str, int]:
+    """Returns the images of a batch over all processes, by split: in evaluation each computes whole passes."""
+    return {name: engine.batch_size * world_size() for name in datasets} | {"train": config.batch_size}

@@ -2,54 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from photo_classifier.config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from photo_classifier.runtime import distributed, launcher, signals
-from photo_classifier.runtime.console import say, set_verbosity, warn
-from photo_classifier.runtime.device import choose_device, choose_precision
-from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.seeding import derive_seed
+from photo_classifier.runtime.console import quiet, say, set_verbosity, warn
+from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.text import pluralize
 from utils import run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
 
-    from assemble import Strategy
-    from data_loader import ImageDataset
-    from photo_classifier.data.preprocess import Preprocess
     from photo_classifier.data.samples import Splits
     from photo_classifier.models.classifier import Classifier
     from photo_classifier.models.inference import Engine
     from photo_classifier.training.best_checkpoint import BestCheckpoint
-    from photo_classifier.training.results import EpochResult, PhaseResult
-    from photo_classifier.training.resume import StoppedRun
-    from photo_classifier.training.run import Run
+    from photo_classifier.training.optimization import Recipe
+    from photo_classifier.training.results import EpochResult, Results
+    from photo_classifier.training.run import Run, SilentRun
+    from photo_classifier.training.run_state import StoppedRun
+    from photo_classifier.training.strategy import Strategy
     from trainer import Trainer
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses, checks and trains; the exit status."""
+    """Trains as the command line asks for; returns the exit status."""
     given = parse_args(argv)
     if "resume" in given:
         with distributed.process_group(given.get("gpu_id")):
-            return continue_run(given)
+            return resume(given)
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check(config)
     with distributed.process_group(config.gpu_id):
         if folder := run_of_this_launch(config):
-            return continue_run({**given, "resume": folder})
-        train(config)
+            return resume({**given, "resume": folder})
+        start(config)
     return 0
 
 
 def run_of_this_launch(config: TrainConfig) -> str | None:
-    """The run folder to go on with where the launcher starts its processes again."""
+    """Returns the run folder to continue in after the launcher has restarted its processes."""
     if not launcher.is_launched():
         return None
     from photo_classifier.training import run_folder
@@ -57,265 +53,106 @@ def run_of_this_launch(config: TrainConfig) -> str | None:
     return run_folder.run_of_this_launch(config.run_dir)
 
 
-def continue_run(given: dict) -> int:
-    """Goes on with a run that was stopped; the exit status."""
-    from photo_classifier.training.resume import enter_working_folder, load_stopped_run, merge_flags, warn_of_changes
+def start(config: TrainConfig) -> None:
+    """Starts a new run."""
+    set_verbosity(config.verbose)
+    # before the slow imports: a wrong folder is reported at once
+    splits = distributed.broadcast_from_main(lambda: load_data(config))
 
-    saved = distributed.broadcast_from_main(lambda: load_stopped_run(given["resume"]))
-    config = enter_working_folder(saved, merge_flags(saved, given), given)
+    from photo_classifier.training.run_state import new_run
+
+    train(config, new_run(splits))
+
+
+def resume(given: Mapping[str, object]) -> int:
+    """Continues a stopped run; returns the exit status."""
+    from photo_classifier.training.resume import enter_working_folder, merge_flags, warn_of_changes
+    from photo_classifier.training.run_state import load_stopped_run
+
+    stopped = distributed.broadcast_from_main(lambda: load_stopped_run(given["resume"]))
+    config = merge_flags(stopped, given)
+    set_verbosity(config.verbose)
+    config = enter_working_folder(stopped, config, given)
     check(config)
-    if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
-        what = f"{pluralize(len(saved.progress.rows), 'epoch')}, {where_best(config, saved)}"
+    if stopped.is_finished and config.n_epochs == stopped.state.config["n_epochs"]:
+        what = f"{pluralize(len(stopped.state.rows), 'epoch')}, {where_best(config, stopped)}"
         say(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
         return 0
-    set_verbosity(config.verbose)
-    distributed.broadcast_from_main(lambda: warn_of_changes(saved.found, lambda: load_data(config)))
-    train(config, saved)
+
+    def load_again() -> Splits:
+        with quiet():
+            return load_data(config)
+
+    distributed.broadcast_from_main(lambda: warn_of_changes(stopped.images, load_again))
+    train(config, stopped)
     return 0
 
 
-def where_best(config: TrainConfig, saved: StoppedRun) -> str:
-    """Where the best weights of a finished run are by now."""
+def where_best(config: TrainConfig, stopped: StoppedRun) -> str:
+    """Returns where the best weights of a finished run are now."""
     from photo_classifier.models.tensor_files import is_of_run
 
     name = checkpoint_name(config)
-    places = [place for place in (name, f"{name}.prev") if is_of_run(place, saved.progress.run_id)]
-    return f"the best weights in {places[0]}" if places else f"the best weights no longer in {name}"
+    files = [file for file in (name, f"{name}.prev") if is_of_run(file, stopped.state.run_id)]
+    return f"the best weights in {files[0]}" if files else f"the best weights no longer in {name}"
 
 
-def train(config: TrainConfig, saved: StoppedRun | None = None) -> None:
-    """One run, from the data to the checkpoint and the accuracy on the held-out images.
+# --- the stages -------------------------------------------------------------------------------
+
+
+def train(config: TrainConfig, stopped: StoppedRun) -> None:
+    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images.
 
     Args:
-        saved: a stopped run to go on with.
+        stopped: the run to go on with; a new one is a stopped run with nothing in it.
     """
-    set_verbosity(config.verbose)
-    # before the imports below: a wrong folder is told at once
-    found = saved.found.splits if saved else distributed.broadcast_from_main(lambda: load_data(config))
-
-    import assemble
-    from photo_classifier.features.cache import open_cache
     from photo_classifier.training import summary
-    from photo_classifier.training.best_checkpoint import BestCheckpoint
 
-    assemble.check_names(config)
-    device = choose_device(config.gpu_id)
-    dtype = choose_precision(config.precision, device)
-    assemble.check_ranks(config, device)
-    with distributed.first_on_each_machine():
-        model = assemble.build_model(config, found, saved).to(device)
-    run = open_run(config, found, saved)
+    device, dtype = choose_computing(config)
+    model = build_model(config, stopped, device)
+    run = open_run(config, stopped)
     with run.guarded():
-        splits = found if saved else checked_once(config, found, run)
-        summary.describe(config, splits, len(run.skipped), model, device, dtype)
-        if not saved:
-            summary.warn_of_random_layers(config)
-            show_augmented(run, assemble.make_datasets(config, splits, model.preprocess)["train"])
-        saver = BestCheckpoint(checkpoint_name(config), model, config, splits, run.id)
-        engine = assemble.make_engine(config, model, device, dtype, saved)
-        if engine.is_refused:
-            say("evaluation runs unfolded: batch norm could not be folded into the convolutions", level=2)
+        splits = prepare_data(config, stopped, run, model)
+        n_skipped = len(run.skipped.reasons) if launcher.is_main() else 0
+        summary.describe(config, splits, n_skipped, model, device, dtype)
+        engine = make_engine(config, model, device, dtype, stopped)
+        checkpoint = open_checkpoint(config, model, splits, stopped)
         computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
-        run.begin(asdict(config), splits, saver, computing)
-        work = assemble.choose_strategy(config, engine)
-        trainer = assemble.make_trainer(config, splits, engine, work)
+        run.begin(asdict(config), splits, checkpoint, computing)
+        strategy = make_strategy(config, engine)
+        trainer = make_trainer(config, splits, engine, strategy)
+        session = Session(config, stopped, splits, engine, strategy, trainer, checkpoint, run)
         if config.dry_run:
-            try_a_step(config, trainer, splits, engine, work, run)
+            try_one_step(session)
             return
-        with open_cache(config.feature_cache) as cache, signals.defer_signals():
-            start_or_restore(config, saved, trainer, saver, computing, run)
-            loaders = assemble.make_loaders(config, splits, engine, work, run, cache)
-            best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
-            last_results, results, best = measure_last_and_best(trainer, loaders, run, saver, best)
-        if not launcher.is_main():
-            return
-        judged = judge_splits(splits, results, saver.about["temperature"])
-        run.report(judged)
-        draw(config, model.preprocess, judged, run, best.epoch + 1)
-        show(config, splits, engine, loaders["valid"], best, results, judged, run)
-        run.close()
-        if trainer.last is not best:
-            say(f"last    {run.last_model} (epoch {run.n_logged}): {', '.join(summary.accuracies(last_results))}")
-        summary.report(run, saver, best.epoch + 1, results, judged)
-        run.finish()
+        loaders, last_results, results, best = fit(session)
+        if launcher.is_main():
+            report(session, loaders["valid"], last_results, results, best)
 
 
-def open_run(config: TrainConfig, found: Splits, saved: StoppedRun | None) -> Run:
-    """The run's folder, the same for all processes."""
-    from photo_classifier.training.run import Run
-    from photo_classifier.training.run_folder import default_run_dir, note_launch
+@dataclass(frozen=True)
+class Session:
+    """All that takes part in training one run."""
 
-    run_dir = distributed.broadcast_from_main(
-        lambda: config.run_dir or default_run_dir(config.model_name, about_run(config, found))
-    )
-    run = Run(run_dir, found, config.n_epochs, config.max_bad, config.verbose, 60 * config.save_every, saved)
-    note_launch(run.folder)
-    return run
-
-
-def checked_once(config: TrainConfig, found: Splits, run: Run) -> Splits:
-    """The images that are left after the checks, which one process makes for all."""
-    splits, run.skipped = distributed.broadcast_from_main(lambda: (checked(config, found, run), run.skipped))
-    return splits
+    config: TrainConfig
+    stopped: StoppedRun
+    splits: Splits
+    engine: Engine
+    strategy: Strategy
+    trainer: Trainer
+    checkpoint: BestCheckpoint
+    run: Run | SilentRun
 
 
-def try_a_step(config: TrainConfig, trainer: Trainer, splits: Splits, engine: Engine, work: Strategy, run: Run) -> None:
-    """The end of a dry run: one step of training, and no checkpoint."""
-    from assemble import make_loaders
-
-    run.splits = one_batch(splits, config)  # an image that cannot be read is told by its place among these
-    loaders = make_loaders(config, run.splits, engine, work, run, None)
-    result = trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
-    run.close()
-    n_images = pluralize(result.n_images, "image")
-    say(f"dry run: a step of {n_images}, loss {result.loss:.4f}, {result.seconds:.1f} s")
-    say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
-
-
-def one_batch(splits: Splits, config: TrainConfig) -> Splits:
-    """As many training images as a step takes, at even distances over all of them, and nothing else."""
-    n = min(config.batch_size, len(splits.train))
-    chosen = [splits.train[k * len(splits.train) // n] for k in range(n)]
-    return replace(splits, train=chosen, valid=[], test=[])
-
-
-def start_or_restore(
-    config: TrainConfig,
-    saved: StoppedRun | None,
-    trainer: Trainer,
-    saver: BestCheckpoint,
-    computing: Mapping[str, object],
-    run: Run,
-) -> None:
-    """Puts back what a stopped run had saved, or makes a new run one that can be continued."""
-    from photo_classifier.training.resume import restore_training_state
-
-    if not saved:
-        run.save_first(trainer.state_dict(), None if trainer.model is saver.model else saver.backbone())
-        return
-    restore_training_state(saved, trainer, saver, computing)
-    say(f"going on after {trainer.epoch} of {config.n_epochs} epochs: {run.folder}")
-    if config.n_epochs != saved.progress.config["n_epochs"]:  # the next resume need not be told again
-        run.save_last(trainer.state_dict())
-
-
-Results = dict[str, "PhaseResult"]  # by split
-
-
-def measure_last_and_best(
-    trainer: Trainer, loaders: dict, run: Run, saver: BestCheckpoint, best: EpochResult
-) -> tuple[Results, Results, EpochResult]:
-    """What the weights of the last and of the best epoch achieve; both are written, and the best are put back.
-
-    Returns:
-        Both, and the epoch that the best weights are of.
-    """
-    last_results = results = measure(trainer, loaders, run, trainer.last.valid)
-    saver.finish(trainer.last.epoch, last_results, run.last_model)
-    if trainer.last is not best:
-        best = saver.restore(best, run.n_logged)
-        results = measure(trainer, loaders, run, best.valid)
-    saver.finish(best.epoch, results)
-    return last_results, results, best
-
-
-def measure(trainer: Trainer, loaders: dict, run: Run, valid: PhaseResult) -> dict[str, PhaseResult]:
-    """What the present weights achieve on each held-out split; `valid` is known, but after a resume without outputs."""
-    results = {"valid": valid} if valid.outputs is not None else {}
-    for name in ("valid", "test"):
-        if name in loaders and name not in results:
-            results[name] = trainer.evaluate(loaders[name], run, name)
-    return results
-
-
-def judge_splits(splits: Splits, results: Mapping[str, PhaseResult], temperature: float) -> dict[str, dict]:
-    """The report of each held-out split."""
-    from photo_classifier.evaluation.report import evaluation_report
-
-    judged = {}
-    for name, result in results.items():
-        samples, outputs = splits.by_name()[name], result.outputs
-        paths = [samples[index].path for index in outputs.indices.tolist()]
-        judged[name] = evaluation_report(outputs.logits, outputs.labels, paths, splits.class_names, temperature)
-    return judged
-
-
-def draw(config: TrainConfig, preprocess: Preprocess, judged: Mapping[str, Mapping], run: Run, step: int) -> None:
-    """The figures of the report, in the run folder and in TensorBoard."""
-    from photo_classifier.data.samples import split_title
-    from photo_classifier.evaluation.contact_sheet import photo_opener
-    from photo_classifier.evaluation.figures import figures_of
-
-    open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
-    seconds = run.spare_seconds / len(judged)
-    for name, about in judged.items():
-        title = split_title(name)
-        for what, picture in figures_of(about, open_photo, seconds).items():
-            prefix = "" if name == "valid" else f"{title}_"
-            run.picture(f"{prefix}{what}", f"{title.capitalize()}/{what}", picture, step)
-
-
-def show(
-    config: TrainConfig,
-    splits: Splits,
-    engine: Engine,
-    loader: Iterable,
-    best: EpochResult,
-    results: dict[str, PhaseResult],
-    judged: dict[str, dict],
-    run: Run,
-) -> None:
-    """What TensorBoard shows of the saved weights, beside the curves."""
-    from photo_classifier.features.extraction import FeatureLoader
-    from photo_classifier.training import tensorboard
-
-    outputs, step = results["valid"].outputs, best.epoch + 1
-    if isinstance(loader, FeatureLoader):
-        reader = tensorboard.stored_reader(loader.extracted)
-    else:
-        engine.refresh()
-        reader = tensorboard.image_reader(loader.dataset, engine)
-    logits = outputs.logits / judged["valid"]["temperature"]
-    tensorboard.add_curves(run.board, splits.class_names, logits, outputs.labels, step)
-    paths = [sample.path for sample in splits.valid]
-    tensorboard.add_embedding(run.board, splits.class_names, paths, outputs, reader, step, run.spare_seconds)
-    metrics = tensorboard.final_metrics(step, results, judged)
-    tensorboard.add_hyperparameters(run.board, hyperparameters(config, splits, engine.model), metrics, run.n_logged)
-
-
-def hyperparameters(config: TrainConfig, splits: Splits, model: Classifier) -> dict[str, str | float]:
-    """What two runs can differ in, as the HParams tab shows it: every run names all of them."""
-    # the data has a name below, and the others change no number
-    left_out = ("data_dir", "dataset_name", "n_workers", "max_bad")
-    also = ("views", "precision", "seed")
-    values = {}
-    for field in fields(config):
-        of_the_result = field.metadata.get("group") in ("data", "model", "optimisation") or field.name in also
-        if of_the_result and field.name not in left_out:
-            value = getattr(config, field.name)
-            unset = "none" if field.metadata["type"] is str else 0
-            values[field.name] = str(value) if isinstance(value, bool) else unset if value is None else value
-    known = {
-        "data": os.path.basename(os.path.normpath(splits.root)),
-        "n_train": len(splits.train),
-        "n_classes": len(splits.class_names),
-        "image_size": model.preprocess.image_size,
-        "resize": model.preprocess.resize,
-        "backbone_lr": config.backbone_lr or config.lr,
-    }
-    return values | known
-
-
-def about_run(config: TrainConfig, splits: Splits) -> list[str]:
-    """What tells this run from others, in a few short words for its name."""
-    data = os.path.splitext(os.path.basename(os.path.normpath(splits.root)))[0][:24]
-    start = "finetuned" if config.use_pretrained or config.weights else "scratch"
-    how = "frozen" if config.freeze else f"until_{config.freeze_until}" if config.freeze_until else start
-    return [data, how, f"lr{config.lr:g}"]
+# --- data -------------------------------------------------------------------------------------
 
 
 def load_data(config: TrainConfig) -> Splits:
-    """The samples in their splits, with what was found said on the console."""
+    """Returns the samples in their splits, and says what was found.
+
+    Raises:
+        UserError: the data cannot be used, or has another number of classes than was asked for.
+    """
     from photo_classifier.data.discovery import load_splits
     from photo_classifier.data.known_datasets import dataset_folder
     from photo_classifier.data.tables import Columns
@@ -334,19 +171,38 @@ def load_data(config: TrainConfig) -> Splits:
     return splits
 
 
-def checked(config: TrainConfig, splits: Splits, run: Run) -> Splits:
-    """The splits without what cannot be used, with every doubt said and listed in the run folder."""
+def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun, model: Classifier) -> Splits:
+    """Returns the samples to train on: those that a stopped run began with, or those of a new one that are usable."""
+    if not stopped.is_new:
+        return stopped.images.splits
+    from data_loader import make_datasets
+    from photo_classifier.training import summary
+    from photo_classifier.training.finish import show_augmented
+
+    splits = distributed.broadcast_from_main(lambda: drop_unusable(config, stopped.images.splits, run))
+    summary.warn_of_random_layers(config)
+    if launcher.is_main():
+        show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
+    return splits
+
+
+def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
+    """Returns the splits without unusable images, and lists what is doubtful in the run folder.
+
+    Raises:
+        UserError: too many images cannot be read, or some are in two splits or classes and `--on_leak` is `error`.
+    """
     from photo_classifier.data.checks import drop_samples, find_duplicates, find_unreadable
-    from photo_classifier.training.run import write_csv
+    from photo_classifier.training.run_folder import write_table
 
     samples = [sample for part in splits.by_name().values() for sample in part]
     reasons = find_unreadable(samples, config.max_pixels)
-    run.leave_out(reasons)
+    run.skipped.add(reasons)
     duplicates = find_duplicates(splits)
     if duplicates.copies:
-        fields = ("group", "path", "label", "split")
-        write_csv(run.folder / "duplicates.csv", fields, [astuple(copy) for copy in duplicates.copies])
-        text = f"{duplicates.text()}; all are listed in {run.folder / 'duplicates.csv'}"
+        path = run.folder / "duplicates.csv"
+        write_table(path, [asdict(copy) for copy in duplicates.copies])
+        text = f"{duplicates.text()}; all are listed in {path}"
         if config.on_leak == "error":
             raise UserError(f"{text}; remove one of each, or use --on_leak drop or warn")
         hint = "; --on_leak drop leaves out the training copies" if config.on_leak == "warn" else ", dropped"
@@ -355,31 +211,255 @@ def checked(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     return drop_samples(splits, [*reasons, *dropped]) if reasons or dropped else splits
 
 
-@launcher.main_only
-def show_augmented(run: Run, dataset: ImageDataset) -> None:
-    """A labelled grid of training images as the first epoch sees them, for the run folder and TensorBoard."""
-    from photo_classifier.data.decoding import BadImage
-    from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until, picture_of
-
-    def decoded(index: int) -> torch.Tensor | None:
-        with contextlib.suppress(BadImage):
-            return dataset.decoded(index)
-
-    n = len(dataset)
-    chosen = {k * n // N_SHOWN for k in range(N_SHOWN)}  # spread over the classes: samples come by class
-    # in any order but theirs, so that the clock does not cut off the last classes
-    images = dict(map_until(decoded, sorted(chosen, key=lambda index: derive_seed("grid", index)), run.spare_seconds))
-    tiles = [
-        # views are drawn one after another: threads would share the generator
-        Tile(picture_of(dataset.views(index, [0], images[index])[0]), dataset.samples[index].label)
-        for index in sorted(images)
-        if images[index] is not None
-    ]
-    if tiles:
-        run.picture("augmented", "Train/images", contact_sheet(tiles, n_columns=6))
+# --- model and run ----------------------------------------------------------------------------
 
 
-N_SHOWN = 18  # images of the grid, three rows
+def choose_computing(config: TrainConfig) -> tuple[torch.device, torch.dtype]:
+    """Returns where and in which precision to compute.
+
+    Raises:
+        UserError: they are not there, a flag names an unknown choice, or several processes cannot share the work.
+    """
+    from photo_classifier.runtime.device import choose_device, choose_precision
+
+    check_choices(config)
+    device = choose_device(config.gpu_id)
+    dtype = choose_precision(config.precision, device)
+    if config.batch_size < launcher.world_size():
+        raise UserError(
+            f"--batch_size {config.batch_size} is the batch of all {launcher.world_size()} processes; give at least "
+            "one image for each"
+        )
+    if config.sync_bn and device.type != "cuda":
+        raise UserError(f"--sync_bn needs GPUs, and this runs on {device}; leave it out, or freeze it with --freeze_bn")
+    return device, dtype
+
+
+def check_choices(config: TrainConfig) -> None:
+    """Checks every flag that names a row of a table; raises UserError if there is no such row."""
+    from data_loader import AUGMENTS
+    from photo_classifier.data.checks import ON_LEAK
+    from photo_classifier.training.optimization import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS
+    from trainer import MONITORS
+
+    tables = {
+        "on_leak": ON_LEAK,
+        "augment": AUGMENTS,
+        "class_weights": CLASS_WEIGHTS,
+        "optimizer": OPTIMIZERS,
+        "scheduler": SCHEDULERS,
+        "monitor": MONITORS,
+    }
+    for name, table in tables.items():
+        choose(f"--{name}", getattr(config, name), table)
+
+
+def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) -> Classifier:
+    """Returns the model on its device, frozen where the flags say so; that of a stopped run has its frozen backbone."""
+    from model_loader import freeze, freeze_batch_norm, get_model
+    from photo_classifier.training.run_state import load_backbone
+
+    with distributed.first_on_each_machine():
+        model = get_model(
+            config.model_name,
+            len(stopped.images.splits.class_names),
+            pretrained=config.use_pretrained and stopped.is_new,
+            weights_file=config.weights if stopped.is_new else None,
+            image_size=config.image_size,
+            preferred_size=config.preferred_size,
+            resize=config.resize,
+            bit_depth=config.bit_depth,
+            head_hidden=config.head_hidden,
+            dropout=config.dropout,
+            seed=config.seed,
+        )
+        if config.freeze or config.freeze_until:
+            freeze(model, config.freeze_until)
+        if config.freeze_bn:
+            freeze_batch_norm(model)
+        load_backbone(stopped, model.net)
+        return model.to(device)
+
+
+def make_engine(
+    config: TrainConfig, model: Classifier, device: torch.device, dtype: torch.dtype, stopped: StoppedRun
+) -> Engine:
+    """Returns what evaluates the model; that of a stopped run stays as it was."""
+    from photo_classifier.models.inference import Engine, eval_batch_size
+
+    engine = Engine(model, device, dtype, eval_batch_size(config.batch_size))
+    if stopped.state.is_folded not in (None, engine.is_folded):  # the trial on the present weights may end otherwise
+        engine.is_folded = stopped.state.is_folded
+        engine.refresh()
+    if engine.is_refused:
+        say("evaluation runs unfolded: batch norm could not be folded into the convolutions", level=2)
+    return engine
+
+
+def open_run(config: TrainConfig, stopped: StoppedRun) -> Run | SilentRun:
+    """Opens the folder of the run on the main process; the others record nothing."""
+    from photo_classifier.training import summary
+    from photo_classifier.training.run import Run, SilentRun
+    from photo_classifier.training.run_folder import default_run_dir, note_launch
+
+    words = summary.run_name_words(config, stopped.images.splits)
+    run_dir = distributed.broadcast_from_main(lambda: config.run_dir or default_run_dir(config.model_name, words))
+    is_main = launcher.is_main()
+    run = Run(run_dir, stopped, config.n_epochs, config.max_bad, 60 * config.save_every) if is_main else SilentRun()
+    note_launch(run_dir)
+    return run
+
+
+def open_checkpoint(config: TrainConfig, model: Classifier, splits: Splits, stopped: StoppedRun) -> BestCheckpoint:
+    """Returns what keeps the best weights of the run, with all that a prediction needs to know."""
+    from photo_classifier.models.inference import eval_batch_size
+    from photo_classifier.training.best_checkpoint import BestCheckpoint
+
+    metadata = {
+        "model_name": config.model_name,
+        "precision": config.precision,
+        "eval_batch_size": eval_batch_size(config.batch_size),
+        "config": asdict(config),
+    }
+    return BestCheckpoint(checkpoint_name(config), model, splits, stopped.state.run_id, metadata)
+
+
+# --- strategy ---------------------------------------------------------------------------------
+
+
+def make_strategy(config: TrainConfig, engine: Engine) -> Strategy:
+    """Returns what is trained: the whole model, or its head on features of a frozen backbone."""
+    from photo_classifier.training.strategy import choose_strategy
+
+    stores_features = bool(config.views) and not config.dry_run  # a dry run leaves none behind
+    return choose_strategy(engine, config.batch_size, stores_features, bool(config.cutmix))
+
+
+def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy) -> Trainer:
+    """Returns the trainer of what trains."""
+    from trainer import Trainer
+
+    return Trainer(
+        strategy.model,
+        strategy.evaluate,
+        strategy.refresh,
+        make_recipe(config, engine.model, splits),
+        engine.device,
+        engine.dtype,
+        config.seed,
+        config.monitor,
+        config.sync_bn,
+    )
+
+
+def make_recipe(config: TrainConfig, model: Classifier, splits: Splits) -> Recipe:
+    """Returns how the weights learn: optimizer, schedule, loss and mixing."""
+    from data_loader import Mixer
+    from photo_classifier.data.batches import AddressedSampler
+    from photo_classifier.training.optimization import (
+        CLASS_WEIGHTS,
+        Plan,
+        Recipe,
+        Schedule,
+        TrainingLoss,
+        make_optimizer,
+    )
+
+    rates = {"backbone": config.backbone_lr or config.lr, "head": config.lr}
+    parameters = model.parameters_by_part()
+    optimizer = make_optimizer(config.optimizer, parameters, rates, config.momentum, config.weight_decay)
+    n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
+    plan = Plan(config.n_epochs, config.step_size, config.gamma, config.patience)
+    schedule = Schedule(config.scheduler, optimizer, plan, round(config.warmup_epochs * n_steps))
+    counts = Counter(sample.label for sample in splits.train)
+    weights = CLASS_WEIGHTS[config.class_weights]([counts[name] for name in splits.class_names])
+    mixes = config.mixup or config.cutmix
+    mix = Mixer(config.mixup, config.cutmix, len(splits.class_names)) if mixes else None
+    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix)
+
+
+def try_one_step(session: Session) -> None:
+    """Ends a dry run: takes one step of training, and writes no checkpoint."""
+    from data_loader import make_datasets, make_loaders
+
+    config, samples, run = session.config, session.splits.train, session.run
+    n = min(config.batch_size, len(samples))
+    chosen = [samples[k * len(samples) // n] for k in range(n)]  # evenly spread over all of them
+    # an unreadable image is named by its index in these
+    run.splits = replace(session.splits, train=chosen, valid=[], test=[])
+    datasets = make_datasets(config, run.splits, session.engine.model.preprocess)
+    loaders = make_loaders(config, datasets, session.engine)
+    result = session.trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
+    if launcher.is_main():
+        run.epochs.close()
+        say(f"dry run: a step of {pluralize(result.n_images, 'image')}, loss {result.loss:.4f}, {result.seconds:.1f} s")
+        say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
+
+
+# --- fit --------------------------------------------------------------------------------------
+
+
+def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochResult]:
+    """Trains the epochs that are left, and measures the weights of the last and of the best.
+
+    Returns:
+        The loaders, the results of the last and of the best weights, and the epoch of the best.
+    """
+    from data_loader import make_datasets, make_feature_loaders, make_loaders
+    from photo_classifier.features.cache import open_cache
+    from photo_classifier.training.finish import measure_last_and_best
+
+    config, engine, trainer, run = session.config, session.engine, session.trainer, session.run
+    with open_cache(config.feature_cache) as cache, signals.defer_signals():
+        start_or_restore(session)
+        datasets = make_datasets(config, session.splits, engine.model.preprocess)
+        if session.strategy.uses_stored_features:
+            loaders = make_feature_loaders(config, datasets, engine, cache, run.skip)
+        else:
+            loaders = make_loaders(config, datasets, engine)
+        best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
+        return loaders, *measure_last_and_best(trainer, loaders, run, session.checkpoint, best)
+
+
+def start_or_restore(session: Session) -> None:
+    """Restores what a stopped run had saved, or saves a new one for the first time."""
+    from photo_classifier.training.resume import restore_training_state
+
+    config, stopped, trainer, run = session.config, session.stopped, session.trainer, session.run
+    checkpoint, schedule = session.checkpoint, trainer.recipe.schedule
+    if stopped.is_new:
+        if schedule.warmup:  # the ends of the epochs alone would not show it
+            run.log_rates(schedule.rates, 0)
+        run.save_first(trainer.state_dict(), None if trainer.model is checkpoint.model else checkpoint.backbone())
+        return
+    restore_training_state(stopped, trainer, checkpoint.path, trainer.device.type, str(trainer.dtype))
+    say(f"continuing after {trainer.epoch} of {config.n_epochs} epochs: {config.run_dir}")
+    if config.n_epochs != stopped.state.config["n_epochs"]:  # so that the next resume need not be told again
+        run.save_last(trainer.state_dict())
+
+
+# --- report -----------------------------------------------------------------------------------
+
+
+def report(
+    session: Session, valid_loader: Iterable, last_results: Results, results: Results, best: EpochResult
+) -> None:
+    """Writes and says how good the saved weights are."""
+    from photo_classifier.training import summary
+    from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
+
+    config, splits, run, last = session.config, session.splits, session.run, session.trainer.last
+    preprocess = session.engine.model.preprocess
+    reports = report_splits(splits, results, session.checkpoint.temperature)
+    hyperparameters = summary.hyperparameters(config, splits, preprocess)
+    run.epochs.begin_report()
+    write_reports(run, reports, best.epoch + 1, config.max_pixels, preprocess.bit_depth)
+    show_in_tensorboard(run, splits, session.engine, valid_loader, best.epoch, results, reports, hyperparameters)
+    run.epochs.close()
+    if last is not best:
+        say(f"last    {run.last_model} (epoch {last.epoch + 1}): {', '.join(summary.accuracy_texts(last_results))}")
+    summary.summarize(run, session.checkpoint, best.epoch, results, reports)
+    run.finish()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The epoch loop: both phases, the schedule, the best weights, each epoch recorded."""
+"""The epoch loop: training and validation, the schedule, the best weights, each epoch recorded."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from photo_classifier.data.batches import Batch
-from photo_classifier.evaluation.metrics import class_counts, confusion_matrix, macro_f1
-from photo_classifier.runtime import distributed, launcher
-from photo_classifier.runtime.console import progress
+from photo_classifier.runtime import distributed, launcher, signals
+from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.device import to_device
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.training.optimization import Recipe
 from photo_classifier.training.results import Diverged, EpochResult, Outputs, PhaseResult
+from photo_classifier.training.running_metrics import RunningMetrics
 
-# --- results ----------------------------------------------------------------------------------
-
-
-# What an epoch is chosen by: of its validation, the more the better.
+# What the best epoch is chosen by, from its validation: higher is better.
 MONITORS: dict[str, Callable[[PhaseResult], float]] = {
     "accuracy": lambda valid: valid.accuracy,
     "loss": lambda valid: -valid.loss,
@@ -33,97 +30,23 @@ MONITORS: dict[str, Callable[[PhaseResult], float]] = {
 }
 
 
-class RunningMetrics:
-    """The running sums of a pass over a split, or over a rank's slices of it; they stay on the device.
-
-    They are read once at its end: a `.item()` a batch would make a GPU wait for each.
-
-    Args:
-        state: what `state_dict` gave, to go on from there.
-    """
-
-    def __init__(self, device: torch.device, state: Mapping | None = None) -> None:
-        state = state or {}
-        dtype = torch.float64 if device.type != "mps" else torch.float32
-        self.loss = torch.as_tensor(state.get("loss", 0.0), dtype=dtype, device=device)
-        self.confusion = torch.as_tensor(state.get("confusion", 0.0), dtype=torch.float32, device=device)
-        # a sum that is no number stays none, so this counts the steps before the first that spoils it
-        self.n_finite = torch.as_tensor(state.get("n_finite", 0), dtype=torch.int64, device=device)
-        self.n_steps: int = state.get("n_steps", 0)
-        self.n_batches: int = state.get("n_batches", 0)
-        self.seconds: float = state.get("seconds", 0.0)
-
-    def add(self, labels: torch.Tensor, logits: torch.Tensor, loss: torch.Tensor) -> None:
-        """Adds a batch: labels, int64 (n,), logits, (n, classes), and its summed loss."""
-        self.loss = self.loss + loss.detach()
-        if len(labels):
-            self.confusion = self.confusion + confusion_matrix(labels, logits.argmax(1), logits.shape[1])
-        self.n_finite = self.n_finite + self.loss.isfinite()
-        self.n_steps += 1
-
-    def all_reduced(self) -> RunningMetrics:
-        """The sums of the whole split; every rank has to ask."""
-        if launcher.world_size() == 1:
-            return self
-        n_classes = distributed.all_reduce_max(len(self.confusion) if self.confusion.dim() else 0)[0]
-        whole = RunningMetrics(self.loss.device, vars(self))
-        whole.loss = distributed.all_reduce(self.loss)
-        whole.confusion = distributed.all_reduce(self.confusion.new_zeros(n_classes, n_classes) + self.confusion)
-        whole.n_finite = distributed.all_reduce(self.n_finite, "MIN")
-        return whole
-
-    def only_on_main(self) -> None:
-        """Sums of the whole split, which were read from a file, belong to one rank."""
-        if not launcher.is_main():
-            self.loss, self.confusion = torch.zeros_like(self.loss), torch.zeros_like(self.confusion)
-
-    def state_dict(self) -> dict:
-        """Plain values and tensors on the CPU."""
-        tensors = {name: getattr(self, name).cpu().clone() for name in ("loss", "confusion", "n_finite")}
-        return {**tensors, "n_steps": self.n_steps, "n_batches": self.n_batches, "seconds": self.seconds}
-
-    def check(self, what: str) -> None:
-        """Raises `Diverged`, which names the first step, if a loss was no finite number."""
-        n_finite = int(self.n_finite.item())
-        if n_finite < self.n_steps:
-            raise Diverged(f"the {what} is {self.loss.item():g} from step {n_finite + 1} on")
-
-    def result(self, split: str) -> PhaseResult:
-        """The means of the pass."""
-        n_images = round(self.confusion.sum().item())
-        if not n_images:
-            raise UserError(f"no image of the {split} split could be read; see skipped.csv in the run folder")
-        correct = round(self.confusion.trace().item())
-        mean_loss, f1 = self.loss.item() / n_images, macro_f1(*class_counts(self.confusion))
-        return PhaseResult(mean_loss, correct, n_images, self.seconds, f1)
-
-
 class Recorder(Protocol):
-    """Where an epoch leaves its traces; `run.Run` is the real one."""
+    """Where epochs are recorded; `photo_classifier.training.run` has one for the main process, one for the others."""
 
     def log(self, result: EpochResult, is_best: bool) -> None:
-        """Takes over one epoch's numbers."""
-
-    def log_rates(self, rates: Mapping[str, float], step: int) -> None:
-        """Takes over the learning rates after that many epochs."""
+        """Records the numbers of an epoch."""
 
     def save_best(self, result: EpochResult) -> None:
         """Keeps the weights of the best epoch so far."""
 
     def skip(self, bad: list[tuple[int, str]], split: str) -> None:
-        """Takes note of images that could not be read."""
+        """Records images that could not be read, by their index in a split, with the reasons."""
 
-    def note(self, text: str) -> None:
-        """A line for the console."""
+    def is_save_due(self) -> bool:
+        """Returns whether it is time to save within an epoch."""
 
     def save_last(self, state: dict) -> None:
-        """Keeps what is needed to go on after this epoch."""
-
-    def between_steps(self, state: Callable[[], dict] | None) -> None:
-        """Called after every batch: may keep the state, where there is one to go on from, and may raise to stop."""
-
-
-# --- the loop ---------------------------------------------------------------------------------
+        """Keeps the state that the next step depends on."""
 
 
 class Trainer:
@@ -133,12 +56,12 @@ class Trainer:
         model: images (or stored features) in, fp32 logits (n, classes) out.
         evaluate_batch: the same for evaluation: the engine over that model.
         refresh: tells the engine that the weights have changed.
-        recipe: how the weights learn; evaluation's loss is plain cross entropy.
-        device: where the model is; batches are brought there.
+        recipe: how the weights learn; the loss of evaluation is plain cross entropy.
+        device: where the model is; batches are moved there.
         dtype: what convolutions compute in; weights stay in fp32.
         seed: dropout and mixing of step `s` are drawn from `(seed, s)`.
         monitor: what the best epoch is chosen by, a row of `MONITORS`.
-        sync_bn: batch norm that trains normalises over the batches of all ranks (GPUs only), not over its own slices.
+        sync_bn: whether trained batch norm normalises over the batches of all processes (GPUs only).
 
     Raises:
         UserError: there is no such monitor.
@@ -157,7 +80,7 @@ class Trainer:
         sync_bn: bool = False,
     ) -> None:
         self.model = model
-        self.parallel = distributed.wrap_ddp(model, device, sync_bn)
+        self.ddp_model = distributed.wrap_ddp(model, device, sync_bn)
         self.evaluate_batch = evaluate_batch
         self.refresh = refresh
         self.recipe = recipe
@@ -187,13 +110,11 @@ class Trainer:
             early_stop: end after this many epochs without a better one.
 
         Raises:
-            Diverged: a loss or a weight is no finite number; what was saved before stays.
-            UserError: no image of a split could be read, batch norm cannot train on a batch this small, or what was
-                saved knows no best epoch and no epoch is left to train.
-            Exception: whatever `run` raises, to stop for example.
+            Diverged: a loss or a weight is not a finite number; what was saved before stays.
+            UserError: no image of a split could be read, batch norm cannot train on a batch this small, or the best
+                epoch was lost and none is left to train.
+            Stopped: a signal asked for it; the state was saved.
         """
-        if not self.step and self.recipe.schedule.warmup:  # the ends of the epochs alone would not show it
-            run.log_rates(self.recipe.schedule.rates, 0)
         while self.epoch < n_epochs and not self.has_stalled(early_stop):
             train = self.train_one_epoch(train_loader, run, n_epochs)
             valid = self.evaluate(valid_loader, run)
@@ -203,8 +124,8 @@ class Trainer:
                 self.best = result
                 run.save_best(result)
             run.log(result, is_best)
-            if text := self.recipe.schedule.after_epoch(valid.loss):
-                run.note(text)
+            if change := self.recipe.schedule.after_epoch(valid.loss):
+                say(change)
             self.epoch, self.sums = self.epoch + 1, None
             run.save_last(self.state_dict())
         if self.best is None:  # its weights were lost between a stop and a resume
@@ -212,20 +133,20 @@ class Trainer:
         return self.best
 
     def has_stalled(self, early_stop: int | None) -> bool:
-        """Whether that many epochs went by without a better one."""
+        """Returns whether that many epochs went by without a better one."""
         return bool(early_stop and self.best and self.epoch - 1 - self.best.epoch >= early_stop)
 
     def is_best(self, result: EpochResult) -> bool:
-        """Whether the epoch beats all before it; ties keep the earlier one."""
+        """Returns whether the epoch is better than all before it; on a tie the earlier one stays."""
         return self.best is None or self._score(result) > self._score(self.best)
 
     def _score(self, result: EpochResult) -> float:
         score = self.monitor(result.valid)
-        return -math.inf if math.isnan(score) else score  # so that any number beats a loss that is none
+        return -math.inf if math.isnan(score) else score  # any number is better than a loss that is not one
 
     def train_one_epoch(self, loader: DataLoader, run: Recorder, n_epochs: int) -> PhaseResult:
-        """One pass over the training split with a step a batch, or what is left of it."""
-        self.parallel.train()
+        """Trains on the batches of one epoch that are left, a step per batch."""
+        self.ddp_model.train()
         self.sums = self.sums or RunningMetrics(self.device)
         loader.batch_sampler.epoch, loader.batch_sampler.start = self.epoch, self.sums.n_batches
         title = f"epoch {self.epoch + 1}/{n_epochs}"
@@ -234,11 +155,11 @@ class Trainer:
         return self.sums.all_reduced().result("train")
 
     def evaluate(self, loader: DataLoader, run: Recorder, split: str = "valid") -> PhaseResult:
-        """One pass over the split of that name, with the present weights."""
+        """Evaluates the present weights on the split of that name."""
         distributed.average_statistics(self.model)
         self.refresh()
         sums, kept = RunningMetrics(self.device), []
-        # after the last epoch the weights may be the best ones, not those to go on from
+        # after the last epoch the weights may be the best ones, from which no run goes on
         state = self.state_dict if self.sums else None
         self._run(loader, self._evaluate_step, run, split, split, sums, state, kept)
         sums = sums.all_reduced()
@@ -258,7 +179,7 @@ class Trainer:
         kept: list[tuple[torch.Tensor, ...]] | None = None,
     ) -> None:
         start = time.perf_counter() - sums.seconds
-        if sums.n_batches == len(loader):  # it was stopped in what follows
+        if sums.n_batches == len(loader):  # the run was stopped after this pass
             return
         for batch in progress(loader, desc=title, unit="batch", initial=sums.n_batches, total=len(loader)):
             n_bad, n_images = distributed.all_reduce_sum(len(batch.bad), len(batch.labels))
@@ -272,15 +193,23 @@ class Trainer:
                     kept.append((logits, labels, batch.indices))
             sums.n_batches += 1
             sums.seconds = time.perf_counter() - start
-            run.between_steps(state)
+            self.after_batch(run, state)
+
+    def after_batch(self, run: Recorder, state: Callable[[], dict] | None) -> None:
+        """Saves the state if it is time; after a signal to any process saves it and raises `Stopped` on all."""
+        is_due, is_asked = distributed.all_reduce_max(run.is_save_due(), signals.stop_requested())
+        if state and (is_due or is_asked):
+            run.save_last(state())
+        if is_asked:
+            signals.raise_stopped()
 
     def _train_step(self, batch: Batch, labels: torch.Tensor, n_images: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step; the logits of this rank's slice of `n_images`, and its part of the loss summed over them."""
+        """Takes a step; returns the logits of this process's share of `n_images`, and its part of their summed loss."""
         torch.manual_seed(derive_seed(self.seed, "step", self.step))
         images, targets = to_device(batch.images, self.device), labels
         if self.recipe.mix:
             images, targets = self.recipe.mix(images, labels)
-        if not launcher.is_main():  # dropout acts on slices, which must not all drop the same places
+        if not launcher.is_main():  # or all processes would drop the same features
             torch.manual_seed(derive_seed(self.seed, "step", self.step, launcher.rank()))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self._forward(images)
@@ -295,7 +224,7 @@ class Trainer:
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         try:
-            return self.parallel(images)
+            return self.ddp_model(images)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -310,15 +239,13 @@ class Trainer:
         logits = self.evaluate_batch(batch.images)
         return logits, nn.functional.cross_entropy(logits, labels) * len(labels)
 
-    # --- to go on from here -------------------------------------------------------------------
-
     def state_dict(self) -> dict:
-        """All that the next step depends on, and what is known so far: plain values and tensors.
+        """Returns all that the next step depends on, and the results so far: plain values and tensors.
 
-        Every rank has to ask; they get the same, which is that of a run of one process.
+        Every process has to call it; all get the same, which is that of a run of one process.
 
         Raises:
-            Diverged: a loss or a weight is no finite number.
+            Diverged: a loss or a weight is not a finite number.
         """
         distributed.average_statistics(self.model)
         self._check_finite()
@@ -330,8 +257,8 @@ class Trainer:
             "step": self.step,
             "epoch": self.epoch,
             "sums": self.sums.all_reduced().state_dict() if self.sums else None,
-            "best": self.best and _plain(self.best),
-            "last": self.last and _plain(self.last),
+            "best": self.best and self.best.state_dict(),
+            "last": self.last and self.last.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping) -> None:
@@ -343,8 +270,8 @@ class Trainer:
         self.step, self.epoch = state["step"], state["epoch"]
         self.sums = RunningMetrics(self.device, state["sums"]) if state["sums"] else None
         if self.sums:
-            self.sums.only_on_main()
-        self.last, self.best = _result(state["last"]), _result(state["best"])
+            self.sums.keep_on_main()
+        self.last, self.best = (EpochResult.from_state_dict(r) if r else None for r in (state["last"], state["best"]))
         if self.last == self.best:
             self.last = self.best
 
@@ -354,11 +281,11 @@ class Trainer:
             self.sums.all_reduced().check(f"training loss of {epoch}")
         tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         if not torch.stack([t.isfinite().all() for t in tensors]).all():
-            raise Diverged(f"the weights are no finite numbers after {epoch if self.sums else 'the last epoch'}")
+            raise Diverged(f"the weights are not finite numbers after {epoch if self.sums else 'the last epoch'}")
 
 
 def _outputs(kept: list[tuple[torch.Tensor, ...]]) -> Outputs:
-    """The outputs of a pass on rank 0, in the order of the split; another rank has its own, or none."""
+    """Returns the outputs of a pass in the order of the split, all of them on the main process alone."""
     own = [torch.cat(parts).cpu() for parts in zip(*kept, strict=True)]
     parts = [part for part in distributed.gather_on_main(own) if part]
     if not parts:
@@ -366,18 +293,3 @@ def _outputs(kept: list[tuple[torch.Tensor, ...]]) -> Outputs:
     columns = [torch.cat(column) for column in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
     order = columns[2].argsort()
     return Outputs(*(column[order] for column in columns))
-
-
-def _plain(result: EpochResult) -> dict:
-    phases = {"train": result.train, "valid": result.valid}
-    numbers = {
-        name: {key: value for key, value in vars(phase).items() if isinstance(value, (int, float))}
-        for name, phase in phases.items()
-    }
-    return {**vars(result), **numbers, "rates": dict(result.rates)}
-
-
-def _result(about: Mapping | None) -> EpochResult | None:
-    if about is None:
-        return None
-    return EpochResult(**{**about, **{name: PhaseResult(**about[name]) for name in ("train", "valid")}})

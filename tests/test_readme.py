@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import predict
-from assemble import check_names
+import train
 from model_loader import _modules_until
 from photo_classifier import config
 from photo_classifier.data.checks import ON_LEAK
@@ -32,7 +32,7 @@ def check_training(arguments):
     """Raises what the tool would, without data, weights and work."""
     asked = config.TrainConfig(**config.parse_args(shlex.split(arguments)))
     config.check(asked)
-    check_names(asked)
+    train.check_choices(asked)
     choose("--precision", asked.precision, PRECISIONS)
     choose("--on_leak", asked.on_leak, ON_LEAK)
     backbone = find_backbone(asked.model_name)

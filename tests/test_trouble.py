@@ -14,6 +14,7 @@ from conftest import TINY, assert_one_line_error, on_windows, weights_of
 
 import train
 from photo_classifier.training.run import Run
+from trainer import Trainer
 
 
 def run_until(word, signum, argv):
@@ -34,7 +35,7 @@ def test_ctrl_c_in_an_epoch_saves_and_the_resumed_run_ends_with_the_same_weights
     assert status == 130
     assert err.endswith("--resume b\n")
     done = cli("train", "--resume", "b")
-    assert "going on after" in done.out
+    assert "continuing after" in done.out
     first, second = weights_of("a.pth"), weights_of("b.pth")
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -76,7 +77,10 @@ def no_room(_handle):
 
 TROUBLES = {
     "a full disk": (lambda _: setattr(os, "fsync", no_room), "No space left on device; continue with: python train.py"),
-    "no curves": (lambda run: os.unlink(next(run.folder.glob("events*"))), "with the curves so far: No such file"),
+    "no curves": (
+        lambda run: os.unlink(next(run.folder.glob("events*"))),
+        "with the curves so far; continue with: python train.py",
+    ),
 }
 
 
@@ -94,25 +98,25 @@ def test_after_trouble_with_the_disk_the_run_goes_on_from_its_last_save(name, cl
     assert weights_of("m.pth")
     done = cli("train", "--resume", "r")
     assert done.status == 0, done.err
-    assert "going on after 1 of 3 epochs" in done.out
+    assert "continuing after 1 of 3 epochs" in done.out
 
 
 @pytest.mark.skipif(on_windows, reason="Windows keeps files that are open")
 def test_a_run_folder_that_is_removed_under_the_run_is_told(cli, split_folder, monkeypatch):
     in_the_second_epoch(monkeypatch, lambda run: shutil.rmtree(run.folder))
     argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--n_epochs", 2, "--model_fn", "m.pth", "--run_dir", "r")
-    assert_one_line_error(cli("train", *argv), "the run folder r was removed under the run")
+    assert_one_line_error(cli("train", *argv), "the run folder r was removed during the run")
     assert weights_of("m.pth")
 
 
 @pytest.mark.skipif(on_windows, reason="Windows has no such signals between processes")
 def test_a_worker_that_the_system_ends_is_told_with_the_flag_that_helps(cli, split_folder, monkeypatch):
-    def end_workers(_run, _state):
+    def end_workers(*_):
         for worker in multiprocessing.active_children():
             os.kill(worker.pid, signal.SIGKILL)
             worker.join()
 
-    monkeypatch.setattr(Run, "between_steps", end_workers)
+    monkeypatch.setattr(Trainer, "after_batch", end_workers)
     argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 1, "--batch_size", 2, "--n_workers", 1, "--run_dir", "r")
     done = cli("train", *argv)
     assert_one_line_error(done, "give a lower --n_workers, or 0; continue with: python train.py --resume r")

@@ -1,28 +1,33 @@
-"""The place of a run: a new folder, one that is free again, or that of an earlier start by the launcher."""
+"""The folder of a run: a new one, one that is free again, or that of an earlier start by the launcher."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from photo_classifier.runtime import distributed, launcher
+from photo_classifier.data.samples import Splits
+from photo_classifier.runtime import launcher
+from photo_classifier.runtime.distributed import agents, broadcast_from_main
+from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import read_json, write_text
 from photo_classifier.runtime.plain_values import first_mismatch
-from photo_classifier.training.resume import LAST, SAMPLES
+from photo_classifier.training.resume import resume_command
+from photo_classifier.training.run_state import FINISHED, LAST, SAMPLES
 
 LAUNCH = "launch.json"
-ENDED = "ended.json"  # of a run that an error ended before its first save
+ENDED = "ended.json"  # marks a run that an error ended before its first save
 BEFORE_A_SAVE = {"config.json", "splits.csv", SAMPLES, "augmented.png", "skipped.csv", "duplicates.csv", LAUNCH, ENDED}
 
 
-def default_run_dir(model_name: str, about: Sequence[str] = ()) -> str:
-    """`runs/<model_name>-<time>-<about>`, a new folder; TensorBoard tells runs apart by it."""
-    words = [model_name, time.strftime("%Y%m%d-%H%M%S"), *about]
-    base = os.path.join("runs", re.sub(r"[^\w.-]+", "_", "-".join(words)))
+def default_run_dir(model_name: str, words: Sequence[str] = ()) -> str:
+    """Makes a new folder `runs/<model_name>-<time>-<words>`; TensorBoard tells runs apart by this name."""
+    parts = [model_name, time.strftime("%Y%m%d-%H%M%S"), *words]
+    base = os.path.join("runs", re.sub(r"[^\w.-]+", "_", "-".join(parts)))
     name, n = base, 2
     while True:
         try:
@@ -30,40 +35,116 @@ def default_run_dir(model_name: str, about: Sequence[str] = ()) -> str:
         except FileExistsError:
             name, n = f"{base}-{n}", n + 1
         except OSError:
-            return name  # `Run` says why it cannot be
+            return name  # `claim_folder` says what is wrong with it
         else:
             return name
 
 
-def has_not_begun(folder: Path) -> bool:
-    """Whether a folder is of a dry run, or of a run that ended before its first save, and of nothing else."""
+# --- who may use it ---------------------------------------------------------------------------
+
+
+def claim_folder(folder: Path, is_new: bool) -> None:
+    """Makes the folder of a new run, or prepares that of a stopped one.
+
+    Raises:
+        UserError: it holds something else, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not is_new:
+            _remove_leftovers(folder)
+        elif _has_not_begun(folder):
+            for path in folder.iterdir():
+                path.unlink()
+        elif any(folder.iterdir()) and launcher.agent() not in agents_of(folder):
+            hint = f" (to continue its run: {resume_command(folder)})" if (folder / LAST).exists() else ""
+            raise UserError(f"the run folder {folder} is not empty; give a new one, or leave --run_dir out{hint}")
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {folder}: {error.strerror}; give --run_dir DIR") from error
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Marks the run as unfinished again, and removes files that were half written when it was killed."""
+    for path in [folder / FINISHED, *folder.glob(".*.tmp"), *folder.glob(".*.tmp.prev")]:
+        path.unlink(missing_ok=True)
+
+
+def _has_not_begun(folder: Path) -> bool:
+    """Returns whether a folder holds a dry run, or a run that ended before its first save, and nothing else."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
-    # not by the names alone: a run that lives may have written no more than these yet
+    # the names alone do not tell: a run that is under way may have written no more than these yet
     is_over = ENDED in names or read_json(folder / "config.json").get("dry_run") is True
     return is_over and names <= BEFORE_A_SAVE
 
 
+def release_folder(folder: Path) -> None:
+    """Marks that the run ended before its first save, so that the next run may use the folder."""
+    with contextlib.suppress(UserError):  # a full disk may be what ended it
+        write_text(folder / ENDED, "{}\n")
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError if the folder was removed while the run used it."""
+    if not folder.is_dir():
+        raise UserError(f"the run folder {folder} was removed during the run, with its saves; start again")
+
+
+# --- restarts by the launcher -----------------------------------------------------------------
+
+
 def agents_of(folder: str | Path) -> list[str]:
-    """The launcher's agents under which the run of that folder was started; none without the launcher."""
-    agents = read_json(Path(folder) / LAUNCH).get("agents")
-    return [] if first_mismatch(agents, [str]) else agents
+    """Returns the launcher's agents under which the run of that folder was started; none without the launcher."""
+    found = read_json(Path(folder) / LAUNCH).get("agents")
+    return [] if first_mismatch(found, [str]) else found
 
 
 def run_of_this_launch(run_dir: str | None) -> str | None:
-    """The run folder to go on with after the launcher has started its processes again; None in its first round."""
-    agents = set(distributed.agents())
+    """Returns the run folder to go on with after the launcher has restarted its processes; None in its first round."""
+    if not launcher.is_launched():
+        return None
+    own = set(agents())
 
     def find() -> str | None:
         notes = [Path(run_dir) / LAUNCH] if run_dir else Path("runs").glob(f"*/{LAUNCH}")
-        folders = [note.parent for note in notes if agents & set(agents_of(note.parent))]
+        folders = [note.parent for note in notes if own & set(agents_of(note.parent))]
         return next((str(folder) for folder in folders if (folder / LAST).exists()), None)
 
-    return distributed.broadcast_from_main(find)
+    return broadcast_from_main(find)
 
 
 def note_launch(folder: str | Path) -> None:
     """Writes into the run folder under which agents of the launcher it runs, so that a restart finds it."""
     if launcher.is_launched():
-        agents = distributed.agents()
+        own = agents()
         if launcher.is_main():
-            write_text(Path(folder) / LAUNCH, json.dumps({"agents": agents}) + "\n")
+            write_text(Path(folder) / LAUNCH, json.dumps({"agents": own}) + "\n")
+
+
+# --- its files --------------------------------------------------------------------------------
+
+
+def write_config(folder: Path, config: Mapping[str, object]) -> None:
+    """Writes the flags of the run as `config.json`."""
+    write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_splits(folder: Path, splits: Splits) -> None:
+    """Writes `splits.csv`: which image is in which split."""
+    rows = [
+        {"path": sample.path, "label": sample.label, "split": split, "group": sample.group}
+        for split, part in splits.by_name().items()
+        for sample in part
+    ]
+    columns = ["path", "label", "split"] + ["group"] * any(row["group"] for row in rows)
+    write_table(folder / "splits.csv", rows, columns)
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
+    """Writes rows as CSV in UTF-8, atomically; without rows an earlier table is removed."""
+    import pandas as pd
+
+    table = pd.DataFrame(list(rows), columns=columns, dtype=object)
+    if len(table):
+        write_text(path, table.to_csv(index=False, lineterminator="\r\n"))
+    else:
+        path.unlink(missing_ok=True)

@@ -1,28 +1,31 @@
-"""What a run starts from and what comes out, as lines for the console."""
+"""What a run starts from and what comes out of it, as lines for the console and as hyperparameters."""
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from photo_classifier.config import TrainConfig
 from photo_classifier.data.image_files import others_text
+from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.data.samples import Splits, split_title
 from photo_classifier.evaluation.contact_sheet import missing_glyphs
+from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.report import report_lines
 from photo_classifier.models.classifier import Classifier, count_parameters
 from photo_classifier.runtime.console import coloured, say, warn
 from photo_classifier.runtime.text import pluralize, shell_command
+from photo_classifier.training.results import Results
 
 if TYPE_CHECKING:
     from photo_classifier.training.best_checkpoint import BestCheckpoint
-    from photo_classifier.training.results import PhaseResult
     from photo_classifier.training.run import Run
 
 INDENT = " " * 8
@@ -33,29 +36,12 @@ MOST_CLASSES = 20  # lines of the table; a hundred classes would push everything
 
 
 def describe(
-    config: TrainConfig,
-    splits: Splits,
-    n_skipped: int,
-    model: Classifier,
-    device: torch.device,
-    dtype: torch.dtype,
+    config: TrainConfig, splits: Splits, n_skipped: int, model: Classifier, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """What was found and what will be done."""
-    counts = ", ".join(f"{len(part)} {name}" for name, part in splits.by_name().items())
+    """Says what was found and what will be done."""
+    _describe_data(splits, n_skipped)
     n_all, n_trained = count_parameters(model)
-    size = model.preprocess.image_size
-    made = f" ({' and '.join(splits.made)} cut from train)" if splits.made else ""
-    say(f"data    {splits.root}: {splits.layout}; {counts} images{made}")
-    for note in splits.notes:
-        say(f"        {note}")
-    if splits.passed_over:
-        say(f"        {others_text(splits.passed_over)}")
-    if n_skipped:
-        say(f"        left out: {pluralize(n_skipped, 'image')} that cannot be read, listed in skipped.csv")
-    say("\n".join(class_lines(splits)))
-    if letters := missing_glyphs("".join(splits.class_names)):
-        say(f"        no font here has {letters[:3]}: pictures show their numbers; install one, such as Noto Sans CJK")
-    start = "pretrained" if config.use_pretrained else config.weights or "random"
+    start, size = "pretrained" if config.use_pretrained else config.weights or "random", model.preprocess.image_size
     say(
         f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters train; "
         f"{size} x {size} pixels, {device}, {str(dtype).removeprefix('torch.')}"
@@ -71,14 +57,28 @@ def describe(
     )
 
 
+def _describe_data(splits: Splits, n_skipped: int) -> None:
+    counts = ", ".join(f"{len(part)} {name}" for name, part in splits.by_name().items())
+    made = f" ({' and '.join(splits.made)} taken from train)" if splits.made else ""
+    say(f"data    {splits.root}: {splits.layout}; {counts} images{made}")
+    notes = [*splits.notes, *([others_text(splits.passed_over)] if splits.passed_over else [])]
+    if n_skipped:
+        notes.append(f"left out: {pluralize(n_skipped, 'image')} that cannot be read, listed in skipped.csv")
+    for note in notes:
+        say(INDENT + note)
+    say("\n".join(class_lines(splits)))
+    if letters := missing_glyphs("".join(splits.class_names)):
+        say(f"{INDENT}no font here has {letters[:3]}: pictures show their codes; install one, such as Noto Sans CJK")
+
+
 def warn_of_random_layers(config: TrainConfig) -> None:
-    """Freezing what has learned nothing is allowed, and rarely meant."""
+    """Warns if layers are frozen that have learned nothing, which is rarely meant."""
     if (config.freeze or config.freeze_until) and not config.use_pretrained and not config.weights:
-        warn("the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning")
+        warn("the frozen layers have random weights; give them trained ones with --use_pretrained or --weights FILE")
 
 
 def class_lines(splits: Splits, most: int = MOST_CLASSES) -> list[str]:
-    """The images of each class in each split, as a table."""
+    """Returns the images of each class in each split, as the lines of a table."""
     parts = splits.by_name()
     counts = {name: Counter(sample.label for sample in part) for name, part in parts.items()}
     rows = [[INDENT + name, *(counts[split][name] for split in parts)] for name in splits.class_names]
@@ -89,104 +89,135 @@ def class_lines(splits: Splits, most: int = MOST_CLASSES) -> list[str]:
 
 
 def model_lines(model: Classifier) -> list[str]:
-    """A line for each child of the network, in its own order: its output for one image, parameters, what trains."""
-    shapes = output_shapes(model)
+    """Returns a line for each layer of the network that runs: its output for one image, parameters, what trains."""
+    import torchinfo
+
+    summary = torchinfo.summary(
+        model, input_data=model.example_image(), depth=2, col_names=("num_params", "trainable"), mode="eval", verbose=0
+    )
+    states = {"True": "trains", "False": "frozen", "Partial": "trains in part", "--": ""}
+    layers = {layer.var_name: layer for layer in summary.summary_list if layer.depth == 2}
     rows = [
-        [name, _shape_text(shapes.get(name)), f"{_count(child):,}", _state(child)]
-        for name, child in model.net.named_children()
+        [name, " x ".join(map(str, layer.output_size[1:])), f"{layer.num_params:,}", states[layer.trainable]]
+        for name, layer in layers.items()
     ]
-    own = list(model.net.parameters(recurse=False))
-    if own:
-        trains = any(p.requires_grad for p in own)
-        rows.append(["(its own)", "", f"{sum(p.numel() for p in own):,}", "trains" if trains else "frozen"])
-    tensors = [*model.net.parameters(), *model.net.buffers()]
-    megabytes = sum(t.numel() * t.element_size() for t in tensors) / 1e6
-    trained = sum(p.numel() for p in model.net.parameters() if p.requires_grad)
-    rows.append(["total", f"{megabytes:.1f} MB", f"{_count(model.net):,}", f"{trained:,} train"])
+    if own := list(model.net.parameters(recurse=False)):
+        trains = any(parameter.requires_grad for parameter in own)
+        n_own = sum(parameter.numel() for parameter in own)
+        rows.append(["(its own)", "", f"{n_own:,}", "trains" if trains else "frozen"])
+    n_all, n_trained = count_parameters(model)
+    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.net.state_dict().values())
+    rows.append(["total", f"{n_bytes / 1e6:.1f} MB", f"{n_all:,}", f"{n_trained:,} train"])
     return [INDENT + line for line in table([["layer", "output", "parameters", ""], *rows], left=(0, 1, 3))]
 
 
-def output_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
-    """The shape that each child of the network gives for one image, without the batch; what does not run has none."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str):
-        def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
-            if isinstance(output, torch.Tensor):
-                shapes[name] = tuple(output.shape[1:])
-
-        return hook
-
-    handles = [child.register_forward_hook(note(name)) for name, child in model.net.named_children()]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            model(model.example_image())
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return shapes
+# --- after the last epoch ---------------------------------------------------------------------
 
 
-def _shape_text(shape: tuple[int, ...] | None) -> str:
-    return "-" if shape is None else " x ".join(map(str, shape))
+def summarize(run: Run, checkpoint: BestCheckpoint, best_epoch: int, results: Results, reports: Mapping) -> None:
+    """Says what came out and what to type next; the last line is the accuracy that predict repeats.
+
+    Args:
+        best_epoch: counts from 0.
+        reports: by split.
+    """
+    _tell_skipped(run)
+    for name, report in reports.items():
+        say("\n".join(report_lines(name, report)))
+    rows = run.epochs.rows
+    say(f"saved   {checkpoint.path} (epoch {best_epoch + 1} of {len(rows)})")
+    say(f"{INDENT}{run.folder}: {', '.join(files_shown(run.folder))}")
+    accuracies = [float(row["valid_accuracy"]) for row in rows]
+    chosen_by_accuracy = run.state.config["monitor"] == "accuracy"
+    if text := indistinguishable_epochs(accuracies, best_epoch, results["valid"].n_images, chosen_by_accuracy):
+        say(INDENT + text)
+    if checkpoint.previous:
+        say(f"{INDENT}the earlier {checkpoint.path} is now {checkpoint.previous}")
+    say(f"next    {shell_command('python', 'predict.py', '--model_fn', checkpoint.path)}")
+    say(f"{INDENT}{shell_command('tensorboard', '--logdir', run.folder.parent)}")
+    say(coloured("\n".join(accuracy_texts(results)), "bold"), level=0)
 
 
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _tell_skipped(run: Run) -> None:
+    reasons = run.skipped.reasons
+    if reasons:
+        path, reason = next(iter(reasons.items()))
+        left_out = f"left out {pluralize(len(reasons), 'image')} that could not be read, listed in {run.skipped.path},"
+        if run.state.config["verbose"]:
+            say(f"{left_out}\n{INDENT}for example {path}: {reason}")
+        else:
+            warn(f"{left_out} for example {path}: {reason}")
 
 
-def _state(module: nn.Module) -> str:
-    states = {p.requires_grad for p in module.parameters()}
-    return {frozenset(): "", frozenset({True}): "trains", frozenset({False}): "frozen"}.get(
-        frozenset(states), "trains in part"
+def indistinguishable_epochs(accuracies: Sequence[float], epoch: int, n_images: int, chosen_by_accuracy: bool) -> str:
+    """Returns how many other epochs the validation images cannot tell from that one, or an empty text.
+
+    Args:
+        accuracies: of validation, by epoch.
+        epoch: counts from 0.
+        n_images: of validation.
+    """
+    low, high = wilson_interval(round(accuracies[epoch] * n_images), n_images)
+    n = sum(low <= accuracy <= high for accuracy in accuracies) - 1
+    if n < 1:
+        return ""
+    is_tie = accuracies.count(accuracies[epoch]) > 1 and chosen_by_accuracy
+    return (
+        f"with {n_images} images, {pluralize(n, 'other epoch')} of {len(accuracies)} cannot be told apart from it: "
+        f"their accuracy is within its interval{'; on a tie the first is kept (--monitor loss looks closer)' * is_tie}"
     )
 
 
-# --- after the last ---------------------------------------------------------------------------
-
-
-def report(run: Run, saver: BestCheckpoint, best_epoch: int, results: dict, judged: dict) -> None:
-    """What came out, and what to type next; the last line is the accuracy that predict repeats."""
-    if run.skipped:
-        path, reason = next(iter(run.skipped.items()))
-        n_skipped = pluralize(len(run.skipped), "image")
-        left_out = f"left out {n_skipped} that could not be read, listed in {run.folder / 'skipped.csv'},"
-        if run.verbose:
-            say(f"{left_out}\n        for example {path}: {reason}")
-        else:
-            warn(f"{left_out} for example {path}: {reason}")
-    for name, about in judged.items():
-        say("\n".join(report_lines(name, about)))
-    say(f"saved   {saver.path} (epoch {best_epoch} of {run.n_logged})")
-    say(f"        {run.folder}: {', '.join(files_shown(run.folder))}")
-    if peers := run.peers_text(best_epoch - 1, results["valid"].n_images):
-        say(f"        {peers}")
-    if saver.previous:
-        say(f"        the earlier {saver.path} is now {saver.previous}")
-    say(f"next    {shell_command('python', 'predict.py', '--model_fn', saver.path)}")
-    say(f"        {shell_command('tensorboard', '--logdir', run.folder.parent)}")
-    say(coloured("\n".join(accuracies(results)), "bold"), level=0)
-
-
 def files_shown(folder: Path) -> list[str]:
-    """The files of a run folder that are for people, by name."""
+    """Returns the names of the files of a run folder that are for people."""
     names = sorted(path.name for path in folder.iterdir())
     return [name for name in names if name.endswith((".csv", ".png")) or name == "report.json"]
 
 
-def accuracies(results: Mapping[str, PhaseResult]) -> list[str]:
-    """`test accuracy 0.9412 (144/153)` for each split."""
+def accuracy_texts(results: Results) -> list[str]:
+    """Returns `test accuracy 0.9412 (144/153)` for each split."""
     return [f"{split_title(name)} accuracy {r.accuracy:.4f} ({r.correct}/{r.n_images})" for name, r in results.items()]
+
+
+# --- what tells runs apart --------------------------------------------------------------------
+
+
+def run_name_words(config: TrainConfig, splits: Splits) -> list[str]:
+    """Returns a few short words that tell this run from others, for its name."""
+    data = os.path.splitext(os.path.basename(os.path.normpath(splits.root)))[0][:24]
+    start = "finetuned" if config.use_pretrained or config.weights else "scratch"
+    how = "frozen" if config.freeze else f"until_{config.freeze_until}" if config.freeze_until else start
+    return [data, how, f"lr{config.lr:g}"]
+
+
+def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, str | float]:
+    """Returns what two runs can differ in, as the HParams tab shows it: every run has all of them."""
+    # the data has a name below, and the others change no number
+    left_out = ("data_dir", "dataset_name", "n_workers", "max_bad")
+    also = ("views", "precision", "seed")
+    values = {}
+    for field in fields(config):
+        changes_result = field.metadata.get("group") in ("data", "model", "optimisation") or field.name in also
+        if changes_result and field.name not in left_out:
+            value = getattr(config, field.name)
+            unset = "none" if field.metadata["type"] is str else 0
+            values[field.name] = str(value) if isinstance(value, bool) else unset if value is None else value
+    known = {
+        "data": os.path.basename(os.path.normpath(splits.root)),
+        "n_train": len(splits.train),
+        "n_classes": len(splits.class_names),
+        "image_size": preprocess.image_size,
+        "resize": preprocess.resize,
+        "backbone_lr": config.backbone_lr or config.lr,
+    }
+    return values | known
 
 
 # --- tables -----------------------------------------------------------------------------------
 
 
 def table(rows: Sequence[Sequence[object]], left: Sequence[int] = (0,)) -> list[str]:
-    """Rows of cells as lines of columns, those of `left` aligned to the left."""
+    """Returns rows of cells as lines with aligned columns, those of `left` to the left."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(width, column)) for column in zip(*texts, strict=True)]
 
@@ -198,6 +229,6 @@ def table(rows: Sequence[Sequence[object]], left: Sequence[int] = (0,)) -> list[
 
 
 def width(text: str) -> int:
-    """Columns that a text takes on a console: Korean and Chinese letters take two."""
+    """Returns the columns that a text takes on a console: Korean and Chinese letters take two."""
     marks = sum(unicodedata.combining(c) > 0 for c in text)
     return len(text) - marks + sum(unicodedata.east_asian_width(c) in "WF" for c in text)

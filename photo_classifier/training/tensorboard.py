@@ -12,43 +12,29 @@ from typing import TYPE_CHECKING
 import torch
 from torchvision.transforms.v2 import functional
 
-from data_loader import ImageDataset
 from photo_classifier.data.batches import stack
-from photo_classifier.data.preprocess import eval_transform
 from photo_classifier.data.samples import split_title
 from photo_classifier.evaluation.contact_sheet import map_until
 from photo_classifier.models.inference import Engine, run_in_fixed_batches
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.text import escape_surrogates
+from photo_classifier.training.results import Outputs, Results
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset
     from torch.utils.tensorboard import SummaryWriter
-
-    from photo_classifier.features.extraction import SplitFeatures
-    from photo_classifier.training.results import Outputs, PhaseResult
 
 MOST_CURVES = 50  # classes with a curve of precision and recall: the most frequent ones
 MOST_IMAGES = 1000  # in the embedding
 MOST_DIMENSIONS = 64  # of the embedding; the projector works with principal components anyway
-THUMBNAIL = 40  # pixels a side
+THUMBNAIL = 40  # pixels per side
 CHUNK = 16  # images whose features are computed at once
 
 
-@dataclass(frozen=True)
-class EmbeddingSource:
-    """How the images of the embedding are decoded, and what gives their features.
-
-    `compute` takes uint8 images (n, 3, size, size) and their places in the split and gives features (n, ...).
-    """
-
-    dataset: ImageDataset
-    compute: Callable[[torch.Tensor, list[int]], torch.Tensor]
-
-
-def add_curves(
-    board: SummaryWriter, class_names: Sequence[str], logits: torch.Tensor, labels: torch.Tensor, step: int
+def add_pr_curves(
+    writer: SummaryWriter, class_names: Sequence[str], logits: torch.Tensor, labels: torch.Tensor, step: int
 ) -> None:
-    """A curve of precision and recall for each class, one against the rest.
+    """Adds a curve of precision and recall for each class, one against the rest.
 
     Args:
         logits: fp32 (n, classes), divided by the temperature.
@@ -57,31 +43,30 @@ def add_curves(
     probabilities = logits.softmax(1).numpy()
     frequent = torch.bincount(labels, minlength=len(class_names)).argsort(descending=True, stable=True)
     for k in sorted(frequent[:MOST_CURVES].tolist()):
-        board.add_pr_curve(f"PrecisionRecall/{class_names[k]}", (labels == k).numpy(), probabilities[:, k], step)
+        writer.add_pr_curve(f"PrecisionRecall/{class_names[k]}", (labels == k).numpy(), probabilities[:, k], step)
 
 
-def final_metrics(epoch: int, results: Mapping[str, PhaseResult], judged: Mapping[str, Mapping]) -> dict[str, float]:
-    """What runs are compared by: how good the saved weights are on each split, by tag.
+def final_metrics(epoch: int, results: Results, reports: Mapping[str, Mapping]) -> dict[str, float]:
+    """Returns what runs are compared by, by tag: how good the saved weights are on each split.
 
-    TensorBoard sorts the tags: an accuracy is to be the first, and the epoch that validation chose behind it.
+    TensorBoard sorts the tags: an accuracy comes first, the epoch that validation chose after it.
     """
     metrics = {"Final/validation_epoch": float(epoch)}
     for name, result in results.items():
         title = f"Final/{split_title(name)}"
         metrics[f"{title}_accuracy"] = result.accuracy
-        metrics[f"{title}_macro_f1"] = judged[name]["macro_f1"]
+        metrics[f"{title}_macro_f1"] = reports[name]["macro_f1"]
         metrics[f"{title}_loss"] = result.loss
     return metrics
 
 
 def add_hyperparameters(
-    board: SummaryWriter, hyperparameters: Mapping[str, str | float], metrics: Mapping[str, float], step: int
+    writer: SummaryWriter, hyperparameters: Mapping[str, str | float], metrics: Mapping[str, float], step: int
 ) -> None:
-    """The row of this run in the HParams tab, in the run's own events.
+    """Adds the row of this run in the HParams tab, to the run's own events.
 
-    `SummaryWriter.add_hparams` would write them into a second run with the time as its name. The summary that
-    lists the columns is left out: without it TensorBoard collects them from all runs and puts those flags first
-    in which the runs differ.
+    `SummaryWriter.add_hparams` would write them into a second run named after the time. The summary that lists the
+    columns is left out: without it TensorBoard collects them from all runs, and puts those first in which they differ.
 
     Args:
         metrics: by tag.
@@ -90,64 +75,92 @@ def add_hyperparameters(
 
     _columns, start, end = hparams(dict(hyperparameters), {})
     for summary in (start, end):
-        board._get_file_writer().add_summary(summary)
+        writer.file_writer.add_summary(summary)
     for tag, value in metrics.items():
-        board.add_scalar(tag, value, step)
+        writer.add_scalar(tag, value, step)
 
 
 # --- the embedding ----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class EmbeddingSource:
+    """Where the images of the embedding come from.
+
+    An item `(epoch, index)` of `dataset` is `(index, label, image)`. `compute` takes uint8 images (n, 3, size, size)
+    and their indices in the split, and returns features (n, ...).
+    """
+
+    dataset: Dataset
+    compute: Callable[[torch.Tensor, list[int]], torch.Tensor]
+
+
+def engine_source(dataset: Dataset, engine: Engine) -> EmbeddingSource:
+    """Returns a source that computes features with the present weights."""
+    engine.refresh()
+
+    def compute(images: torch.Tensor, _indices: list[int]) -> torch.Tensor:
+        return run_in_fixed_batches(engine.evaluated.features, images, CHUNK, engine.device, engine.dtype)
+
+    return EmbeddingSource(dataset, compute)
+
+
 def add_embedding(
-    board: SummaryWriter,
+    writer: SummaryWriter,
     class_names: Sequence[str],
     paths: Sequence[str],
     outputs: Outputs,
-    reader: EmbeddingSource,
+    source: EmbeddingSource,
     step: int,
     seconds: float,
 ) -> None:
-    """Features of up to 1,000 images for the projector, with thumbnails, labels and predictions.
+    """Adds features of up to 1,000 images to the projector, with thumbnails, labels and predictions.
 
     Args:
         paths: of the whole split.
         outputs: of the images that could be read.
-        seconds: to spend; what the clock cuts off is a random part of the images.
+        seconds: to spend; the images that are left out when time is up are a random part of them.
     """
     predicted = dict(zip(outputs.indices.tolist(), outputs.logits.argmax(1).tolist(), strict=True))
     labels = dict(zip(outputs.indices.tolist(), outputs.labels.tolist(), strict=True))
-    parts = list(_read_until(outputs.indices, reader, time.monotonic() + seconds))
-    places = [place for _, _, read_places in parts for place in read_places]
-    if len(places) < 2:
+    chunks = list(_read_until(outputs.indices, source, time.monotonic() + seconds))
+    indices = [index for _, _, read in chunks for index in read]
+    if len(indices) < 2:
         return
-    features = torch.cat([features for features, _, _ in parts])
-    thumbnails = torch.cat([thumbnails for _, thumbnails, _ in parts])
+    features = torch.cat([features for features, _, _ in chunks])
+    thumbnails = torch.cat([thumbnails for _, thumbnails, _ in chunks])
     rows = []
-    for p in places:
-        verdict = "right" if labels[p] == predicted[p] else "wrong"
-        rows.append([_cell(text) for text in (class_names[labels[p]], class_names[predicted[p]], verdict, paths[p])])
-    folder = Path(board.log_dir) / f"{step:05d}"
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped just here
+    for k in indices:
+        verdict = "right" if labels[k] == predicted[k] else "wrong"
+        rows.append([_cell(text) for text in (class_names[labels[k]], class_names[predicted[k]], verdict, paths[k])])
+    shutil.rmtree(Path(writer.log_dir) / f"{step:05d}", ignore_errors=True)  # of a run that was stopped just here
     header = ["label", "prediction", "verdict", "file"]
-    board.add_embedding(principal_components(features), rows, thumbnails / 255, step, "features", header)
+    writer.add_embedding(principal_components(features), rows, thumbnails / 255, step, "features", header)
 
 
 def _cell(text: str) -> str:
-    """Text that cannot end its cell of a table with tabs."""
+    """Returns text that cannot end its cell in a table with tabs."""
     return escape_surrogates(" ".join(text.split())) or " "
 
 
-def _read_until(indices: torch.Tensor, reader: EmbeddingSource, end: float) -> Iterator[tuple]:
-    """Features, thumbnails uint8 (n, 3, 40, 40) and places of chunks of the images in a random order."""
+def _read_until(indices: torch.Tensor, source: EmbeddingSource, end: float) -> Iterator[tuple]:
+    """Yields features, thumbnails uint8 (n, 3, 40, 40) and indices of images, a chunk at a time in random order."""
     generator = torch.Generator().manual_seed(derive_seed("embedding"))
     order = indices[torch.randperm(len(indices), generator=generator)][:MOST_IMAGES]
-    for part in order.split(CHUNK):
-        images, good = _decoded(reader.dataset, part.tolist(), end - time.monotonic())
-        if good:
-            features = reader.compute(images, good).float().cpu()
-            yield _pooled(features), functional.resize(images, [THUMBNAIL, THUMBNAIL], antialias=True), good
+    for chunk in order.split(CHUNK):
+        images, read = _decode(source.dataset, chunk.tolist(), end - time.monotonic())
+        if read:
+            features = source.compute(images, read).float().cpu()
+            yield _pooled(features), functional.resize(images, [THUMBNAIL, THUMBNAIL], antialias=True), read
         if time.monotonic() > end:
             return
+
+
+def _decode(dataset: Dataset, indices: list[int], seconds: float) -> tuple[torch.Tensor, list[int]]:
+    """Returns images uint8 (n, 3, size, size) and their indices: those begun in that time that can be read."""
+    items = [item for _, item in map_until(lambda index: dataset[0, index], indices, seconds)]
+    good = [(index, image) for index, _, image in items if not isinstance(image, str)]
+    return stack([image for _, image in good]), [index for index, _ in good]
 
 
 def _pooled(features: torch.Tensor) -> torch.Tensor:
@@ -155,35 +168,11 @@ def _pooled(features: torch.Tensor) -> torch.Tensor:
 
 
 def principal_components(features: torch.Tensor) -> torch.Tensor:
-    """Features fp32 (n, d) -> their first principal components (n, at most 64).
+    """Returns the first principal components (n, at most 64) of features, fp32 (n, d).
 
-    Only the products of the n images are needed, and n is mostly smaller than d.
+    They come from the products of the n images, as n is mostly smaller than d.
     """
     features = features - features.mean(0)
     values, vectors = torch.linalg.eigh(features @ features.T)
     n = min(MOST_DIMENSIONS, len(features))
     return (vectors[:, -n:] * values[-n:].clamp(min=0).sqrt()).flip(1)
-
-
-def stored_reader(extracted: SplitFeatures) -> EmbeddingSource:
-    """For features that are stored: only thumbnails are decoded."""
-    images = extracted.dataset
-    small = images.preprocess.at(THUMBNAIL, None, images.preprocess.bit_depth)
-    dataset = ImageDataset(images.samples, (), small, eval_transform(small), max_pixels=images.max_pixels)
-    return EmbeddingSource(dataset, lambda _, places: extracted.rows(places))
-
-
-def image_reader(dataset: ImageDataset, engine: Engine) -> EmbeddingSource:
-    """For a model whose features change as it trains: they are computed with the engine's present weights."""
-
-    def compute(images: torch.Tensor, _places: list[int]) -> torch.Tensor:
-        return run_in_fixed_batches(engine.evaluated.features, images, CHUNK, engine.device, engine.dtype)
-
-    return EmbeddingSource(dataset, compute)
-
-
-def _decoded(dataset: ImageDataset, places: list[int], seconds: float) -> tuple[torch.Tensor, list[int]]:
-    """Images uint8 (n, 3, size, size) and their places: those begun in that time that can still be read."""
-    items = [item for _, item in map_until(lambda place: dataset[0, place], places, seconds)]
-    good = [(place, image) for place, _, image in items if not isinstance(image, str)]
-    return stack([image for _, image in good]), [place for place, _ in good]

@@ -14,8 +14,7 @@ import torch
 from conftest import TINY, save_image, weights_of
 
 import train
-from assemble import make_datasets
-from data_loader import ImageDataset, train_transform
+from data_loader import ImageDataset, make_datasets, train_transform
 from model_loader import freeze, get_model
 from photo_classifier.config import TrainConfig
 from photo_classifier.data import batches

@@ -3,7 +3,7 @@ import torch
 
 from model_loader import freeze, freeze_batch_norm, get_model
 from photo_classifier.data.samples import Sample, Splits
-from photo_classifier.training.summary import class_lines, model_lines, output_shapes, width
+from photo_classifier.training.summary import class_lines, model_lines, width
 
 
 def splits_of(**counts):
@@ -60,7 +60,7 @@ def test_looking_changes_nothing(name):
     model.train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    assert output_shapes(model)
+    assert model_lines(model)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())

@@ -16,13 +16,12 @@ from conftest import CLASSES, TINY, board_of
 from google.protobuf.json_format import MessageToJson
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-import train
 from data_loader import ImageDataset
 from photo_classifier.data.discovery import load_splits
 from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.evaluation import figures
 from photo_classifier.evaluation.report import evaluation_report
-from photo_classifier.training import tensorboard
+from photo_classifier.training import finish, tensorboard
 from photo_classifier.training.tensorboard import principal_components
 
 FINAL = ("Final/validation_accuracy", "Final/validation_epoch", "Final/validation_macro_f1", "Final/validation_loss")
@@ -146,13 +145,13 @@ def test_photos_that_take_long_to_decode_stop_at_the_clock(monkeypatch, split_fo
     samples = load_splits(split_folder, {}, 0).train * 40
     small = Preprocess(32, 32, "bilinear", (0.5,) * 3, (0.5,) * 3)
     dataset = ImageDataset(samples, CLASSES, small, eval_transform(small))
-    reader, start = tensorboard.EmbeddingSource(dataset, lambda images, _: images.flatten(1)), time.monotonic()
-    read = [part for *_, part in tensorboard._read_until(torch.arange(960), reader, start + 0.35)]
+    source, start = tensorboard.EmbeddingSource(dataset, lambda images, _: images.flatten(1)), time.monotonic()
+    read = [part for *_, part in tensorboard._read_until(torch.arange(960), source, start + 0.35)]
     assert 2 <= sum(map(len, read)) < 20
 
     shown = {}
-    run = SimpleNamespace(spare_seconds=0.15, picture=lambda name, _, sheet: shown.update({name: sheet}))
-    train.show_augmented(run, dataset)
+    log = SimpleNamespace(add_picture=lambda name, _, sheet: shown.update({name: sheet}))
+    finish.show_augmented(SimpleNamespace(spare_seconds=0.15, epochs=log), dataset)
     assert shown["augmented"].width < 6 * 152, "fewer than a row"
 
     report = evaluation_report(torch.eye(3)[[0] * 24], torch.ones(24, dtype=torch.int64), ["a.jpg"] * 24, CLASSES, 1.0)

@@ -1,0 +1,151 @@
+"""The end of a run: the last and the best weights measured, and the reports of the best."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import torch
+from torch.utils.data import Dataset
+
+from photo_classifier.data.decoding import BadImage
+from photo_classifier.data.samples import Splits, split_title
+from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until, photo_opener, picture_of
+from photo_classifier.evaluation.figures import figures_of
+from photo_classifier.evaluation.report import evaluation_report, write_report
+from photo_classifier.features.extraction import FeatureLoader
+from photo_classifier.models.inference import Engine
+from photo_classifier.runtime import launcher
+from photo_classifier.runtime.seeding import derive_seed
+from photo_classifier.training import tensorboard
+from photo_classifier.training.best_checkpoint import BestCheckpoint
+from photo_classifier.training.results import EpochResult, PhaseResult, Results
+from photo_classifier.training.run import Run, SilentRun
+
+N_SHOWN = 18  # images of the grid of augmented ones, three rows
+
+
+class Evaluator(Protocol):
+    """What `trainer.Trainer` has that measures weights."""
+
+    last: EpochResult
+
+    def evaluate(self, loader: Iterable, run: Run | SilentRun, split: str) -> PhaseResult:
+        """Evaluates the present weights on the split of that name."""
+
+
+def measure_last_and_best(
+    trainer: Evaluator,
+    loaders: Mapping[str, Iterable],
+    run: Run | SilentRun,
+    checkpoint: BestCheckpoint,
+    best: EpochResult,
+) -> tuple[Results, Results, EpochResult]:
+    """Measures and writes the weights of the last and of the best epoch, and leaves the best in the model.
+
+    Returns:
+        The results of both, and the epoch that the best weights are of.
+    """
+    last_results = results = measure(trainer, loaders, run, trainer.last.valid)
+    if launcher.is_main():
+        checkpoint.save_measured(trainer.last.epoch, last_results, run.last_model)
+    if trainer.last is not best:
+        best = checkpoint.restore(best, trainer.last.epoch + 1)
+        results = measure(trainer, loaders, run, best.valid)
+    if launcher.is_main():
+        checkpoint.save_measured(best.epoch, results)
+    return last_results, results, best
+
+
+def measure(trainer: Evaluator, loaders: Mapping[str, Iterable], run: Run | SilentRun, valid: PhaseResult) -> Results:
+    """Returns the results of the present weights on each held-out split.
+
+    Args:
+        valid: those on validation, measured already unless a resume has lost their outputs.
+    """
+    results = {"valid": valid} if valid.outputs is not None else {}
+    for name in ("valid", "test"):
+        if name in loaders and name not in results:
+            results[name] = trainer.evaluate(loaders[name], run, name)
+    return results
+
+
+# --- reports ----------------------------------------------------------------------------------
+
+
+def report_splits(splits: Splits, results: Results, temperature: float) -> dict[str, dict]:
+    """Returns the report of each held-out split."""
+    reports = {}
+    for name, result in results.items():
+        samples, outputs = splits.by_name()[name], result.outputs
+        paths = [samples[index].path for index in outputs.indices.tolist()]
+        reports[name] = evaluation_report(outputs.logits, outputs.labels, paths, splits.class_names, temperature)
+    return reports
+
+
+def write_reports(run: Run, reports: Mapping[str, Mapping], step: int, max_pixels: int, bit_depth: int) -> None:
+    """Writes `report.json`, and its figures to the run folder and to TensorBoard."""
+    write_report(run.folder / "report.json", {split_title(name): report for name, report in reports.items()})
+    open_photo, seconds = photo_opener(max_pixels, bit_depth), run.spare_seconds / len(reports)
+    for name, report in reports.items():
+        title = split_title(name)
+        for what, picture in figures_of(report, open_photo, seconds).items():
+            prefix = "" if name == "valid" else f"{title}_"
+            run.epochs.add_picture(f"{prefix}{what}", f"{title.capitalize()}/{what}", picture, step)
+
+
+def show_in_tensorboard(
+    run: Run,
+    splits: Splits,
+    engine: Engine,
+    loader: Iterable,
+    best_epoch: int,
+    results: Results,
+    reports: Mapping[str, Mapping],
+    hyperparameters: Mapping[str, str | float],
+) -> None:
+    """Adds what TensorBoard shows of the saved weights beside the curves.
+
+    Args:
+        loader: of validation, images or stored features.
+        best_epoch: counts from 0.
+    """
+    outputs, step, writer = results["valid"].outputs, best_epoch + 1, run.epochs.writer
+    if isinstance(loader, FeatureLoader):
+        small = loader.extracted.dataset.thumbnails(tensorboard.THUMBNAIL)  # nothing but thumbnails is decoded
+        source = tensorboard.EmbeddingSource(small, lambda _, indices: loader.extracted.rows(indices))
+    else:
+        source = tensorboard.engine_source(loader.dataset, engine)
+    logits = outputs.logits / reports["valid"]["temperature"]
+    paths = [sample.path for sample in splits.valid]
+    metrics = tensorboard.final_metrics(step, results, reports)
+    with run.epochs.write_errors():
+        tensorboard.add_pr_curves(writer, splits.class_names, logits, outputs.labels, step)
+        tensorboard.add_embedding(writer, splits.class_names, paths, outputs, source, step, run.spare_seconds)
+        tensorboard.add_hyperparameters(writer, hyperparameters, metrics, len(run.epochs.rows))
+
+
+def show_augmented(run: Run, dataset: Dataset) -> None:
+    """Adds a labelled grid of training images as the first epoch sees them, to the run folder and TensorBoard.
+
+    Args:
+        dataset: a `data_loader.ImageDataset`.
+    """
+
+    def decoded(index: int) -> torch.Tensor | None:
+        with contextlib.suppress(BadImage):
+            return dataset.decoded(index)
+
+    n = len(dataset)
+    chosen = {k * n // N_SHOWN for k in range(N_SHOWN)}  # spread over the classes: samples are sorted by class
+    # in random order, so that not the last classes are missing when time is up
+    images = dict(map_until(decoded, sorted(chosen, key=lambda index: derive_seed("grid", index)), run.spare_seconds))
+    tiles = [
+        # views are drawn one after another: threads would share the generator
+        Tile(picture_of(dataset.views(index, [0], images[index])[0]), dataset.samples[index].label)
+        for index in sorted(images)
+        if images[index] is not None
+    ]
+    if tiles:
+        run.epochs.add_picture("augmented", "Train/images", contact_sheet(tiles, n_columns=6))

@@ -1,0 +1,249 @@
+"""What continuing a run needs: written as the run goes on, and checked before it is trusted."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from photo_classifier.data.samples import SPLIT_FOLDERS, Sample, Splits
+from photo_classifier.models import tensor_files
+from photo_classifier.models.tensor_files import check_fit
+from photo_classifier.runtime.errors import UserError, did_you_mean_path
+from photo_classifier.runtime.files import file_state, read_json, write_text
+from photo_classifier.runtime.plain_values import first_failed, first_mismatch
+
+FORMAT_VERSION = 1
+LAST, SAMPLES, BACKBONE, FINISHED = "last.pth", "samples.json", "backbone.pth", "finished.json"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stood when it was saved: all of `last.pth` but the state of the trainer.
+
+    `has_backbone` tells whether the frozen weights are in a file of their own; `rows` are those of `metrics.csv`.
+    """
+
+    run_id: str
+    cwd: str
+    folder: str
+    config: dict
+    device: str
+    dtype: str
+    is_folded: bool | None
+    has_backbone: bool
+    skipped: dict[str, str]
+    rows: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The images of a run as they were when it began; `files` are their sizes and modification times, by split."""
+
+    splits: Splits
+    n_found: int
+    files: dict[str, list] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class StoppedRun:
+    """A run to go on with; a new one has no folder and no trainer state yet."""
+
+    folder: Path | None
+    state: RunState
+    trainer: dict
+    images: RunImages
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing of it was saved yet."""
+        return not self.trainer
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last epoch was saved and all its reports were written."""
+        return read_json(self.folder / FINISHED).get("epochs") == len(self.state.rows)
+
+    @property
+    def is_where_it_was(self) -> bool:
+        """Whether the folder is still in the place where the run wrote it."""
+        # the stored path is not resolved: with /proc/self/cwd a stranger's folder would always seem to be in place
+        return os.path.normcase(os.path.realpath(self.folder)) == os.path.normcase(self.state.folder)
+
+
+def new_run(splits: Splits) -> StoppedRun:
+    """Returns a run with nothing in it but its images."""
+    state = RunState(uuid.uuid4().hex, "", "", {}, "", "", None, False, {}, [])
+    return StoppedRun(None, state, {}, RunImages(splits, sum(map(len, splits.by_name().values()))))
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def write_last(folder: Path, state: RunState, trainer: dict) -> None:
+    """Writes `last.pth`."""
+    tensor_files.write(folder / LAST, {"format_version": FORMAT_VERSION, **vars(state), "trainer": trainer})
+
+
+def write_images(folder: Path, splits: Splits, n_found: int) -> None:
+    """Writes `samples.json`: the run goes on with these images, whatever the data folder holds by then."""
+    columns = [item.name for item in fields(Sample)]
+    rows = {split: [[getattr(s, name) for name in columns] for s in getattr(splits, split)] for split in SPLIT_FOLDERS}
+    content = {
+        "format_version": FORMAT_VERSION,
+        "n_found": n_found,
+        "columns": columns,
+        "splits": {**vars(splits), **rows},
+        "files": {name: [file_state(sample.path) for sample in part] for name, part in splits.by_name().items()},
+    }
+    write_text(folder / SAMPLES, json.dumps(content))  # ASCII, which also keeps names that are not valid Unicode
+
+
+def write_backbone(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Writes `backbone.pth`, once: frozen weights do not change, but the file that they came from may."""
+    tensor_files.write(folder / BACKBONE, {"format_version": FORMAT_VERSION, "state_dict": dict(tensors)})
+
+
+def load_backbone(stopped: StoppedRun, net: nn.Module) -> None:
+    """Loads the frozen backbone of a run into the network, if the run has one.
+
+    Raises:
+        UserError: its file is missing or broken, or does not fit.
+    """
+    if not stopped.state.has_backbone:
+        return
+    path = stopped.folder / BACKBONE
+    if not path.exists():
+        raise UserError(f"the run has lost its {BACKBONE} in {stopped.folder}; restore it, or start a new run")
+    tensors = tensor_files.state_dict_of(tensor_files.read(path), path)
+    check_fit({name: value for name, value in net.state_dict().items() if name in tensors}, tensors, path)
+    tensor_files.load_into(net, tensors, strict=False)
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+ANYTHING = {str: object}
+PHASE = {**dict.fromkeys(("correct", "n_images"), int), **dict.fromkeys(("loss", "seconds", "macro_f1"), float)}
+RESULT = {"epoch": int, "train": PHASE, "valid": PHASE, "rates": {str: float}}
+SUMS = {**dict.fromkeys(("loss", "confusion", "n_finite"), torch.Tensor), "n_steps": int, "n_batches": int}
+STATE = {
+    **dict.fromkeys(("run_id", "cwd", "folder", "device", "dtype"), str),
+    "config": ANYTHING,
+    "is_folded": bool,
+    "has_backbone": bool,
+    "skipped": {str: str},
+    "rows": [{str: str}],
+    "trainer": {
+        "model": {str: torch.Tensor},
+        "step": int,
+        "epoch": int,
+        **dict.fromkeys(("optimizer", "schedule", "scaler"), ANYTHING),
+        "sums": (None, {**SUMS, "seconds": float}),
+        **dict.fromkeys(("best", "last"), (None, RESULT)),
+    },
+}
+ROWS = [[object]]
+IMAGES = {
+    "n_found": int,
+    "columns": [str],
+    "files": {str: [(None, [int])]},
+    "splits": {
+        "layout": str,
+        "root": str,
+        "class_names": [str],
+        "passed_over": {str: int},
+        **dict.fromkeys(SPLIT_FOLDERS, ROWS),
+        "made": [str],
+        "notes": [str],
+    },
+}
+
+
+def load_stopped_run(folder: str | Path) -> StoppedRun:
+    """Reads the folder of a stopped run.
+
+    Raises:
+        UserError: it is not such a folder, or its files are broken, from a newer version or not what they should be.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    content = tensor_files.read(folder / LAST)
+    _check(content, STATE, folder / LAST)
+    if wrong := _first_contradiction(content):
+        raise UserError(f"{folder / LAST} cannot be used: {wrong}; start a new run")
+    state = RunState(**{item.name: content[item.name] for item in fields(RunState)})
+    # absolute, as the working folder may change before it is read again
+    return StoppedRun(folder.absolute(), state, content["trainer"], _read_images(folder))
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise UserError(f"--resume {folder} is a file; give the folder of the run, such as {folder.parent}")
+    if not folder.is_dir():
+        hint = did_you_mean_path(folder)
+        raise UserError(f"--resume {folder}: there is no such folder{hint}; give the run folder of a training")
+    if not (folder / LAST).is_file():
+        raise UserError(
+            f"--resume {folder}: there is no {LAST} in it; give the run folder of a training, or start a new run if "
+            "that one was stopped before its first save"
+        )
+
+
+def _check(content: object, kind: Mapping, path: Path) -> None:
+    if not tensor_files.has_format(content, FORMAT_VERSION, path):
+        raise UserError(f"{path} was not written by this tool; start a new run")
+    if wrong := first_mismatch(content, kind):
+        raise UserError(f"{path} cannot be used: {wrong}; start a new run")
+
+
+def _first_contradiction(content: Mapping) -> str:
+    """Returns the first thing that has the right type but makes no sense, or an empty text."""
+    rows, trainer = content["rows"], content["trainer"]
+    epochs = [result["epoch"] for result in (trainer["best"], trainer["last"]) if result]
+    claims = {
+        "rows do not match its epochs": len(rows) == trainer["epoch"]
+        and all(row.get("epoch") == str(n + 1) and row.keys() == rows[0].keys() for n, row in enumerate(rows)),
+        "valid_accuracy of a row is not a number": all(_is_number(row.get("valid_accuracy")) for row in rows),
+        "best or last names an epoch that was never trained": all(0 <= epoch < trainer["epoch"] for epoch in epochs),
+    }
+    return first_failed(claims)
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and float(text) >= 0
+    except ValueError:
+        return False
+
+
+def _read_images(folder: Path) -> RunImages:
+    path = folder / SAMPLES
+    try:
+        content = json.loads(path.read_text(encoding="ascii"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "it is broken"
+        raise UserError(f"--resume {folder}: cannot read {SAMPLES}: {reason}; start a new run") from error
+    _check(content, IMAGES, path)
+    stored, columns = content["splits"], content["columns"]
+    try:
+        samples = {
+            name: [Sample(**dict(zip(columns, row, strict=True))) for row in stored[name]] for name in SPLIT_FOLDERS
+        }
+        splits = Splits(**{**stored, **samples, "made": tuple(stored["made"]), "notes": tuple(stored["notes"])})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} was written by another version of this tool; start a new run") from error
+    _check_samples(splits, columns, path)
+    return RunImages(splits, content["n_found"], content["files"])
+
+
+def _check_samples(splits: Splits, columns: list[str], path: Path) -> None:
+    known, kinds = set(splits.class_names), dict.fromkeys(columns, str)
+    for sample in (sample for part in splits.by_name().values() for sample in part):
+        if first_mismatch({name: getattr(sample, name) for name in columns}, kinds) or sample.label not in known:
+            raise UserError(f"{path} cannot be used: it has a sample without a path or a known label; start a new run")

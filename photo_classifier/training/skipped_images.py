@@ -1,0 +1,48 @@
+"""The images of a run that could not be read: listed once each, and limited in number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from photo_classifier.runtime.errors import UserError
+from photo_classifier.training.run_folder import check_folder, write_table
+
+
+class SkippedImages:
+    """Lists the images that could not be read in `skipped.csv`.
+
+    Args:
+        folder: of the run.
+        reasons: those of an earlier part of the run, by path.
+        n_found: images of the whole data set.
+        max_bad: the share of them that may be unreadable.
+    """
+
+    def __init__(self, folder: Path, reasons: Mapping[str, str], n_found: int, max_bad: float) -> None:
+        self.path, self.reasons = folder / "skipped.csv", dict(reasons)
+        self.n_found, self.max_bad = n_found, max_bad
+
+    def add(self, reasons: Mapping[str, str]) -> None:
+        """Adds images, by path, with the reasons why they cannot be read.
+
+        Raises:
+            UserError: there are more of them than `max_bad` allows.
+        """
+        new = {path: reason for path, reason in reasons.items() if path not in self.reasons}
+        if not new:
+            return
+        self.reasons |= new
+        check_folder(self.path.parent)
+        self.write()
+        if len(self.reasons) > self.max_bad * self.n_found:
+            path, reason = next(iter(new.items()))
+            raise UserError(
+                f"{len(self.reasons)} of {self.n_found} images cannot be read, more than --max_bad {self.max_bad:g} "
+                f"allows; for example {path}: {reason}; all are listed in {self.path}: repair or remove them, or "
+                "raise --max_bad"
+            )
+
+    def write(self) -> None:
+        """Writes the list as it is now."""
+        write_table(self.path, [{"path": path, "reason": reason} for path, reason in sorted(self.reasons.items())])
