@@ -214,10 +214,10 @@ TIMED = """
 import sys, time
 began = time.perf_counter()
 sys.path.insert(0, {root!r})
-from photo_classifier.training import summary
+from photo_classifier.training import finish, summary
 import train
 from utils import run_main
-from photo_classifier.training.run import Run
+from photo_classifier.training.epoch_log import EpochLog
 spent, inside = [0.0], []
 def timed(owner, name):
     def call(*args, work=getattr(owner, name), **kwargs):
@@ -229,12 +229,12 @@ def timed(owner, name):
             inside.pop()
             spent[0] += 0 if inside else time.perf_counter() - start  # one inside another counts once
     setattr(owner, name, call)
-for name in ("show_augmented", "judge_splits", "draw", "show"):
-    timed(train, name)
-for name in ("describe", "report"):
+for name in ("show_augmented", "report_splits", "write_reports", "show_in_tensorboard"):
+    timed(finish, name)
+for name in ("describe", "summarize"):
     timed(summary, name)
-for name in ("log", "report", "picture", "close"):
-    timed(Run, name)
+for name in ("add", "add_picture", "close"):
+    timed(EpochLog, name)
 try:
     run_main(train.main, {argv!r})
 finally:

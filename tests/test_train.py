@@ -173,7 +173,7 @@ def test_the_schedule_of_the_flags_is_the_one_that_runs(scheduler, frozen, cli, 
     factors = [float(row["lr"]) / 1e-12 for row in metrics_of("r")]
     expected = {"plateau": [1, 1, 1, 0.5], "cosine": [1, 0.853553, 0.5, 0.146447]}[scheduler]
     assert factors == pytest.approx(expected, abs=1e-4)
-    assert done.out.count("plateau no lower validation loss") == (scheduler == "plateau")
+    assert done.out.count("plateau: validation loss not below") == (scheduler == "plateau")
 
 
 def test_balanced_weights_change_the_training_loss_alone(cli, split_folder):

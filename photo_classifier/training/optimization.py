@@ -31,10 +31,10 @@ def make_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """The optimizer of that name over those parameters that train.
+    """Returns the optimizer of that name over the parameters that train.
 
     Args:
-        parameters: by the name of their group; a group of which nothing trains is left out.
+        parameters: by the name of their group; a group without trained parameters is left out.
         rates: the learning rate of each group.
 
     Raises:
@@ -43,7 +43,7 @@ def make_optimizer(
     make = OPTIMIZERS[choose("--optimizer", name, OPTIMIZERS)]
     trained = {group: [p for p in members if p.requires_grad] for group, members in parameters.items()}
     groups = [{"params": members, "lr": rates[group], "name": group} for group, members in trained.items() if members]
-    # one pass over the weights in place of a dozen: a third of a step of ResNet-34 on small images
+    # one pass over the weights instead of a dozen: that is a third of a step of ResNet-34 on small images
     fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
     return make(groups, momentum, weight_decay, fused)
 
@@ -53,7 +53,7 @@ def make_optimizer(
 
 @dataclass(frozen=True)
 class Plan:
-    """What schedules may ask for: epochs in all and between two drops, the factor of a drop, patience in epochs."""
+    """What schedules use: epochs in total and between two drops, the factor of a drop, patience in epochs."""
 
     n_epochs: int
     step_size: int = 7
@@ -61,7 +61,7 @@ class Plan:
     patience: int = 4
 
 
-# They move once an epoch.
+# They change the rate once per epoch.
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer, Plan], lr_scheduler.LRScheduler]] = {
     "step": lambda optimizer, plan: lr_scheduler.StepLR(optimizer, plan.step_size, plan.gamma),
     "plateau": lambda optimizer, plan: lr_scheduler.ReduceLROnPlateau(
@@ -73,10 +73,10 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer, Plan], lr_scheduler.LRSch
 
 
 class Schedule:
-    """The learning rates over a training: a schedule of epochs times a warm-up of steps.
+    """The learning rates of a run: a schedule by epochs times a warm-up by steps.
 
     Args:
-        warmup_steps: over these the factor grows evenly to 1; the first step has `1 / warmup_steps`.
+        warmup_steps: the factor grows linearly to 1 over these; the first step has `1 / warmup_steps`.
 
     Raises:
         UserError: there is no such schedule.
@@ -95,30 +95,30 @@ class Schedule:
         return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
 
     def after_step(self) -> None:
-        """Moves the warm-up on."""
+        """Advances the warm-up."""
         if self.warmup and self.warmup.last_epoch < self.warmup.total_iters:
             with warnings.catch_warnings():
-                # fp16's scaler may leave out the first steps, and torch takes that for a mistake
+                # the gradient scaler of fp16 may skip the first steps, which torch takes for a mistake
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
                 self.warmup.step()
 
     def after_epoch(self, valid_loss: float) -> str:
-        """Moves the schedule on; what there is to say of it: the reductions of a plateau."""
+        """Advances the schedule; returns a line about a drop on a plateau, otherwise an empty text."""
         if not isinstance(self.by_epoch, lr_scheduler.ReduceLROnPlateau):
             self.by_epoch.step()
             return ""
         before = self.rates
         self.by_epoch.step(valid_loss)
         changes = [f"{before[name]:.2g} -> {rate:.2g}" for name, rate in self.rates.items() if rate < before[name]]
-        what = f"no lower validation loss than {self.by_epoch.best:.4f} for {self.by_epoch.patience + 1} epochs"
-        return f"plateau {what}: learning rate {', '.join(changes)}" if changes else ""
+        what = f"validation loss not below {self.by_epoch.best:.4f} for {self.by_epoch.patience + 1} epochs"
+        return f"plateau: {what}, learning rate {', '.join(changes)}" if changes else ""
 
     def state_dict(self) -> dict:
-        """Plain values, enough to go on from here."""
+        """Returns plain values, enough to go on from here."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: Mapping[str, dict]) -> None:
-        """Goes on from where `state_dict` was taken; the optimizer brings the rates themselves."""
+        """Goes on from where `state_dict` was taken; the rates themselves are in the optimizer's state."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
@@ -130,9 +130,9 @@ class Schedule:
 
 
 def balanced_weights(counts: Sequence[int]) -> torch.Tensor:
-    """Class weights that give each class the same say: `n / (classes * count)`, as scikit-learn's "balanced".
+    """Returns weights that give each class the same influence: `n / (classes * count)`, as scikit-learn's "balanced".
 
-    A class without images has the weight 0.
+    A class without images gets the weight 0, where scikit-learn raises an error.
     """
     n = torch.tensor(counts, dtype=torch.float64)
     return torch.where(n > 0, n.sum() / (len(counts) * n.clamp(min=1)), 0.0).float()
@@ -145,11 +145,11 @@ CLASS_WEIGHTS: dict[str, Callable[[Sequence[int]], torch.Tensor | None]] = {
 
 
 class TrainingLoss:
-    """Cross entropy as training minimises it: the mean over the batch, which all ranks hold a slice of.
+    """Cross entropy as training minimises it: the mean over the batch, of which each process has a share.
 
-    The mean over a batch is a weighted one: the sum over its images, each class's share of an image
-    times the weight of that class, divided by the sum of those weights. With mixed images the shares are
-    those of the mixture; label smoothing changes the sum above, not the one below.
+    It is a weighted mean: the sum over the images, with each class's share of an image times the weight of that class,
+    divided by the sum of those weights. For mixed images the shares are those of the mixture; label smoothing changes
+    the numerator, not the denominator.
 
     Args:
         class_weights: fp32 (classes,), or None for equal ones.
@@ -159,9 +159,9 @@ class TrainingLoss:
         self.class_weights, self.label_smoothing = class_weights, label_smoothing
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Logits (n, classes) and labels, int64 (n,), or shares, fp32 (n, classes) -> the mean loss in nats.
+        """Returns the mean loss in nats of logits (n, classes) for labels, int64 (n,), or shares, fp32 (n, classes).
 
-        Among several ranks it is this slice's part of the mean, times their number: gradients are then averaged.
+        With several processes it is this one's part of the mean times their number, as gradients are averaged.
         """
         if self.class_weights is None and launcher.world_size() == 1:
             return nn.functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
@@ -169,7 +169,7 @@ class TrainingLoss:
         return loss * launcher.world_size() / distributed.all_reduce(weight)
 
     def _sums(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum of the loss and that of its weights over this slice."""
+        """Returns the sum of the loss and the sum of its weights over this process's share."""
         smoothing, weights = self.label_smoothing, self.class_weights
         if not len(targets):
             return logits.sum(), logits.new_zeros(())
@@ -184,9 +184,9 @@ class TrainingLoss:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides how a step changes the weights.
+    """Everything that decides how a step changes the weights.
 
-    `mix` mixes a batch's images and its labels, which are then shares of classes.
+    `mix` mixes the images of a batch and their labels, which become shares of classes.
     """
 
     optimizer: torch.optim.Optimizer

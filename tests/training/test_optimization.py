@@ -85,7 +85,7 @@ def test_a_plateau_says_when_it_drops_the_rate():
     schedule = Schedule("plateau", optimizer_of(0.1, backbone=0.01), Plan(9, patience=1))
     said = [schedule.after_epoch(loss) for loss in (0.5, 0.6, 0.6)]
     assert said[:2] == ["", ""]
-    assert said[2].startswith("plateau no lower validation loss than 0.5000 for 2 epochs: learning rate 0.1 -> 0.01")
+    assert said[2].startswith("plateau: validation loss not below 0.5000 for 2 epochs, learning rate 0.1 -> 0.01")
 
 
 def test_unknown_names_list_what_there_is():
