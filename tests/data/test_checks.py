@@ -191,7 +191,17 @@ def test_the_order_of_the_file_system_changes_no_number(cli, split_folder, monke
     argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 1)
     cli("train", *argv, "--model_fn", "a.pth")
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda folder: reversed(list(scandir(folder))))
+
+    class Reversed(list):
+        """What `os.scandir` gives: also a context manager, as libraries use it."""
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(os, "scandir", lambda *folder: Reversed(reversed(list(scandir(*folder)))))
     cli("train", *argv, "--model_fn", "b.pth")
     first, second = weights_of("a.pth"), weights_of("b.pth")
     assert all(torch.equal(first[key], second[key]) for key in first)

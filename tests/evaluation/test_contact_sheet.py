@@ -79,4 +79,4 @@ def test_letters_that_no_font_has_are_told(monkeypatch, cli, split_folder):
     monkeypatch.setattr(sheets, "_font_for", sheets._font_for.__wrapped__)
     assert sheets.missing_glyphs("cat dog 개") == "개"
     done = cli("train", "--data_dir", split_folder, *TINY, "--dry_run")
-    assert "no font here has 개: pictures show their numbers; install one, such as Noto Sans CJK" in done.out
+    assert "no font here has 개: pictures show their codes; install one, such as Noto Sans CJK" in done.out

@@ -150,7 +150,7 @@ def test_a_killed_worker_and_a_killed_launcher_change_nothing_but_time(tmp_path,
     os.kill(workers_of(launcher)[1], signal.SIGKILL)
     done = finished(launcher)
     assert done.returncode == 0, done.stderr
-    assert "going on after" in done.stdout
+    assert "continuing after" in done.stdout
     assert list(Path("runs").iterdir()) == [folder]
     assert [row["epoch"] for row in metrics_of(folder)] == [str(n + 1) for n in range(N_EPOCHS)]
     assert largest_difference("worker.pth", "whole.pth") < 1e-4
