@@ -3,7 +3,7 @@
 import shlex
 
 import pytest
-from conftest import assert_one_line_error, make_class_folders, save_image
+from helpers import assert_one_line_error, make_class_folders, save_image
 
 from photo_classifier.runtime import signals
 

@@ -10,8 +10,7 @@ import types
 
 import pytest
 import torch
-from conftest import assert_one_line_error, on_windows
-from helpers import gallery
+from helpers import assert_one_line_error, gallery, on_windows
 
 import predict
 from photo_classifier.evaluation.report_files import FIGURES

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import NAME, RESNET18, TINY, assert_one_line_error, board_of, make_class_folders, metrics_of, weights_of
+from helpers import NAME, RESNET18, TINY, assert_one_line_error, board_of, make_class_folders, metrics_of, weights_of
 from PIL import Image
 from torch import nn
 

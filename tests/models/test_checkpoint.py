@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 import torch
-from conftest import NAME, TINY, assert_one_line_error, save_image
+from helpers import NAME, TINY, assert_one_line_error, save_image
 
 from photo_classifier.models.tensor_files import write
 

@@ -1,5 +1,5 @@
 import pytest
-from conftest import CLASSES
+from helpers import CLASSES
 from PIL import Image
 
 from photo_classifier.data.batches import StreamBatchSampler

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NAME, TINY
+from helpers import NAME, TINY
 
 import train
-from photo_classifier.runtime.console import coloured, progress, show_progress
+from photo_classifier.runtime.console import coloured, progress, set_verbosity
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 
@@ -46,7 +46,7 @@ def test_verbose_0_prints_the_accuracies_alone_and_draws_no_bar(verbose, image_f
     assert ("\r" in terminal.getvalue()) == bool(verbose)
     train.main(["--resume", "r", "--verbose", str(verbose)])
     assert ("is finished" in capsys.readouterr().out) == bool(verbose)
-    show_progress(True)
+    set_verbosity(1)
 
 
 def test_verbose_0_leaves_no_image_out_in_silence(cli, split_folder):
