@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, fields, replace
 from typing import TYPE_CHECKING
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING
 from photo_classifier.config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import say, set_verbosity, warn
-from photo_classifier.runtime.device import choose_device, choose_precision
+from photo_classifier.runtime.device import choose_precision
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.text import pluralize
-from utils import run_main
+from utils import check_output_path, device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -37,15 +38,28 @@ def main(argv: list[str] | None = None) -> int:
     """Parses, checks and trains; the exit status."""
     given = parse_args(argv)
     if "resume" in given:
-        with distributed.process_group(given.get("gpu_id")):
+        with distributed.process_group(lambda: device_from_gpu_id(given.get("gpu_id"))):
             return continue_run(given)
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check(config)
-    with distributed.process_group(config.gpu_id):
+    check_model_fn(config)
+    with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         if folder := run_of_this_launch(config):
             return continue_run({**given, "resume": folder})
         train(config)
     return 0
+
+
+def check_model_fn(config: TrainConfig) -> None:
+    """Checks that the checkpoint can be written, and replaces nothing but an earlier one.
+
+    Raises:
+        UserError: it cannot, or a file that is not a checkpoint has its name.
+    """
+    model_fn = checkpoint_name(config)
+    check_output_path(model_fn, "--model_fn")
+    if os.path.exists(model_fn) and not zipfile.is_zipfile(model_fn):
+        raise UserError(f"--model_fn {model_fn} exists and is not a checkpoint; give another name")
 
 
 def run_of_this_launch(config: TrainConfig) -> str | None:
@@ -64,6 +78,7 @@ def continue_run(given: dict) -> int:
     saved = distributed.broadcast_from_main(lambda: load_stopped_run(given["resume"]))
     config = enter_working_folder(saved, merge_flags(saved, given), given)
     check(config)
+    check_model_fn(config)
     if saved.is_finished and config.n_epochs == saved.progress.config["n_epochs"]:
         what = f"{pluralize(len(saved.progress.rows), 'epoch')}, {where_best(config, saved)}"
         say(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
@@ -99,7 +114,7 @@ def train(config: TrainConfig, saved: StoppedRun | None = None) -> None:
     from photo_classifier.training.best_checkpoint import BestCheckpoint
 
     assemble.check_names(config)
-    device = choose_device(config.gpu_id)
+    device = device_from_gpu_id(config.gpu_id)
     dtype = choose_precision(config.precision, device)
     assemble.check_ranks(config, device)
     with distributed.first_on_each_machine():

@@ -69,7 +69,7 @@ WRONG_NAMES = {
     f"train {RUN} --freeze --freeze_until layer2": "both given; --freeze alone freezes all but the head",
     f"train {RUN} --scheduler plateau --gamma 1": "needs a --gamma below 1, not 1; 0.1 is usual",
     f"train {RUN} --resize 10": "--resize 10 is smaller than --image_size 32; give at least 32",
-    "train --data_dir photos --gpu_id 99": "--gpu_id 99 is not on this machine; it has -1 (the CPU)",
+    "train --data_dir photos --gpu_id 99": "--gpu_id 99 does not exist on this machine; choose from -1 (the CPU)",
     "train --data_dir photos --model_name resnte": "did you mean resnet?",
     "train --data_dir photos --model_name ResNet18": "choose from resnet, alexnet, vgg, squeezenet, densenet, "
     "efficientnet_lite0, a torchvision model (resnet18, convnext_tiny, ...) or timm/NAME; did you mean resnet18?",
@@ -83,7 +83,7 @@ WRONG_FILES = {
     f"train {RUN} --weights note.txt": "note.txt is no PyTorch file; give a checkpoint of this tool, or a .pth",
     f"train {RUN} --use_pretrained --weights weights.pth": "both given; give one of them",
     f"train {RUN} --model_fn photos": "--model_fn photos is a folder; give the name of a file",
-    f"train {RUN} --model_fn note.txt": "--model_fn note.txt is there and no checkpoint; give another name",
+    f"train {RUN} --model_fn note.txt": "--model_fn note.txt exists and is not a checkpoint; give another name",
     f"train {RUN} --run_dir photos": "the run folder photos is not empty; give a new one, or leave --run_dir out",
     f"train {RUN} --run_dir note.txt": "cannot write the run folder note.txt",
     "train --resume foto": "there is no such folder; did you mean photos?; give the run folder of a training",

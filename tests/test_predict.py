@@ -87,7 +87,7 @@ def test_bad_images_among_many_shift_nothing(cli, trained, image_folder, tmp_pat
     assert [row["status"] for row in found] == ["error" if name in bad else "ok" for name in inputs]
     assert all(row["reason"] and not row["predict"] for row in found if row["status"] == "error")
     alone = {}
-    predictor = Predictor("tiny.pth", gpu_id=-1, batch_size=8)
+    predictor = Predictor("tiny.pth", device="cpu", batch_size=8)
     for name in set(good):
         (prediction,) = predictor([name])
         alone[name] = (prediction.predict, prediction.probability)
@@ -265,7 +265,7 @@ MISTAKES = {
     "no input": (["--model_fn", "tiny.pth", "--input", "nowhere"], "--input nowhere does not exist"),
     "empty folder": (["--model_fn", "tiny.pth", "--input", "empty"], "no images were found"),
     "no model": (["--model_fn", "text.pth"], "text.pth"),
-    "device": (["--model_fn", "tiny.pth", "--gpu_id", "7"], "--gpu_id 7 is not on this machine"),
+    "device": (["--model_fn", "tiny.pth", "--gpu_id", "7"], "--gpu_id 7 does not exist on this machine"),
     "flag": (["--model_file", "tiny.pth"], "did you mean --model_fn?"),
     "result": (["--model_fn", "tiny.pth", "--result", "tiny.pth/result.csv"], "cannot write"),
     "result into a folder": (["--model_fn", "tiny.pth", "--result", "empty"], "--result empty is a folder"),

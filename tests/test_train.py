@@ -395,9 +395,15 @@ MISTAKES = {
     "half a flag": (["--model", "resnet"], "did you mean --model_name or --model_fn?"),
     "no flag": (["photos"], "'photos' stands without a flag; did you mean --data_dir photos?"),
     "model into a folder": (["--data_dir", "photos", "--model_fn", "photos"], "--model_fn photos is a folder"),
-    "model over a photo": (["--data_dir", "photos", "--model_fn", "photos/cat/00.png"], "is there and no checkpoint"),
+    "model over a photo": (
+        ["--data_dir", "photos", "--model_fn", "photos/cat/00.png"],
+        "exists and is not a checkp",
+    ),
     "classes": (["--data_dir", "photos", "--n_classes", "5"], "has 3 classes: cat, dog, 개"),
-    "device": (["--data_dir", "photos", "--gpu_id", "99"], "--gpu_id 99 is not on this machine; it has -1"),
+    "device": (
+        ["--data_dir", "photos", "--gpu_id", "99"],
+        "--gpu_id 99 does not exist on this machine; choose from",
+    ),
     "precision": (["--data_dir", "photos", "--precision", "fp8"], "choose from auto, fp32, bf16, fp16"),
     "optimizer": ([*TINY, "--data_dir", "photos", "--optimizer", "adan"], "did you mean adam?"),
     "augment": ([*TINY, "--data_dir", "photos", "--augment", "basics"], "did you mean basic?"),

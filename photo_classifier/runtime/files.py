@@ -134,23 +134,6 @@ def _remove_leftover_folders(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def check_target(path: str | Path, flag: str) -> None:
-    """Checks before the work that a file can be written there after it.
-
-    Raises:
-        UserError: the path is a folder, or its folder cannot be written to.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{flag} {path} is a folder; give the name of a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{flag} {path}: cannot write there ({error.strerror}); give another place") from error
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text atomically; names that are no Unicode are shown with backslashes."""
     with atomic_write(path, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
