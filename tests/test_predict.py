@@ -267,7 +267,7 @@ MISTAKES = {
     "no model": (["--model_fn", "text.pth"], "text.pth"),
     "device": (["--model_fn", "tiny.pth", "--gpu_id", "7"], "--gpu_id 7 does not exist on this machine"),
     "flag": (["--model_file", "tiny.pth"], "did you mean --model_fn?"),
-    "result": (["--model_fn", "tiny.pth", "--result", "tiny.pth/result.csv"], "cannot write"),
+    "result": (["--model_fn", "tiny.pth", "--result", "tiny.pth/result.csv"], "cannot be written"),
     "result into a folder": (["--model_fn", "tiny.pth", "--result", "empty"], "--result empty is a folder"),
     "result over the model": (["--model_fn", "tiny.pth", "--result", "tiny.pth"], "would overwrite a model"),
     "another model": (["--model_fn", "resnet.pth"], "this folder has text.pth, tiny.pth; name it with --model_fn"),

@@ -430,7 +430,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_with_one_line(cli, split_fold
     inside_a_file = split_folder / "train" / "cat" / "00.png" / "m.pth"
     done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--model_fn", inside_a_file)
     assert done.status == 2
-    assert "cannot write" in done.err
+    assert "cannot be written" in done.err
     assert "epoch" not in done.out, "it is known before the work"
 
 
