@@ -17,11 +17,11 @@ from photo_classifier.prediction.results import UNKNOWN, Totals, columns_of, row
 from photo_classifier.runtime import distributed, launcher
 from photo_classifier.runtime.console import progress, say, warn
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
-from photo_classifier.runtime.files import check_target, sha256_file
+from photo_classifier.runtime.files import sha256_file
 from photo_classifier.runtime.flags import parse_flags
 from photo_classifier.runtime.launcher import is_main
 from photo_classifier.runtime.text import pluralize, shell_command
-from utils import run_main
+from utils import check_output_path, device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses and predicts; the exit status: 3 where some inputs could not be read."""
     config = PredictConfig(**parse_args(argv))
     check_files(config)
-    with distributed.process_group(config.gpu_id):
+    with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         return serve(config, argv)
 
 
@@ -80,7 +80,7 @@ def check_files(config: PredictConfig) -> None:
     check_pictures(config)
     if config.result == STDOUT:
         return
-    check_target(config.result, "--result")
+    check_output_path(config.result, "--result")
     if config.result.endswith(".pth") or is_image_name(config.result):
         raise UserError(f"--result {config.result} would overwrite a model or a photo; give a name like result.csv")
 
@@ -88,13 +88,13 @@ def check_files(config: PredictConfig) -> None:
 def check_pictures(config: PredictConfig) -> None:
     """Whether the sheet and the report can be written, over nothing but those of an earlier run."""
     if config.sheet:
-        check_target(config.sheet, "--sheet")
+        check_output_path(config.sheet, "--sheet")
         if not config.sheet.lower().endswith(".png"):
             raise UserError(f"--sheet {config.sheet} does not end in .png; give a name like result.png")
         if os.path.exists(config.sheet) and not is_own_picture(config.sheet):
             raise UserError(f"--sheet {config.sheet} is a picture of yours; give another name")
     if config.report:
-        check_target(os.path.join(config.report, "report.json"), "--report")
+        check_output_path(os.path.join(config.report, "report.json"), "--report")
         if os.path.exists(os.path.join(config.report, "splits.csv")):
             raise UserError(f"--report {config.report} is the folder of a run; give one of its own")
         for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):
@@ -120,7 +120,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     )  # the launcher repeats the command as it was
     predictor = Predictor(
         config.model_fn,
-        gpu_id=config.gpu_id,
+        device=device_from_gpu_id(config.gpu_id),
         batch_size=config.batch_size,
         n_workers=config.n_workers,
         precision=config.precision,

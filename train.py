@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +14,7 @@ from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import quiet, say, set_verbosity, warn
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.text import pluralize
-from utils import run_main
+from utils import check_output_path, device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -33,15 +35,28 @@ def main(argv: list[str] | None = None) -> int:
     """Trains as the command line asks for; returns the exit status."""
     given = parse_args(argv)
     if "resume" in given:
-        with distributed.process_group(given.get("gpu_id")):
+        with distributed.process_group(lambda: device_from_gpu_id(given.get("gpu_id"))):
             return resume(given)
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
-    check(config)
-    with distributed.process_group(config.gpu_id):
+    check_flags(config)
+    with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         if folder := run_of_this_launch(config):
             return resume({**given, "resume": folder})
         start(config)
     return 0
+
+
+def check_flags(config: TrainConfig) -> None:
+    """Checks that the flags agree, and that the checkpoint can be written without losing another file.
+
+    Raises:
+        UserError: one of these does not hold.
+    """
+    check(config)
+    model_fn = checkpoint_name(config)
+    check_output_path(model_fn, "--model_fn")
+    if os.path.exists(model_fn) and not zipfile.is_zipfile(model_fn):
+        raise UserError(f"--model_fn {model_fn} exists and is not a checkpoint; give another name")
 
 
 def run_of_this_launch(config: TrainConfig) -> str | None:
@@ -73,7 +88,7 @@ def resume(given: Mapping[str, object]) -> int:
     config = merge_flags(stopped, given)
     set_verbosity(config.verbose)
     config = enter_working_folder(stopped, config, given)
-    check(config)
+    check_flags(config)
     if stopped.is_finished and config.n_epochs == stopped.state.config["n_epochs"]:
         what = f"{pluralize(len(stopped.state.rows), 'epoch')}, {where_best(config, stopped)}"
         say(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
@@ -220,10 +235,10 @@ def choose_computing(config: TrainConfig) -> tuple[torch.device, torch.dtype]:
     Raises:
         UserError: they are not there, a flag names an unknown choice, or several processes cannot share the work.
     """
-    from photo_classifier.runtime.device import choose_device, choose_precision
+    from photo_classifier.runtime.device import choose_precision
 
     check_choices(config)
-    device = choose_device(config.gpu_id)
+    device = device_from_gpu_id(config.gpu_id)
     dtype = choose_precision(config.precision, device)
     if config.batch_size < launcher.world_size():
         raise UserError(

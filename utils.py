@@ -1,44 +1,88 @@
-"""How a command ends: what the user can mend as one line, a signal as its status."""
+"""What both commands share at their start and end: the device, output paths and the exit status."""
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from photo_classifier.runtime import distributed, signals
+from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import ignore_closed_pipes, print_error
+from photo_classifier.runtime.device import choose_device, find_gpus
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.launcher import is_main
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device_from_gpu_id(gpu_id: int | None) -> torch.device:
+    """Returns the device that `--gpu_id` names: -1 is the CPU, None the one that `choose_device` prefers.
+
+    Raises:
+        UserError: the machine has no such GPU, or several processes would share it.
+    """
+    if gpu_id in (None, -1):
+        return choose_device("cpu" if gpu_id == -1 else None)
+    if (n_processes := launcher.local_world_size()) > 1:
+        raise UserError(
+            f"--gpu_id {gpu_id} is one device for {n_processes} processes; leave it out, and choose GPUs for the "
+            "launcher with CUDA_VISIBLE_DEVICES"
+        )
+    gpus = find_gpus()
+    if gpu_id >= len(gpus):
+        known = "".join(f", {i} ({gpu})" for i, gpu in enumerate(gpus))
+        raise UserError(f"--gpu_id {gpu_id} does not exist on this machine; choose from -1 (the CPU){known}")
+    return choose_device(gpus[gpu_id])
+
+
+def check_output_path(path: str | Path, flag: str) -> None:
+    """Checks before the work that its result can be written to a path.
+
+    Raises:
+        UserError: the path is a folder, or its folder cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{flag} {path} is a folder; give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} {path} cannot be written ({error.strerror}); choose another folder") from error
 
 
 def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> None:
-    """Runs an entry point and turns what the user can mend into one line and exit status 2, a signal into 128 + it."""
+    """Runs a command and ends the process with its exit status.
+
+    An error that the user can correct becomes one line and status 2, a signal becomes status 128 + its number.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a console without Korean letters is no reason to stop
+        if hasattr(stream, "reconfigure"):  # a console that lacks some letters must not stop the work
             stream.reconfigure(errors="backslashreplace")
-    if not is_main():
+    if not launcher.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     with ignore_closed_pipes(), signals.handle_signals():
         try:
             status = main(argv)
         except (UserError, RuntimeError, MemoryError, signals.Stopped) as error:
             signals.end_workers()
-            status = _told(error)
+            status = _report(error)
             if status is None:
                 raise
-    if (
-        distributed.group_has_ended()
-    ):  # threads of the group that are left make the interpreter abort now and then at its end
+    if distributed.group_has_ended():  # threads that the group left behind can abort the interpreter at its exit
         signals.end_workers()
         os._exit(status)
     raise SystemExit(status)
 
 
-def _told(error: BaseException) -> int | None:
-    """Tells in one line what ended a command; its exit status, None where the fault is the tool's own."""
+def _report(error: BaseException) -> int | None:
+    """Prints in one line what ended a command; returns its exit status, or None for an error of the tool itself."""
     if isinstance(error, signals.Stopped):
-        if is_main():
+        if launcher.is_main():
             sys.stderr.write(f"stopped{error.hint}\n")
         return error.status
     if reason := str(error) if isinstance(error, UserError) else signals.resource_hint(error):
@@ -46,6 +90,6 @@ def _told(error: BaseException) -> int | None:
         return 2
     if distributed.is_lost_peer(error):
         signals.exit_if_requested()
-        print_error("another process of this run is gone")
+        print_error("another process of this run has ended")
         return 1
     return None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from dataclasses import dataclass
 
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.files import check_target
 from photo_classifier.runtime.flags import flag, number, parse_flags
 
 
@@ -235,10 +232,6 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--scheduler plateau needs a --gamma below 1, not {config.gamma:g}; 0.1 is usual")
     if config.freeze and config.freeze_until:
         raise UserError("--freeze and --freeze_until were both given; --freeze alone freezes all but the head")
-    model_fn = checkpoint_name(config)
-    check_target(model_fn, "--model_fn")
-    if os.path.exists(model_fn) and not zipfile.is_zipfile(model_fn):
-        raise UserError(f"--model_fn {model_fn} is there and no checkpoint; give another name")
 
 
 def checkpoint_name(config: TrainConfig) -> str:

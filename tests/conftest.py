@@ -1,84 +1,22 @@
-"""Tiny generated images, and the entry points as a user calls them."""
+"""Fixtures: folders of tiny images, the entry points as a user calls them, one small training, a server of files."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import http.server
 import io
 import os
 import shutil
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from PIL import Image
+from helpers import TINY, make_class_folders
 
 import predict
 import train
 from utils import run_main
-
-if TYPE_CHECKING:  # some tests look at what is imported, and when
-    import torch
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-CLASSES = ("cat", "dog", "개")
-
-
-def save_image(path: Path, hue: int, seed: int, size: tuple[int, int] = (48, 40)) -> Path:
-    """A noisy image whose colour tells its class."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 120, (size[1], size[0], 3))
-    pixels[..., hue % 3] += 120
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.astype("uint8")).save(path)
-    return path
-
-
-def make_class_folders(root: Path, n_images: int, classes=CLASSES, seed: int = 0) -> Path:
-    for hue, name in enumerate(classes):
-        for n in range(n_images):
-            save_image(root / name / f"{n:02d}.png", hue, seed + 100 * hue + n)
-    return root
-
-
-# --- what a run leaves --------------------------------------------------------------------------
-
-
-def weights_of(path: str | Path) -> dict[str, torch.Tensor]:
-    """The state_dict in a checkpoint."""
-    import torch
-
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-def metrics_of(run_dir: str | Path) -> list[dict[str, str]]:
-    """The lines of `metrics.csv`, one an epoch."""
-    with open(Path(run_dir) / "metrics.csv", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def board_of(run_dir: str | Path) -> EventAccumulator:
-    """The curves and pictures that TensorBoard reads in a run folder."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = EventAccumulator(str(run_dir), size_guidance={"images": 0})  # all of them
-    board.Reload()
-    return board
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process (of Linux) runs; one that ended and that nobody has asked for yet does not."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-# --- fixtures -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -117,19 +55,6 @@ def cli(capfd):
         return SimpleNamespace(status=stop.value.code, out=out, err=err)
 
     return call
-
-
-def assert_one_line_error(done: SimpleNamespace, expected: str) -> None:
-    """A mistake of the user ends with status 2 and one line on stderr."""
-    assert done.status == 2
-    assert done.err.startswith("error: ")
-    assert done.err.count("\n") == 1
-    assert expected in done.err
-
-
-NAME = "timm/test_resnet"  # half a million parameters: ResNet-18 would write 200 MB an epoch
-TINY = ("--model_name", NAME, "--image_size", 32, "--n_workers", 0, "--gpu_id", -1)
-RESNET18 = ("--model_name", "resnet18", *TINY[2:])
 
 
 @pytest.fixture(scope="session")
@@ -204,6 +129,3 @@ def file_server(tmp_path):
     yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", folder=folder, requests=requests)
     server.shutdown()
     server.server_close()
-
-
-on_windows = sys.platform == "win32"

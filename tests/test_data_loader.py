@@ -3,7 +3,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import make_class_folders, save_image
+from helpers import make_class_folders, save_image
 from PIL import Image
 
 from data_loader import ImageDataset, Mixer, train_transform

@@ -1,9 +1,9 @@
-"""What new users type wrong, and what the one line must say: what came, what is allowed, what to type."""
+"""Typical mistakes of new users, and the one line that answers: what came, what is allowed, what to type."""
 
 import shlex
 
 import pytest
-from conftest import assert_one_line_error, make_class_folders, save_image
+from helpers import assert_one_line_error, make_class_folders, save_image
 
 from photo_classifier.runtime import signals
 
@@ -15,21 +15,21 @@ WRONG_FLAGS = {
     "train --early-stop 3": "did you mean --early_stop?",
     "train --LR 3": "did you mean --lr?",
     "train -lr 3": "did you mean --lr?",
-    "train --lr": "--lr is without its value; type --lr X; see python train.py --help",
-    "train --lr fast": "--lr 'fast' was given; it takes a number above 0",
-    "train --lr 0,001": "it takes a number above 0, written with a dot: 0.001",
+    "train --lr": "--lr needs a value; type --lr X; see python train.py --help",
+    "train --lr fast": "--lr needs a number above 0, not 'fast'",
+    "train --lr 0,001": "needs a number above 0, not '0,001'; write a dot: 0.001",
     "train --resume table.csv": "--resume table.csv is a file; give the folder of the run",
-    "train --lr inf": "--lr 'inf' was given; it takes a number above 0",
-    f"train --seed 1{400 * '0'}": "0' was given; it takes a whole number at least 0",
-    "train --n_epochs 2.5": "--n_epochs '2.5' was given; it takes a whole number at least 1",
-    "train --dropout 1": "it takes a number at least 0 and at most 0.99",
-    "train --head_hidden 100000000000": "it takes a whole number at least 1 and at most 1e+06",
+    "train --lr inf": "--lr needs a number above 0, not 'inf'",
+    f"train --seed 1{400 * '0'}": "--seed needs a whole number at least 0, not '1000",
+    "train --n_epochs 2.5": "--n_epochs needs a whole number at least 1, not '2.5'",
+    "train --dropout 1": "needs a number at least 0 and at most 0.99, not '1'",
+    "train --head_hidden 100000000000": "needs a whole number at least 1 and at most 1e+06",
     "train --learning_rate 3": "--learning_rate is not a flag of train.py; did you mean --lr?",
     "predict --source a.jpg": "--source is not a flag of predict.py; did you mean --input?",
-    "train photos": "'photos' stands without a flag; did you mean --data_dir photos?",
-    "train --data_dir of mine": "'mine' stands without a flag; put a name with spaces in quotes: \"of mine\"",
+    "train photos": "'photos' has no flag before it; did you mean --data_dir photos?",
+    "train --data_dir of mine": "'mine' has no flag before it; put a name with spaces in quotes: \"of mine\"",
     "train --freeze yes": "--freeze takes no value: leave it out",
-    "train --data_dir photos --lr 1e-3 1e-4": "'1e-4' stands without a flag; leave it out, or put its flag before it",
+    "train --data_dir photos --lr 1e-3 1e-4": "'1e-4' has no flag before it; leave it out, or add its flag",
     "train --data_dir ''": "--data_dir was given an empty value; give one, or leave the flag out",
     "predict photo.jpg": "did you mean --input photo.jpg?",
     "predict --model photos": "did you mean --model_fn or --model_name?",
@@ -69,7 +69,7 @@ WRONG_NAMES = {
     f"train {RUN} --freeze --freeze_until layer2": "both given; --freeze alone freezes all but the head",
     f"train {RUN} --scheduler plateau --gamma 1": "needs a --gamma below 1, not 1; 0.1 is usual",
     f"train {RUN} --resize 10": "--resize 10 is smaller than --image_size 32; give at least 32",
-    "train --data_dir photos --gpu_id 99": "--gpu_id 99 is not on this machine; it has -1 (the CPU)",
+    "train --data_dir photos --gpu_id 99": "--gpu_id 99 does not exist on this machine; choose from -1 (the CPU)",
     "train --data_dir photos --model_name resnte": "did you mean resnet?",
     "train --data_dir photos --model_name ResNet18": "choose from resnet, alexnet, vgg, squeezenet, densenet, "
     "efficientnet_lite0, a torchvision model (resnet18, convnext_tiny, ...) or timm/NAME; did you mean resnet18?",
@@ -83,7 +83,7 @@ WRONG_FILES = {
     f"train {RUN} --weights note.txt": "note.txt is no PyTorch file; give a checkpoint of this tool, or a .pth",
     f"train {RUN} --use_pretrained --weights weights.pth": "both given; give one of them",
     f"train {RUN} --model_fn photos": "--model_fn photos is a folder; give the name of a file",
-    f"train {RUN} --model_fn note.txt": "--model_fn note.txt is there and no checkpoint; give another name",
+    f"train {RUN} --model_fn note.txt": "--model_fn note.txt exists and is not a checkpoint; give another name",
     f"train {RUN} --run_dir photos": "the run folder photos is not empty; give a new one, or leave --run_dir out",
     f"train {RUN} --run_dir note.txt": "cannot write the run folder note.txt",
     "train --resume foto": "there is no such folder; did you mean photos?; give the run folder of a training",
@@ -111,7 +111,7 @@ def a_new_users_folder(tmp_path):
 
 
 @pytest.mark.parametrize(("command", "expected"), {**WRONG_FLAGS, **WRONG_DATA, **WRONG_NAMES, **WRONG_FILES}.items())
-def test_a_mistake_is_told_with_what_is_allowed_and_what_to_type(command, expected, cli, a_new_users_folder):
+def test_an_error_says_what_is_allowed_and_what_to_type(command, expected, cli, a_new_users_folder):
     name, *arguments = shlex.split(command)
     assert_one_line_error(cli(name, *arguments), expected)
 
@@ -128,11 +128,11 @@ WRONG_PREDICTIONS = {
 
 
 @pytest.mark.parametrize(("arguments", "expected"), WRONG_PREDICTIONS.items())
-def test_a_mistake_in_prediction_is_told_too(arguments, expected, cli, trained, a_new_users_folder):
+def test_an_error_in_prediction_does_too(arguments, expected, cli, trained, a_new_users_folder):
     assert_one_line_error(cli("predict", "--model_fn", "tiny.pth", *shlex.split(arguments)), expected)
 
 
 @pytest.mark.parametrize("words", ["can't allocate memory", "not enough memory: you tried to allocate 4 bytes."])
-def test_whatever_takes_the_memory_is_named_where_it_ran_out(words):
+def test_the_flags_that_need_memory_are_named_when_it_runs_out(words):
     reason = signals.resource_hint(RuntimeError(f"DefaultCPUAllocator: {words}"))
     assert all(flag in reason for flag in ("--batch_size", "--image_size", "--head_hidden"))

@@ -10,8 +10,7 @@ import types
 
 import pytest
 import torch
-from conftest import assert_one_line_error, on_windows
-from helpers import gallery
+from helpers import assert_one_line_error, gallery, on_windows
 
 import predict
 from photo_classifier.evaluation.report_files import FIGURES
@@ -88,7 +87,7 @@ def test_bad_images_among_many_shift_nothing(cli, trained, image_folder, tmp_pat
     assert [row["status"] for row in found] == ["error" if name in bad else "ok" for name in inputs]
     assert all(row["reason"] and not row["predict"] for row in found if row["status"] == "error")
     alone = {}
-    predictor = Predictor("tiny.pth", gpu_id=-1, batch_size=8)
+    predictor = Predictor("tiny.pth", device="cpu", batch_size=8)
     for name in set(good):
         (prediction,) = predictor([name])
         alone[name] = (prediction.predict, prediction.probability)
@@ -266,9 +265,9 @@ MISTAKES = {
     "no input": (["--model_fn", "tiny.pth", "--input", "nowhere"], "--input nowhere does not exist"),
     "empty folder": (["--model_fn", "tiny.pth", "--input", "empty"], "no images were found"),
     "no model": (["--model_fn", "text.pth"], "text.pth"),
-    "device": (["--model_fn", "tiny.pth", "--gpu_id", "7"], "--gpu_id 7 is not on this machine"),
+    "device": (["--model_fn", "tiny.pth", "--gpu_id", "7"], "--gpu_id 7 does not exist on this machine"),
     "flag": (["--model_file", "tiny.pth"], "did you mean --model_fn?"),
-    "result": (["--model_fn", "tiny.pth", "--result", "tiny.pth/result.csv"], "cannot write"),
+    "result": (["--model_fn", "tiny.pth", "--result", "tiny.pth/result.csv"], "cannot be written"),
     "result into a folder": (["--model_fn", "tiny.pth", "--result", "empty"], "--result empty is a folder"),
     "result over the model": (["--model_fn", "tiny.pth", "--result", "tiny.pth"], "would overwrite a model"),
     "another model": (["--model_fn", "resnet.pth"], "this folder has text.pth, tiny.pth; name it with --model_fn"),

@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import make_class_folders, save_image
+from helpers import make_class_folders, save_image
 from test_readme import COMMANDS, README, TRAININGS
 
 import predict

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, board_of, metrics_of, weights_of
+from helpers import TINY, board_of, metrics_of, weights_of
 
 from model_loader import get_model
 from photo_classifier.runtime import signals

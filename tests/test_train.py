@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import NAME, RESNET18, TINY, assert_one_line_error, board_of, make_class_folders, metrics_of, weights_of
+from helpers import NAME, RESNET18, TINY, assert_one_line_error, board_of, make_class_folders, metrics_of, weights_of
 from PIL import Image
 from torch import nn
 
@@ -389,16 +389,22 @@ MISTAKES = {
     "unknown model": (["--data_dir", "photos", "--model_name", "resnet19"], "did you mean resnet"),
     "misspelt flag": (["--data_dirr", "photos"], "did you mean --data_dir?"),
     "empty value": (["--data_dir", "photos", "--weights", ""], "--weights was given an empty value"),
-    "no number": (["--lr", "fast"], "'fast' was given; it takes a number above 0"),
-    "negative": (["--batch_size", "-1"], "'-1' was given; it takes a whole number at least 1"),
+    "no number": (["--lr", "fast"], "needs a number above 0, not 'fast'"),
+    "negative": (["--batch_size", "-1"], "needs a whole number at least 1, not '-1'"),
     "ratios": (["--train_ratio", "0.9", "--valid_ratio", "0.2"], "must sum to 1"),
     "no ratio left": (["--train_ratio", "1"], "must sum to 1"),
     "half a flag": (["--model", "resnet"], "did you mean --model_name or --model_fn?"),
-    "no flag": (["photos"], "'photos' stands without a flag; did you mean --data_dir photos?"),
+    "no flag": (["photos"], "'photos' has no flag before it; did you mean --data_dir photos?"),
     "model into a folder": (["--data_dir", "photos", "--model_fn", "photos"], "--model_fn photos is a folder"),
-    "model over a photo": (["--data_dir", "photos", "--model_fn", "photos/cat/00.png"], "is there and no checkpoint"),
+    "model over a photo": (
+        ["--data_dir", "photos", "--model_fn", "photos/cat/00.png"],
+        "exists and is not a checkp",
+    ),
     "classes": (["--data_dir", "photos", "--n_classes", "5"], "has 3 classes: cat, dog, 개"),
-    "device": (["--data_dir", "photos", "--gpu_id", "99"], "--gpu_id 99 is not on this machine; it has -1"),
+    "device": (
+        ["--data_dir", "photos", "--gpu_id", "99"],
+        "--gpu_id 99 does not exist on this machine; choose from",
+    ),
     "precision": (["--data_dir", "photos", "--precision", "fp8"], "choose from auto, fp32, bf16, fp16"),
     "optimizer": ([*TINY, "--data_dir", "photos", "--optimizer", "adan"], "did you mean adam?"),
     "augment": ([*TINY, "--data_dir", "photos", "--augment", "basics"], "did you mean basic?"),
@@ -425,7 +431,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_with_one_line(cli, split_fold
     inside_a_file = split_folder / "train" / "cat" / "00.png" / "m.pth"
     done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--model_fn", inside_a_file)
     assert done.status == 2
-    assert "cannot write" in done.err
+    assert "cannot be written" in done.err
     assert "epoch" not in done.out, "it is known before the work"
 
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY, assert_one_line_error, on_windows, weights_of
+from helpers import TINY, assert_one_line_error, on_windows, weights_of
 
 import train
 from photo_classifier.training.run import Run

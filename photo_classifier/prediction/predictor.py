@@ -39,7 +39,7 @@ class Predictor:
 
     Args:
         model_fn: a checkpoint that train.py wrote, or a plain state_dict.
-        gpu_id: -1 is the CPU; without it the first GPU, where there is one.
+        device: such as `cpu` or `cuda:1`; None is the first GPU where there is one.
         batch_size: images a pass; without it as in training.
         n_workers: processes that decode; without it by the cores and the images.
         precision: auto, fp32, bf16 or fp16; without it as in training.
@@ -56,7 +56,7 @@ class Predictor:
     def __init__(
         self,
         model_fn: str | Path = "resnet.pth",
-        gpu_id: int | None = None,
+        device: str | torch.device | None = None,
         batch_size: int | None = None,
         n_workers: int | None = None,
         precision: str | None = None,
@@ -67,7 +67,7 @@ class Predictor:
         model_name: str | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        device = choose_device(gpu_id)
+        device = choose_device(device)
         model, self.about = load_checkpoint(model_fn, model_name, class_names)
         self.class_names: list[str] = self.about["class_names"]
         self.temperature: float = self.about.get("temperature", 1.0)

@@ -1,4 +1,4 @@
-"""The console: outlets that may close, colours, warnings and progress bars."""
+"""The console: lines, warnings, colours, progress bars, and pipes that nobody reads any more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class PipeSafeStream:
-    """stdout or stderr that goes nowhere once nobody takes it any more: behind `| head`, or a pager that was closed."""
+    """stdout or stderr that discards text once its reader has gone, as after `| head` or a closed pager."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -25,11 +25,11 @@ class PipeSafeStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes, or pretends to."""
+        """Writes the text, or discards it when the reader has gone."""
         try:
             return self._stream.write(text)
         except OSError as error:
-            self._let_go(error)
+            self._discard(error)
             return len(text)
 
     def flush(self) -> None:
@@ -37,27 +37,27 @@ class PipeSafeStream:
         try:
             self._stream.flush()
         except OSError as error:
-            self._let_go(error)
+            self._discard(error)
 
-    def _let_go(self, error: OSError) -> None:
+    def _discard(self, error: OSError) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())  # also for what still waits to be sent
+        os.dup2(nowhere, self._stream.fileno())  # also for what is still in the buffer
         os.close(nowhere)
         if not isinstance(error, BrokenPipeError):  # a full disk, for example
-            warn(f"the console's lines cannot be written ({error.strerror}); the work goes on without them")
+            warn(f"cannot print to the console ({error.strerror}); the work continues without it")
 
 
 @contextlib.contextmanager
 def ignore_closed_pipes() -> Iterator[None]:
-    """Inside, the work goes on when nobody takes what stdout or stderr say any more."""
+    """Lets the work inside continue when the readers of stdout or stderr have gone."""
     before = sys.stdout, sys.stderr
-    outlets = [PipeSafeStream(stream) for stream in before]
-    sys.stdout, sys.stderr = outlets
+    streams = [PipeSafeStream(stream) for stream in before]
+    sys.stdout, sys.stderr = streams
     try:
         yield
     finally:
-        for outlet in outlets:
-            outlet.flush()
+        for stream in streams:
+            stream.flush()
         sys.stdout, sys.stderr = before
 
 
@@ -65,7 +65,7 @@ COLOURS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
 
 
 def coloured(text: str, colour: str, stream: IO[str] | None = None) -> str:
-    """The text in a colour where the stream (stdout) is a terminal and NO_COLOR is not set; see no-color.org."""
+    """Returns the text in a colour if the stream (stdout) is a terminal and NO_COLOR is unset; see no-color.org."""
     stream = stream or sys.stdout
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
@@ -73,7 +73,7 @@ def coloured(text: str, colour: str, stream: IO[str] | None = None) -> str:
 
 
 def warn(text: str) -> None:
-    """A line on stderr that `--verbose 0` does not hide."""
+    """Prints a line on stderr, at every verbosity."""
     if is_main():
         sys.stderr.write(f"{coloured('warning:', 'yellow', sys.stderr)} {text}\n")
 
@@ -82,7 +82,7 @@ _verbosity = 1
 
 
 def set_verbosity(level: int) -> None:
-    """Sets how much `say` prints: 0 results alone, 1 also what is done, 2 also details; 0 hides progress bars."""
+    """Sets how much `say` prints: 0 only results (and no progress bars), 1 also what is done, 2 also details."""
     global _verbosity
     _verbosity = level
 
@@ -105,7 +105,7 @@ def quiet() -> Iterator[None]:
 
 
 def progress(items: Iterable | None = None, **options: Any) -> tqdm:
-    """A progress bar on stderr; none where that is not wanted or no terminal, or another process has one."""
+    """Returns a progress bar on stderr, hidden at verbosity 0, outside terminals and on other ranks than 0."""
     from tqdm import tqdm
 
     is_hidden = None if is_main() and _verbosity > 0 else True
@@ -113,6 +113,6 @@ def progress(items: Iterable | None = None, **options: Any) -> tqdm:
 
 
 def print_error(text: str) -> None:
-    """The one line on stderr that a mistake ends with, from one process of the run."""
+    """Prints the one line on stderr that an error ends with, from a single process of the run."""
     if not distributed.is_reported_elsewhere():
         sys.stderr.write(f"{coloured('error:', 'red', sys.stderr)} {' '.join(text.split())}\n")

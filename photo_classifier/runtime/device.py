@@ -1,4 +1,4 @@
-"""Where to compute, in which precision, and how memory is kept."""
+"""Devices, precisions, and how the CPU's memory is kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import platform
 import sys
 from typing import TYPE_CHECKING, Any
 
+from photo_classifier.runtime import launcher
 from photo_classifier.runtime.errors import UserError, choose
-from photo_classifier.runtime.launcher import launcher_int
 from photo_classifier.runtime.text import pluralize
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def n_cores() -> int:
-    """Processor cores that this process may use."""
+    """Returns the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -27,55 +27,54 @@ def n_cores() -> int:
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-def choose_device(gpu_id: int | None = None) -> torch.device:
-    """The one place that chooses where to compute: CUDA 0, else MPS (one process only), else the CPU; -1 is the CPU.
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Returns the device to compute on, and keeps freed memory from here on: see `keep_freed_memory`.
 
-    Whoever asks is about to compute, so the process keeps freed memory from here on: `keep_freed_memory`.
+    Args:
+        device: a name such as `cpu` or `cuda:1`. None is the first CUDA GPU, else MPS (with a single process
+            only), else the CPU; of several processes on this machine each gets a GPU of its own.
 
     Raises:
-        UserError: the device is not there; the message lists those that are.
+        UserError: the machine does not have the device, or has fewer GPUs than processes.
     """
     import torch
 
     keep_freed_memory()
-    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    if (n_here := launcher_int("LOCAL_WORLD_SIZE", 1)) > 1:
-        return _pick_own_device(gpu_id, gpus, n_here)
-    # processes of several machines talk through the CPU, unless all have CUDA
-    if not gpus and launcher_int("WORLD_SIZE", 1) == 1 and torch.backends.mps.is_available():
-        gpus = [torch.device("mps", 0)]
-    if gpu_id == -1 or (gpu_id is None and not gpus):
-        return torch.device("cpu")
-    if not 0 <= (gpu_id or 0) < len(gpus):
-        there = "".join(f", {i} ({gpu})" for i, gpu in enumerate(gpus))
-        raise UserError(f"--gpu_id {gpu_id} is not on this machine; it has -1 (the CPU){there}: give that, or none")
-    return gpus[gpu_id or 0]
+    cpu, gpus = torch.device("cpu"), find_gpus()
+    if device is not None:
+        known = {str(one): one for one in (cpu, *gpus)}
+        # a type without a number is its first device
+        known = {one.type: one for one in reversed(known.values())} | known
+        if str(device) not in known:
+            raise UserError(f"there is no device {str(device)!r} on this machine; choose from {', '.join(known)}")
+        return known[str(device)]
+    if not gpus:
+        return cpu
+    n_processes = launcher.local_world_size()
+    if n_processes > len(gpus):
+        raise UserError(
+            f"the launcher started {n_processes} processes, but this machine has {pluralize(len(gpus), 'GPU')}; give "
+            f"--nproc_per_node {len(gpus)}, or --gpu_id -1 to use the CPU"
+        )
+    return gpus[launcher.local_rank()]
 
 
-def _pick_own_device(gpu_id: int | None, gpus: list[torch.device], n_here: int) -> torch.device:
-    """One device for each of the processes that the launcher started on this machine."""
+def find_gpus() -> list[torch.device]:
+    """Returns the GPUs of this machine that the run can use."""
     import torch
 
-    if gpu_id not in (None, -1):
-        raise UserError(
-            f"--gpu_id {gpu_id} is one device for {n_here} processes; leave it out, and choose GPUs for the launcher "
-            "with CUDA_VISIBLE_DEVICES"
-        )
-    if gpu_id == -1 or not gpus:
-        return torch.device("cpu")
-    if n_here > len(gpus):
-        raise UserError(
-            f"the launcher started {n_here} processes on a machine of {pluralize(len(gpus), 'GPU')}; give "
-            f"--nproc_per_node {len(gpus)}, or --gpu_id -1 for the CPU"
-        )
-    return gpus[launcher_int("LOCAL_RANK", 0)]
+    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    # processes on several machines communicate through their CPUs unless all have CUDA
+    if not gpus and launcher.world_size() == 1 and torch.backends.mps.is_available():
+        return [torch.device("mps", 0)]
+    return gpus
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type that convolutions compute in; weights stay in fp32.
+    """Returns the type that convolutions compute in; weights stay in fp32.
 
     Raises:
-        UserError: the name is unknown, or the device has no fp16.
+        UserError: the name is unknown, or the device does not support fp16.
     """
     import torch
 
@@ -88,7 +87,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def _has_bf16(device: torch.device) -> bool:
-    """Whether bf16 runs in hardware; emulated bf16 is slower than fp32."""
+    """Returns whether bf16 runs in hardware; emulated bf16 is slower than fp32."""
     import torch
 
     if device.type == "cuda":
@@ -97,36 +96,36 @@ def _has_bf16(device: torch.device) -> bool:
         return False
     if platform.machine().lower() in ("arm64", "aarch64"):
         return sys.platform == "linux" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    # torch has no public question for this yet
-    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, question, bool)() for question in questions)
+    # torch has no public functions for this yet
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device, **options: Any) -> torch.Tensor:
-    """The tensor on the device, as `Tensor.to` takes `options`.
+    """Returns the tensor on the device; `options` are those of `Tensor.to`.
 
-    Only CUDA copies without waiting: MPS may read the memory when it belongs to something else already.
+    Only CUDA copies without waiting: on MPS the memory could be reused before it has been read.
     """
     return tensor.to(device, non_blocking=device.type == "cuda", **options)
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep large freed blocks for the next batch in place of returning them.
+    """Makes glibc keep large freed blocks for the next batch instead of returning them to the system.
 
-    Every activation is larger than glibc's threshold for asking the system; fetching and clearing its
-    pages again at every layer was seen to take a third of a forward pass. Elsewhere it does nothing.
+    Every activation is larger than the size above which glibc asks the system for memory. Fetching and clearing
+    its pages anew in every layer took up to a third of a forward pass. Does nothing on other systems.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)
-            # an older glibc refuses more than half of a heap, and a refusal must not fix the threshold at 128 kB
+            # an older glibc refuses more than half of a heap; the threshold must not stay at 128 kB then
             libc.mallopt(m_mmap_threshold, 1 << 30) or libc.mallopt(m_mmap_threshold, 32 << 20)
             libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
 def return_freed_memory() -> None:
-    """Gives back what `keep_freed_memory` kept: between two phases, or where the heap would grow by its holes."""
+    """Returns to the system what `keep_freed_memory` kept: between two phases, or where the heap is fragmented."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

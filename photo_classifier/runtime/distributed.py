@@ -49,7 +49,7 @@ def agents() -> list[str]:
 
 
 @contextlib.contextmanager
-def process_group(gpu_id: int | None = None) -> Iterator[None]:
+def process_group(get_device: Callable[[], torch.device] = choose_device) -> Iterator[None]:
     """Inside, the processes that the launcher has started are one group: NCCL between GPUs, gloo between CPUs.
 
     Raises:
@@ -66,7 +66,7 @@ def process_group(gpu_id: int | None = None) -> Iterator[None]:
     if dist.is_initialized():  # by whoever calls several commands in one process
         yield
         return
-    device = choose_device(gpu_id)
+    device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -221,7 +221,7 @@ def make_store(purpose: str) -> PrefixStore:
 
 def n_restarts() -> int:
     """How often the launcher has started a process of this run again, on the machine where it was most often."""
-    return all_reduce_max(launcher.launcher_int("TORCHELASTIC_RESTART_COUNT", 0))[0]
+    return all_reduce_max(launcher.restart_count())[0]
 
 
 def barrier() -> None:
@@ -232,7 +232,7 @@ def barrier() -> None:
 @contextlib.contextmanager
 def first_on_each_machine() -> Iterator[None]:
     """The block runs on one process of each machine first: what it downloads, the others find."""
-    is_first = launcher.launcher_int("LOCAL_RANK", 0) == 0
+    is_first = launcher.local_rank() == 0
     if not is_first:
         barrier()
     yield

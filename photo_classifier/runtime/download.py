@@ -1,4 +1,4 @@
-"""The one way to bring a file from the network."""
+"""Downloads files from the network."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pathlib import Path
 from photo_classifier.runtime.console import progress
 from photo_classifier.runtime.files import atomic_write
 
-CONNECT_SECONDS = 3.0  # a machine without a network must be told so at once, not after minutes
+CONNECT_SECONDS = 3.0  # without a network the error must come at once, not after minutes
 READ_SECONDS = 30.0
 
 
 class DownloadError(Exception):
-    """The file could not be brought; the message is the reason alone."""
+    """The file could not be downloaded; the message gives the reason only."""
 
 
 def download(
     url: str, path: str | Path, sha256: str | None = None, check: Callable[[Path], None] | None = None
 ) -> Path:
-    """Brings `url` to `path`, whole or not at all, with a progress bar.
+    """Downloads `url` to `path`, completely or not at all, with a progress bar.
 
     Proxies are taken from the usual environment variables.
 
     Args:
         sha256: the checksum in hexadecimal, or its beginning.
-        check: looks at the whole file before it gets its name, and raises `DownloadError` if it is not right.
+        check: is called with the complete file before it gets its name; raises `DownloadError` to reject it.
 
     Raises:
         DownloadError: no answer within 3 s, an HTTP error, a short file or a wrong checksum.
@@ -73,7 +73,7 @@ def _connect(url: str):
 
     def connect() -> None:
         try:
-            # a new opener reads the proxies of the environment as they are now
+            # a new opener reads the environment's current proxies
             result.append(urllib.request.build_opener().open(url, timeout=READ_SECONDS))
         except (OSError, ValueError, http.client.HTTPException) as error:
             result.append(error)

@@ -1,4 +1,4 @@
-"""Mistakes that the user can correct, and hints at what was probably meant."""
+"""Errors that the user can correct, and hints at what was probably meant."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something that the user can mend. Only `main` prints it, as one line, and exits with 2."""
+    """An error that the user can correct. Commands print it as one line and exit with status 2."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean X?"` for the nearest of the known words, whatever their case, or nothing."""
+    """Returns `"; did you mean X?"` for the known word that is nearest, ignoring case, or an empty string."""
     by_lower = {name.lower(): name for name in reversed(list(known))}
     begun = [name for name in by_lower if len(word) > 2 and name.startswith(word.lower())]
     near = difflib.get_close_matches(word.lower(), by_lower, n=1) or (begun if len(begun) == 1 else [])
@@ -21,23 +21,23 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean_path(path: str | Path) -> str:
-    """The same for a path, by the names that are beside it."""
+    """Returns the same hint for a path, from the names in its folder."""
     path = Path(path)
     try:
         names = [entry.name for entry in os.scandir(path.parent) if entry.name != path.name]
     except OSError:
         return ""
-    # endings that agree are no likeness
+    # an equal ending does not make names similar
     by_stem = {name.removesuffix(path.suffix): name for name in names if name.endswith(path.suffix)}
     near = difflib.get_close_matches(path.stem, by_stem, n=1)
     return f"; did you mean {path.parent / by_stem[near[0]]}?" if near else ""
 
 
 def choose(flag: str, name: str, table: Iterable[str]) -> str:
-    """The name, if the table has it.
+    """Returns the name if the table has it.
 
     Raises:
-        UserError: it has not; the message lists what it has.
+        UserError: it does not; the message lists the names that it has.
     """
     if name not in table:
         raise UserError(f"{flag} {name!r} is unknown; choose from {', '.join(table)}{did_you_mean(name, table)}")
@@ -45,4 +45,4 @@ def choose(flag: str, name: str, table: Iterable[str]) -> str:
 
 
 class WriteError(UserError):
-    """Something outside stopped the work, a full disk for example; once it is mended, the work can go on."""
+    """An obstacle outside the tool, such as a full disk; once it is removed, the work can be continued."""

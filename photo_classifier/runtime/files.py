@@ -1,4 +1,4 @@
-"""Leaf helpers that every room may use and that know no other module of the house."""
+"""Files and folders that are written whole or not at all, and their state and checksums."""
 
 from __future__ import annotations
 
@@ -12,41 +12,25 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from photo_classifier.runtime.errors import UserError, WriteError
 
-if TYPE_CHECKING:  # torch takes seconds to import and --help must not wait for it
-    pass
-
-
-LEFTOVER_SECONDS = 60.0  # a file that is being written was touched since
+LEFTOVER_SECONDS = 60.0  # a file that is being written has changed more recently
 LEFTOVER_FOLDER_SECONDS = 86_400.0  # no folder takes a day to fill
-
-
-# --- addressed randomness ---------------------------------------------------------------------
-
-
-# --- the launcher -----------------------------------------------------------------------------
-
-
-# --- cores, device and precision --------------------------------------------------------------
-
-
-# --- files ------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def atomic_write(
     path: str | Path, mode: str = "wb", previous: str | Path | None = None, **options: Any
 ) -> Iterator[IO]:
-    """A file that appears under its name only when it is whole and on the disk.
+    """Opens a file that gets its name only once it is complete and on the disk.
 
     Args:
-        previous: where a file that already has that name is kept, once the new one is whole.
+        previous: where an existing file of that name is kept, once the new one is complete.
 
     Raises:
-        Obstacle: the folder cannot be made, is read-only or full; an earlier file stays as it was.
+        WriteError: the folder cannot be created, is read-only or full; an existing file stays as it was.
         UserError: the path is a folder.
     """
     path = Path(path)
@@ -61,7 +45,7 @@ def atomic_write(
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600: a shared folder wants the usual
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600, which others in a shared folder cannot read
         if previous and path.exists():
             _keep(path, previous, temporary)
         os.replace(temporary, path)
@@ -74,35 +58,35 @@ def atomic_write(
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Removes what a process that was killed while it wrote that file has left beside it."""
+    """Removes temporary files beside a path that processes left when they were killed while writing it."""
     path = Path(path)
     names = os.listdir(path.parent) if path.parent.is_dir() else []
     for name in names:
         if name.startswith(f".{path.name[:40]}.") and name.endswith((".tmp", ".tmp.prev")):
-            with contextlib.suppress(OSError):  # another run may be writing a file of that name just now
+            with contextlib.suppress(OSError):  # another run may be writing a file of that name now
                 if is_older(os.path.getmtime(path.parent / name), LEFTOVER_SECONDS):
                     os.unlink(path.parent / name)
 
 
 def file_state(path: str | Path) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns, by which another content is known; None where nothing can be seen."""
+    """Returns size (bytes) and modification time (ns), which show a change; None if it is inaccessible."""
     try:
-        about = os.stat(path)
+        stat = os.stat(path)
     except OSError:
         return None
-    return about.st_size, about.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns
 
 
 def is_older(mtime: float, seconds: float) -> bool:
-    """Whether a time of change is that long ago, or ahead: the clock of a file server may be another."""
+    """Returns whether a modification time is that far away, also in the future: a file server's clock may be wrong."""
     return abs(time.time() - mtime) > seconds
 
 
 @contextlib.contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder that appears under its name only when it is whole; where another process was faster, its own stays.
+    """Creates a folder that gets its name only once it is complete; that of a faster process is kept instead.
 
-    Inside, the place where to make it, on the same disk; what else is put beside that place goes.
+    Yields the path to fill, on the same disk. Whatever else is put beside that path is removed.
 
     Raises:
         UserError: it cannot be written.
@@ -112,9 +96,9 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftover_folders(folder)
         outer = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}.", suffix=".tmp", dir=folder.parent))
-        yield (place := outer / "inside")  # mkdtemp's own is for its owner alone
+        yield (inside := outer / "inside")  # mkdtemp's own folder is private to its owner
         try:
-            os.replace(place, folder)
+            os.replace(inside, folder)
         except OSError:
             if not folder.is_dir():
                 raise
@@ -127,48 +111,31 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def _remove_leftover_folders(folder: Path) -> None:
-    """Removes what processes that were killed while they made that folder have left beside it."""
+    """Removes temporary folders beside a path that processes left when they were killed while filling them."""
     for path in folder.parent.glob(f".{glob.escape(folder.name[:40])}.{'?' * 8}.tmp"):
         with contextlib.suppress(OSError):
             if is_older(path.stat().st_mtime, LEFTOVER_FOLDER_SECONDS):
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def check_target(path: str | Path, flag: str) -> None:
-    """Checks before the work that a file can be written there after it.
-
-    Raises:
-        UserError: the path is a folder, or its folder cannot be written to.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{flag} {path} is a folder; give the name of a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{flag} {path}: cannot write there ({error.strerror}); give another place") from error
-
-
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text atomically; names that are no Unicode are shown with backslashes."""
+    """Writes UTF-8 text atomically; invalid Unicode becomes backslash escapes."""
     with atomic_write(path, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
         file.write(text)
 
 
 def read_json(path: str | Path) -> dict:
-    """What a file of ours holds; {} where there is none, or it is broken or no dict."""
+    """Returns the dict in a JSON file; {} if the file is missing, broken or holds something else."""
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-    except (OSError, ValueError, RecursionError):  # the last is of a million brackets
+    except (OSError, ValueError, RecursionError):  # RecursionError: a million brackets
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def sha256_file(path: str | Path) -> str:
-    """The checksum of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -177,7 +144,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def _keep(path: Path, previous: str | Path, temporary: str) -> None:
-    """Gives the file a second name, so that at no instant the first is without a file."""
+    """Gives the file a second name first, so that its own name always exists."""
     second = f"{temporary}.prev"
     try:
         os.link(path, second)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from photo_classifier.runtime.console import print_error
 from photo_classifier.runtime.errors import UserError, did_you_mean
 
-# what people type who come from other tools
+# flags that people know from other tools
 OTHER_NAMES = {
     "learning_rate": "--lr",
     "epochs": "--n_epochs",
@@ -33,10 +33,10 @@ OTHER_NAMES = {
 def flag(
     default: Any, help: str, metavar: str | None = None, type: Callable = str, group: str = "", many: bool = False
 ) -> Any:
-    """A field of a config dataclass that is a flag of the same name; its default has no other home.
+    """Returns a field of a config dataclass that is also a flag; this is the only place of its default.
 
     Args:
-        help: the default is added to it, unless it says by itself what happens without the flag.
+        help: the default is appended, unless the text gives one.
         many: the flag takes several values.
     """
     metadata = {"help": help, "metavar": metavar, "type": type, "group": group, "many": many}
@@ -44,41 +44,42 @@ def flag(
 
 
 def parse_flags(config: type, argv: list[str] | None, **options: Any) -> dict:
-    """The flags that were given, and only those.
+    """Parses a command line and returns only the flags that were given.
 
     Args:
-        config: a dataclass whose fields were made by `flag`; fields without a help text are no flags.
-        options: of the `Parser`.
+        config: a dataclass whose fields were made by `flag`; other fields are not flags.
+        options: passed on to `Parser`.
     """
     parser, groups = Parser(**options), {}
     for field in dataclasses.fields(config):
-        about = field.metadata
-        if not about:
+        metadata = field.metadata
+        if not metadata:
             continue
-        if about["group"] not in groups:
-            groups[about["group"]] = parser.add_argument_group(about["group"])
-        group, help_text = groups[about["group"]], about["help"]
+        if metadata["group"] not in groups:
+            groups[metadata["group"]] = parser.add_argument_group(metadata["group"])
+        group, help_text = groups[metadata["group"]], metadata["help"]
         if "(default: " not in help_text:
             shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
             help_text += f" (default: {'off' if field.default is False else shown})"
         if field.default is False:
             group.add_argument(f"--{field.name}", action="store_true", help=help_text)
         else:
-            nargs = {"nargs": "+"} if about["many"] else {}
-            group.add_argument(f"--{field.name}", metavar=about["metavar"], type=about["type"], help=help_text, **nargs)
+            options = {"nargs": "+"} if metadata["many"] else {}
+            options |= {"metavar": metadata["metavar"], "type": metadata["type"]}
+            group.add_argument(f"--{field.name}", help=help_text, **options)
     return vars(parser.parse_args(argv))
 
 
 def check_values(config: type, values: Mapping[str, object], source: object) -> None:
-    """Checks values that come from a file as those of the command line are checked.
+    """Checks values from a file as strictly as those from the command line.
 
     Raises:
-        UserError: one is not what its flag takes; it names the file, `source`.
+        UserError: a flag would not accept its value; the message names the file, `source`.
     """
     for field in dataclasses.fields(config):
         value = values.get(field.name, field.default)
         if not (field.default is None if value is None else _is_value_of(field, value)):
-            raise UserError(f"{source} cannot be used: {field.name} is not what --{field.name} takes")
+            raise UserError(f"{source} cannot be used: --{field.name} does not accept its value of {field.name}")
 
 
 def _is_value_of(field: dataclasses.Field, value: object) -> bool:
@@ -93,26 +94,26 @@ def _is_value_of(field: dataclasses.Field, value: object) -> bool:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that reports a wrong command line as one line, with the nearest flag it knows.
+    """An argparse parser that reports a wrong command line in one line, with the nearest known flag.
 
     Args:
-        paths_flag: the flag that a word without a flag was probably meant for.
+        paths_flag: the flag that a value without a flag was probably meant for.
     """
 
     def __init__(self, paths_flag: str | None = None, **options: Any) -> None:
         self.paths_flag = paths_flag
         super().__init__(
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            argument_default=argparse.SUPPRESS,  # only what was given, so a default has one home
+            argument_default=argparse.SUPPRESS,  # only what was given: defaults live in the config
             allow_abbrev=False,
             **options,
         )
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse, with errors of one line and without empty values."""
+        """Parses like argparse, with one-line errors, and refuses empty values."""
         known, unknown = self.parse_known_args(args, namespace)
         if unknown and not unknown[0].startswith("-"):
-            self.error(f"{unknown[0]!r} stands without a flag{self._meant(unknown[0], args, known)}")
+            self.error(f"{unknown[0]!r} has no flag before it{self._meant(unknown[0], args, known)}")
         if unknown:
             flag, flags = unknown[0].partition("=")[0], list(self._option_string_actions)
             usual = OTHER_NAMES.get(flag.lstrip("-").replace("-", "_").lower(), "")
@@ -126,7 +127,7 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def _meant(self, word: str, args: list[str] | None, known: argparse.Namespace) -> str:
-        """What a word that stands alone was probably meant for."""
+        """Returns a hint at what a value without a flag was meant for."""
         words = list(sys.argv[1:] if args is None else args)
         before = words[words.index(word) - 1] if word in words[1:] else ""
         if os.path.exists(f"{before} {word}"):
@@ -135,15 +136,15 @@ class Parser(argparse.ArgumentParser):
         if action is not None and action.nargs == 0:
             return f"; {action.option_strings[0]} takes no value: leave it out"
         if not self.paths_flag or hasattr(known, self.paths_flag.removeprefix("--")):
-            return "; leave it out, or put its flag before it"
+            return "; leave it out, or add its flag"
         return f"; did you mean {self.paths_flag} {word}?"
 
     def error(self, message: str) -> NoReturn:
-        """Ends with argparse's message as one line that names the flag, and status 2."""
+        """Prints argparse's message in one line that names the flag, and exits with status 2."""
         flag, _, reason = message.removeprefix("argument ").partition(": ")
         action = self._option_string_actions.get(flag)
         if action is not None and reason.startswith("expected "):
-            message = f"{flag} is without its value; type {flag} {action.metavar}"
+            message = f"{flag} needs a value; type {flag} {action.metavar}"
         elif action is not None:
             message = f"{flag} {reason}"
         print_error(f"{message}; see python {self.prog} --help")
@@ -153,11 +154,11 @@ class Parser(argparse.ArgumentParser):
 def number(
     kind: type, at_least: float = float("-inf"), at_most: float = float("inf"), above: float | None = None
 ) -> Callable[[str], float]:
-    """A type for argparse: a number within bounds, with an error that says which."""
+    """Returns an argparse type for a number within bounds; its error names the bounds."""
     most = 2**63 if kind is int else float("inf")
 
     def parse(text: str) -> float | int:
-        """The number, or argparse's error."""
+        """Returns the number, or raises argparse's error."""
         bounds = f"above {above:g}" if above is not None else f"at least {at_least:g}"
         if at_most < float("inf"):
             bounds += f" and at most {at_most:g}"
@@ -167,8 +168,8 @@ def number(
             value = float("nan")
         if not (at_least <= value <= at_most and abs(value) < most) or (above is not None and value <= above):
             what = "a whole number" if kind is int else "a number"
-            hint = f", written with a dot: {text.replace(',', '.')}" if text.count(",") == 1 and kind is float else ""
-            raise argparse.ArgumentTypeError(f"{text!r} was given; it takes {what} {bounds}{hint}")
+            hint = f"; write a dot: {text.replace(',', '.')}" if text.count(",") == 1 and kind is float else ""
+            raise argparse.ArgumentTypeError(f"needs {what} {bounds}, not {text!r}{hint}")
         return value
 
     return parse

@@ -1,4 +1,4 @@
-"""What PyTorch's launcher tells each process that it starts."""
+"""What PyTorch's launcher (torchrun) tells each process that it starts."""
 
 from __future__ import annotations
 
@@ -13,42 +13,48 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def world_size() -> int:
-    """Processes of this run on all machines."""
-    return launcher_int("WORLD_SIZE", 1)
-
-
-def local_world_size() -> int:
-    """Processes of this run on this machine."""
-    return launcher_int("LOCAL_WORLD_SIZE", 1)
-
-
 def is_launched() -> bool:
-    """Whether PyTorch's launcher started this process."""
+    """Returns whether PyTorch's launcher started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def agent() -> str:
-    """The launcher's process on this machine: it stays while it starts its workers again."""
-    started = ""
-    with contextlib.suppress(OSError, IndexError):  # a number of a process is used again, its start is not
-        started = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
-    return f"{socket.gethostname()} {os.getppid()} {started}"
+def world_size() -> int:
+    """Returns the number of processes of this run on all machines."""
+    return _launcher_int("WORLD_SIZE", 1)
+
+
+def local_world_size() -> int:
+    """Returns the number of processes of this run on this machine."""
+    return _launcher_int("LOCAL_WORLD_SIZE", 1)
+
+
+def rank() -> int:
+    """Returns the index of this process among all of its run."""
+    return _launcher_int("RANK", 0)
+
+
+def local_rank() -> int:
+    """Returns the index of this process among those on this machine."""
+    return _launcher_int("LOCAL_RANK", 0)
+
+
+def restart_count() -> int:
+    """Returns how often the launcher has restarted the processes of this machine."""
+    return _launcher_int("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """The part of every batch that is this process's: (rank, world size)."""
+    """Returns which of how many shards of every batch this process computes."""
     return rank(), world_size()
 
 
-def shard(items: Sequence[T], part: tuple[int, int]) -> Sequence[T]:
-    """The `part[0]`-th of `part[1]` slices; put one after the other they are the whole."""
-    number, n_parts = part
-    return items[len(items) * number // n_parts : len(items) * (number + 1) // n_parts]
+def is_main() -> bool:
+    """Returns whether this is rank 0, the process that writes, prints and logs."""
+    return rank() == 0
 
 
 def main_only(function: Callable[..., None]) -> Callable[..., None]:
-    """Makes a function that rank 0 alone carries out."""
+    """Decorates a function that only rank 0 runs; on other ranks a call does nothing."""
 
     @functools.wraps(function)
     def on_main(*args: Any, **options: Any) -> None:
@@ -58,16 +64,20 @@ def main_only(function: Callable[..., None]) -> Callable[..., None]:
     return on_main
 
 
-def launcher_int(name: str, default: int) -> int:
-    """A number that PyTorch's launcher puts into the environment of the processes that it starts."""
-    return int(os.environ.get(name, default)) if "TORCHELASTIC_RUN_ID" in os.environ else default
+def shard(items: Sequence[T], index_and_count: tuple[int, int]) -> Sequence[T]:
+    """Returns one of `count` consecutive slices of the items, which are as equal in length as possible."""
+    index, count = index_and_count
+    return items[len(items) * index // count : len(items) * (index + 1) // count]
 
 
-def rank() -> int:
-    """The place of this process among all of its run, from 0."""
-    return launcher_int("RANK", 0)
+def agent() -> str:
+    """Names the launcher's process on this machine, which stays the same when it restarts its workers."""
+    started = ""
+    with contextlib.suppress(OSError, IndexError):  # process ids are reused; with the start time they are unique
+        started = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{socket.gethostname()} {os.getppid()} {started}"
 
 
-def is_main() -> bool:
-    """Whether this is the process that writes, prints and logs."""
-    return rank() == 0
+def _launcher_int(name: str, default: int) -> int:
+    """Returns a number that the launcher put into the environment; elsewhere the variable may be anything."""
+    return int(os.environ.get(name, default)) if is_launched() else default

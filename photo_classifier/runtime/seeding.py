@@ -1,21 +1,17 @@
-"""Random draws that depend on an address, never on the order in which they are made."""
+"""Random draws that depend on an address, not on the order in which they are made."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def derive_seed(*address: int | str) -> int:
-    """A 63-bit seed that depends on the address alone: `seed_for(seed, "order", epoch)`.
+    """Returns a 63-bit seed that depends on the address alone: `derive_seed(seed, "order", epoch)`.
 
-    Every random draw has such an address instead of a place in a stream, so that neither the number
-    of workers nor a resume can change it.
+    Every random draw has such an address instead of a position in a stream, so neither the number of
+    workers nor a resume can change it.
     """
     digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -23,7 +19,7 @@ def derive_seed(*address: int | str) -> int:
 
 @contextlib.contextmanager
 def seeded_rng(*address: int | str) -> Iterator[None]:
-    """Draws of torch's CPU generator inside the block depend on the address alone."""
+    """Makes draws from torch's CPU generator inside the block depend on the address alone."""
     import torch
 
     state = torch.get_rng_state()

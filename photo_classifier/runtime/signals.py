@@ -1,4 +1,4 @@
-"""Signals: a run ends between two steps when it is asked to, and no worker outlives it."""
+"""Signals: a run ends between two steps when asked to, and no worker process outlives it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class Stopped(BaseException):
-    """A signal asked the process to end. No `Exception`, so that nothing on the way takes it for an error.
+    """A signal asked the process to end. Not an `Exception`, so that no handler mistakes it for an error.
 
     `hint` says how to continue what was stopped.
     """
@@ -33,7 +33,7 @@ class Stopped(BaseException):
 
 
 class _SignalState:
-    """What the handlers know; signals are a matter of the whole process."""
+    """The state of the signal handlers, one for the whole process."""
 
     signum: int | None = None
     is_deferred = False
@@ -43,11 +43,11 @@ class _SignalState:
 @contextlib.contextmanager
 def handle_signals() -> Iterator[None]:
     """Turns the first signal into `Stopped`; the second ends the process at once."""
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers there only
         yield
         return
     _SignalState.signum, _SignalState.is_deferred, _SignalState.pid = None, False, os.getpid()
-    # nohup ignores SIGHUP and means it
+    # nohup ignores SIGHUP, and that must stay so
     wanted = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN or s in (signal.SIGINT, signal.SIGTERM)]
     before = {s: signal.signal(s, _on_signal) for s in wanted}
     try:
@@ -58,7 +58,7 @@ def handle_signals() -> Iterator[None]:
 
 
 def _on_signal(signum: int, _frame: object) -> None:
-    if os.getpid() != _SignalState.pid:  # a worker that is just being started: its parent decides
+    if os.getpid() != _SignalState.pid:  # a worker that is being started; its parent decides
         return
     if _SignalState.signum is not None:
         end_workers()
@@ -68,13 +68,13 @@ def _on_signal(signum: int, _frame: object) -> None:
         raise Stopped(signum)
     if not is_main():
         return
-    with contextlib.suppress(OSError):  # not sys.stderr: the signal may have come while it was written to
-        os.write(2, b"stopping after this step; once more: at once\n")
+    with contextlib.suppress(OSError):  # not sys.stderr, which the signal may have interrupted
+        os.write(2, b"stopping after this step; press Ctrl-C again to stop at once\n")
 
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """Inside, a signal waits until `raise_if_requested` or the end of the block."""
+    """Holds signals back until `raise_if_requested` or the end of the block."""
     _SignalState.is_deferred = True
     try:
         yield
@@ -84,7 +84,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Whether a signal came."""
+    """Returns whether a signal came."""
     return _SignalState.signum is not None
 
 
@@ -105,52 +105,49 @@ def raise_if_requested() -> None:
         raise Stopped(_SignalState.signum)
 
 
-# --- workers ----------------------------------------------------------------------------------
-
-
 def init_worker(_worker_id: int = 0) -> None:
-    """What a process that decodes images does first: it leaves signals to its parent and dies with it.
+    """Prepares a worker process: it leaves signals to its parent and dies with it.
 
-    Ctrl-C, and many a cluster's SIGTERM, go to all processes of a job; a worker that followed them
-    would take away the step that its parent wants to finish.
+    Ctrl-C, and SIGTERM on many clusters, go to all processes of a job. A worker that obeyed them would
+    spoil the step that its parent wants to finish.
     """
     for s in SIGNALS:
         signal.signal(s, signal.SIG_IGN)
-    if sys.platform == "linux":  # elsewhere torch's watchdog looks for the parent every 5 s
+    if sys.platform == "linux":  # elsewhere torch's watchdog checks the parent every 5 s
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if _SignalState.pid and os.getppid() != _SignalState.pid:  # it died before that
+        if _SignalState.pid and os.getppid() != _SignalState.pid:  # it died before the call
             os._exit(1)
 
 
 def resource_hint(error: Exception) -> str:
-    """What to tell where memory ran out, here or in a process that decodes images; nothing for another error."""
+    """Returns advice if an error means that memory ran out, here or in a worker; otherwise an empty string."""
     text = str(error)
     if "DataLoader worker" in text:
         if "Bus error" in text or "shared memory" in text:
-            return "the processes that decode images lack shared memory; give --n_workers 0, or raise its limit"
+            return "the worker processes ran out of shared memory; give --n_workers 0, or raise its limit"
         return (
-            "a process that decodes images was ended by the system, most often because memory ran out; "
-            "fewer of them need less: give a lower --n_workers, or 0"
+            "the system ended a worker process, most often because memory ran out; fewer workers need less memory: "
+            "give a lower --n_workers, or 0"
         )
     # of a GPU, of Linux, of Windows
     words = ("out of memory", "can't allocate memory", "not enough memory")
     if isinstance(error, MemoryError) or any(some in text for some in words):
-        return "memory ran out; a smaller --batch_size, --image_size or --head_hidden needs less"
+        return "memory ran out; give a smaller --batch_size, --image_size or --head_hidden"
     return ""
 
 
 def end_workers_at_exit() -> None:
-    """Lets no process end before its workers: multiprocessing would ask them with a signal that they ignore, and wait.
+    """Ends workers at exit: multiprocessing would wait for them after sending a signal that they ignore.
 
-    torch ends them itself only when the iterator over them is gone by then, or pins memory.
+    torch ends them itself only if their iterator is gone by then or pins memory.
     """
     atexit.unregister(end_workers)
     atexit.register(end_workers)
 
 
 def end_workers() -> None:
-    """Ends the processes that decode for this one, without waiting for their work."""
+    """Ends the worker processes of this one without waiting for their work."""
     is_main = threading.current_thread() is threading.main_thread()
     # torch's handler would raise an error for each of them
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main and hasattr(signal, "SIGCHLD") else None

@@ -6,7 +6,7 @@ import zipfile
 from types import SimpleNamespace
 
 import pytest
-from conftest import assert_one_line_error
+from helpers import assert_one_line_error
 
 from photo_classifier.data import archives
 from photo_classifier.data.archives import extract, unpack_once

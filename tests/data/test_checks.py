@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY, make_class_folders, weights_of
-from helpers import gallery
+from helpers import TINY, gallery, make_class_folders, weights_of
 
 import data_loader
 from photo_classifier.data import batches, checks

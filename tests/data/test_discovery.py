@@ -4,7 +4,7 @@ import random
 import unicodedata
 
 import pytest
-from conftest import make_class_folders, save_image
+from helpers import make_class_folders, save_image
 
 from photo_classifier.data.discovery import load_splits
 from photo_classifier.data.image_files import others_text, walk_images

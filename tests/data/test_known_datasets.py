@@ -3,7 +3,7 @@ import os
 import zipfile
 
 import pytest
-from conftest import make_class_folders, save_image
+from helpers import make_class_folders, save_image
 
 from photo_classifier.data import known_datasets
 from photo_classifier.data.discovery import load_splits

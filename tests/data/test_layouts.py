@@ -5,7 +5,7 @@ import shutil
 import unicodedata
 
 import pytest
-from conftest import TINY, assert_one_line_error, make_class_folders, save_image
+from helpers import TINY, assert_one_line_error, make_class_folders, save_image
 
 from photo_classifier.data.discovery import load_splits, samples_at
 from photo_classifier.data.layouts import LAYOUTS, flat_class

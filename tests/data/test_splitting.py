@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY, assert_one_line_error, make_class_folders, weights_of
+from helpers import TINY, assert_one_line_error, make_class_folders, weights_of
 from test_layouts import make_table
 
 from photo_classifier.data.discovery import load_splits

@@ -2,7 +2,7 @@ import os
 import unicodedata
 
 import pytest
-from conftest import make_class_folders, save_image
+from helpers import make_class_folders, save_image
 
 from photo_classifier.data.discovery import samples_at
 from photo_classifier.data.file_finder import FileFinder

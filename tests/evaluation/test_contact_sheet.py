@@ -2,7 +2,7 @@ import time
 
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 from PIL import Image, ImageFont
 
 from photo_classifier.evaluation import contact_sheet as sheets

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import save_image
+from helpers import save_image
 from PIL import Image
 
 from photo_classifier.evaluation import contact_sheet, figures

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TINY, save_image, weights_of
+from helpers import TINY, save_image, weights_of
 
 import train
 from data_loader import ImageDataset, make_datasets, train_transform

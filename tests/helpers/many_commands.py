@@ -9,9 +9,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import predict
 import train
 from photo_classifier.runtime import distributed
-from utils import run_main
+from utils import device_from_gpu_id, run_main
 
-with distributed.process_group(gpu_id=-1):
+with distributed.process_group(lambda: device_from_gpu_id(-1)):
     for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines():
         name, *argv = shlex.split(line)
         try:

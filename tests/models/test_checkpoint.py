@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 import torch
-from conftest import NAME, TINY, assert_one_line_error, save_image
+from helpers import NAME, TINY, assert_one_line_error, save_image
 
 from photo_classifier.models.tensor_files import write
 
@@ -86,7 +86,7 @@ HOSTILE = {
     "one number": (lambda: change_tensor(lambda t: torch.zeros(1).expand(10**6, 10**6)), "larger than what the file"),
     "no tensor": (lambda: change_tensor(lambda t: "zeros"), "an entry of state_dict is a str, not a Tensor"),
     "a class less": (lambda: change(class_names=["a", "b"]), "has 3 outputs, and there are 2 class names"),
-    "a number for names": (lambda: change(class_names=3), "class_names is no list"),
+    "a number for names": (lambda: change(class_names=3), "class_names is not a list"),
     "numbers for names": (lambda: change(class_names=[1, 2, 3]), "an entry of class_names is a int"),
     "names without end": (lambda: change(class_names=laugh()), "an entry of class_names is a list"),
     "a name twice": (lambda: change(class_names=["a", "a", "b"]), "class_names are not two or more different names"),
@@ -101,7 +101,7 @@ HOSTILE = {
     "an infinite mean": (lambda: change(mean=[float("inf")] * 3), "an entry of mean is inf"),
     "no temperature": (lambda: change(temperature=0.0), "temperature is no number above 0"),
     "another head": (lambda: change(head="layer1"), "names another head"),
-    "strange splits": (lambda: change(splits=[1]), "splits is no dict"),
+    "strange splits": (lambda: change(splits=[1]), "splits is not a dict"),
     "splits without what they name": (lambda: change(splits={"cwd": ".", "held_out": "valid"}), "splits has no"),
     "splits without paths": (lambda: change(splits={"cwd": ".", "held_out": "valid", "valid": [7]}), "splits has no"),
 }

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import RESNET18
+from helpers import RESNET18
 from torch import nn
 
 from model_loader import get_model

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NAME, TINY
+from helpers import NAME, TINY
 
 import train
-from photo_classifier.runtime.console import coloured, progress, show_progress
+from photo_classifier.runtime.console import coloured, progress, set_verbosity
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_colour_is_for_terminals_and_not_with_no_color(monkeypatch):
+def test_colours_are_for_terminals_without_no_color(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     assert coloured("error:", "red", Terminal()) == "\033[31merror:\033[0m"
@@ -46,10 +46,10 @@ def test_verbose_0_prints_the_accuracies_alone_and_draws_no_bar(verbose, image_f
     assert ("\r" in terminal.getvalue()) == bool(verbose)
     train.main(["--resume", "r", "--verbose", str(verbose)])
     assert ("is finished" in capsys.readouterr().out) == bool(verbose)
-    show_progress(True)
+    set_verbosity(1)
 
 
-def test_verbose_0_leaves_no_image_out_in_silence(cli, split_folder):
+def test_verbose_0_still_reports_images_that_are_left_out(cli, split_folder):
     bad = split_folder / "train" / "cat" / "00.png"
     bad.write_bytes(bad.read_bytes()[:-200])
     done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--verbose", 0)
@@ -57,7 +57,7 @@ def test_verbose_0_leaves_no_image_out_in_silence(cli, split_folder):
     assert f"for example {bad}: " in done.err
 
 
-def test_a_normal_run_says_all_of_it_and_nothing_else(trained_once):
+def test_a_normal_run_prints_the_expected_lines_and_nothing_else(trained_once):
     starts = [line.split()[0] for line in trained_once.out.splitlines() if not line.startswith(" ")]
     told = [word for word in starts if word != "last"]  # only where the last epoch is not the best
     assert told == ["data", "classes", "model", "train", "epoch", "epoch", "valid", "saved", "next", "validation"]
@@ -68,7 +68,7 @@ def test_a_normal_run_says_all_of_it_and_nothing_else(trained_once):
     assert not trained_once.err
 
 
-def test_a_process_of_its_own_warns_of_nothing(split_folder):
+def test_a_separate_process_prints_no_other_warnings(split_folder):
     argv = ["--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1, "--verbose", 0, "--model_fn", "m.pth"]
     command = [sys.executable, "-W", "default", TRAIN, *argv]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
@@ -97,7 +97,7 @@ run_main(main)
 
 
 @pytest.mark.parametrize("streams", ["1", "2", "12"])
-def test_work_goes_on_when_nobody_reads_what_it_says(streams):
+def test_work_continues_when_nobody_reads_its_output(streams):
     reader, writer = os.pipe()
     os.close(reader)  # as `| head` does when it has seen enough
     pipes = {"stdout": writer if "1" in streams else None, "stderr": writer if "2" in streams else subprocess.PIPE}
@@ -110,10 +110,10 @@ def test_work_goes_on_when_nobody_reads_what_it_says(streams):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no disk that is always full")
-def test_work_goes_on_when_the_disk_is_full_under_its_console():
+def test_work_continues_when_its_output_goes_to_a_full_disk():
     environment = {**os.environ, "PYTHONPATH": str(TRAIN.parent)}
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", TALKS]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True)
     assert done.returncode == 3
-    assert done.stderr.splitlines()[0].startswith("warning: the console's lines cannot be written (No space left")
+    assert done.stderr.splitlines()[0].startswith("warning: cannot print to the console (No space left")

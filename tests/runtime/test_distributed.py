@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, is_alive, make_class_folders, metrics_of, save_image, weights_of
+from helpers import TINY, is_alive, make_class_folders, metrics_of, save_image, weights_of
 from torch import nn
 
 from data_loader import Mixer

@@ -5,7 +5,7 @@ import sys
 import time
 
 import pytest
-from conftest import is_alive, on_windows
+from helpers import is_alive, on_windows
 
 import train
 from photo_classifier.runtime import signals

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import (
+from helpers import (
     TINY,
     assert_one_line_error,
     board_of,
@@ -322,21 +322,21 @@ BROKEN = {
     "cut short": (lambda: cut("r/last.pth"), (), "is broken or only half there"),
     "newer": (lambda: change("r/last.pth", format_version=99), (), "has format 99"),
     "of something else": (lambda: torch.save({"a": 1}, "r/last.pth"), (), "was not written by this tool"),
-    "a wrong type": (lambda: change("r/last.pth", rows=7), (), "rows is no list"),
+    "a wrong type": (lambda: change("r/last.pth", rows=7), (), "rows is not a list"),
     "rows of something else": (lambda: change("r/last.pth", rows=[{"x": "y"}]), (), "rows do not match its epochs"),
     "a row too many": (lambda: change_rows(lambda rows: rows * 2), (), "rows do not match its epochs"),
     "a strange row": (lambda: change_rows(lambda rows: [{**rows[0], "valid_accuracy": "good"}]), (), "is not a number"),
-    "a strange best": (lambda: change_state(best={"a": 1}), (), "it has no epoch"),
+    "a strange best": (lambda: change_state(best={"a": 1}), (), "epoch is missing"),
     "a best to come": (
         lambda: change_state(best={**state_of("best"), "epoch": 5}),
         (),
         "names an epoch that was never trained",
     ),
-    "a strange last": (lambda: change_state(last={**state_of("last"), "rates": 1}), (), "rates is no dict"),
-    "strange sums": (lambda: change_state(sums={"loss": 1}), (), "it has no confusion"),
+    "a strange last": (lambda: change_state(last={**state_of("last"), "rates": 1}), (), "rates is not a dict"),
+    "strange sums": (lambda: change_state(sums={"loss": 1}), (), "confusion is missing"),
     "an unknown flag": (lambda: change_flags(colour="red"), (), "has the unknown flag colour"),
-    "a flag of a wrong type": (lambda: change_flags(batch_size="many"), (), "not what --batch_size takes"),
-    "no state": (lambda: change("r/last.pth", trainer={}), (), "it has no model"),
+    "a flag of a wrong type": (lambda: change_flags(batch_size="many"), (), "does not accept its value"),
+    "no state": (lambda: change("r/last.pth", trainer={}), (), "model is missing"),
     "the state of something else": (lambda: change_state(model={"head.weight": torch.ones(1)}), (), "does not fit"),
     "another optimizer": (lambda: change_optimizer(param_groups=[{"lr": "fast"}]), (), "is of another kind"),
     "another memory": (lambda: change_optimizer(state={0: {"exp_avg": torch.ones(7)}}), (), "has another shape"),

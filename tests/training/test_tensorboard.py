@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, TINY, board_of
 from google.protobuf.json_format import MessageToJson
+from helpers import CLASSES, TINY, board_of
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from data_loader import ImageDataset
