@@ -163,9 +163,9 @@ def make_tally(config: PredictConfig, predictor: Predictor) -> Totals:
 
         parts["report"] = StreamingMetrics(predictor.class_names, predictor.temperature)
     if config.sheet:
-        from photo_classifier.evaluation.contact_sheet import ContactSheet
+        from photo_classifier.evaluation.photo_sheets import PredictionSheet
 
-        parts["sheet"] = ContactSheet()
+        parts["sheet"] = PredictionSheet()
     return Totals(parts)
 
 
@@ -173,8 +173,8 @@ def show(config: PredictConfig, predictor: Predictor, tally: Totals, title: str)
     """The contact sheet and the report, where they were asked for."""
     if not tally.parts:
         return
-    from photo_classifier.evaluation.contact_sheet import photo_opener
     from photo_classifier.evaluation.figures import save_picture
+    from photo_classifier.evaluation.photo_sheets import photo_opener
 
     if tally.n_missing:
         n_missing = pluralize(tally.n_missing, "row")
@@ -191,12 +191,12 @@ def show(config: PredictConfig, predictor: Predictor, tally: Totals, title: str)
 def show_report(folder: str, measures: StreamingMetrics, title: str, open_photo: Callable[[str], torch.Tensor]) -> None:
     """Text, `report.json` and figures of the images whose label is known."""
     from photo_classifier.evaluation.figures import figures_of, save_picture
-    from photo_classifier.evaluation.report import report_lines, write_report
+    from photo_classifier.evaluation.report import metrics_report, report_lines, write_report
 
     if not measures.n_images:
         say("report  none: no label is known; labels come from class folders or from a table")
         return
-    about, name = measures.report(), title.removesuffix("accuracy").strip() or "input"
+    about, name = metrics_report(measures), title.removesuffix("accuracy").strip() or "input"
     say("\n".join(report_lines(name, about)))
     write_report(os.path.join(folder, "report.json"), {name: about})
     for what, picture in figures_of(about, open_photo).items():

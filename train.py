@@ -243,8 +243,8 @@ def judge_splits(splits: Splits, results: Mapping[str, PhaseResult], temperature
 def draw(config: TrainConfig, preprocess: Preprocess, judged: Mapping[str, Mapping], run: Run, step: int) -> None:
     """The figures of the report, in the run folder and in TensorBoard."""
     from photo_classifier.data.samples import split_title
-    from photo_classifier.evaluation.contact_sheet import photo_opener
     from photo_classifier.evaluation.figures import figures_of
+    from photo_classifier.evaluation.photo_sheets import photo_opener
 
     open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
     seconds = run.spare_seconds / len(judged)
