@@ -21,7 +21,7 @@ from photo_classifier.runtime.files import check_target, sha256_file
 from photo_classifier.runtime.flags import parse_flags
 from photo_classifier.runtime.launcher import is_main
 from photo_classifier.runtime.text import pluralize, shell_command
-from utils import run_main
+from utils import device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses and predicts; the exit status: 3 where some inputs could not be read."""
     config = PredictConfig(**parse_args(argv))
     check_files(config)
-    with distributed.process_group(config.gpu_id):
+    with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         return serve(config, argv)
 
 
@@ -120,7 +120,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     )  # the launcher repeats the command as it was
     predictor = Predictor(
         config.model_fn,
-        gpu_id=config.gpu_id,
+        device=device_from_gpu_id(config.gpu_id),
         batch_size=config.batch_size,
         n_workers=config.n_workers,
         precision=config.precision,
@@ -214,9 +214,9 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
     from photo_classifier.data.tables import Columns
 
     if not config.input:
-        if not predictor.about["splits"]:
+        if not predictor.metadata["splits"]:
             raise UserError(f"{config.model_fn} is a plain state_dict and knows no images; name some with --input")
-        held_out, title = held_out_samples(predictor.about["splits"])
+        held_out, title = held_out_samples(predictor.metadata["splits"])
         return iter(held_out), title
     columns = Columns(config.path_column, config.label_column)
     samples = input_samples(config.input, predictor.class_names, columns)
@@ -239,7 +239,7 @@ def open_target(
     checkpoint = {
         "file": config.model_fn,
         "sha256": sha256_file(config.model_fn),
-        "model_name": predictor.about["model_name"],
+        "model_name": predictor.metadata["model_name"],
         "class_names": predictor.class_names,
         "temperature": predictor.temperature,
     }

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from photo_classifier.config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
 from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import say, set_verbosity, warn
-from photo_classifier.runtime.device import choose_device, choose_precision
+from photo_classifier.runtime.device import choose_precision
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.text import pluralize
-from utils import run_main
+from utils import device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -37,11 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     """Parses, checks and trains; the exit status."""
     given = parse_args(argv)
     if "resume" in given:
-        with distributed.process_group(given.get("gpu_id")):
+        with distributed.process_group(lambda: device_from_gpu_id(given.get("gpu_id"))):
             return continue_run(given)
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check(config)
-    with distributed.process_group(config.gpu_id):
+    with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         if folder := run_of_this_launch(config):
             return continue_run({**given, "resume": folder})
         train(config)
@@ -99,7 +99,7 @@ def train(config: TrainConfig, saved: StoppedRun | None = None) -> None:
     from photo_classifier.training.best_checkpoint import BestCheckpoint
 
     assemble.check_names(config)
-    device = choose_device(config.gpu_id)
+    device = device_from_gpu_id(config.gpu_id)
     dtype = choose_precision(config.precision, device)
     assemble.check_ranks(config, device)
     with distributed.first_on_each_machine():

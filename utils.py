@@ -5,11 +5,40 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from photo_classifier.runtime import device as devices
 from photo_classifier.runtime import distributed, signals
 from photo_classifier.runtime.console import ignore_closed_pipes, print_error
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.launcher import is_main
+from photo_classifier.runtime.launcher import is_main, local_world_size
+from photo_classifier.runtime.text import pluralize
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    import torch
+
+
+def device_from_gpu_id(gpu_id: int | None) -> torch.device:
+    """Returns the device that --gpu_id names: -1 is the CPU, None is automatic.
+
+    Raises:
+        UserError: this machine has no such device; the message lists those that it has.
+    """
+    gpus, n_here = devices.available_gpus(), local_world_size()
+    if n_here > 1 and gpu_id not in (None, -1):
+        raise UserError(
+            f"--gpu_id {gpu_id} is one device for {n_here} processes; leave it out, and choose GPUs for the launcher "
+            "with CUDA_VISIBLE_DEVICES"
+        )
+    if gpu_id is None and gpus and n_here > len(gpus):
+        raise UserError(
+            f"the launcher started {n_here} processes on a machine of {pluralize(len(gpus), 'GPU')}; give "
+            f"--nproc_per_node {len(gpus)}, or --gpu_id -1 for the CPU"
+        )
+    if gpu_id not in (None, -1) and gpu_id >= len(gpus):
+        there = "".join(f", {i} ({gpu})" for i, gpu in enumerate(gpus))
+        raise UserError(f"--gpu_id {gpu_id} is not on this machine; it has -1 (the CPU){there}: give that, or none")
+    return devices.choose_device(None if gpu_id is None else "cpu" if gpu_id == -1 else gpus[gpu_id])
 
 
 def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> None:

@@ -108,7 +108,7 @@ def rows(options: argparse.Namespace, findings: Findings) -> None:
     findings.expect(not wrong, f"rows: a wrong status: {wrong[:3]}")
     silent = [row for row in found if row["status"] == "error" and (not row["reason"] or row["predict"])]
     findings.expect(not silent, f"rows: without a reason, or with an answer: {silent[:3]}")
-    predictor, worst = Predictor("m.pth", gpu_id=-1), 0.0
+    predictor, worst = Predictor("m.pth", device="cpu"), 0.0
     good = [row for row in found if row["status"] == "ok"]
     for row in good:
         alone = predictor([row["file_dir"]])[0]
@@ -186,7 +186,7 @@ def temperature(options: argparse.Namespace, findings: Findings) -> None:
         model = f"m{seed}.pth"
         argv = ("--data_dir", photos, "--model_name", "efficientnet_lite0", "--use_pretrained", "--freeze", *CPU)
         must(run(*argv, "--seed", seed, "--model_fn", model, "--run_dir", f"seed{seed}"))
-        predictor = Predictor(model, gpu_id=-1, probabilities=True)
+        predictor = Predictor(model, device="cpu", probabilities=True)
         predictor.temperature = 1.0
         names = predictor.class_names
         paths = sorted((Path(photos) / "val").glob("*/*"))

@@ -88,7 +88,7 @@ def test_bad_images_among_many_shift_nothing(cli, trained, image_folder, tmp_pat
     assert [row["status"] for row in found] == ["error" if name in bad else "ok" for name in inputs]
     assert all(row["reason"] and not row["predict"] for row in found if row["status"] == "error")
     alone = {}
-    predictor = Predictor("tiny.pth", gpu_id=-1, batch_size=8)
+    predictor = Predictor("tiny.pth", device="cpu", batch_size=8)
     for name in set(good):
         (prediction,) = predictor([name])
         alone[name] = (prediction.predict, prediction.probability)

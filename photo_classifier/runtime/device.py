@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.launcher import launcher_int
-from photo_classifier.runtime.text import pluralize
 
 if TYPE_CHECKING:
     import torch
@@ -27,48 +26,40 @@ def n_cores() -> int:
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-def choose_device(gpu_id: int | None = None) -> torch.device:
-    """The one place that chooses where to compute: CUDA 0, else MPS (one process only), else the CPU; -1 is the CPU.
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Returns the device to compute on: the given one, else the first GPU where there is one, else the CPU.
 
-    Whoever asks is about to compute, so the process keeps freed memory from here on: `keep_freed_memory`.
+    The caller is about to compute, so the process keeps freed memory from here on: `keep_freed_memory`.
 
     Raises:
-        UserError: the device is not there; the message lists those that are.
+        UserError: this machine has no such device; the message lists those that it has.
     """
     import torch
 
     keep_freed_memory()
-    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    if (n_here := launcher_int("LOCAL_WORLD_SIZE", 1)) > 1:
-        return _pick_own_device(gpu_id, gpus, n_here)
-    # processes of several machines talk through the CPU, unless all have CUDA
-    if not gpus and launcher_int("WORLD_SIZE", 1) == 1 and torch.backends.mps.is_available():
-        gpus = [torch.device("mps", 0)]
-    if gpu_id == -1 or (gpu_id is None and not gpus):
-        return torch.device("cpu")
-    if not 0 <= (gpu_id or 0) < len(gpus):
-        there = "".join(f", {i} ({gpu})" for i, gpu in enumerate(gpus))
-        raise UserError(f"--gpu_id {gpu_id} is not on this machine; it has -1 (the CPU){there}: give that, or none")
-    return gpus[gpu_id or 0]
+    gpus = available_gpus()
+    if device is None:
+        return gpus[launcher_int("LOCAL_RANK", 0) if is_shared() else 0] if gpus else torch.device("cpu")
+    chosen = torch.device(device)
+    if chosen.type != "cpu" and torch.device(chosen.type, chosen.index or 0) not in gpus:
+        raise UserError(f"device {device} is not on this machine; it has {', '.join(map(str, ['cpu', *gpus]))}")
+    return chosen if chosen.type == "cpu" else torch.device(chosen.type, chosen.index or 0)
 
 
-def _pick_own_device(gpu_id: int | None, gpus: list[torch.device], n_here: int) -> torch.device:
-    """One device for each of the processes that the launcher started on this machine."""
+def is_shared() -> bool:
+    """Returns whether the launcher started several processes on this machine."""
+    return launcher_int("LOCAL_WORLD_SIZE", 1) > 1
+
+
+def available_gpus() -> list[torch.device]:
+    """Returns the GPUs that this process may use: CUDA's, else MPS where the run has one process only."""
     import torch
 
-    if gpu_id not in (None, -1):
-        raise UserError(
-            f"--gpu_id {gpu_id} is one device for {n_here} processes; leave it out, and choose GPUs for the launcher "
-            "with CUDA_VISIBLE_DEVICES"
-        )
-    if gpu_id == -1 or not gpus:
-        return torch.device("cpu")
-    if n_here > len(gpus):
-        raise UserError(
-            f"the launcher started {n_here} processes on a machine of {pluralize(len(gpus), 'GPU')}; give "
-            f"--nproc_per_node {len(gpus)}, or --gpu_id -1 for the CPU"
-        )
-    return gpus[launcher_int("LOCAL_RANK", 0)]
+    gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    # processes of several machines talk through the CPU, unless all have CUDA
+    if not gpus and launcher_int("WORLD_SIZE", 1) == 1 and torch.backends.mps.is_available():
+        return [torch.device("mps", 0)]
+    return gpus
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

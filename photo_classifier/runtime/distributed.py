@@ -20,7 +20,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from photo_classifier.runtime import launcher, signals
-from photo_classifier.runtime.device import choose_device
 from photo_classifier.runtime.launcher import T
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def agents() -> list[str]:
 
 
 @contextlib.contextmanager
-def process_group(gpu_id: int | None = None) -> Iterator[None]:
+def process_group(get_device: Callable[[], torch.device]) -> Iterator[None]:
     """Inside, the processes that the launcher has started are one group: NCCL between GPUs, gloo between CPUs.
 
     Raises:
@@ -66,7 +65,7 @@ def process_group(gpu_id: int | None = None) -> Iterator[None]:
     if dist.is_initialized():  # by whoever calls several commands in one process
         yield
         return
-    device = choose_device(gpu_id)
+    device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -6,12 +6,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import torch
+
 import predict
 import train
 from photo_classifier.runtime import distributed
 from utils import run_main
 
-with distributed.process_group(gpu_id=-1):
+with distributed.process_group(lambda: torch.device("cpu")):
     for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines():
         name, *argv = shlex.split(line)
         try:

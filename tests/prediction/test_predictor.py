@@ -9,7 +9,7 @@ from photo_classifier.prediction.predictor import Predictor
 
 @pytest.fixture
 def predictor(trained):
-    return Predictor("tiny.pth", gpu_id=-1, n_workers=0)
+    return Predictor("tiny.pth", device="cpu", n_workers=0)
 
 
 def test_paths_and_open_images_get_the_same_answers(predictor, image_folder):
@@ -40,7 +40,7 @@ def test_what_cannot_be_read_says_why(predictor, image_folder):
 
 def test_the_temperature_changes_probabilities_and_no_class(trained, image_folder):
     paths = sorted(image_folder.rglob("*.png"))
-    predictor, sharp = (Predictor("tiny.pth", gpu_id=-1, n_workers=0, top_k=3) for _ in range(2))
+    predictor, sharp = (Predictor("tiny.pth", device="cpu", n_workers=0, top_k=3) for _ in range(2))
     sharp.temperature = predictor.temperature / 1000
     for soft, hard in zip(predictor(paths), sharp(paths), strict=True):
         assert [name for name, _ in soft.top] == [name for name, _ in hard.top]
