@@ -29,11 +29,12 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from photo_classifier.data.samples import Sample
     from photo_classifier.evaluation.metrics import StreamingMetrics
     from photo_classifier.prediction.predictor import Predictor
-    from photo_classifier.prediction.result_file import ResultFile, StdoutRows
+    from photo_classifier.prediction.result_file import ResultFile
+    from photo_classifier.prediction.results import Counts
+    from photo_classifier.prediction.stdout_rows import StdoutRows
 
 STDOUT = "-"
-
-
+READER_GONE = 141  # the exit status of other programs whose reader, such as `head`, has read enough
 EXAMPLES = """examples:
   python predict.py --model_fn resnet.pth                     the held-out images of its training
   python predict.py --model_fn resnet.pth --input photos a.jpg
@@ -43,41 +44,92 @@ EXAMPLES = """examples:
 
 
 def parse_args(argv: list[str] | None = None) -> dict:
-    """The flags that were given, and only those."""
-    about = "Predicts the classes of images."
-    return parse_flags(PredictConfig, argv, paths_flag="--input", prog="predict.py", description=about, epilog=EXAMPLES)
+    """Returns the flags that were given, and no defaults."""
+    text = "Predicts the classes of images."
+    return parse_flags(PredictConfig, argv, paths_flag="--input", prog="predict.py", description=text, epilog=EXAMPLES)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses and predicts; the exit status: 3 where some inputs could not be read."""
+    """Parses, checks and predicts; returns the exit status, 3 if some inputs could not be read."""
     config = PredictConfig(**parse_args(argv))
-    check_files(config)
+    check_checkpoint(config)
+    check_report(config)
+    check_result(config)
     with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
-        return serve(config, argv)
-
-
-def serve(config: PredictConfig, argv: list[str] | None) -> int:
-    """Predicts into a file or to stdout; the exit status."""
-    if config.result != STDOUT:
+        if config.result == STDOUT:
+            return predict_to_stdout(config)
         return predict(config, shell_command("python", "predict.py", *(sys.argv[1:] if argv is None else argv)))
+
+
+def predict_to_stdout(config: PredictConfig) -> int:
+    """Predicts with the rows on stdout and everything else on stderr; returns the exit status."""
     rows = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     with contextlib.suppress(BrokenPipeError), rows as pipe, contextlib.redirect_stdout(sys.stderr):
         return predict(config, pipe=pipe)
-    return 141  # as other programs whose reader, such as head, has seen enough
+    return READER_GONE
 
 
-def check_files(config: PredictConfig) -> None:
-    """What can be known to go wrong before anything is imported that takes seconds."""
+def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = None) -> int:
+    """Writes one row for every input, then counts, sheet and report; returns the exit status.
+
+    Args:
+        command: the command line, for `result.json`.
+        pipe: takes the rows instead of a file.
+    """
+    from photo_classifier.prediction.task_queue import predict_distributed
+
+    is_restart, agents = distributed.n_restarts() > 0, distributed.agents()
+    predictor = make_predictor(config)
+    if not is_main():
+        list(predict_distributed(predictor, ()))
+        return 0
+    samples, title = find_samples(config, predictor)
+    totals = make_totals(config, predictor)
+    with open_target(config, predictor, pipe, agents) as target:
+        if target.begin(config.resume, samples, totals, is_restart):
+            speed = write_rows(predictor, samples, target, totals)
+            target.finish({"command": command, "counts": totals.state()["counts"]})
+            print_counts(config, totals.counts, speed)
+        else:
+            list(predict_distributed(predictor, ()))  # lets the other processes end
+            say(f"{config.result} is already complete: {pluralize(totals.counts.n_rows, 'row')}")
+    write_pictures(config, predictor, totals, title)
+    return finish(totals.counts, title)
+
+
+def check_checkpoint(config: PredictConfig) -> None:
+    """Raises a UserError if there is no checkpoint; this and other checks come before imports that take seconds."""
+    if os.path.isfile(config.model_fn):
+        return
+    here = ", ".join(sorted(glob.glob("*.pth")))
+    hint = f"this folder has {here}" if here else "train one with python train.py"
+    is_folder = os.path.isdir(config.model_fn)
+    what = f"{config.model_fn} is a folder" if is_folder else f"there is no checkpoint {config.model_fn}"
+    raise UserError(f"{what}; {hint}{did_you_mean_path(config.model_fn)}; name it with --model_fn FILE")
+
+
+def check_report(config: PredictConfig) -> None:
+    """Raises a UserError if the sheet or the report would overwrite anything but those of an earlier run."""
+    if config.sheet:
+        check_output_path(config.sheet, "--sheet")
+        if not config.sheet.lower().endswith(".png"):
+            raise UserError(f"--sheet {config.sheet} does not end in .png; give a name like result.png")
+        if os.path.exists(config.sheet) and not is_own_picture(config.sheet):
+            raise UserError(f"--sheet {config.sheet} was not written by this tool; give another name")
+    if config.report:
+        check_output_path(os.path.join(config.report, "report.json"), "--report")
+        if os.path.exists(os.path.join(config.report, "splits.csv")):
+            raise UserError(f"--report {config.report} is the folder of a training run; give another folder")
+        for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):
+            path = os.path.join(config.report, name)
+            if os.path.exists(path) and not (is_own_picture if name.endswith(".png") else is_own_report)(path):
+                raise UserError(f"--report {config.report}: {path} was not written by this tool; give another folder")
+
+
+def check_result(config: PredictConfig) -> None:
+    """Raises a UserError if the result cannot be written, or its name is that of a model or a photo."""
     from photo_classifier.data.image_files import is_image_name
 
-    if not os.path.isfile(config.model_fn):
-        here = ", ".join(sorted(glob.glob("*.pth")))
-        hint = f"this folder has {here}" if here else "train one with python train.py"
-        hint += did_you_mean_path(config.model_fn)
-        is_folder = os.path.isdir(config.model_fn)
-        what = f"{config.model_fn} is a folder" if is_folder else f"there is no checkpoint {config.model_fn}"
-        raise UserError(f"{what}; {hint}; name it with --model_fn FILE")
-    check_pictures(config)
     if config.result == STDOUT:
         return
     check_output_path(config.result, "--result")
@@ -85,39 +137,11 @@ def check_files(config: PredictConfig) -> None:
         raise UserError(f"--result {config.result} would overwrite a model or a photo; give a name like result.csv")
 
 
-def check_pictures(config: PredictConfig) -> None:
-    """Whether the sheet and the report can be written, over nothing but those of an earlier run."""
-    if config.sheet:
-        check_output_path(config.sheet, "--sheet")
-        if not config.sheet.lower().endswith(".png"):
-            raise UserError(f"--sheet {config.sheet} does not end in .png; give a name like result.png")
-        if os.path.exists(config.sheet) and not is_own_picture(config.sheet):
-            raise UserError(f"--sheet {config.sheet} is a picture of yours; give another name")
-    if config.report:
-        check_output_path(os.path.join(config.report, "report.json"), "--report")
-        if os.path.exists(os.path.join(config.report, "splits.csv")):
-            raise UserError(f"--report {config.report} is the folder of a run; give one of its own")
-        for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):
-            path = os.path.join(config.report, name)
-            if os.path.exists(path) and not (is_own_picture if name.endswith(".png") else is_own_report)(path):
-                raise UserError(f"--report {config.report}: {path} is a file of yours; give a folder of its own")
-
-
-def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = None) -> int:
-    """Writes one row for every input and says what came out.
-
-    Args:
-        command: what was typed, for `result.json`.
-        pipe: takes the rows in place of a file.
-    """
+def make_predictor(config: PredictConfig) -> Predictor:
+    """Loads the checkpoint."""
     from photo_classifier.models.checkpoint import read_class_names
     from photo_classifier.prediction.predictor import Predictor
-    from photo_classifier.prediction.task_queue import predict_distributed
 
-    is_restart, agents = (
-        distributed.n_restarts() > 0,
-        distributed.agents(),
-    )  # the launcher repeats the command as it was
     predictor = Predictor(
         config.model_fn,
         device=device_from_gpu_id(config.gpu_id),
@@ -131,107 +155,70 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         model_name=config.model_name,
         class_names=read_class_names(config.class_names) if config.class_names else None,
     )
-    if not is_main():
-        list(predict_distributed(predictor, ()))
-        return 0
-    if config.min_probability and UNKNOWN in predictor.class_names:
-        warn(f"a class is called {UNKNOWN!r}, as is no answer; below --min_probability the column `probability` tells")
-    samples, title = find_samples(config, predictor)
-    tally = make_tally(config, predictor)
-    with open_target(config, predictor, pipe, agents) as target:
-        if target.begin(config.resume or (is_restart and target.is_of_launch()), samples, tally):
-            speed = write_rows(predictor, samples, target, tally)
-            target.finish({"command": command, "counts": tally.state()["counts"]})
-            print_counts(config, tally, speed)
-        else:
-            list(predict_distributed(predictor, ()))  # which lets the other processes go
-            say(f"{config.result} is whole already: {pluralize(tally.counts.n_rows, 'row')}")
-    show(config, predictor, tally, title)
-    if tally.counts.n_labelled:
-        say(f"{title} {tally.counts.accuracy_text}")
-    if tally.counts.n_errors and launcher.is_launched():
-        say("exit status 0, because the launcher starts a run with any other one again; see the rows with `error`")
-        return 0
-    return 3 if tally.counts.n_errors else 0
+    if is_main() and config.min_probability and UNKNOWN in predictor.class_names:
+        warn(
+            f"a class is called {UNKNOWN!r}, like the answer below --min_probability; the column `probability` tells "
+            "them apart"
+        )
+    return predictor
 
 
-def make_tally(config: PredictConfig, predictor: Predictor) -> Totals:
-    """What is added up while rows are written: counts, and what the flags ask for."""
+def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[Sample], str]:
+    """Returns the samples to predict, and the name of their accuracy.
+
+    Raises:
+        UserError: there are none.
+    """
+    from photo_classifier.data.inputs import input_samples
+    from photo_classifier.data.tables import Columns
+
+    if not config.input:
+        if not predictor.metadata["splits"]:
+            raise UserError(f"{config.model_fn} is a plain state_dict and lists no images; give some with --input")
+        return held_out_samples(predictor.metadata["splits"])
+    columns = Columns(config.path_column, config.label_column)
+    samples = input_samples(config.input, predictor.class_names, columns)
+    first = next(samples, None)
+    if first is None:
+        raise UserError(f"--input {' '.join(config.input)}: no images were found; give photos, or folders of photos")
+    return itertools.chain([first], samples), "accuracy"
+
+
+def held_out_samples(splits: dict) -> tuple[Iterator[Sample], str]:
+    """Returns the images that training held out, and the name that it gave to their accuracy."""
+    from photo_classifier.data.samples import Sample, split_title
+
+    name = splits["held_out"]
+
+    def locate(path: str) -> str:
+        # the folder of the training first: another one can have other photos of the same names
+        original = os.path.join(splits["cwd"], path)
+        return original if os.path.exists(original) and os.getcwd() != splits["cwd"] else path
+
+    samples = [Sample(locate(path), label) for path, label in splits[name]]
+    return iter(samples), f"{split_title(name)} accuracy"
+
+
+def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
+    """Returns what is accumulated while rows are written: counts, and what the flags ask for."""
     parts = {}
     if config.report:
         from photo_classifier.evaluation.metrics import StreamingMetrics
 
         parts["report"] = StreamingMetrics(predictor.class_names, predictor.temperature)
     if config.sheet:
-        from photo_classifier.evaluation.contact_sheet import ContactSheet
+        from photo_classifier.evaluation.photo_sheets import PredictionSheet
 
-        parts["sheet"] = ContactSheet()
+        parts["sheet"] = PredictionSheet()
     return Totals(parts)
-
-
-def show(config: PredictConfig, predictor: Predictor, tally: Totals, title: str) -> None:
-    """The contact sheet and the report, where they were asked for."""
-    if not tally.parts:
-        return
-    from photo_classifier.evaluation.contact_sheet import photo_opener
-    from photo_classifier.evaluation.figures import save_picture
-
-    if tally.n_missing:
-        n_missing = pluralize(tally.n_missing, "row")
-        warn(f"not in the report or the sheet: {n_missing} of an earlier run, which did not keep its sums")
-    open_photo = photo_opener(config.max_pixels, predictor.engine.model.preprocess.bit_depth)
-    if config.sheet:
-        if picture := tally.parts["sheet"].draw(open_photo):
-            save_picture(config.sheet, picture)
-        say(f"sheet   {tally.parts['sheet'].text(config.sheet)}")
-    if config.report:
-        show_report(config.report, tally.parts["report"], title, open_photo)
-
-
-def show_report(folder: str, measures: StreamingMetrics, title: str, open_photo: Callable[[str], torch.Tensor]) -> None:
-    """Text, `report.json` and figures of the images whose label is known."""
-    from photo_classifier.evaluation.figures import figures_of, save_picture
-    from photo_classifier.evaluation.report import report_lines, write_report
-
-    if not measures.n_images:
-        say("report  none: no label is known; labels come from class folders or from a table")
-        return
-    about, name = measures.report(), title.removesuffix("accuracy").strip() or "input"
-    say("\n".join(report_lines(name, about)))
-    write_report(os.path.join(folder, "report.json"), {name: about})
-    for what, picture in figures_of(about, open_photo).items():
-        save_picture(os.path.join(folder, f"{what}.png"), picture)
-    say(f"report  {folder}")
-
-
-def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[Sample], str]:
-    """The samples to predict, and what their accuracy is called.
-
-    Raises:
-        UserError: there is not one.
-    """
-    from photo_classifier.data.inputs import input_samples
-    from photo_classifier.data.tables import Columns
-
-    if not config.input:
-        if not predictor.about["splits"]:
-            raise UserError(f"{config.model_fn} is a plain state_dict and knows no images; name some with --input")
-        held_out, title = held_out_samples(predictor.about["splits"])
-        return iter(held_out), title
-    columns = Columns(config.path_column, config.label_column)
-    samples = input_samples(config.input, predictor.class_names, columns)
-    first = next(samples, None)
-    if first is None:
-        text = " ".join(config.input)
-        raise UserError(f"--input {text}: no images were found; give photos, or folders of photos")
-    return itertools.chain([first], samples), "accuracy"
 
 
 def open_target(
     config: PredictConfig, predictor: Predictor, pipe: IO[bytes] | None, agents: list[str]
 ) -> ResultFile | StdoutRows:
-    """Where the rows go; the file knows which agents of the launcher it was started by."""
-    from photo_classifier.prediction.result_file import ResultFile, StdoutRows
+    """Returns where the rows go; the file knows which agents of the launcher started this run."""
+    from photo_classifier.prediction.result_file import ResultFile
+    from photo_classifier.prediction.stdout_rows import StdoutRows
 
     columns = columns_of(config.top_k, predictor.class_names if config.probabilities else ())
     if pipe:
@@ -239,7 +226,7 @@ def open_target(
     checkpoint = {
         "file": config.model_fn,
         "sha256": sha256_file(config.model_fn),
-        "model_name": predictor.about["model_name"],
+        "model_name": predictor.metadata["model_name"],
         "class_names": predictor.class_names,
         "temperature": predictor.temperature,
     }
@@ -254,26 +241,25 @@ def open_target(
 
 
 def write_rows(
-    predictor: Predictor, samples: Iterator[Sample], target: ResultFile | StdoutRows, tally: Totals
+    predictor: Predictor, samples: Iterator[Sample], target: ResultFile | StdoutRows, totals: Totals
 ) -> float:
-    """Predicts the samples and writes their rows as they come; the images per second."""
+    """Predicts the samples and writes their rows batch by batch; returns the images per second."""
     from photo_classifier.prediction.task_queue import predict_distributed
 
     start, n_before = time.perf_counter(), target.n_rows
     with progress(desc="predicting", unit="image", initial=n_before) as bar:
         for predictions in predict_distributed(predictor, samples):
-            tally.add(predictions)
-            target.write([row_of(prediction) for prediction in predictions], tally)
+            totals.add(predictions)
+            target.write([row_of(prediction) for prediction in predictions], totals)
             bar.update(len(predictions))
     return (target.n_rows - n_before) / (time.perf_counter() - start)
 
 
-def print_counts(config: PredictConfig, tally: Totals, speed: float) -> None:
-    """How many rows there are, of which kinds."""
-    counts = tally.counts
+def print_counts(config: PredictConfig, counts: Counts, speed: float) -> None:
+    """Prints how many rows there are, and of which kinds."""
     errors = f", {counts.n_errors} could not be read (status `error`)" if counts.n_errors else ""
-    place = "stdout" if config.result == STDOUT else config.result
-    say(f"wrote {place}: {pluralize(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
+    target = "stdout" if config.result == STDOUT else config.result
+    say(f"wrote {target}: {pluralize(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
     if config.min_probability:
         n_ok = counts.n_rows - counts.n_errors
         known = f"; accuracy of those {share_text(counts.n_known_correct, counts.n_known)}" if counts.n_known else ""
@@ -281,19 +267,51 @@ def print_counts(config: PredictConfig, tally: Totals, speed: float) -> None:
         say(f"answered {answered}, `unknown` below {config.min_probability:g}{known}")
 
 
-def held_out_samples(splits: dict) -> tuple[list, str]:
-    """The images that training kept apart, and the name under which it reported their accuracy."""
-    from photo_classifier.data.samples import Sample, split_title
+def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, title: str) -> None:
+    """Writes the contact sheet and the report that the flags ask for."""
+    if not totals.parts:
+        return
+    from photo_classifier.evaluation.figures import save_picture
+    from photo_classifier.evaluation.photo_sheets import photo_opener
 
-    name = splits["held_out"]
+    if totals.n_missing:
+        n_missing = pluralize(totals.n_missing, "row")
+        warn(f"the report and the sheet lack {n_missing} of an earlier run, which did not save what they need")
+    open_photo = photo_opener(config.max_pixels, predictor.engine.model.preprocess.bit_depth)
+    if config.sheet:
+        if picture := totals.parts["sheet"].draw(open_photo):
+            save_picture(config.sheet, picture)
+        say(f"sheet   {totals.parts['sheet'].text(config.sheet)}")
+    if config.report:
+        write_report_folder(config.report, totals.parts["report"], title, open_photo)
 
-    def here(path: str) -> str:
-        # the folder of the training first: another one can hold other photos of the same names
-        there = os.path.join(splits["cwd"], path)
-        return there if os.path.exists(there) and os.getcwd() != splits["cwd"] else path
 
-    samples = [Sample(here(path), label) for path, label in splits[name]]
-    return samples, f"{split_title(name)} accuracy"
+def write_report_folder(
+    folder: str, metrics: StreamingMetrics, title: str, open_photo: Callable[[str], torch.Tensor]
+) -> None:
+    """Prints the report of the images whose label is known, and writes `report.json` and figures."""
+    from photo_classifier.evaluation.figures import figures_of, save_picture
+    from photo_classifier.evaluation.report import metrics_report, report_lines, write_report
+
+    if not metrics.n_images:
+        say("report  none: no labels are known; they come from class folders or from a table")
+        return
+    report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
+    say("\n".join(report_lines(name, report)))
+    write_report(os.path.join(folder, "report.json"), {name: report})
+    for figure, picture in figures_of(report, open_photo).items():
+        save_picture(os.path.join(folder, f"{figure}.png"), picture)
+    say(f"report  {folder}")
+
+
+def finish(counts: Counts, title: str) -> int:
+    """Prints the accuracy if labels are known; returns the exit status."""
+    if counts.n_labelled:
+        say(f"{title} {counts.accuracy_text}")
+    if counts.n_errors and launcher.is_launched():
+        say("exit status 0, because the launcher repeats a run with any other one; see the rows with `error`")
+        return 0
+    return 3 if counts.n_errors else 0
 
 
 if __name__ == "__main__":

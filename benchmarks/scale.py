@@ -86,15 +86,15 @@ def parts(folder: Path, _options: argparse.Namespace) -> None:
 
 def write(rows: list[Prediction], path: Path) -> None:
     """All rows as prediction writes them, batch by batch."""
-    tally = Totals()
-    about = {"checkpoint": {"sha256": ""}, "settings": {}}
-    with ResultFile(str(path), columns_of(), about) as target:
-        target.begin(False, iter(()), tally)
+    totals = Totals()
+    metadata = {"checkpoint": {"sha256": ""}, "settings": {}}
+    with ResultFile(str(path), columns_of(), metadata) as target:
+        target.begin(False, iter(()), totals)
         for start in range(0, len(rows), 32):
             batch = rows[start : start + 32]
-            tally.add(batch)
-            target.write([row_of(row) for row in batch], tally)
-        target.finish(tally.state())
+            totals.add(batch)
+            target.write([row_of(row) for row in batch], totals)
+        target.finish(totals.state())
 
 
 def photo_of(rng: np.random.Generator, size: tuple[int, int], grain: int) -> Image.Image:

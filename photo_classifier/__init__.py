@@ -1,19 +1,14 @@
 """Turns a folder of photos into an image classifier by transfer learning."""
 
+import importlib
 from typing import Any
 
-_EXPORTS = {
-    "Predictor": "photo_classifier.prediction.predictor",
-    "Prediction": "photo_classifier.prediction.results",
-    "UserError": "photo_classifier.runtime.errors",
-}
-__all__ = ["Prediction", "Predictor", "UserError"]
+# Imported on first use: torch takes seconds.
+_MODULES = {"Predictor": "prediction.predictor", "Prediction": "prediction.results", "UserError": "runtime.errors"}
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that importing the package does not import torch."""
-    if name not in _EXPORTS:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

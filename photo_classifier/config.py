@@ -241,16 +241,16 @@ def checkpoint_name(config: TrainConfig) -> str:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Every flag and its one default; None means that the checkpoint decides."""
+    """Every flag of predict.py with its default; None lets the checkpoint decide."""
 
     model_fn: str = flag("resnet.pth", "a checkpoint that train.py wrote, or a plain state_dict", "FILE", group="input")
     model_name: str | None = flag(
-        None, "network of a plain state_dict (default: as the checkpoint says)", "NAME", group="input"
+        None, "network of a plain state_dict (default: from the checkpoint)", "NAME", group="input"
     )
     class_names: tuple[str, ...] = flag(
         (),
-        "classes of a plain state_dict in the order of its training, or a text file of them "
-        "(default: as the checkpoint says)",
+        "classes of a plain state_dict in the order of its training, or a text file with one per line "
+        "(default: from the checkpoint)",
         "NAME",
         group="input",
         many=True,
@@ -263,32 +263,33 @@ class PredictConfig:
         many=True,
     )
     path_column: str | None = flag(
-        None, "a table's column of paths (default: by the usual names)", "NAME", group="input"
+        None, "a table's column of paths (default: found by its usual names)", "NAME", group="input"
     )
-    label_column: str | None = flag(None, "its column of labels (default: by the usual names)", "NAME", group="input")
+    label_column: str | None = flag(
+        None, "its column of labels (default: found by its usual names)", "NAME", group="input"
+    )
     result: str = flag(
         "result.csv", "the table to write: .csv, .jsonl or .parquet, or - for CSV on stdout", "FILE", group="output"
     )
-    resume: bool = flag(
-        False, "go on after the last row of a run that was stopped (default: begin anew)", group="output"
-    )
+    resume: bool = flag(False, "continue a stopped run after its last row (default: start again)", group="output")
     top_k: int | None = flag(
-        None, "add columns of the K most probable classes (default: only the first)", "K", number(int, 1), "output"
+        None, "add columns for the K most probable classes (default: none)", "K", number(int, 1), "output"
     )
     probabilities: bool = flag(False, "add a column for the probability of every class", group="output")
-    min_probability: float = flag(
-        0.0, "answer `unknown` where the model is less sure", "P", number(float, 0, 1), "output"
-    )
+    min_probability: float = flag(0.0, "answer `unknown` if the model is less sure", "P", number(float, 0, 1), "output")
     sheet: str | None = flag(
-        None, "a .png of photos with their predictions, a sample of many (default: none)", "FILE", group="output"
+        None,
+        "a .png of photos with their predictions, a sample if there are many (default: none)",
+        "FILE",
+        group="output",
     )
     report: str | None = flag(
-        None, "a folder for report.json and figures, where labels are known (default: none)", "DIR", group="output"
+        None, "a folder for report.json and figures, if labels are known (default: none)", "DIR", group="output"
     )
-    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 where there is one)", "N", number(int, -1), "run")
-    batch_size: int | None = flag(None, "images a pass (default: as in training)", "N", number(int, 1), "run")
+    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 if there is one)", "N", number(int, -1), "run")
+    batch_size: int | None = flag(None, "images per pass (default: as in training)", "N", number(int, 1), "run")
     n_workers: int | None = flag(
-        None, "processes that decode images (default: by the cores)", "N", number(int, 0), "run"
+        None, "processes that decode images (default: chosen by the cores)", "N", number(int, 0), "run"
     )
     precision: str | None = flag(None, "auto, fp32, bf16 or fp16 (default: as in training)", "NAME", group="run")
     max_pixels: int = flag(MAX_PIXELS, "width x height above which an image is refused", "N", number(int, 1), "run")

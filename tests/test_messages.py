@@ -121,7 +121,7 @@ WRONG_PREDICTIONS = {
     "--result photos": "--result photos is a folder; give the name of a file",
     "--result x.png": "--result x.png would overwrite a model or a photo; give a name like result.csv",
     "--result x.xlsx": "choose from .csv, .jsonl, .parquet",
-    "--top_k 99": "tiny.pth has 3 classes; give 1 up to that",
+    "--top_k 99": "tiny.pth has 3 classes; give a number from 1 to 3",
     "--precision bf61": "choose from auto, fp32, bf16, fp16; did you mean bf16?",
     "--input table.csv": "table.csv has the columns a, b; name the one with the paths by --path_column",
 }

@@ -97,7 +97,7 @@ def test_bad_images_among_many_shift_nothing(cli, trained, image_folder, tmp_pat
             assert float(row["probability"]) == pytest.approx(alone[row["file_dir"]][1], abs=1e-6)
 
 
-def test_a_line_or_a_folder_that_cannot_be_read_is_a_row_and_stops_nothing(cli, trained, image_folder, monkeypatch):
+def test_an_unreadable_line_or_folder_is_a_row_and_stops_nothing(cli, trained, image_folder, monkeypatch):
     lines = ["path,label", "cat/00.png,cat", "v\0al/x.png,cat", "00.png,dog", "cat/01.png,cat"]
     (image_folder / "t.csv").write_text("\n".join(lines))
     scandir = os.scandir
@@ -124,7 +124,7 @@ def test_a_line_or_a_folder_that_cannot_be_read_is_a_row_and_stops_nothing(cli, 
 
 
 @pytest.mark.skipif(on_windows, reason="Windows has no such signals")
-def test_a_run_that_is_stopped_twice_goes_on_to_the_same_file(cli, trained, image_folder, monkeypatch):
+def test_a_run_that_is_stopped_twice_resumes_to_the_same_file(cli, trained, image_folder, monkeypatch):
     names = [f"{path}\n".encode() for path in sorted(image_folder.rglob("*.png")) * 4]
     argv = ("--model_fn", "tiny.pth", "--input", "-", "--batch_size", 4, "--top_k", 2)
 
@@ -139,8 +139,8 @@ def test_a_run_that_is_stopped_twice_goes_on_to_the_same_file(cli, trained, imag
     done = run(terminated())
     n_first = len(rows("result.csv.partial"))
     assert (done.status, n_first >= 32) == (143, True)
-    there = f"result.csv.partial holds {n_first} rows"
-    assert done.err == f"stopped; {there}; the same command with --resume goes on\n"
+    there = f"result.csv.partial has {n_first} rows"
+    assert done.err == f"stopped; {there}; run the same command with --resume to continue\n"
 
     command = [sys.executable, predict.__file__, *map(str, argv), "--n_workers", "1", "--resume"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
@@ -169,7 +169,7 @@ def test_a_pipe_gets_the_rows_alone_and_the_console_the_rest(cli, trained, image
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
-def test_a_pipe_onto_a_full_disk_is_told_in_one_line(cli, trained, monkeypatch):
+def test_a_full_disk_behind_a_pipe_is_one_line(cli, trained, monkeypatch):
     monkeypatch.setattr(os, "dup", lambda _: os.open("/dev/full", os.O_WRONLY))
     done = cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--result", "-")
     assert_one_line_error(done, "cannot write to stdout: No space left on device, after 0 rows; make room, or")
@@ -197,10 +197,13 @@ def test_unknown_answers_do_not_change_the_accuracy_of_the_model(cli, trained):
     assert unsure.out.splitlines()[-1] == sure.out.splitlines()[-1]
 
 
-def test_a_class_that_is_called_unknown_is_told_from_no_answer(cli, trained, image_folder):
+def test_a_class_that_is_called_unknown_causes_a_warning(cli, trained, image_folder):
     torch.save({**torch.load("tiny.pth", weights_only=True), "class_names": ["cat", "dog", "unknown"]}, "u.pth")
     argv = ("predict", "--model_fn", "u.pth", "--input", image_folder, "--n_workers", 0)
-    assert "a class is called 'unknown', as is no answer" in cli(*argv, "--min_probability", 0.5).err
+    assert (
+        "a class is called 'unknown', like the answer below --min_probability"
+        in cli(*argv, "--min_probability", 0.5).err
+    )
     assert not cli(*argv).err
 
 
@@ -239,7 +242,7 @@ def test_a_report_overwrites_those_of_an_earlier_run_and_no_file_of_the_user(nam
     os.mkdir("rep")
     with open(f"rep/{name}", "w") as file:
         file.write('{"mine": 1}')
-    assert_one_line_error(cli(*argv), f"{name} is a file of yours; give a folder of its own")
+    assert_one_line_error(cli(*argv), f"{name} was not written by this tool; give another folder")
     assert os.listdir("rep") == [name]
     if name == "report.json":
         os.unlink("rep/report.json")
@@ -250,17 +253,20 @@ def test_a_report_overwrites_those_of_an_earlier_run_and_no_file_of_the_user(nam
 def test_a_report_without_labels_says_where_they_come_from(cli, trained, image_folder):
     name = image_folder / "cat" / "00.png"
     done = cli("predict", "--model_fn", "tiny.pth", "--input", name, "--report", "rep", "--n_workers", 0)
-    assert "report  none: no label is known; labels come from class folders or from a table" in done.out
+    assert "report  none: no labels are known; they come from class folders or from a table" in done.out
 
 
 MISTAKES = {
     "sheet ending": (["--model_fn", "tiny.pth", "--sheet", "a.jpg"], "does not end in .png"),
-    "sheet over a photo": (["--model_fn", "tiny.pth", "--sheet", "mine.png"], "mine.png is a picture of yours"),
-    "report into a run": (["--model_fn", "tiny.pth", "--report", "r"], "--report r is the folder of a run"),
+    "sheet over a photo": (["--model_fn", "tiny.pth", "--sheet", "mine.png"], "mine.png was not written by this tool"),
+    "report into a run": (["--model_fn", "tiny.pth", "--report", "r"], "--report r is the folder of a training run"),
     "top_k": (["--model_fn", "tiny.pth", "--top_k", "4"], "--top_k 4: tiny.pth has 3 classes"),
     "ending": (["--model_fn", "tiny.pth", "--result", "result.xlsx"], "choose from .csv, .jsonl, .parquet"),
     "pipe and resume": (["--model_fn", "tiny.pth", "--result", "-", "--resume"], "--resume needs a file"),
-    "over the user's table": (["--model_fn", "tiny.pth", "--result", "mine.csv"], "mine.csv is there and not of this"),
+    "over the user's table": (
+        ["--model_fn", "tiny.pth", "--result", "mine.csv"],
+        "mine.csv exists and was not written",
+    ),
     "no checkpoint": (["--model_fn", "nowhere.pth"], "there is no checkpoint nowhere.pth; this folder has"),
     "no input": (["--model_fn", "tiny.pth", "--input", "nowhere"], "--input nowhere does not exist"),
     "empty folder": (["--model_fn", "tiny.pth", "--input", "empty"], "no images were found"),

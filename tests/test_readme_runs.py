@@ -64,7 +64,7 @@ def test_the_predictions_of_the_readme_run(cli, photos, monkeypatch):
 
 
 def test_the_program_of_the_readme_runs_and_only_when_it_is_the_main_one(trained, tmp_path, capsys):
-    (program,) = re.findall(r"^    from predictor import .*\n(?:(?:    .*)?\n)+", README, re.M)
+    (program,) = re.findall(r"^    from photo_classifier import .*\n(?:(?:    .*)?\n)+", README, re.M)
     (tmp_path / "mine.py").write_text(textwrap.dedent(program), encoding="utf-8")
     shutil.copy("tiny.pth", "efficientnet_lite0.pth")
     save_image(tmp_path / "a.jpg", 0, 0)

@@ -1,1 +1,1 @@
-"""How good predictions are: metrics, calibration, reports and figures."""
+"""Evaluates predictions: metrics, calibration, reports and figures."""

@@ -1,4 +1,4 @@
-"""The temperature that makes probabilities honest."""
+"""Temperature scaling: probabilities that match how often the model is right."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import math
 
 import torch
 
-TEMPERATURES = (0.05, 20.0)  # beyond them the logits say nothing that a probability could express
+TEMPERATURES = (0.05, 20.0)  # beyond these, probabilities are all but constant or all but 0 and 1
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The temperature under which the labels are most likely: softmax(logits / T); Guo et al. 2017.
+    """Fits the temperature T under which softmax(logits / T) makes the labels most likely; Guo et al. 2017.
 
-    Where every image is right, likelihood alone would call each prediction certain (T = 0). So a share
-    1 / (n + 2) of each label is given to the other classes, as Platt (1999) does for his sigmoid: n
-    images without an error are no proof that there are none. Of 60 random halves of 76 photos of ants and
-    bees, likelihood alone made that of the other half worse by 0.01 nats or more in 8 to 15 %, by 0.14 at
-    worst; with the share it hardly ever did (0.03 at worst in 300 halves), and the mean is better too.
+    If every image is right, likelihood alone would make each prediction certain (T = 0). So a share of
+    1 / (n + 2) of each label goes to the other classes, as in Platt (1999): n images without an error do not
+    prove that errors never happen. Over 60 random halves of 76 photos of ants and bees, likelihood alone made
+    the other half worse by 0.01 nats or more in 8 to 15 % of the cases, by 0.14 at worst. With the share this
+    hardly ever happened (0.03 at worst in 300 halves), and the mean is better too.
 
     Args:
-        logits: (n, classes) of images that were not trained on.
+        logits: (n, classes), of images that the model was not trained on.
         labels: int64 (n,).
+
+    Returns:
+        The temperature, within `TEMPERATURES`; 1 if there is nothing to fit.
     """
     n, n_classes = logits.shape
     logits = logits.detach().double()
@@ -43,5 +46,5 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
     optimizer.step(loss)
     temperature = math.exp(-log_beta.item()) if math.isfinite(log_beta.item()) else 1.0
-    # the likelihood has one peak, so the best of the allowed temperatures is the nearest to it
+    # the likelihood has a single peak, so the allowed temperature nearest to it is the best
     return min(max(temperature, TEMPERATURES[0]), TEMPERATURES[1])

@@ -1,4 +1,4 @@
-"""Measures of how good predictions are, added up batch by batch."""
+"""Counts of right answers and the measures that follow from them, accumulated batch by batch."""
 
 from __future__ import annotations
 
@@ -6,81 +6,123 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from photo_classifier.prediction.results import Prediction
-
 N_BINS = 15  # of the calibration error, as in Guo et al. 2017
-
-
 N_MISTAKES = 24  # the most confident ones, in report.json and as photos
-
-
-N_CONFUSIONS = 50  # the most frequent ones, in report.json
-
-
-MOST_CLASSES = 200  # with more, report.json lists the confusions and leaves the whole matrix out
-
-
 THRESHOLDS = np.arange(101) / 100
 
 
-def wilson_interval(n_correct: int, n_images: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy (Wilson 1927), which also holds for few images and near 0 and 1."""
-    if not n_images:
-        return 0.0, 1.0
-    z, p = 1.959963984540054, n_correct / n_images
-    middle = p + z * z / (2 * n_images)
-    half = z * math.sqrt(p * (1 - p) / n_images + z * z / (4 * n_images**2))
-    scale = 1 + z * z / n_images
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+class PredictionLike(Protocol):
+    """What measures and sheets read of a prediction; `prediction.results.Prediction` has it."""
+
+    file_dir: str
+    predict: str
+    probability: float | None
+    top: Sequence[tuple[str, float]]
+    log_likelihood: float | None
+    label: str
+    status: str
+
+
+class ClassCounts(NamedTuple):
+    """Images per class: with that label, with that prediction, and with both; int64 (classes,) each."""
+
+    support: np.ndarray
+    predicted: np.ndarray
+    correct: np.ndarray
+
+    @classmethod
+    def zeros(cls, n_classes: int) -> ClassCounts:
+        """Returns counts of no image."""
+        return cls(*(np.zeros(n_classes, np.int64) for _ in cls._fields))
+
+    @property
+    def n_images(self) -> int:
+        """The number of images counted."""
+        return int(self.support.sum())
+
+    @property
+    def n_correct(self) -> int:
+        """The number of images whose prediction is their label."""
+        return int(self.correct.sum())
+
+    def add(self, labels: np.ndarray, predicted: np.ndarray) -> None:
+        """Counts a batch of labels and predictions, int64 (n,) each, in place."""
+        for total, classes in zip(self, (labels, predicted, labels[labels == predicted]), strict=True):
+            total += np.bincount(classes, minlength=len(total))
+
+
+def confusion_matrix(labels: torch.Tensor, predicted: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Counts images by (label, prediction): two int64 (n,) -> fp32 (classes, classes), on their device.
+
+    fp32 counts exactly up to 2^24, every device can add it, and the order of the additions does not matter.
+    """
+    pairs, ones = labels * n_classes + predicted, torch.ones(len(labels), device=labels.device)
+    return ones.new_zeros(n_classes * n_classes).index_add_(0, pairs, ones).view(n_classes, n_classes)
+
+
+def class_counts(confusion: torch.Tensor) -> ClassCounts:
+    """Returns the counts per class of a confusion matrix (classes, classes)."""
+    sums = (confusion.sum(1), confusion.sum(0), confusion.diagonal())
+    return ClassCounts(*(part.cpu().numpy().astype(np.int64) for part in sums))
 
 
 def class_scores(support: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Precision, recall and F1 of each class, 0 where one is not defined, as in scikit-learn.
+    """Returns precision, recall and F1 of each class, 0 where one is undefined, as in scikit-learn.
 
     Args:
-        support, predicted, correct: images of a class, images called so, and both, int (classes,).
+        support, predicted, correct: as in `ClassCounts`.
     """
 
-    def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
         return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
 
-    return share(correct, predicted), share(correct, support), share(2 * correct, support + predicted)
+    return ratio(correct, predicted), ratio(correct, support), ratio(2 * correct, support + predicted)
 
 
 def macro_f1(support: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> float:
-    """The mean F1 of the classes that occur, as label or as prediction."""
+    """Returns the mean F1 of the classes that occur, as a label or as a prediction."""
     occurs = support + predicted > 0
     return float(class_scores(support, predicted, correct)[2][occurs].mean()) if occurs.any() else math.nan
 
 
+def wilson_interval(n_correct: int, n_images: int) -> tuple[float, float]:
+    """Returns the 95 % interval of an accuracy (Wilson 1927), which also holds for few images and near 0 and 1."""
+    if not n_images:
+        return 0.0, 1.0
+    from scipy.stats import binomtest
+
+    interval = binomtest(n_correct, n_images).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 class StreamingMetrics:
-    """Adds up what the measures need, batch by batch, so that millions of images take no more memory.
+    """Accumulates what a report needs, in memory that does not grow with the number of images.
 
     Args:
-        temperature: of the probabilities; it changes no class.
+        temperature: divides the logits; it changes probabilities and no class.
     """
 
     def __init__(self, class_names: Sequence[str], temperature: float = 1.0) -> None:
         self.class_names, self.temperature = list(class_names), temperature
         self._index = {name: k for k, name in enumerate(self.class_names)}
-        n_classes = len(self.class_names)
-        self.support, self.predicted, self.correct = (np.zeros(n_classes, np.int64) for _ in range(3))
-        self.confusions: Counter[int] = Counter()  # label * classes + prediction; few of all pairs occur
+        self.counts = ClassCounts.zeros(len(self.class_names))
+        self.confusions: Counter[int] = Counter()  # label * classes + prediction of mistakes: few of all pairs occur
         self.bins = np.zeros((3, N_BINS))  # images, summed confidence, images that are right
         self.answered = np.zeros((2, len(THRESHOLDS)), np.int64)  # images and right ones, by threshold reached
         self.nll_sum = 0.0
-        self._mistakes: list[tuple] = []
+        self.mistakes: list[tuple] = []  # a heap of (probability, -position, path, label, prediction)
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, paths: Sequence[str]) -> None:
-        """Counts one batch.
+        """Counts a batch of logits.
 
         Args:
             logits: fp32 (n, classes), not yet divided by the temperature.
-            labels: int64 (n,); a label of -1 is unknown, and that image is not counted.
+            labels: int64 (n,); images with the label -1 are not counted.
             paths: the names of the n images.
         """
         known = (labels >= 0).cpu()
@@ -96,8 +138,8 @@ class StreamingMetrics:
         self.nll_sum -= log_p.gather(1, labels[:, None]).sum().item()
         self._count(labels.numpy(), classes.numpy(), p, paths)
 
-    def add_predictions(self, predictions: Sequence[Prediction]) -> None:
-        """Counts those that were read and whose label is known."""
+    def add_predictions(self, predictions: Sequence[PredictionLike]) -> None:
+        """Counts the predictions of readable images whose label is known."""
         known = [p for p in predictions if p.status == "ok" and p.log_likelihood is not None]
         if known:
             self.nll_sum -= sum(p.log_likelihood for p in known)
@@ -108,46 +150,44 @@ class StreamingMetrics:
             self._count(labels, classes, np.array([p.probability for p in known]), [p.file_dir for p in known])
 
     def state(self) -> dict:
-        """All that was added up, as plain values."""
-        arrays = ("support", "predicted", "correct", "bins", "answered")
+        """Returns everything that was accumulated as plain values."""
+        arrays = {**self.counts._asdict(), "bins": self.bins, "answered": self.answered}
         return {
-            **{name: getattr(self, name).tolist() for name in arrays},
+            **{name: array.tolist() for name, array in arrays.items()},
             "confusions": [list(item) for item in self.confusions.items()],
             "nll_sum": self.nll_sum,
-            "mistakes": self._mistakes,
+            "mistakes": self.mistakes,
         }
 
     def restore(self, state: Mapping) -> None:
-        """Takes over what `state` gave."""
-        for name in ("support", "predicted", "correct", "bins", "answered"):
-            setattr(self, name, np.array(state[name], getattr(self, name).dtype))
+        """Continues from what `state` returned."""
+        self.counts = ClassCounts(*(np.array(state[name], np.int64) for name in ClassCounts._fields))
+        self.bins, self.answered = np.array(state["bins"], float), np.array(state["answered"], np.int64)
         self.confusions = Counter(dict(state["confusions"]))
-        self.nll_sum, self._mistakes = state["nll_sum"], [tuple(entry) for entry in state["mistakes"]]
+        self.nll_sum, self.mistakes = state["nll_sum"], [tuple(entry) for entry in state["mistakes"]]
 
     def _count(self, labels: np.ndarray, classes: np.ndarray, p: np.ndarray, paths: Sequence[str]) -> None:
-        n_classes, right = len(self.class_names), labels == classes
-        seen = self.n_images
-        for total, chosen in ((self.support, labels), (self.predicted, classes), (self.correct, labels[right])):
-            total += np.bincount(chosen, minlength=n_classes)
-        codes, counts = np.unique((labels * n_classes + classes)[~right], return_counts=True)
+        right, n_before = labels == classes, self.n_images
+        self.counts.add(labels, classes)
+        codes, counts = np.unique((labels * len(self.class_names) + classes)[~right], return_counts=True)
         self.confusions.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
-        # bins (a, b], the first with its lower end: Guo et al. 2017
-        places = np.clip(np.ceil(p * N_BINS).astype(int) - 1, 0, N_BINS - 1)
-        self.bins += [np.bincount(places, weights, N_BINS) for weights in (np.ones(len(p)), p, right)]
+        # bins (a, b], the first one with its lower end: Guo et al. 2017
+        bins = np.clip(np.ceil(p * N_BINS).astype(int) - 1, 0, N_BINS - 1)
+        self.bins += [np.bincount(bins, weights, N_BINS) for weights in (np.ones(len(p)), p, right)]
         reached = np.searchsorted(THRESHOLDS, p, side="right") - 1
         self.answered += [np.bincount(r, minlength=len(THRESHOLDS)) for r in (reached, reached[right])]
         for n in np.flatnonzero(~right):
-            entry = (float(p[n]), -(seen + int(n)), paths[n], int(labels[n]), int(classes[n]))
-            (heapq.heappush if len(self._mistakes) < N_MISTAKES else heapq.heappushpop)(self._mistakes, entry)
+            entry = (float(p[n]), -(n_before + int(n)), paths[n], int(labels[n]), int(classes[n]))
+            (heapq.heappush if len(self.mistakes) < N_MISTAKES else heapq.heappushpop)(self.mistakes, entry)
 
     @property
     def n_images(self) -> int:
-        """Images counted so far."""
-        return int(self.support.sum())
+        """The number of images counted."""
+        return self.counts.n_images
 
     @property
     def negative_log_likelihood(self) -> float:
-        """In nats an image."""
+        """The mean over the images, in nats."""
         return self.nll_sum / self.n_images
 
     @property
@@ -155,98 +195,3 @@ class StreamingMetrics:
         """The expected calibration error over equal bins of confidence; Naeini et al. 2015, Guo et al. 2017."""
         _, confidence, right = self.bins
         return float(np.abs(confidence - right).sum() / self.n_images)
-
-    def mistakes(self) -> list[dict]:
-        """The most confident mistakes, the most confident first."""
-        return [
-            {
-                "file_dir": path,
-                "label": self.class_names[label],
-                "predict": self.class_names[predict],
-                "probability": round(p, 6),
-            }
-            for p, _, path, label, predict in sorted(self._mistakes, reverse=True)
-        ]
-
-    def report(self) -> dict:
-        """All measures as plain values; there must be at least one image."""
-        n, n_correct = self.n_images, int(self.correct.sum())
-        return {
-            "n_images": n,
-            "n_correct": n_correct,
-            "accuracy": n_correct / n,
-            "accuracy_interval_95": list(wilson_interval(n_correct, n)),
-            "macro_f1": macro_f1(self.support, self.predicted, self.correct),
-            "negative_log_likelihood": self.negative_log_likelihood,
-            "expected_calibration_error": self.calibration_error,
-            "temperature": self.temperature,
-            "classes": self._classes(),
-            "confusion_matrix": self.confusion_matrix() if len(self.class_names) <= MOST_CLASSES else None,
-            "confusions": self._most_frequent(),
-            "calibration": self._calibration(),
-            "answered": self._answered(),
-            "mistakes": self.mistakes(),
-        }
-
-    def confusion_matrix(self) -> list[list[int]]:
-        """Rows are labels, columns predictions, both in the order of the classes."""
-        n = len(self.class_names)
-        matrix = np.diag(self.correct)
-        for code, count in self.confusions.items():
-            matrix[code // n, code % n] = count
-        return matrix.tolist()
-
-    def _classes(self) -> list[dict]:
-        precision, recall, f1 = class_scores(self.support, self.predicted, self.correct)
-        columns = zip(self.class_names, precision, recall, f1, self.support, strict=True)
-        return [
-            {"name": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
-            for name, p, r, f, s in columns
-        ]
-
-    def _most_frequent(self) -> list[dict]:
-        n, pairs = len(self.class_names), sorted(self.confusions.items(), key=lambda item: (-item[1], item[0]))
-        return [
-            {"label": self.class_names[code // n], "predict": self.class_names[code % n], "n_images": count}
-            for code, count in pairs[:N_CONFUSIONS]
-        ]
-
-    def _calibration(self) -> list[dict]:
-        return [
-            {
-                "from": k / N_BINS,
-                "to": (k + 1) / N_BINS,
-                "n_images": int(n),
-                "confidence": confidence / n if n else None,
-                "accuracy": right / n if n else None,
-            }
-            for k, (n, confidence, right) in enumerate(self.bins.T.tolist())
-        ]
-
-    def _answered(self) -> list[dict]:
-        # those that reach a threshold reach all below it
-        reached, right = self.answered[:, ::-1].cumsum(1)[:, ::-1].tolist()
-        return [
-            {
-                "min_probability": float(threshold),
-                "n_answered": n,
-                "share": n / self.n_images,
-                "accuracy": r / n if n else None,
-            }
-            for threshold, n, r in zip(THRESHOLDS, reached, right, strict=True)
-        ]
-
-
-def confusion_matrix(labels: torch.Tensor, predicted: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """Images by (true class, predicted class): two int64 (n,) -> fp32 (classes, classes), on their device.
-
-    fp32 counts exactly up to 2^24, every device adds it, and the order of the additions does not matter.
-    """
-    pairs, ones = labels * n_classes + predicted, torch.ones(len(labels), device=labels.device)
-    return ones.new_zeros(n_classes * n_classes).index_add_(0, pairs, ones).view(n_classes, n_classes)
-
-
-def class_counts(confusion: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """Images of each class, images called so, and both, from a confusion matrix (classes, classes)."""
-    sums = (confusion.sum(1), confusion.sum(0), confusion.diagonal())
-    return tuple(part.cpu().numpy().astype(np.int64) for part in sums)

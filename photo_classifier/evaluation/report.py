@@ -1,4 +1,4 @@
-"""How good predictions are: measures in a streaming form, their temperature, report.json and its text."""
+"""The report of an evaluation: its values, its lines on the console, and report.json."""
 
 from __future__ import annotations
 
@@ -7,76 +7,163 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from photo_classifier.evaluation.metrics import StreamingMetrics
+from photo_classifier.evaluation.metrics import (
+    N_BINS,
+    THRESHOLDS,
+    StreamingMetrics,
+    class_scores,
+    macro_f1,
+    wilson_interval,
+)
 from photo_classifier.runtime.files import write_text
 
-# --- formulas ---------------------------------------------------------------------------------
-
-
-# --- measures ---------------------------------------------------------------------------------
-
-
-# --- the report -------------------------------------------------------------------------------
+N_CONFUSIONS = 50  # the most frequent ones, in report.json
+MOST_CLASSES = 200  # with more, report.json lists the confusions and leaves the whole matrix out
 
 
 def evaluation_report(
     logits: torch.Tensor, labels: torch.Tensor, paths: Sequence[str], class_names: Sequence[str], temperature: float
 ) -> dict:
-    """The report of a split whose logits are all there, with its calibration before the temperature too.
+    """Returns the report of a split, with its calibration before the temperature as well.
 
     Args:
         logits: fp32 (n, classes), not yet divided by the temperature.
-        labels: int64 (n,); an image with the label -1 is not counted.
+        labels: int64 (n,); images with the label -1 are not counted.
         paths: the names of the n images.
 
     Raises:
         ZeroDivisionError: no image has a label.
     """
     raw, fitted = StreamingMetrics(class_names), StreamingMetrics(class_names, temperature)
-    for measures in (raw, fitted):
-        measures.add(logits, labels, paths)
+    for metrics in (raw, fitted):
+        metrics.add(logits, labels, paths)
     before = {
         "negative_log_likelihood": raw.negative_log_likelihood,
         "expected_calibration_error": raw.calibration_error,
     }
-    return fitted.report() | {"before_temperature": before}
+    return metrics_report(fitted) | {"before_temperature": before}
+
+
+def metrics_report(metrics: StreamingMetrics) -> dict:
+    """Returns all measures as plain values.
+
+    Raises:
+        ZeroDivisionError: no image was counted.
+    """
+    n_images, n_correct = metrics.n_images, metrics.counts.n_correct
+    return {
+        "n_images": n_images,
+        "n_correct": n_correct,
+        "accuracy": n_correct / n_images,
+        "accuracy_interval_95": list(wilson_interval(n_correct, n_images)),
+        "macro_f1": macro_f1(*metrics.counts),
+        "negative_log_likelihood": metrics.negative_log_likelihood,
+        "expected_calibration_error": metrics.calibration_error,
+        "temperature": metrics.temperature,
+        "classes": _class_rows(metrics),
+        "confusion_matrix": _matrix(metrics) if len(metrics.class_names) <= MOST_CLASSES else None,
+        "confusions": _frequent_confusions(metrics),
+        "calibration": _calibration_rows(metrics),
+        "answered": _answered_rows(metrics),
+        "mistakes": _mistakes(metrics),
+    }
 
 
 def report_lines(name: str, report: Mapping) -> list[str]:
-    """The report of a split as a few lines of text."""
+    """Returns the report of a split as a few lines of text."""
     low, high = report["accuracy_interval_95"]
     before = report.get("before_temperature")
-    shown = [
+    nll, error = (
         (f"{before[key]:.4f} -> " if before else "") + f"{report[key]:.4f}"
         for key in ("negative_log_likelihood", "expected_calibration_error")
-    ]
-    seen = [about for about in report["classes"] if about["support"]]
-    weakest = sorted(seen, key=lambda about: about["f1"])[:3]
+    )
+    seen = [row for row in report["classes"] if row["support"]]
+    weakest = sorted(seen, key=lambda row: row["f1"])[:3]
     classes = ", ".join(
-        f"{about['name']} {about['f1']:.3f} (precision {about['precision']:.3f}, recall {about['recall']:.3f} "
-        f"of {about['support']})"
-        for about in weakest
+        f"{row['name']} {row['f1']:.3f} (precision {row['precision']:.3f}, recall {row['recall']:.3f} "
+        f"of {row['support']})"
+        for row in weakest
     )
     return [
         f"{name:7} accuracy {report['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f}; "
         f"macro F1 {report['macro_f1']:.4f}",
-        f"        negative log-likelihood {shown[0]}, calibration error {shown[1]} "
-        f"(temperature {report['temperature']:.3f})",
+        f"        negative log-likelihood {nll}, calibration error {error} (temperature {report['temperature']:.3f})",
         f"        {'weakest F1' if len(seen) > len(weakest) else 'F1'}: {classes}",
     ]
 
 
 def write_report(path: str | Path, content: Mapping) -> None:
-    """Writes report.json; numbers that do not exist are null."""
+    """Writes report.json; numbers that are not finite become null, as JSON has no other word for them."""
     write_text(path, json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n")
 
 
 def _without_nan(value: object) -> object:
-    """JSON has no word for a number that does not exist but null."""
     if isinstance(value, Mapping):
         return {key: _without_nan(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_without_nan(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _class_rows(metrics: StreamingMetrics) -> list[dict]:
+    precision, recall, f1 = class_scores(*metrics.counts)
+    columns = zip(metrics.class_names, precision, recall, f1, metrics.counts.support, strict=True)
+    return [
+        {"name": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
+        for name, p, r, f, s in columns
+    ]
+
+
+def _matrix(metrics: StreamingMetrics) -> list[list[int]]:
+    """Returns the confusion matrix: labels down, predictions across."""
+    n_classes, matrix = len(metrics.class_names), np.diag(metrics.counts.correct)
+    for code, count in metrics.confusions.items():
+        matrix[divmod(code, n_classes)] = count
+    return matrix.tolist()
+
+
+def _frequent_confusions(metrics: StreamingMetrics) -> list[dict]:
+    names, pairs = metrics.class_names, sorted(metrics.confusions.items(), key=lambda item: (-item[1], item[0]))
+    return [
+        {"label": names[code // len(names)], "predict": names[code % len(names)], "n_images": count}
+        for code, count in pairs[:N_CONFUSIONS]
+    ]
+
+
+def _calibration_rows(metrics: StreamingMetrics) -> list[dict]:
+    return [
+        {
+            "from": k / N_BINS,
+            "to": (k + 1) / N_BINS,
+            "n_images": int(n),
+            "confidence": confidence / n if n else None,
+            "accuracy": right / n if n else None,
+        }
+        for k, (n, confidence, right) in enumerate(metrics.bins.T.tolist())
+    ]
+
+
+def _answered_rows(metrics: StreamingMetrics) -> list[dict]:
+    # an image that reaches a threshold reaches all lower ones
+    reached, right = metrics.answered[:, ::-1].cumsum(1)[:, ::-1].tolist()
+    return [
+        {
+            "min_probability": float(threshold),
+            "n_answered": n,
+            "share": n / metrics.n_images,
+            "accuracy": r / n if n else None,
+        }
+        for threshold, n, r in zip(THRESHOLDS, reached, right, strict=True)
+    ]
+
+
+def _mistakes(metrics: StreamingMetrics) -> list[dict]:
+    """Returns the most confident mistakes, in falling order of confidence."""
+    names = metrics.class_names
+    return [
+        {"file_dir": path, "label": names[label], "predict": names[predict], "probability": round(p, 6)}
+        for p, _, path, label, predict in sorted(metrics.mistakes, reverse=True)
+    ]

@@ -1,17 +1,15 @@
-"""Tells files that an earlier report wrote from those of the user."""
+"""Tells files that an earlier report wrote from those of the user; needs no torch."""
 
 from __future__ import annotations
 
 from photo_classifier.runtime.files import read_json
 
 FIGURES = ("confusion", "calibration", "mistakes")  # of a report
-
-
-SOFTWARE = "photo-classifier"  # stands in every picture, which tells it from those of the user
+SOFTWARE = "photo-classifier"  # marks every picture that this tool writes
 
 
 def is_own_picture(path: str) -> bool:
-    """Whether an earlier run wrote that picture."""
+    """Returns whether this tool wrote the picture."""
     try:
         with open(path, "rb") as file:
             return f"Software\0{SOFTWARE}".encode() in file.read(200)
@@ -20,6 +18,6 @@ def is_own_picture(path: str) -> bool:
 
 
 def is_own_report(path: str) -> bool:
-    """Whether an earlier run wrote that `report.json`."""
+    """Returns whether this tool wrote the `report.json`."""
     splits = read_json(path).values()
-    return bool(splits) and all(isinstance(about, dict) and "accuracy_interval_95" in about for about in splits)
+    return bool(splits) and all(isinstance(report, dict) and "accuracy_interval_95" in report for report in splits)

@@ -1,1 +1,1 @@
-"""From a checkpoint to predictions and result files."""
+"""Predicts with a checkpoint and writes result files."""

@@ -11,17 +11,17 @@ from typing import IO
 
 from photo_classifier.runtime.text import escape_surrogates
 
-ROW_GROUP = 16_384  # rows of a Parquet file that wait in memory
+ROW_GROUP = 16_384  # rows of a Parquet file that are buffered in memory
 BOM = b"\xef\xbb\xbf"
 
 Row = Mapping[str, "str | float | None"]
 
 
 class CsvFile:
-    """Comma-separated lines in UTF-8, with a BOM, so that Excel shows Korean names.
+    """Comma-separated values in UTF-8, with a BOM so that Excel shows Korean names.
 
     Args:
-        is_new: whether the file is empty and wants its header.
+        is_new: whether the file is empty and needs its header.
     """
 
     resumes = True
@@ -32,26 +32,26 @@ class CsvFile:
             file.write(BOM + csv_lines([columns]))
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Adds those rows."""
+        """Appends rows."""
         self.file.write(csv_lines(texts(row, self.columns) for row in rows))
 
     def close(self) -> None:
-        """Nothing more is to be said."""
+        """Does nothing: the format has no footer."""
 
     @staticmethod
     def whole_rows(file: IO[bytes]) -> Iterator[tuple[dict[str, str], int]]:
-        """The rows that were written to their end, each with the place behind it; names may hold newlines."""
+        """Yields the complete rows, each with the offset of its end; names may contain line breaks."""
         end, last = 0, b""
 
         def lines() -> Iterator[str]:
             nonlocal end, last
             for last in file:
-                text = last if end else last.removeprefix(BOM)  # a name may begin with those bytes, too
+                text = last if end else last.removeprefix(BOM)  # a name may start with these bytes too
                 end += len(last)
                 yield text.decode()
 
         reader = csv.reader(lines(), strict=True)
-        with contextlib.suppress(csv.Error, UnicodeDecodeError, StopIteration):  # the last row was torn
+        with contextlib.suppress(csv.Error, UnicodeDecodeError, StopIteration):  # the last row is incomplete
             columns = next(reader)
             for values in reader:
                 if len(values) != len(columns) or not last.endswith(b"\r\n"):
@@ -60,14 +60,14 @@ class CsvFile:
 
 
 def csv_lines(rows: Iterable[Sequence[str]], line_end: str = "\r\n") -> bytes:
-    """Rows of texts as lines of CSV in UTF-8."""
+    """Returns rows of strings as lines of CSV in UTF-8."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator=line_end).writerows(rows)
     return text.getvalue().encode()
 
 
 def texts(row: Row, columns: Sequence[str]) -> list[str]:
-    """The cells of a row: numbers with six decimals, nothing where there is none."""
+    """Returns the cells of a row: numbers with six decimals, missing values empty."""
     return [_text(row.get(name)) for name in columns]
 
 
@@ -78,7 +78,7 @@ def _text(value: str | float | None) -> str:
 
 
 class JsonlFile:
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     resumes = True
 
@@ -86,23 +86,23 @@ class JsonlFile:
         self.file, self.columns = file, columns
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Adds those rows."""
+        """Appends rows."""
         objects = ({name: row.get(name) for name in self.columns} for row in rows)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in objects)
         self.file.write(escape_surrogates(lines).encode())
 
     def close(self) -> None:
-        """Nothing more is to be said."""
+        """Does nothing: the format has no footer."""
 
     @staticmethod
     def whole_rows(file: IO[bytes]) -> Iterator[tuple[dict, int]]:
-        """The rows that were written to their end, each with the place behind it."""
+        """Yields the complete rows, each with the offset of its end."""
         end = 0
         for line in file:
             end += len(line)
             try:
                 row = json.loads(line)
-            except ValueError:  # the last row was torn
+            except ValueError:  # the last row is incomplete
                 return
             if not line.endswith(b"\n") or not isinstance(row, dict):
                 return
@@ -110,7 +110,7 @@ class JsonlFile:
 
 
 class ParquetFile:
-    """Apache Parquet; it is readable only when it is whole."""
+    """Apache Parquet; readable only once it is closed."""
 
     resumes = False
 
@@ -121,29 +121,29 @@ class ParquetFile:
         types = {True: pyarrow.float64(), False: pyarrow.string()}
         self.schema = pyarrow.schema([(name, types[name.startswith(("probability", "p_"))]) for name in columns])
         self.parquet = parquet.ParquetWriter(file, self.schema)
-        self.waiting: list[dict] = []
+        self._buffer: list[dict] = []
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Adds those rows."""
+        """Appends rows."""
         for row in rows:
             values = ((name, row.get(name)) for name in self.schema.names)
-            self.waiting.append(
+            self._buffer.append(
                 {name: escape_surrogates(value) if isinstance(value, str) else value for name, value in values}
             )
-        if len(self.waiting) >= ROW_GROUP:
+        if len(self._buffer) >= ROW_GROUP:
             self._flush()
 
     def close(self) -> None:
-        """Writes what waits, and the index without which the file cannot be read."""
+        """Writes the buffered rows, and the footer without which the file cannot be read."""
         self._flush()
         self.parquet.close()
 
     def _flush(self) -> None:
         import pyarrow
 
-        if self.waiting:
-            self.parquet.write_table(pyarrow.Table.from_pylist(self.waiting, self.schema))
-            self.waiting.clear()
+        if self._buffer:
+            self.parquet.write_table(pyarrow.Table.from_pylist(self._buffer, self.schema))
+            self._buffer.clear()
 
 
 FORMATS = {".csv": CsvFile, ".jsonl": JsonlFile, ".parquet": ParquetFile}

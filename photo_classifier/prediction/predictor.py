@@ -1,6 +1,6 @@
 """A checkpoint that predicts: images in, one `Prediction` each out.
 
-from predictor import Predictor
+from photo_classifier import Predictor
 
 predictor = Predictor("resnet.pth")
 for prediction in predictor(["a.jpg", "b.png"]):
@@ -33,21 +33,23 @@ from photo_classifier.prediction.results import UNKNOWN, Prediction
 from photo_classifier.runtime.device import choose_device, choose_precision, n_cores
 from photo_classifier.runtime.errors import UserError
 
+NOT_FINITE = "the model's output is not a finite number; try --precision fp32"
+
 
 class Predictor:
-    """A checkpoint, restored and ready.
+    """A model restored from a checkpoint.
 
     Args:
         model_fn: a checkpoint that train.py wrote, or a plain state_dict.
-        device: such as `cpu` or `cuda:1`; None is the first GPU where there is one.
-        batch_size: images a pass; without it as in training.
-        n_workers: processes that decode; without it by the cores and the images.
-        precision: auto, fp32, bf16 or fp16; without it as in training.
+        device: None (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps" or a torch.device.
+        batch_size: images per pass; None uses that of training.
+        n_workers: processes that decode images; None chooses by the cores and the images.
+        precision: auto, fp32, bf16 or fp16; None uses that of training.
         max_pixels: width x height above which an image is refused before it fills the memory.
         top_k: how many classes `Prediction.top` holds.
-        probabilities: whether `Prediction.probabilities` has that of every class.
-        min_probability: below it the answer is `unknown`.
-        model_name, class_names: of a plain state_dict, which does not tell.
+        probabilities: whether to fill `Prediction.probabilities`.
+        min_probability: answers `unknown` below it.
+        model_name, class_names: needed for a plain state_dict, which does not contain them.
 
     Raises:
         UserError: the checkpoint or a value cannot be used.
@@ -68,50 +70,52 @@ class Predictor:
         class_names: Sequence[str] | None = None,
     ) -> None:
         device = choose_device(device)
-        model, self.about = load_checkpoint(model_fn, model_name, class_names)
-        self.class_names: list[str] = self.about["class_names"]
-        self.temperature: float = self.about.get("temperature", 1.0)
-        if not 1 <= top_k <= len(self.class_names):
-            raise UserError(f"--top_k {top_k}: {model_fn} has {len(self.class_names)} classes; give 1 up to that")
-        dtype = choose_precision(precision or self.about["precision"], device)
-        self.engine = Engine(model, device, dtype, batch_size or self.about["eval_batch_size"])
+        model, self.metadata = load_checkpoint(model_fn, model_name, class_names)
+        self.class_names: list[str] = self.metadata["class_names"]
+        self.temperature: float = self.metadata.get("temperature", 1.0)
+        if not 1 <= top_k <= (n := len(self.class_names)):
+            raise UserError(f"--top_k {top_k}: {model_fn} has {n} classes; give a number from 1 to {n}")
+        dtype = choose_precision(precision or self.metadata["precision"], device)
+        self.engine = Engine(model, device, dtype, batch_size or self.metadata["eval_batch_size"])
         self.n_workers, self.max_pixels = n_workers, max_pixels
         self.top_k, self.probabilities, self.min_probability = top_k, probabilities, min_probability
 
     def __call__(self, images: Iterable[str | os.PathLike | Image.Image]) -> list[Prediction]:
-        """One `Prediction` for each path or PIL image, in their order."""
+        """Returns one `Prediction` for each path or PIL image, in order."""
         if isinstance(images, str | os.PathLike | Image.Image):
             images = [images]
         samples = (Sample(image if isinstance(image, Image.Image) else os.fspath(image)) for image in images)
         return [prediction for batch in self.stream(samples) for prediction in batch]
 
     def stream(self, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
-        """Batches of predictions in the order of the samples, which are taken only as they are needed."""
+        """Yields batches of predictions in the order of the samples, which are read only as needed."""
         batches = StreamBatchSampler(samples, self.engine.batch_size)
         dataset = SampleDataset(self.class_names, self.engine.model.preprocess, self.max_pixels)
-        # no more than `worker_options` asks for: names on stdin may come slowly
+        # no more than `worker_options` needs to know: names may arrive slowly on stdin
         n_batches = batches.peek(32 if START_METHOD == "spawn" else min(n_cores(), 16))
         loader = DataLoader(
             dataset,
             batch_sampler=batches,
             collate_fn=collate,
             pin_memory=self.engine.device.type == "cuda",
-            # one batch has nothing to decode beside
+            # with a single batch there is nothing to decode meanwhile
             **worker_options(n_batches, 0 if n_batches < 2 and self.n_workers is None else self.n_workers),
         )
         for batch in loader:
-            yield self._predictions(batches.handed_out.popleft(), batch)
+            yield self._predict_batch(batches.handed_out.popleft(), batch)
 
-    def _predictions(self, samples: Sequence[Sample], batch: Batch) -> list[Prediction]:
-        found = {n: _failed(samples[n], reason) for n, reason in batch.bad}
+    def _predict_batch(self, samples: Sequence[Sample], batch: Batch) -> list[Prediction]:
+        by_index = {n: _failed(samples[n], reason) for n, reason in batch.bad}
         if len(batch.indices):
-            good = [samples[n] for n in batch.indices.tolist()]
-            predictions = self._read(self.engine(batch.images), batch.labels, good)
-            found.update(zip(batch.indices.tolist(), predictions, strict=True))
-        return [found[n] for n in range(len(samples))]
+            readable = [samples[n] for n in batch.indices.tolist()]
+            predictions = self._from_logits(self.engine(batch.images), batch.labels, readable)
+            by_index.update(zip(batch.indices.tolist(), predictions, strict=True))
+        return [by_index[n] for n in range(len(samples))]
 
-    def _read(self, logits: torch.Tensor, labels: torch.Tensor, samples: Sequence[Sample]) -> Iterator[Prediction]:
-        # ranked before the temperature, whose rounding could make ties; a stable sort begins with the argmax
+    def _from_logits(
+        self, logits: torch.Tensor, labels: torch.Tensor, samples: Sequence[Sample]
+    ) -> Iterator[Prediction]:
+        # ranked before the temperature, as rounding could make ties; a stable sort starts with the argmax
         ranks = logits.sort(dim=1, descending=True, stable=True).indices[:, : self.top_k]
         log_p = (logits / self.temperature).log_softmax(1)
         likelihoods = log_p.gather(1, labels.clamp(min=0)[:, None].to(log_p.device))[:, 0]
@@ -119,14 +123,14 @@ class Predictor:
         columns = (ranks, p.gather(1, ranks), p if self.probabilities else ranks, labels, likelihoods)
         is_finite = logits.isfinite().all(1)
         for sample, ok, *row in zip(samples, is_finite.tolist(), *(c.tolist() for c in columns), strict=True):
-            yield self._prediction(sample, *row) if ok else _failed(sample, NOT_A_NUMBER)
+            yield self._prediction(sample, *row) if ok else _failed(sample, NOT_FINITE)
 
     def _prediction(
         self, sample: Sample, ranks: list[int], top: list[float], every: list, label: int, log_likelihood: float
     ) -> Prediction:
         names = self.class_names
         return Prediction(
-            _name(sample),
+            _path_of(sample),
             predict=names[ranks[0]] if top[0] >= self.min_probability else UNKNOWN,
             probability=top[0],
             top=tuple((names[k], p) for k, p in zip(ranks, top, strict=True)),
@@ -136,12 +140,9 @@ class Predictor:
         )
 
 
-NOT_A_NUMBER = "the model's output is no number; try --precision fp32"
-
-
 def _failed(sample: Sample, reason: str) -> Prediction:
-    return Prediction(_name(sample), label=sample.label or "", status="error", reason=reason)
+    return Prediction(_path_of(sample), label=sample.label or "", status="error", reason=reason)
 
 
-def _name(sample: Sample) -> str:
+def _path_of(sample: Sample) -> str:
     return str(getattr(sample.path, "filename", "")) if isinstance(sample.path, Image.Image) else sample.path

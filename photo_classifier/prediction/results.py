@@ -1,4 +1,4 @@
-"""What comes out of a prediction: one `Prediction` an input, its columns, and the counts of all."""
+"""One `Prediction` per input, its row, and what is accumulated over all of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ UNKNOWN = "unknown"  # the answer where the model is less sure than `--min_proba
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is known of one input; `columns_of` says how it becomes a row.
+    """The outcome for one input; `columns_of` and `row_of` turn it into a row.
 
-    `top` are the most probable classes with their probabilities, `log_likelihood` is that of the label, in
-    nats. Where `status` is `error`, `reason` says why and there is no prediction.
+    `top` has the most probable classes with their probabilities, `log_likelihood` is that of the label, in nats.
+    With the status `error` there is no prediction, and `reason` says why.
     """
 
     file_dir: str
@@ -31,7 +31,7 @@ class Prediction:
 
 
 def columns_of(top_k: int | None = None, class_names: Sequence[str] = ()) -> list[str]:
-    """The columns of a result, in order; the first two are fixed.
+    """Returns the columns of a result, in order; the first two are fixed.
 
     Args:
         top_k: adds that many classes with their probabilities.
@@ -43,7 +43,7 @@ def columns_of(top_k: int | None = None, class_names: Sequence[str] = ()) -> lis
 
 
 def row_of(prediction: Prediction) -> dict[str, str | float | None]:
-    """All that the columns can ask for, by their names."""
+    """Returns the values of all possible columns, by name."""
     row = {name: getattr(prediction, name) for name in ("predict", "probability", "label", "status", "reason")}
     for rank, (name, p) in enumerate(prediction.top, start=1):
         row |= {f"class_{rank}": name, f"probability_{rank}": p}
@@ -53,10 +53,10 @@ def row_of(prediction: Prediction) -> dict[str, str | float | None]:
 
 @dataclass
 class Counts:
-    """What a set of predictions came to.
+    """Counts rows by their outcome; rows that are read back from a result count as well, without their logits.
 
-    `n_labelled` are those read whose label is known, and `n_correct` those of them whose most probable
-    class it is; `n_known` and `n_known_correct` leave out the answer `unknown`.
+    `n_labelled` images could be read and have a label, and for `n_correct` of them it is the most probable class.
+    `n_known` and `n_known_correct` leave out the answer `unknown`.
     """
 
     n_rows: int = 0
@@ -67,29 +67,19 @@ class Counts:
     n_known: int = 0
     n_known_correct: int = 0
 
-    def add(self, prediction: Prediction) -> None:
-        """Counts one row."""
+    def add(self, status: str, best: str, predict: str, label: str) -> None:
+        """Counts a row whose most probable class is `best` and whose answer is `predict`."""
         self.n_rows += 1
-        self.n_errors += prediction.status == "error"
-        if prediction.status == "ok":
-            best = prediction.top[0][0]
-            self._add_answer(best, prediction.predict == best, prediction.label)
-
-    def _add_answer(self, best: str, is_known: bool, label: str) -> None:
+        self.n_errors += status == "error"
+        if status != "ok":
+            return
+        is_known = predict == best
         self.n_unknown += not is_known
         if label:
             self.n_labelled += 1
             self.n_correct += best == label
             self.n_known += is_known
             self.n_known_correct += is_known and best == label
-
-    def add_row(self, row: Mapping[str, str]) -> None:
-        """Counts a row that was read back from a result."""
-        self.n_rows += 1
-        self.n_errors += row["status"] == "error"
-        if row["status"] == "ok":
-            best = row.get("class_1", row["predict"])
-            self._add_answer(best, row["predict"] == best, row["label"])
 
     @property
     def accuracy_text(self) -> str:
@@ -98,60 +88,60 @@ class Counts:
 
 
 def share_text(part: int, whole: int) -> str:
-    """`0.9412 (144/153)`."""
+    """Returns `0.9412 (144/153)`."""
     return f"{part / whole:.4f} ({part}/{whole})"
 
 
 class Accumulator(Protocol):
-    """What is added up beside the counts: the measures of a report, the photos of a sheet."""
+    """What is accumulated beside the counts: the measures of a report, the photos of a sheet."""
 
     def add_predictions(self, predictions: Sequence[Prediction]) -> None:
-        """Takes in a batch."""
+        """Adds a batch."""
 
     def state(self) -> dict:
-        """As plain values."""
+        """Returns everything that was accumulated as plain values."""
 
     def restore(self, state: Mapping) -> None:
-        """Takes over what `state` gave."""
+        """Continues from what `state` returned."""
 
 
 class Totals:
-    """All that is added up while rows are written, and that a resumed run takes over.
+    """Everything that is accumulated while rows are written, and that a resumed run continues.
 
     Args:
-        parts: by name.
+        parts: accumulators by name.
     """
 
     def __init__(self, parts: Mapping[str, Accumulator] | None = None) -> None:
         self.counts, self.parts = Counts(), parts or {}
-        self.n_missing = 0  # rows that are in no part: an earlier run did not keep what it had added up
+        self.n_missing = 0  # rows that are in no part, because an earlier run did not save its own
 
     @property
     def is_small(self) -> bool:
-        """Whether the state costs nothing to write."""
+        """Whether the state is cheap enough to write after every batch."""
         return not self.parts
 
     def add(self, predictions: Sequence[Prediction]) -> None:
-        """Adds up predictions."""
-        for prediction in predictions:
-            self.counts.add(prediction)
+        """Adds a batch."""
+        for p in predictions:
+            self.counts.add(p.status, p.top[0][0] if p.top else "", p.predict, p.label)
         for part in self.parts.values():
             part.add_predictions(predictions)
 
     def add_row(self, row: Mapping[str, str]) -> None:
-        """Adds what can be known of a row that was read back; `restore` sets it right."""
-        self.counts.add_row(row)
+        """Counts a row that was read back; only `restore` can bring back the parts."""
+        self.counts.add(row["status"], row.get("class_1", row["predict"]), row["predict"], row["label"])
         self.n_missing += bool(self.parts)
 
     def state(self) -> dict:
-        """As plain values."""
+        """Returns everything that was accumulated as plain values."""
         return {"counts": asdict(self.counts), "parts": {name: part.state() for name, part in self.parts.items()}}
 
     def restore(self, state: Mapping) -> None:
-        """Takes over what `state` gave."""
+        """Continues from what `state` returned."""
         self.counts = Counts(**state["counts"])
-        kept = state.get("parts", {})
-        if self.parts.keys() <= kept.keys():
+        saved = state.get("parts", {})
+        if self.parts.keys() <= saved.keys():
             for name, part in self.parts.items():
-                part.restore(kept[name])
+                part.restore(saved[name])
             self.n_missing = 0

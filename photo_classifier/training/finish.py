@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 
 from photo_classifier.data.decoding import BadImage
 from photo_classifier.data.samples import Splits, split_title
-from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until, photo_opener, picture_of
+from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until, picture_of
 from photo_classifier.evaluation.figures import figures_of
+from photo_classifier.evaluation.photo_sheets import photo_opener
 from photo_classifier.evaluation.report import evaluation_report, write_report
 from photo_classifier.features.extraction import FeatureLoader
 from photo_classifier.models.inference import Engine

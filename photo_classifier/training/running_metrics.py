@@ -70,9 +70,8 @@ class RunningMetrics:
 
     def result(self, split: str) -> PhaseResult:
         """Returns the means of the pass; raises UserError if no image could be read."""
-        n_images = round(self.confusion.sum().item())
-        if not n_images:
+        if not self.confusion.sum():
             raise UserError(f"no image of the {split} split could be read; see skipped.csv in the run folder")
-        correct = round(self.confusion.trace().item())
-        mean_loss, f1 = self.loss.item() / n_images, macro_f1(*class_counts(self.confusion))
-        return PhaseResult(mean_loss, correct, n_images, self.seconds, f1)
+        counts = class_counts(self.confusion)
+        mean_loss = self.loss.item() / counts.n_images
+        return PhaseResult(mean_loss, counts.n_correct, counts.n_images, self.seconds, macro_f1(*counts))

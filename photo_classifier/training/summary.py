@@ -16,7 +16,7 @@ from photo_classifier.config import TrainConfig
 from photo_classifier.data.image_files import others_text
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.data.samples import Splits, split_title
-from photo_classifier.evaluation.contact_sheet import missing_glyphs
+from photo_classifier.evaluation.fonts import missing_glyphs
 from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.report import report_lines
 from photo_classifier.models.classifier import Classifier, count_parameters

@@ -6,7 +6,9 @@ from helpers import TINY
 from PIL import Image, ImageFont
 
 from photo_classifier.evaluation import contact_sheet as sheets
-from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, font_for, picture_of
+from photo_classifier.evaluation import fonts
+from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, picture_of
+from photo_classifier.evaluation.fonts import font_for
 
 RED = (255, 0, 0)
 
@@ -20,7 +22,7 @@ def test_a_sheet_shows_every_picture_over_its_caption():
     assert any(max(colour) < 100 for colour in found), "the captions are written in black"
 
 
-def test_photos_are_made_by_threads_in_their_order_and_as_many_as_the_time_allows(monkeypatch):
+def test_threads_return_photos_in_order_and_as_many_as_the_time_allows(monkeypatch):
     monkeypatch.setattr(sheets, "n_cores", lambda: 2)
 
     def slow(n):
@@ -35,7 +37,7 @@ def test_photos_are_made_by_threads_in_their_order_and_as_many_as_the_time_allow
     assert 2 <= len(made) < 20
 
 
-def test_a_frame_is_drawn_where_it_is_wanted():
+def test_a_frame_is_drawn_where_one_is_given():
     image = Image.new("RGB", (60, 60), "blue")
     sheet = contact_sheet([Tile(image, ""), Tile(image, "", "red")], n_columns=2, side=60)
     columns = [x for x in range(sheet.width) for y in range(sheet.height) if sheet.getpixel((x, y)) == RED]
@@ -50,18 +52,18 @@ def test_long_captions_do_not_run_into_their_neighbours():
 
 
 def test_letters_without_a_font_are_written_as_their_codes(monkeypatch):
-    monkeypatch.setattr(sheets, "_installed_fonts", lambda: iter(["nowhere.ttf"]))
-    sheets._font_for.cache_clear()
+    monkeypatch.setattr(fonts, "_installed_fonts", lambda: iter(["nowhere.ttf"]))
+    fonts._font_for.cache_clear()
     font = font_for("개 a")
     assert sheets._fitting("개 a", font, 200) == "\\uac1c a"
     contact_sheet([Tile(Image.new("RGB", (9, 9)), "개")], 1)
-    sheets._font_for.cache_clear()
+    fonts._font_for.cache_clear()
 
 
 def test_a_font_that_has_the_letters_is_found_among_those_installed(monkeypatch, tmp_path):
-    if not any("nanum" in path.lower() or "cjk" in path.lower() for path in sheets._installed_fonts()):
+    if not any("nanum" in path.lower() or "cjk" in path.lower() for path in fonts._installed_fonts()):
         pytest.skip("no font for Korean is installed")
-    sheets._font_for.cache_clear()
+    fonts._font_for.cache_clear()
     font = font_for("고양이 cat")
     assert isinstance(font, ImageFont.FreeTypeFont)
     assert sheets._fitting("고양이 cat", font, 500) == "고양이 cat"
@@ -74,9 +76,9 @@ def test_pixels_become_the_same_picture():
     assert picture.getpixel((3, 1)) == (7, 15, 23)
 
 
-def test_letters_that_no_font_has_are_told(monkeypatch, cli, split_folder):
-    monkeypatch.setattr(sheets, "_installed_fonts", lambda: iter(()))
-    monkeypatch.setattr(sheets, "_font_for", sheets._font_for.__wrapped__)
-    assert sheets.missing_glyphs("cat dog 개") == "개"
+def test_training_names_letters_that_no_font_has(monkeypatch, cli, split_folder):
+    monkeypatch.setattr(fonts, "_installed_fonts", lambda: iter(()))
+    monkeypatch.setattr(fonts, "_font_for", fonts._font_for.__wrapped__)
+    assert fonts.missing_glyphs("cat dog 개") == "개"
     done = cli("train", "--data_dir", split_folder, *TINY, "--dry_run")
     assert "no font here has 개: pictures show their codes; install one, such as Noto Sans CJK" in done.out

@@ -4,9 +4,9 @@ import torch
 from helpers import save_image
 from PIL import Image
 
-from photo_classifier.evaluation import contact_sheet, figures
+from photo_classifier.evaluation import figures, fonts, photo_sheets
 from photo_classifier.evaluation.metrics import StreamingMetrics
-from photo_classifier.evaluation.report import evaluation_report
+from photo_classifier.evaluation.report import evaluation_report, metrics_report
 from photo_classifier.prediction.results import Prediction
 from photo_classifier.runtime.seeding import derive_seed
 
@@ -26,17 +26,17 @@ def report_of(n_classes=3, n=60, names=None, paths=None):
 @pytest.mark.filterwarnings("error")
 def test_no_class_name_breaks_a_figure_with_and_without_a_font_for_it(has_fonts, monkeypatch, capfd):
     if not has_fonts:
-        monkeypatch.setattr(contact_sheet, "_installed_fonts", lambda: iter(()))
-        contact_sheet._font_for.cache_clear()
-    made = figures.figures_of(report_of(names=KOREAN), contact_sheet.photo_opener(10**6, 16))
+        monkeypatch.setattr(fonts, "_installed_fonts", lambda: iter(()))
+        fonts._font_for.cache_clear()
+    made = figures.figures_of(report_of(names=KOREAN), photo_sheets.photo_opener(10**6, 16))
     assert made.keys() == {"confusion", "calibration", "mistakes"}
     assert capfd.readouterr().err == ""
-    contact_sheet._font_for.cache_clear()
+    fonts._font_for.cache_clear()
 
 
-def test_what_no_font_has_is_written_in_escapes():
-    font = contact_sheet.font_for("a")
-    assert contact_sheet.readable("a\U0010fffe\n", font) == r"a\U0010fffe\n"
+def test_letters_that_no_font_has_are_escaped():
+    font = fonts.font_for("a")
+    assert fonts.readable("a\U0010fffe\n", font) == r"a\U0010fffe\n"
 
 
 @pytest.mark.parametrize("n_classes", [2, 40, 250])
@@ -55,26 +55,26 @@ def predictions(n, path="gone.png", label="dog"):
 
 
 def test_a_sheet_takes_an_even_sample_whatever_the_batches(tmp_path):
-    one, two = contact_sheet.ContactSheet(), contact_sheet.ContactSheet()
+    one, two = photo_sheets.PredictionSheet(), photo_sheets.PredictionSheet()
     rows = [Prediction(str(n), "cat", 0.5, (("cat", 0.5),)) for n in range(500)]
     one.add_predictions(rows)
     two.add_predictions(rows[:123])
-    again = contact_sheet.ContactSheet()
+    again = photo_sheets.PredictionSheet()
     again.restore(two.state())
     again.add_predictions(rows[123:])
     assert sorted(one.state()["chosen"]) == sorted(again.state()["chosen"])
-    expected = sorted(range(500), key=lambda n: derive_seed("sheet", n))[: contact_sheet.N_SHEET]
+    expected = sorted(range(500), key=lambda n: derive_seed("sheet", n))[: photo_sheets.N_SHEET]
     assert {entry[1] for entry in one.state()["chosen"]} == set(expected)
-    assert one.text("a.png") == f"a.png: {contact_sheet.N_SHEET} of 500 photos"
+    assert one.text("a.png") == f"a.png: {photo_sheets.N_SHEET} of 500 photos"
 
 
-def test_only_what_is_known_to_be_wrong_is_framed_in_red(tmp_path):
+def test_only_known_mistakes_get_a_red_frame(tmp_path):
     photo = str(save_image(tmp_path / "blue.png", 2, 0))
 
     def n_red(label, predict="cat", best="cat"):
-        sheet = contact_sheet.ContactSheet()
+        sheet = photo_sheets.PredictionSheet()
         sheet.add_predictions([Prediction(photo, predict, 0.5, ((best, 0.5),), label=label)])
-        pixels = np.asarray(sheet.draw(contact_sheet.photo_opener(10**6, 16)).convert("RGB")).astype(int)
+        pixels = np.asarray(sheet.draw(photo_sheets.photo_opener(10**6, 16)).convert("RGB")).astype(int)
         return int(((pixels == (255, 0, 0)).all(2)).sum())
 
     assert n_red("dog") > 100
@@ -82,7 +82,7 @@ def test_only_what_is_known_to_be_wrong_is_framed_in_red(tmp_path):
     assert n_red("cat") == n_red("") == n_red("dog", "unknown") == 0
 
 
-def test_measures_continue_where_they_were():
+def test_restored_metrics_continue_where_they_stopped():
     names = ["cat", "dog"]
     rows = [
         Prediction("a", "cat", 0.75, (("cat", 0.75),), label=label, log_likelihood=-1.0)
@@ -93,7 +93,7 @@ def test_measures_continue_where_they_were():
     first.add_predictions(rows[:2])
     second.restore(first.state())
     second.add_predictions(rows[2:])
-    assert second.report() == whole.report()
+    assert metrics_report(second) == metrics_report(whole)
 
 
 def test_a_saved_picture_is_a_png(tmp_path):

@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest
 from sklearn import metrics
 
 from photo_classifier.evaluation.calibration import TEMPERATURES, fit_temperature
 from photo_classifier.evaluation.metrics import N_BINS, N_MISTAKES, StreamingMetrics, macro_f1, wilson_interval
-from photo_classifier.evaluation.report import evaluation_report, report_lines, write_report
+from photo_classifier.evaluation.report import evaluation_report, metrics_report, report_lines, write_report
 
 
 def some_logits(n, n_classes, seed=0, skill=2.0):
@@ -34,9 +33,9 @@ def measured(logits, labels, temperature=1.0, batch=7):
 
 @given(n=st.integers(1, 60), n_classes=st.integers(2, 6), seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
-def test_the_streaming_measures_are_those_of_scikit_learn(n, n_classes, seed):
+def test_the_streaming_metrics_agree_with_scikit_learn(n, n_classes, seed):
     logits, labels = some_logits(n, n_classes, seed)
-    report = measured(logits, labels, temperature=0.7).report()
+    report = metrics_report(measured(logits, labels, temperature=0.7))
     y, predicted, p = labels.numpy(), logits.argmax(1).numpy(), (logits.double() / 0.7).softmax(1).numpy()
     every = list(range(n_classes))
     assert report["accuracy"] == pytest.approx(metrics.accuracy_score(y, predicted))
@@ -45,12 +44,12 @@ def test_the_streaming_measures_are_those_of_scikit_learn(n, n_classes, seed):
     assert report["confusion_matrix"] == metrics.confusion_matrix(y, predicted, labels=every).tolist()
     scores = metrics.precision_recall_fscore_support(y, predicted, labels=every, zero_division=0)
     for name, values in zip(("precision", "recall", "f1", "support"), scores, strict=True):
-        assert [about[name] for about in report["classes"]] == pytest.approx(list(values))
+        assert [row[name] for row in report["classes"]] == pytest.approx(list(values))
 
 
 def test_the_calibration_error_follows_its_definition():
     logits, labels = some_logits(500, 4)
-    report = measured(logits, labels).report()
+    report = metrics_report(measured(logits, labels))
     p, predicted = (values.numpy() for values in logits.softmax(1).max(1))
     right, expected = predicted == labels.numpy(), 0.0
     for k in range(N_BINS):
@@ -63,13 +62,16 @@ def test_the_calibration_error_follows_its_definition():
 
 @pytest.mark.parametrize(("n_correct", "n"), [(0, 1), (1, 1), (144, 153), (0, 50), (50, 50), (999_999, 1_000_000)])
 def test_the_interval_is_that_of_wilson(n_correct, n):
-    expected = binomtest(n_correct, n).proportion_ci(method="wilson")
-    assert wilson_interval(n_correct, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    z, p = 1.959963984540054, n_correct / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n**2))
+    expected = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    assert wilson_interval(n_correct, n) == pytest.approx(expected, abs=1e-12)
+    assert wilson_interval(0, 0) == (0, 1)
 
 
 def test_the_share_answered_falls_with_the_threshold_and_counts_exactly():
     logits, labels = some_logits(300, 3)
-    report = measured(logits, labels).report()
+    report = metrics_report(measured(logits, labels))
     p, predicted = logits.softmax(1).max(1)
     for row in report["answered"]:
         inside = p.double() >= row["min_probability"]
@@ -87,7 +89,7 @@ def test_the_most_confident_mistakes_are_kept_whatever_the_batches():
     p, predicted = logits.softmax(1).max(1)
     wrong = [n for n in p.argsort(descending=True, stable=True).tolist() if predicted[n] != labels[n]][:N_MISTAKES]
     for batch in (7, 400):
-        assert [about["file_dir"] for about in measured(logits, labels, batch=batch).mistakes()] == [
+        assert [row["file_dir"] for row in metrics_report(measured(logits, labels, batch=batch))["mistakes"]] == [
             f"{n}.jpg" for n in wrong
         ]
 
@@ -96,7 +98,8 @@ def test_images_without_a_label_are_not_counted():
     logits, labels = some_logits(20, 3)
     measures = measured(logits, torch.where(torch.arange(20) < 5, -1, labels), batch=5)
     assert measures.n_images == 15
-    assert measures.report() == measured(logits[5:], labels[5:], batch=5).report() | {"mistakes": measures.mistakes()}
+    report = metrics_report(measures)
+    assert report == metrics_report(measured(logits[5:], labels[5:], batch=5)) | {"mistakes": report["mistakes"]}
 
 
 @pytest.mark.parametrize(("n", "n_classes", "factor"), [(300, 4, 3.0), (300, 4, 0.2), (76, 2, 1.0)])

@@ -11,7 +11,7 @@ from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.signals import Stopped
 
 NAMES = ["a.jpg", '\ufeffb "quoted", 개.jpg', "two\nlines.jpg", "cr\rlf\r\n.jpg", "", "last.jpg"]
-ABOUT = {"checkpoint": {"sha256": "0"}, "settings": {"input": ["photos"]}}
+METADATA = {"checkpoint": {"sha256": "0"}, "settings": {"input": ["photos"]}}
 
 
 def predictions(names=NAMES):
@@ -23,17 +23,17 @@ def predictions(names=NAMES):
     ]
 
 
-def write(path, names=NAMES, resume=False, about=ABOUT, n_stop=None, columns=None):
-    samples, tally = iter([Sample(name) for name in names]), Totals()
-    with ResultFile(str(path), columns or columns_of(2), about) as target:
-        if target.begin(resume, samples, tally):
+def write(path, names=NAMES, resume=False, metadata=METADATA, n_stop=None, columns=None):
+    samples, totals = iter([Sample(name) for name in names]), Totals()
+    with ResultFile(str(path), columns or columns_of(2), metadata) as target:
+        if target.begin(resume, samples, totals):
             for prediction in predictions([sample.path for sample in samples][:n_stop]):
-                tally.add([prediction])
-                target.write([row_of(prediction)], tally)
+                totals.add([prediction])
+                target.write([row_of(prediction)], totals)
             if n_stop is not None:
                 raise Stopped(15)
-            target.finish(tally.state())
-    return tally.counts
+            target.finish(totals.state())
+    return totals.counts
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
@@ -53,7 +53,7 @@ def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(ending, keeps_state,
         assert set(os.listdir(tmp_path)) == {"r.json", f"r{ending}"}
 
 
-def test_a_result_that_is_whole_is_not_made_again(tmp_path):
+def test_a_complete_result_is_not_written_again(tmp_path):
     write(tmp_path / "r.csv")
     before = (tmp_path / "r.csv").stat().st_mtime_ns
     assert write(tmp_path / "r.csv", resume=True).n_rows == len(NAMES)
@@ -63,28 +63,28 @@ def test_a_result_that_is_whole_is_not_made_again(tmp_path):
     assert (tmp_path / "r.json").exists()
 
 
-def test_a_resume_with_nothing_to_go_on_with_keeps_the_result_that_was_there(tmp_path, capsys):
+def test_a_resume_without_a_partial_file_keeps_the_earlier_result(tmp_path, capsys):
     path = tmp_path / "r.csv"
     write(path)
     before = path.read_bytes()
-    assert write(path, ["other.jpg"], resume=True, about={**ABOUT, "settings": {"input": ["others"]}}).n_rows == 1
+    assert write(path, ["other.jpg"], resume=True, metadata={**METADATA, "settings": {"input": ["others"]}}).n_rows == 1
     assert (tmp_path / "r.csv.prev").read_bytes() == before
-    assert f"is made anew, the earlier is {path}.prev" in capsys.readouterr().err
+    assert f"starting again; the earlier result is now {path}.prev" in capsys.readouterr().err
 
 
 CHANGES = {
     "another input": (
         {"names": ["a.jpg", "other.jpg", *NAMES[2:]]},
-        "input 2 was .b .* in .*r.csv and is now other.jpg",
+        "input 2 was .b .* in .*r.csv and is other.jpg now",
     ),
-    "an input less": ({"names": NAMES[:-1]}, "input 6 was last.jpg in .*r.csv and is not there now"),
-    "an input more": ({"names": [*NAMES, "new.jpg"]}, "r.csv has no row for new.jpg; leave --resume out"),
+    "an input less": ({"names": NAMES[:-1]}, "input 6 was last.jpg in .*r.csv and is missing now"),
+    "an input more": ({"names": [*NAMES, "new.jpg"]}, "r.csv has no row for new.jpg; leave out --resume"),
     "columns": ({"columns": columns_of()}, "r.csv has other columns"),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_result_is_only_called_whole_where_it_has_the_rows_of_now(name, tmp_path):
+def test_a_result_is_complete_only_with_the_rows_of_the_present_inputs(name, tmp_path):
     options, message = CHANGES[name]
     write(tmp_path / "r.csv")
     before = (tmp_path / "r.csv").read_bytes()
@@ -94,7 +94,7 @@ def test_a_result_is_only_called_whole_where_it_has_the_rows_of_now(name, tmp_pa
     assert write(tmp_path / "r.csv", **options).n_rows == len(options.get("names", NAMES))
 
 
-def test_a_result_that_lost_rows_is_not_called_whole(tmp_path):
+def test_a_result_that_lost_rows_is_not_complete(tmp_path):
     write(tmp_path / "r.csv")
     content = (tmp_path / "r.csv").read_bytes()
     (tmp_path / "r.csv").write_bytes(content[: content.rindex(b"last.jpg")])
@@ -103,29 +103,33 @@ def test_a_result_that_lost_rows_is_not_called_whole(tmp_path):
 
 
 def launched(name, path):
-    return ResultFile(str(path), columns_of(2), {**ABOUT, "launch": [name, "second machine"]})
+    return ResultFile(str(path), columns_of(2), {**METADATA, "launch": [name, "second machine"]})
 
 
-def test_only_what_the_same_launch_has_written_is_gone_on_with_by_itself(tmp_path):
-    path, tally = tmp_path / "r.csv", Totals()
-    assert not launched("host 1", path).is_of_launch()
+def is_of_launch(target):
+    return target.state.is_of_launch(os.path.exists(target.partial))
+
+
+def test_a_restart_resumes_only_what_the_same_launch_has_written(tmp_path):
+    path, totals = tmp_path / "r.csv", Totals()
+    assert not is_of_launch(launched("host 1", path))
     target = launched("host 1", path)
-    target.begin(False, iter(()), tally)
-    assert launched("host 1", path).is_of_launch(), "before its first row, too"
-    target.write([row_of(prediction) for prediction in predictions()], tally)
+    target.begin(False, iter(()), totals)
+    assert is_of_launch(launched("host 1", path)), "before its first row, too"
+    target.write([row_of(prediction) for prediction in predictions()], totals)
     target.close()
-    assert launched("host 1", path).is_of_launch()
-    other = ResultFile(str(path), columns_of(2), {**ABOUT, "launch": ["host 2"]})
-    assert not other.is_of_launch()
+    assert is_of_launch(launched("host 1", path))
+    other = ResultFile(str(path), columns_of(2), {**METADATA, "launch": ["host 2"]})
+    assert not is_of_launch(other)
     write(path)
-    assert not launched("host 1", path).is_of_launch(), "a result of a plain run"
+    assert not is_of_launch(launched("host 1", path)), "a result of a plain run"
 
 
 MISMATCHES = {
-    "inputs": ({"names": ["a.jpg", "other.jpg", *NAMES[2:]]}, "input 2 was .b .* and is now other.jpg"),
-    "fewer inputs": ({"names": NAMES[:2]}, r"(?s)input 3 was .* is not there now"),
-    "checkpoint": ({"about": {**ABOUT, "checkpoint": {"sha256": "1"}}}, "made with another checkpoint"),
-    "settings": ({"about": {**ABOUT, "settings": {"input": ["more"]}}}, "made with another input"),
+    "inputs": ({"names": ["a.jpg", "other.jpg", *NAMES[2:]]}, "input 2 was .b .* and is other.jpg now"),
+    "fewer inputs": ({"names": NAMES[:2]}, r"(?s)input 3 was .* is missing now"),
+    "checkpoint": ({"metadata": {**METADATA, "checkpoint": {"sha256": "1"}}}, "made with another checkpoint"),
+    "settings": ({"metadata": {**METADATA, "settings": {"input": ["more"]}}}, "made with another input"),
     "columns": ({"columns": columns_of()}, "has other columns"),
 }
 
@@ -144,8 +148,8 @@ def test_a_run_with_another_input_or_model_is_not_mixed_in(name, tmp_path):
 def test_rows_of_a_stopped_run_are_kept_when_another_begins(tmp_path):
     with pytest.raises(Stopped) as stopped:
         write(tmp_path / "r.csv", n_stop=4)
-    there = f"{tmp_path / 'r.csv.partial'} holds 4 rows"
-    assert stopped.value.hint == f"; {there}; the same command with --resume goes on"
+    there = f"{tmp_path / 'r.csv.partial'} has 4 rows"
+    assert stopped.value.hint == f"; {there}; run the same command with --resume to continue"
     before = (tmp_path / "r.csv.partial").read_bytes()
     write(tmp_path / "r.csv")
     assert (tmp_path / "r.csv.partial.prev").read_bytes() == before
@@ -159,7 +163,7 @@ def test_a_file_that_cannot_be_replaced_leaves_its_rows(tmp_path, monkeypatch):
 
     replace = os.replace
     monkeypatch.setattr("os.replace", open_elsewhere)
-    with pytest.raises(UserError, match=r"open in another program\? .*r\.csv\.partial holds 6 rows, all of them"):
+    with pytest.raises(UserError, match=r"open in another program\? .*r\.csv\.partial has all 6 rows"):
         write(tmp_path / "r.csv")
     monkeypatch.undo()
     assert write(tmp_path / "r.csv", resume=True).n_rows == 6
@@ -167,8 +171,8 @@ def test_a_file_that_cannot_be_replaced_leaves_its_rows(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
-@pytest.mark.parametrize("where", ["photo_classifier.prediction.result_file.write_text", "os.fsync"])
-def test_a_disk_that_is_full_at_the_end_is_told_with_the_way_on(where, ending, tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["photo_classifier.prediction.state_file.write_text", "os.fsync"])
+def test_a_disk_that_is_full_at_the_end_is_reported_with_advice(where, ending, tmp_path, monkeypatch):
     def full(*_):
         raise (OSError if where == "os.fsync" else UserError)(28, "No space left on device")
 
@@ -176,12 +180,12 @@ def test_a_disk_that_is_full_at_the_end_is_told_with_the_way_on(where, ending, t
     monkeypatch.setattr(where, full)
     with pytest.raises(UserError, match="No space left on device") as stopped:
         write(tmp_path / f"r{ending}")
-    rows_are = rf"; [^;]*r{ending}\.partial holds 6 rows"
-    goes_on = rows_are + "; the same command with --resume goes on$"
+    rows_are = rf"; [^;]*r{ending}\.partial has 6 rows"
+    goes_on = rows_are + "; run the same command with --resume to continue$"
     lost = (
         rows_are + "$"
-        if where == "photo_classifier.prediction.result_file.write_text"
-        else "; its rows are lost: type the command again"
+        if where == "photo_classifier.prediction.state_file.write_text"
+        else "; its rows are lost: run the command again"
     )
     assert re.search(lost if ending == ".parquet" else goes_on, str(stopped.value))
     monkeypatch.undo()
@@ -194,26 +198,26 @@ def test_files_of_the_user_are_not_overwritten(tmp_path):
     (tmp_path / "labels.csv").write_text("path,label\na.jpg,cat\n")
     (tmp_path / "photos.json").write_text('{"images": []}')
     for name in ("labels.csv", "photos.csv"):
-        with pytest.raises(UserError, match="is there and not of this tool"):
+        with pytest.raises(UserError, match="exists and was not written by this tool"):
             write(tmp_path / name)
     (tmp_path / "empty.csv").touch()
     write(tmp_path / "empty.csv")
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "settings", "counts"])
-def test_a_result_json_of_another_kind_is_not_taken_for_ours(name, tmp_path):
+def test_a_result_json_of_another_program_is_not_overwritten(name, tmp_path):
     write(tmp_path / "r.csv")
     content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     (tmp_path / "r.json").write_text(json.dumps({**content, name: "x"}))
-    with pytest.raises(UserError, match=r"r\.json is there and not of this tool"):
+    with pytest.raises(UserError, match=r"r\.json exists and was not written by this tool"):
         write(tmp_path / "r.csv", resume=True)
 
 
-def test_a_broken_state_of_a_stopped_run_is_passed_over(tmp_path):
+def test_a_broken_state_of_a_stopped_run_is_ignored(tmp_path):
     with pytest.raises(Stopped):
         write(tmp_path / "r.csv", n_stop=4)
     (tmp_path / "r.json.partial").write_text('{"checkpoint": "x", "launch": 1}')
-    assert not launched("host 1", tmp_path / "r.csv").is_of_launch()
+    assert not is_of_launch(launched("host 1", tmp_path / "r.csv"))
     assert write(tmp_path / "r.csv", resume=True).n_rows == len(NAMES)
 
 
@@ -237,12 +241,12 @@ def test_a_run_that_ends_before_its_first_row_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_worker_that_is_lost_leaves_its_rows_and_says_how_to_go_on(tmp_path):
+def test_a_lost_worker_leaves_the_rows_and_advice(tmp_path):
     def lose():
-        with ResultFile(str(tmp_path / "r.csv"), columns_of(2), ABOUT) as target:
-            target.begin(False, iter(()), tally := Totals())
-            target.write([row_of(prediction) for prediction in predictions(NAMES[:2])], tally)
+        with ResultFile(str(tmp_path / "r.csv"), columns_of(2), METADATA) as target:
+            target.begin(False, iter(()), totals := Totals())
+            target.write([row_of(prediction) for prediction in predictions(NAMES[:2])], totals)
             raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
-    with pytest.raises(UserError, match=r"give a lower --n_workers, or 0; .* holds 2 rows; .*with --resume goes on"):
+    with pytest.raises(UserError, match=r"give a lower --n_workers, or 0; .* has 2 rows; .*with --resume to continue"):
         lose()

@@ -1,0 +1,102 @@
+"""Contact sheets of an evaluation: the most confident mistakes, and a sample of all predictions."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageOps
+
+from photo_classifier.data.decoding import BadImage, decode
+from photo_classifier.evaluation.contact_sheet import SIDE, Tile, contact_sheet, map_until, picture_of
+from photo_classifier.runtime.seeding import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+
+    from photo_classifier.evaluation.metrics import PredictionLike
+
+N_SHEET = 48  # photos in a sample
+
+
+def mistakes_sheet(
+    report: Mapping, open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
+) -> Image.Image | None:
+    """Draws the most confident mistakes with prediction, label and probability.
+
+    Args:
+        seconds: the time to spend; the least confident mistakes are left out when it runs out.
+
+    Returns:
+        The sheet, None if there are no mistakes.
+    """
+
+    def tile(mistake: Mapping) -> Tile:
+        caption = _caption(mistake["predict"], mistake["probability"], mistake["label"])
+        return _tile(mistake["file_dir"], caption, None, open_photo)
+
+    tiles = [tile for _, tile in map_until(tile, report["mistakes"], seconds)]
+    return contact_sheet(tiles, 6) if tiles else None
+
+
+def photo_opener(max_pixels: int, bit_depth: int) -> Callable[[str], torch.Tensor]:
+    """Returns a function that decodes a photo at the size of a sheet: uint8 (3, height, width)."""
+    return lambda path: decode(path, SIDE, max_pixels, bit_depth)
+
+
+class PredictionSheet:
+    """A uniform sample of at most `N_SHEET` photos from a stream of predictions."""
+
+    def __init__(self) -> None:
+        self.n_seen = 0
+        # a heap of (-random draw, position, path, predict, probability, label if the prediction is wrong)
+        self._sample: list[tuple] = []
+
+    def add_predictions(self, predictions: Sequence[PredictionLike]) -> None:
+        """Draws from those that could be read."""
+        for p in predictions:
+            if p.status == "ok":
+                draw = -derive_seed("sheet", self.n_seen)
+                is_wrong = p.predict == p.top[0][0] != p.label  # `unknown` is not wrong
+                entry = (draw, self.n_seen, p.file_dir, p.predict, p.probability, p.label if is_wrong else "")
+                (heapq.heappush if len(self._sample) < N_SHEET else heapq.heappushpop)(self._sample, entry)
+                self.n_seen += 1
+
+    def state(self) -> dict:
+        """Returns the sample as plain values."""
+        return {"n_seen": self.n_seen, "chosen": self._sample}
+
+    def restore(self, state: Mapping) -> None:
+        """Continues from what `state` returned."""
+        self.n_seen, self._sample = state["n_seen"], [tuple(entry) for entry in state["chosen"]]
+
+    def text(self, path: str) -> str:
+        """Returns `result.png: 48 of 2000 photos`."""
+        n = len(self._sample)
+        return f"{path}: {n} of {self.n_seen} photos" if n else "none: no photo could be read"
+
+    def draw(self, open_photo: Callable[[str], torch.Tensor]) -> Image.Image | None:
+        """Draws the sheet in the order of the predictions; known mistakes get a red frame."""
+
+        def tile(entry: tuple) -> Tile:
+            _, _, path, predict, probability, label = entry
+            return _tile(path, _caption(predict, probability, label), "red" if label else None, open_photo)
+
+        tiles = [tile for _, tile in map_until(tile, sorted(self._sample, key=lambda entry: entry[1]))]
+        return contact_sheet(tiles, 8) if tiles else None
+
+
+def _caption(predict: str, probability: float, label: str = "") -> str:
+    lines = [f"{probability:.2f} {predict}", *([f"is {label}"] if label else [])]
+    return "\n".join(" ".join(line.split()) for line in lines)
+
+
+def _tile(path: str, caption: str, frame: str | None, open_photo: Callable[[str], torch.Tensor]) -> Tile:
+    try:
+        picture = picture_of(open_photo(path))
+        if max(picture.size) > SIDE:  # shrunk here already: many large photos would fill the memory
+            picture = ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.BOX)
+    except BadImage:  # deleted since it was predicted
+        picture = Image.new("RGB", (SIDE, SIDE), "lightgrey")
+    return Tile(picture, caption, frame)
