@@ -266,7 +266,7 @@ def show(
     run: Run,
 ) -> None:
     """What TensorBoard shows of the saved weights, beside the curves."""
-    from photo_classifier.features.extraction import FeatureLoader
+    from photo_classifier.features.loader import FeatureLoader
     from photo_classifier.training import tensorboard
 
     outputs, step = results["valid"].outputs, best.epoch + 1

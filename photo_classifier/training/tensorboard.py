@@ -24,7 +24,7 @@ from photo_classifier.runtime.text import escape_surrogates
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from photo_classifier.features.extraction import SplitFeatures
+    from photo_classifier.features.loader import SplitFeatures
     from photo_classifier.training.results import Outputs, PhaseResult
 
 MOST_CURVES = 50  # classes with a curve of precision and recall: the most frequent ones
