@@ -18,7 +18,7 @@ from torch import nn
 from photo_classifier.config import TrainConfig, checkpoint_name
 from photo_classifier.data.samples import SPLIT_FOLDERS, Sample, Splits
 from photo_classifier.models import tensor_files
-from photo_classifier.models.tensor_files import check_fit
+from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime import distributed
 from photo_classifier.runtime.console import say, warn
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
@@ -145,9 +145,9 @@ def load_backbone(saved: StoppedRun, net: nn.Module) -> None:
         raise UserError(f"the run has no {BACKBONE} in {saved.folder} any more; bring it back, or start it again")
     if not saved.progress.has_backbone:
         return
-    tensors = tensor_files.state_dict_of(tensor_files.read(path), path)
+    tensors = state_dict_of(tensor_files.read(path), path)
     check_fit({name: value for name, value in net.state_dict().items() if name in tensors}, tensors, path)
-    tensor_files.load_into(net, tensors, strict=False)
+    load_into(net, tensors, strict=False)
 
 
 # --- reading ----------------------------------------------------------------------------------

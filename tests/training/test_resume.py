@@ -320,7 +320,7 @@ def test_a_run_folder_of_a_stranger_cuts_no_file_outside_of_it(cli, stopped, tmp
 BROKEN = {
     "no such folder": (lambda: None, ("--resume", "nowhere"), "there is no such folder"),
     "no run": (lambda: None, ("--resume", "photos"), "there is no last.pth in it"),
-    "cut short": (lambda: cut("r/last.pth"), (), "is broken or only half there"),
+    "cut short": (lambda: cut("r/last.pth"), (), "is damaged or incomplete"),
     "newer": (lambda: change("r/last.pth", format_version=99), (), "has format 99"),
     "of something else": (lambda: torch.save({"a": 1}, "r/last.pth"), (), "was not written by this tool"),
     "a wrong type": (lambda: change("r/last.pth", rows=7), (), "rows is no list"),
@@ -339,7 +339,7 @@ BROKEN = {
     "another memory": (lambda: change_optimizer(state={0: {"exp_avg": torch.ones(7)}}), (), "has another shape"),
     "another schedule": (lambda: change_state(schedule={"by_epoch": {"gamma": "x"}}), (), "is of another kind"),
     "other sums": (lambda: change_state(sums={**ZEROS, "confusion": torch.ones(9, 9)}), (), "has another shape"),
-    "complex weights": (lambda: change_state(model=complex_of("r/last.pth")), (), "odd numbers in"),
+    "complex weights": (lambda: change_state(model=complex_of("r/last.pth")), (), "wrong type of numbers for"),
     "a complex backbone": (lambda: change("r/backbone.pth", state_dict=complex_of("r/backbone.pth")), (), "odd num"),
     "no best weights": (lambda: change("m.pth", state_dict={"fc.weight": torch.ones(3, 512)}), (), "it lacks conv1"),
     "best weights of no epoch": (lambda: change("m.pth", metrics={"epoch": 9}), (), "is of no epoch"),
