@@ -17,6 +17,8 @@ from photo_classifier.models.state_dicts import check_fit, load_into, state_dict
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.seeding import seeded_rng
 
+SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
+
 
 def get_model(
     model_name: str,
@@ -56,7 +58,34 @@ def get_model(
     return model.to(memory_format=torch.channels_last)
 
 
-SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
+def freeze(model: Classifier, until: str | None = None) -> None:
+    """Freezes everything but the head, or the modules up to and including `until`.
+
+    Frozen modules have `requires_grad=False` and stay in eval mode, so that batch-norm statistics do not change.
+
+    Args:
+        until: a dotted name, or a number of the backbone's children.
+
+    Raises:
+        UserError: there is no such module (the message lists those that exist), or the head would be frozen too.
+    """
+    frozen = _modules_until(model.net, until) if until else _all_but(model.net, model.head_name)
+    model.frozen += frozen
+    for module in frozen:
+        module.requires_grad_(False)
+    for parameter in model.head.parameters():
+        if not parameter.requires_grad:
+            raise UserError(f"--freeze_until {until} would freeze the head too, and nothing would be left to train")
+    model.train(model.training)
+
+
+def freeze_batch_norm(model: Classifier) -> None:
+    """Freezes the statistics and parameters of batch norm, and nothing else."""
+    norms = [m for m in model.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    model.frozen += norms
+    for norm in norms:
+        norm.requires_grad_(False)
+    model.train(model.training)
 
 
 def _check_size(model: Classifier, n_classes: int, model_name: str, own_size: int) -> None:
@@ -138,36 +167,6 @@ def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_nam
     }
     check_fit(own, loaded, path)
     load_into(net, loaded, strict=False)
-
-
-def freeze(model: Classifier, until: str | None = None) -> None:
-    """Freezes everything but the head, or the modules up to and including `until`.
-
-    Frozen modules have `requires_grad=False` and stay in eval mode, so that batch-norm statistics do not change.
-
-    Args:
-        until: a dotted name, or a number of the backbone's children.
-
-    Raises:
-        UserError: there is no such module (the message lists those that exist), or the head would be frozen too.
-    """
-    frozen = _modules_until(model.net, until) if until else _all_but(model.net, model.head_name)
-    model.frozen += frozen
-    for module in frozen:
-        module.requires_grad_(False)
-    for parameter in model.head.parameters():
-        if not parameter.requires_grad:
-            raise UserError(f"--freeze_until {until} would freeze the head too, and nothing would be left to train")
-    model.train(model.training)
-
-
-def freeze_batch_norm(model: Classifier) -> None:
-    """Freezes the statistics and parameters of batch norm, and nothing else."""
-    norms = [m for m in model.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    model.frozen += norms
-    for norm in norms:
-        norm.requires_grad_(False)
-    model.train(model.training)
 
 
 def _all_but(module: nn.Module, name: str) -> list[nn.Module]:

@@ -110,7 +110,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         command: what was typed, for `result.json`.
         pipe: takes the rows in place of a file.
     """
-    from photo_classifier.models.checkpoint import read_class_names
+    from photo_classifier.models.class_names import read_class_names
     from photo_classifier.prediction.predictor import Predictor
     from photo_classifier.prediction.task_queue import predict_distributed
 

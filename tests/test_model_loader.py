@@ -112,7 +112,7 @@ def test_an_unknown_model_names_the_nearest():
 # --- freezing ---------------------------------------------------------------------------------
 
 
-def test_a_partly_frozen_backbone_is_no_function():
+def test_a_partly_frozen_backbone_is_not_a_function():
     model = get_model("resnet18", 3, image_size=32)
     assert not is_wholly_frozen(model)
     freeze(model, "layer4")
@@ -338,13 +338,13 @@ def test_leaving_out_random_weights_ends_whatever_the_memory_held():
             nn.init.trunc_normal_(weight, 0.0, 1.0, *bounds)
 
 
-def test_the_size_of_a_known_set_is_taken_where_the_backbone_can():
+def test_the_preferred_size_is_used_if_the_backbone_can_take_it():
     assert get_model("resnet18", 3, preferred_size=32).preprocess.image_size == 32
     assert get_model("alexnet", 3, preferred_size=32).preprocess.image_size == 224
     assert get_model("resnet18", 3, image_size=64, preferred_size=32).preprocess.image_size == 64
 
 
-def test_a_local_file_is_taken_whatever_its_head(tmp_path):
+def test_a_local_file_is_loaded_whatever_its_head(tmp_path):
     from safetensors.torch import save_file
     from torchvision import models
 

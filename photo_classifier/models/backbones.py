@@ -40,6 +40,9 @@ BACKBONES = {
 }
 
 
+RANDOM_FILLS = frozenset("normal_ uniform_ trunc_normal_ kaiming_normal_ kaiming_uniform_ xavier_uniform_".split())
+
+
 def find_backbone(name: str) -> Backbone:
     """Returns the backbone of that name: a row of `BACKBONES`, any torchvision model, or `timm/NAME`.
 
@@ -62,6 +65,39 @@ def find_backbone(name: str) -> Backbone:
     raise UserError(
         f"--model_name {name!r} is unknown; choose from {', '.join(BACKBONES)}, a torchvision model (resnet18, "
         f"convnext_tiny, ...) or timm/NAME{did_you_mean(name, [*BACKBONES, *known])}"
+    )
+
+
+def build(backbone: Backbone, will_load: bool) -> tuple[nn.Module, Preprocess, pretrained.Source | None]:
+    """Builds the library's network, and returns it with its preprocessing and the source of its pretrained weights.
+
+    Args:
+        will_load: weights are loaded next, so that none need to be drawn.
+    """
+    with warnings.catch_warnings(), _NoRandomFills() if will_load else contextlib.nullcontext():
+        warnings.simplefilter("ignore")  # libraries warn about their own deprecations
+        return BUILDERS[backbone.library](backbone)
+
+
+def find_head(net: nn.Module, model_name: str) -> str:
+    """Returns the name of the layer that gives the class scores: the library's own, or the last of its kind.
+
+    Raises:
+        UserError: there is none.
+    """
+    named = getattr(net, "pretrained_cfg", {}).get("classifier")
+    if isinstance(named, str) and isinstance(dict(net.named_modules()).get(named), (nn.Linear, nn.Conv2d)):
+        return named
+    layers = list(net.named_modules())
+    linear = [name for name, m in layers if isinstance(m, nn.Linear)]
+    if linear and not named and not _is_squeezenet(layers):
+        return linear[-1]
+    convolutions = [name for name, m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    if convolutions and not named:
+        return convolutions[-1]
+    raise UserError(
+        f"--model_name {model_name}: its head cannot be found (it has {named or 'no linear layer'}); choose another "
+        f"model, for example one of {', '.join(BACKBONES)}"
     )
 
 
@@ -122,7 +158,6 @@ def _build_timm(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretrained.S
 
 
 BUILDERS = {"torchvision": _build_torchvision, "timm": _build_timm}
-RANDOM_FILLS = frozenset("normal_ uniform_ trunc_normal_ kaiming_normal_ kaiming_uniform_ xavier_uniform_".split())
 
 
 class _NoRandomFills(TorchFunctionMode):
@@ -138,39 +173,6 @@ class _NoRandomFills(TorchFunctionMode):
             with torch.no_grad():
                 return tensor.zero_()
         return function(*args, **(kwargs or {}))
-
-
-def build(backbone: Backbone, will_load: bool) -> tuple[nn.Module, Preprocess, pretrained.Source | None]:
-    """Builds the library's network, and returns it with its preprocessing and the source of its pretrained weights.
-
-    Args:
-        will_load: weights are loaded next, so that none need to be drawn.
-    """
-    with warnings.catch_warnings(), _NoRandomFills() if will_load else contextlib.nullcontext():
-        warnings.simplefilter("ignore")  # libraries warn about their own deprecations
-        return BUILDERS[backbone.library](backbone)
-
-
-def find_head(net: nn.Module, model_name: str) -> str:
-    """Returns the name of the layer that gives the class scores: the library's own, or the last of its kind.
-
-    Raises:
-        UserError: there is none.
-    """
-    named = getattr(net, "pretrained_cfg", {}).get("classifier")
-    if isinstance(named, str) and isinstance(dict(net.named_modules()).get(named), (nn.Linear, nn.Conv2d)):
-        return named
-    layers = list(net.named_modules())
-    linear = [name for name, m in layers if isinstance(m, nn.Linear)]
-    if linear and not named and not _is_squeezenet(layers):
-        return linear[-1]
-    convolutions = [name for name, m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
-    if convolutions and not named:
-        return convolutions[-1]
-    raise UserError(
-        f"--model_name {model_name}: its head cannot be found (it has {named or 'no linear layer'}); choose another "
-        f"model, for example one of {', '.join(BACKBONES)}"
-    )
 
 
 def _is_squeezenet(layers: list[tuple[str, nn.Module]]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,20 @@ from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.plain_values import first_failed, first_mismatch
 
 FORMAT_VERSION = 1
+
+
 LARGEST_SIDE = 8192  # pixels; limits what a file can make a machine allocate
+
+
+CONTENT = {
+    **dict.fromkeys(("model_name", "interpolation", "head", "precision"), str),
+    **dict.fromkeys(("image_size", "resize", "eval_batch_size"), int),
+    "class_names": [str],
+    "mean": [float],
+    "std": [float],
+    "splits": {str: object},
+    "state_dict": {str: torch.Tensor},
+}
 
 
 def save_checkpoint(
@@ -45,17 +57,6 @@ def save_checkpoint(
         "state_dict": {key: value.detach().cpu().clone() for key, value in model.net.state_dict().items()},
     }
     tensor_files.write(path, content, previous=f"{path}.prev" if keep_previous else None)
-
-
-CONTENT = {
-    **dict.fromkeys(("model_name", "interpolation", "head", "precision"), str),
-    **dict.fromkeys(("image_size", "resize", "eval_batch_size"), int),
-    "class_names": [str],
-    "mean": [float],
-    "std": [float],
-    "splits": {str: object},
-    "state_dict": {str: torch.Tensor},
-}
 
 
 def load_checkpoint(
@@ -87,6 +88,21 @@ def load_checkpoint(
     return model, {key: value for key, value in content.items() if key != "state_dict"}
 
 
+def _load_plain(
+    content: Mapping, path: str | Path, model_name: str | None, class_names: Sequence[str] | None
+) -> tuple[Classifier, dict]:
+    tensors = state_dict_of(content, path)
+    if not model_name or not class_names:
+        raise UserError(
+            f"{path} is a plain state_dict, which names neither its network nor its classes; give both: --model_name "
+            "NAME --class_names A B C, in the order of training"
+        )
+    model = _build_with(model_name, len(class_names), tensors, path)
+    # the default batch of evaluation, as that of the training is unknown
+    defaults = {"precision": "auto", "eval_batch_size": eval_batch_size(1), "splits": None}
+    return model, {"model_name": model_name, "class_names": list(class_names), **defaults}
+
+
 def _build_with(
     model_name: str,
     n_classes: int,
@@ -94,6 +110,7 @@ def _build_with(
     path: str | Path,
     preprocess: Preprocess | None = None,
 ) -> Classifier:
+    """Builds the network for those tensors, with or without a hidden layer in its head, and loads them."""
     backbone = find_backbone(model_name)
     net, own_preprocess, _ = build(backbone, will_load=True)
     head = backbone.head or find_head(net, model_name)
@@ -125,15 +142,14 @@ def _check(content: Mapping, path: str | Path) -> None:
 def _first_wrong(content: Mapping) -> str:
     """Describes the first value of the right type that makes no sense, or returns nothing."""
     names, splits = content["class_names"], content["splits"]
+    most = 2 * LARGEST_SIDE
     modes = [mode.value for mode in InterpolationMode]
     held_out = splits.get(str(splits.get("held_out"))) if splits else []
     named = {"cwd": str, "held_out": str} if splits else {}
     claims = {
         "class_names are not two or more different names": 2 <= len(set(names)) == len(names),
         f"image_size is not from 1 to {LARGEST_SIDE}": 1 <= content["image_size"] <= LARGEST_SIDE,
-        f"resize is not from image_size to {2 * LARGEST_SIDE}": content["image_size"]
-        <= content["resize"]
-        <= 2 * LARGEST_SIDE,
+        f"resize is not from image_size to {most}": content["image_size"] <= content["resize"] <= most,
         "bit_depth is not from 10 to 16": content.get("bit_depth", 16) in range(10, 17),
         f"interpolation is not one of {', '.join(modes)}": content["interpolation"] in modes,
         f"precision is not one of {', '.join(PRECISIONS)}": content["precision"] in PRECISIONS,
@@ -147,39 +163,3 @@ def _first_wrong(content: Mapping) -> str:
         and all(len(pair) == 2 for pair in held_out),
     }
     return first_failed(claims)
-
-
-def _load_plain(
-    content: Mapping, path: str | Path, model_name: str | None, class_names: Sequence[str] | None
-) -> tuple[Classifier, dict]:
-    tensors = state_dict_of(content, path)
-    if not model_name or not class_names:
-        raise UserError(
-            f"{path} is a plain state_dict, which names neither its network nor its classes; give both: --model_name "
-            "NAME --class_names A B C, in the order of training"
-        )
-    model = _build_with(model_name, len(class_names), tensors, path)
-    # the default batch of evaluation, as that of the training is unknown
-    told = {"precision": "auto", "eval_batch_size": eval_batch_size(1), "splits": None}
-    return model, {"model_name": model_name, "class_names": list(class_names), **told}
-
-
-def read_class_names(words: Sequence[str]) -> list[str]:
-    """Returns class names as given on the command line, or as the lines of a text file.
-
-    Raises:
-        UserError: the file cannot be read, a name is repeated, or there are fewer than two.
-    """
-    names = list(words)
-    if len(words) == 1:
-        if not os.path.isfile(words[0]):
-            raise UserError(f"--class_names {words[0]}: give two or more names, or a text file with one name per line")
-        try:
-            text = Path(words[0]).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise UserError(f"--class_names {words[0]} cannot be read: {reason}") from error
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError(f"--class_names: {len(names)} names, {len(set(names))} different; give two or more, each once")
-    return names

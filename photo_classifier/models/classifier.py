@@ -12,11 +12,6 @@ from torch import nn
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models.heads import HeadModule
 
-
-class _HeadReached(Exception):
-    """Ends a forward pass at the head."""
-
-
 # What networks raise when they are asked for something they cannot do; each library has its own way.
 REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, AttributeError)
 
@@ -99,18 +94,8 @@ class Classifier(nn.Module):
         return self
 
 
-def _train_depthwise_in_fp32(net: nn.Module) -> None:
-    """Makes depthwise convolutions train in fp32 on the CPU: their backward pass takes four times as long in bf16."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            module.forward = functools.partial(_forward_in_fp32, module, type(module).forward)
-
-
-def _forward_in_fp32(module: nn.Module, forward: Callable, inputs: torch.Tensor) -> torch.Tensor:
-    if not module.training or inputs.device.type != "cpu":
-        return forward(module, inputs)
-    with torch.autocast("cpu", enabled=False):
-        return forward(module, inputs.float())
+class _HeadReached(Exception):
+    """Ends a forward pass at the head."""
 
 
 def is_wholly_frozen(model: Classifier) -> bool:
@@ -126,12 +111,26 @@ def is_wholly_frozen(model: Classifier) -> bool:
     return not changing
 
 
+def count_parameters(model: Classifier) -> tuple[int, int]:
+    """Returns the number of all parameters and of those that train."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.net.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+
+
 def _acts_in_training(module: nn.Module) -> bool:
     """Returns whether a layer behaves differently in training mode: it keeps statistics or draws random numbers."""
     return isinstance(module, nn.modules.batchnorm._NormBase) or "drop" in type(module).__name__.lower()
 
 
-def count_parameters(model: Classifier) -> tuple[int, int]:
-    """Returns the number of all parameters and of those that train."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.net.parameters()]
-    return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+def _train_depthwise_in_fp32(net: nn.Module) -> None:
+    """Makes depthwise convolutions train in fp32 on the CPU: their backward pass takes four times as long in bf16."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            module.forward = functools.partial(_forward_in_fp32, module, type(module).forward)
+
+
+def _forward_in_fp32(module: nn.Module, forward: Callable, inputs: torch.Tensor) -> torch.Tensor:
+    if not module.training or inputs.device.type != "cpu":
+        return forward(module, inputs)
+    with torch.autocast("cpu", enabled=False):
+        return forward(module, inputs.float())

@@ -114,6 +114,11 @@ class FrozenModel(nn.Module):
         return self.top(features.clone())  # unlike an inference tensor, a clone may take part in a backward pass
 
 
+def eval_batch_size(batch_size: int) -> int:
+    """Returns the images in a pass of evaluation, also in training; below 32 wastes time, above 256 memory."""
+    return min(max(32, batch_size), 256)
+
+
 @torch.inference_mode()
 def run_in_fixed_batches(
     compute: Callable[[torch.Tensor], torch.Tensor],
@@ -133,8 +138,3 @@ def run_in_fixed_batches(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             outputs.append(compute(batch)[:n])
     return torch.cat(outputs) if len(outputs) != 1 else outputs[0]
-
-
-def eval_batch_size(batch_size: int) -> int:
-    """Returns the images in a pass of evaluation, also in training; below 32 wastes time, above 256 memory."""
-    return min(max(32, batch_size), 256)

@@ -101,7 +101,7 @@ def test_stored_features_train_the_weights_of_the_plain_loop(cli, split_folder):
     assert predicted.out.splitlines()[-1] == done.out.splitlines()[-1]
 
 
-def test_more_views_than_a_pass_has_come_some_at_a_time_to_the_same_numbers(engine, train_set, tmp_path, monkeypatch):
+def test_more_views_than_a_batch_are_computed_in_steps_to_the_same_numbers(engine, train_set, tmp_path, monkeypatch):
     whole = rows_of(extract_one(engine, train_set, tmp_path / "whole", "basic", 20))
     real, sizes = batches.stack, []
     monkeypatch.setattr(batches, "stack", lambda images: sizes.append(len(images)) or real(images))
@@ -141,7 +141,7 @@ def test_epochs_take_the_views_in_turn(engine, train_set, tmp_path):
     assert not torch.equal(found[0], found[1])
 
 
-def test_early_and_late_images_that_cannot_be_read_are_listed(cli, split_folder):
+def test_unreadable_images_are_listed_whether_features_are_computed_or_cached(cli, split_folder):
     bad = split_folder / "train" / "cat" / "00.png"
     bad.write_bytes(bad.read_bytes()[:-200])  # its header is whole: only decoding shows it
     for run_dir in ("computed", "cached"):
@@ -164,7 +164,7 @@ def test_a_second_run_computes_nothing_and_gives_the_same(cli, split_folder):
     assert not same_weights("a.pth", "c.pth")
 
 
-def test_what_features_depend_on_is_computed_anew(cli, split_folder):
+def test_features_are_computed_anew_when_what_they_depend_on_changes(cli, split_folder):
     def computed(*extra):
         done = cli("train", "--data_dir", split_folder, *FROZEN, *extra)
         assert done.status == 0, done.err
@@ -183,7 +183,7 @@ def test_what_features_depend_on_is_computed_anew(cli, split_folder):
     assert computed() == 0
 
 
-def test_one_changed_photo_is_computed_again_to_the_same_numbers(engine, train_set, tmp_path, said):
+def test_one_touched_photo_is_computed_again_to_the_same_numbers(engine, train_set, tmp_path, said):
     cache = tmp_path / "cache"
     first = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0))
     path = train_set.samples[4].path
@@ -203,7 +203,7 @@ def test_the_number_of_workers_changes_no_feature(engine, train_set, tmp_path):
     assert torch.equal(*found)
 
 
-def test_features_go_in_the_precision_they_came(engine, tmp_path):
+def test_features_keep_their_precision(engine, tmp_path):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         store, rows = ShardStore(tmp_path / str(dtype)), torch.randn(3, 5, 2, 2).to(dtype)
         keys = [RowKey(0, str(n), str(n), 1, n) for n in range(3)]
@@ -279,7 +279,7 @@ def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, mo
     assert said[1].startswith("features 20 views")  # 36 less two batches of 8
 
 
-def test_a_disk_without_room_is_told_before_the_work(engine, train_set, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_reported_before_the_work(engine, train_set, tmp_path, monkeypatch):
     monkeypatch.setattr(extraction.shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and FewBytes)
     with pytest.raises(UserError, match=r"need 7[0-9.]+ kB and .* has 10 B free.*--views 0"):
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
@@ -289,7 +289,7 @@ class FewBytes:
     free = 10
 
 
-def test_a_full_disk_on_the_way_is_one_line_and_leaves_no_half(engine, train_set, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_is_one_line_and_leaves_no_half_shard(engine, train_set, tmp_path, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
 
@@ -299,7 +299,7 @@ def test_a_full_disk_on_the_way_is_one_line_and_leaves_no_half(engine, train_set
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-def test_two_runs_at_once_leave_a_right_cache(cli, split_folder):
+def test_two_runs_at_once_leave_a_correct_cache(cli, split_folder):
     script = str(Path(train.__file__))
     argv = [sys.executable, script, *map(str, ("--data_dir", split_folder, *FROZEN))]
     runs = [subprocess.Popen([*argv, "--model_fn", f"{n}.pth"], stdout=subprocess.DEVNULL) for n in range(2)]
@@ -325,7 +325,7 @@ def add_shard(cache, name, age):
     return path
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path):
+def test_the_least_recently_used_shard_is_removed_first(tmp_path):
     kept = {name: add_shard(tmp_path, name, age) for name, age in (("old", 300), ("middle", 200), ("new", 100))}
     total = sum(n_bytes for _, n_bytes, _ in cache_entries(tmp_path))
     assert prune_cache(tmp_path, needed=0, limit=total - 1) <= total - 1
@@ -467,7 +467,7 @@ def test_evaluation_features_do_not_depend_on_the_seed(engine, image_folder, tmp
     assert [line.split()[1] for line in said] == ["42", "36"], "the views of training alone"
 
 
-def test_a_file_that_changes_while_it_is_read_has_no_row_and_is_told(engine, train_set, tmp_path, said):
+def test_a_file_that_changes_while_it_is_read_has_no_row_and_is_reported(engine, train_set, tmp_path, said):
     path, decoded = train_set.samples[4].path, train_set.decoded
     train_set.decoded = lambda index: (decoded(index), os.utime(path))[0]
     extracted = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
@@ -502,7 +502,7 @@ def test_other_code_and_other_numbers_of_heads_share_no_features(engine, train_s
     assert key() != before
 
 
-def test_a_cache_that_cannot_be_written_is_told_before_the_work(engine, train_set, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_reported_before_the_work(engine, train_set, tmp_path, monkeypatch):
     def refused(**_options):
         raise PermissionError(13, "Permission denied")
 
@@ -515,7 +515,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_the_work(engine, train_se
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
 
 
-def test_a_cache_that_may_only_be_read_serves_where_an_image_is_broken(engine, train_set, tmp_path, monkeypatch):
+def test_a_read_only_cache_works_with_an_unreadable_image(engine, train_set, tmp_path, monkeypatch):
     path = Path(train_set.samples[4].path)
     path.write_bytes(path.read_bytes()[:-200])
     first = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)

@@ -203,7 +203,7 @@ def test_a_refused_fold_is_reported_with_verbose_2(unfoldable, cli, image_folder
     assert "evaluation runs unfolded: batch norm could not be folded into the convolutions" in done.out
 
 
-def test_where_there_is_no_batch_norm_none_is_refused():
+def test_without_batch_norm_no_fold_is_refused():
     engine = Engine(get_model("squeezenet", 3, image_size=64), CPU, torch.float32, 2)
     assert not engine.is_folded
     assert not engine.is_refused

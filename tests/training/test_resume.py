@@ -340,7 +340,11 @@ BROKEN = {
     "another schedule": (lambda: change_state(schedule={"by_epoch": {"gamma": "x"}}), (), "is of another kind"),
     "other sums": (lambda: change_state(sums={**ZEROS, "confusion": torch.ones(9, 9)}), (), "has another shape"),
     "complex weights": (lambda: change_state(model=complex_of("r/last.pth")), (), "wrong type of numbers for"),
-    "a complex backbone": (lambda: change("r/backbone.pth", state_dict=complex_of("r/backbone.pth")), (), "odd num"),
+    "a complex backbone": (
+        lambda: change("r/backbone.pth", state_dict=complex_of("r/backbone.pth")),
+        (),
+        "type of num",
+    ),
     "no best weights": (lambda: change("m.pth", state_dict={"fc.weight": torch.ones(3, 512)}), (), "it lacks conv1"),
     "best weights of no epoch": (lambda: change("m.pth", metrics={"epoch": 9}), (), "is of no epoch"),
     "no list of images": (lambda: os.unlink("r/samples.json"), (), "cannot read samples.json"),
