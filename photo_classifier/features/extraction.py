@@ -86,17 +86,12 @@ def _plan(
     for store in set(stores.values()):
         store.open(key for name in requests if stores[name] is store for row in keys[name] for key in row or ())
     wanted: dict[str, Wanted] = {}
+    new: list[RowKey] = []
     for name, request in requests.items():
         rows, views = stores[name].rows, range(request.n_views)
         lacking = [tuple(v for v in views if row is None or row[v] not in rows) for row in keys[name]]
         wanted[name] = [(index, some) for index, some in enumerate(lacking) if some]
-    new = [
-        keys[name][index][view]
-        for name in requests
-        for index, some in wanted[name]
-        for view in some
-        if keys[name][index]
-    ]
+        new += [keys[name][index][view] for index, some in wanted[name] if keys[name][index] for view in some]
     _make_room(row_bytes, cache, new, _paths(stores))
     return {name: (keys[name], wanted[name]) for name in requests}
 

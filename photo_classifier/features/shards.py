@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SHARD_NAME = "[0-9]" * 20 + "-" + "[0-9a-f]" * 8  # a pattern: time in nanoseconds and a random number
 SHARD_SUFFIX = ".safetensors"
 SHARD_SECONDS = 60.0  # a run that is killed loses at most this much of its extraction
-SHARD_BYTES = 64e6  # writing a shard takes as much memory again
+SHARD_BYTES = 48e6  # writing a shard takes twice as much memory again
 
 
 class RowKey(NamedTuple):

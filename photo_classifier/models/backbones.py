@@ -59,7 +59,9 @@ def find_backbone(name: str) -> Backbone:
             near = did_you_mean(short, timm.list_models()).replace("did you mean ", "did you mean timm/")
             raise UserError(f"--model_name {name!r}: timm has no model {short!r}; write it as in timm/resnet18{near}")
         return Backbone("timm", short)
-    known = _torchvision_names()
+    from torchvision import models
+
+    known = models.list_models(module=models)
     if name in known:
         return Backbone("torchvision", name)
     raise UserError(
@@ -90,7 +92,7 @@ def find_head(net: nn.Module, model_name: str) -> str:
         return named
     layers = list(net.named_modules())
     linear = [name for name, m in layers if isinstance(m, nn.Linear)]
-    if linear and not named and not _is_squeezenet(layers):
+    if linear and not named and type(net).__name__ != "SqueezeNet":
         return linear[-1]
     convolutions = [name for name, m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
     if convolutions and not named:
@@ -99,12 +101,6 @@ def find_head(net: nn.Module, model_name: str) -> str:
         f"--model_name {model_name}: its head cannot be found (it has {named or 'no linear layer'}); choose another "
         f"model, for example one of {', '.join(BACKBONES)}"
     )
-
-
-def _torchvision_names() -> list[str]:
-    from torchvision import models
-
-    return models.list_models(module=models)
 
 
 def _build_torchvision(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretrained.Source]:
@@ -173,7 +169,3 @@ class _NoRandomFills(TorchFunctionMode):
             with torch.no_grad():
                 return tensor.zero_()
         return function(*args, **(kwargs or {}))
-
-
-def _is_squeezenet(layers: list[tuple[str, nn.Module]]) -> bool:
-    return layers[0][1].__class__.__name__ == "SqueezeNet"

@@ -41,8 +41,8 @@ class Classifier(nn.Module):
     def parameters_by_part(self) -> dict[str, list[nn.Parameter]]:
         """Returns the parameters of `backbone` and `head`, in order."""
         head = list(self.head.parameters())
-        others = {id(p) for p in head}
-        return {"backbone": [p for p in self.net.parameters() if id(p) not in others], "head": head}
+        ids = {id(p) for p in head}
+        return {"backbone": [p for p in self.net.parameters() if id(p) not in ids], "head": head}
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Scales images, uint8 (n, 3, h, w), as the weights expect them: fp32."""

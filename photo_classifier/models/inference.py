@@ -105,7 +105,7 @@ class FrozenModel(nn.Module):
 
     def __init__(self, engine: Engine, top: HeadModule, batch_size: int) -> None:
         super().__init__()
-        self.top, self.batch_size = top, batch_size
+        self.top, self.batch_size = top, batch_size  # `top` begins names in the saved state of a run
         self._engine = (engine,)  # in a tuple: its copy of the model must not become a submodule
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
