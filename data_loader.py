@@ -16,7 +16,8 @@ from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.data.preprocess import LimitAspect, Preprocess, eval_transform, resize_and_crop
 from photo_classifier.data.samples import Sample, Splits
-from photo_classifier.features.extraction import FeatureLoader, FeatureRequest, extract
+from photo_classifier.features.extraction import FeatureRequest, extract
+from photo_classifier.features.loader import FeatureLoader
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime.distributed import with_previous_sample
 from photo_classifier.runtime.errors import choose

@@ -11,12 +11,13 @@ from torch import nn
 
 from photo_classifier.models import pretrained, tensor_files
 from photo_classifier.models.backbones import Backbone, build, find_backbone, find_head
-from photo_classifier.models.classifier import REFUSALS, Classifier, replace_head
-from photo_classifier.models.tensor_files import check_fit
+from photo_classifier.models.classifier import REFUSALS, Classifier
+from photo_classifier.models.heads import replace_head
+from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.seeding import seeded_rng
 
-# --- the classifier ---------------------------------------------------------------------------
+SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
 
 
 def get_model(
@@ -35,21 +36,21 @@ def get_model(
     """Builds a backbone with a new head for `n_classes`.
 
     Args:
-        preferred_size: taken without an `image_size`, where the backbone can; else it is the weights' own.
+        preferred_size: the size without an `image_size`, if the backbone can take it; else the weights' own.
 
     Raises:
-        UserError: an unknown name, weights that are missing or do not fit, a size it cannot take, or a
-            model whose head cannot be found.
+        UserError: the name is unknown, weights are missing or do not fit, the backbone cannot take the size, or its
+            head cannot be found.
     """
     backbone = find_backbone(model_name)
     with seeded_rng(seed, "init"):
         net, preprocess, source = build(backbone, will_load=pretrained or bool(weights_file))
         head_name = backbone.head or find_head(net, model_name)
-        replace_head(net, head_name, n_classes, head_hidden, dropout, model_name)
+        replace_head(net, head_name, n_classes, head_hidden, dropout)
     model = Classifier(net, head_name, preprocess.at(image_size or preferred_size, resize, bit_depth))
     if not image_size and preferred_size and _try_size(model, preferred_size, n_classes):
         model.preprocess = preprocess.at(None, resize, bit_depth)
-    _check_size(model, n_classes, model_name, preprocess.image_size)  # before a download, which may take long
+    _check_size(model, n_classes, model_name, preprocess.image_size)  # before a download, which may take a while
     if weights_file:
         _load_file(net, weights_file, head_name, model_name)
     elif pretrained:
@@ -57,7 +58,34 @@ def get_model(
     return model.to(memory_format=torch.channels_last)
 
 
-SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
+def freeze(model: Classifier, until: str | None = None) -> None:
+    """Freezes everything but the head, or the modules up to and including `until`.
+
+    Frozen modules have `requires_grad=False` and stay in eval mode, so that batch-norm statistics do not change.
+
+    Args:
+        until: a dotted name, or a number of the backbone's children.
+
+    Raises:
+        UserError: there is no such module (the message lists those that exist), or the head would be frozen too.
+    """
+    frozen = _modules_until(model.net, until) if until else _all_but(model.net, model.head_name)
+    model.frozen += frozen
+    for module in frozen:
+        module.requires_grad_(False)
+    for parameter in model.head.parameters():
+        if not parameter.requires_grad:
+            raise UserError(f"--freeze_until {until} would freeze the head too, and nothing would be left to train")
+    model.train(model.training)
+
+
+def freeze_batch_norm(model: Classifier) -> None:
+    """Freezes the statistics and parameters of batch norm, and nothing else."""
+    norms = [m for m in model.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    model.frozen += norms
+    for norm in norms:
+        norm.requires_grad_(False)
+    model.train(model.training)
 
 
 def _check_size(model: Classifier, n_classes: int, model_name: str, own_size: int) -> None:
@@ -75,7 +103,7 @@ def _check_size(model: Classifier, n_classes: int, model_name: str, own_size: in
 
 
 def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
-    """Whether the model takes images of that size: the reason if not."""
+    """Returns why the model cannot take images of that size, or None if it can."""
     model.eval()
     try:
         with torch.no_grad():
@@ -85,47 +113,48 @@ def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
     return None if logits.shape == (1, n_classes) else f"its output has the shape {tuple(logits.shape)}"
 
 
-# --- weights into the backbone ----------------------------------------------------------------
-
-
 def _load_file(net: nn.Module, path: str | Path, head_name: str, model_name: str) -> None:
     content = tensor_files.read(path)
     inside = content.get("model_name", model_name)
     if inside != model_name:
         raise UserError(f"{path} is a checkpoint of {inside}; use --model_name {inside}, or another --weights FILE")
-    _load_backbone(net, tensor_files.state_dict_of(content, path), head_name, path)
+    _load_backbone(net, state_dict_of(content, path), head_name, path)
 
 
 def _load_pretrained(
     net: nn.Module, backbone: Backbone, source: pretrained.Source | None, head_name: str, model_name: str
 ) -> None:
     if source is None:
-        raise UserError(f"timm has no pretrained weights for {model_name}; choose another or give --weights FILE")
+        raise UserError(f"timm has no pretrained weights for {model_name}; choose another model or give --weights FILE")
     path = pretrained.lite0_file() if backbone.packaged else pretrained.cached_or_downloaded(source, model_name)
-    tensors = tensor_files.state_dict_of(tensor_files.read(path), path)
+    tensors = state_dict_of(tensor_files.read(path), path)
     if backbone.packaged:
-        # tensor by tensor in order: the package names the same layers otherwise
+        # tensor by tensor in order: the package has other names for the same layers
         names = [name for name in net.state_dict() if not name.startswith(f"{head_name}.")]
-        tensors = dict(zip(names, tensors.values(), strict=False))  # the head's own are the last
+        tensors = dict(zip(names, tensors.values(), strict=False))  # the head's are the last
     elif backbone.library == "timm":
         tensors = _timm_with(backbone.name, path).state_dict()
     _load_backbone(net, tensors, head_name, path)
 
 
 def _timm_with(name: str, path: Path) -> nn.Module:
-    """timm's own loading of a file from its hub: some of its models rename or reshape tensors there."""
+    """Loads a file from timm's hub with timm, which renames or reshapes the tensors of some models."""
     import timm
 
     try:
-        # the hub's files are plain state_dicts, also of models whose own loader reads another format
+        # the hub's files are plain state_dicts, also of models with a loader for another format
         overlay = {"file": str(path), "custom_load": False}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} does not fit timm/{name}: {error}; delete it, and it is downloaded again") from error
+        raise UserError(f"{path} does not fit timm/{name}: {error}; delete it to download it again") from error
 
 
 def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_name: str, path: str | Path) -> None:
-    """Loads all but the head, whatever head the file has, and says what does not fit."""
+    """Loads everything but the head, whatever head the file has.
+
+    Raises:
+        UserError: the tensors do not fit.
+    """
 
     def is_head(name: str) -> bool:
         return name.startswith(head_name + ".")
@@ -133,48 +162,15 @@ def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_nam
     # DenseNet's published files call "norm.1" what the library calls "norm1"
     renamed = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in tensors.items()}
     own = {key: value for key, value in net.state_dict().items() if not is_head(key)}
-    found = {
+    loaded = {
         key: value for key, value in renamed.items() if not is_head(key) and not re.match(r"(AuxLogits|aux\d)\.", key)
     }
-    check_fit(own, found, path)
-    tensor_files.load_into(net, found, strict=False)
-
-
-# --- freezing ---------------------------------------------------------------------------------
-
-
-def freeze(model: Classifier, until: str | None = None) -> None:
-    """Freezes all but the head, or the modules up to and with the one named `until`.
-
-    Frozen means `requires_grad=False` and eval mode for good: batch-norm statistics do not move.
-
-    Args:
-        until: a dotted name, or a number that counts the backbone's children.
-
-    Raises:
-        UserError: no such module; the message lists those there are.
-    """
-    frozen = _modules_until(model.net, until) if until else _all_but(model.net, model.head_name)
-    model.frozen += frozen
-    for module in frozen:
-        module.requires_grad_(False)
-    for parameter in model.head.parameters():
-        if not parameter.requires_grad:
-            raise UserError(f"--freeze_until {until} would freeze the head too, and nothing would be left to train")
-    model.train(model.training)
-
-
-def freeze_batch_norm(model: Classifier) -> None:
-    """Freezes batch norm alone, its statistics and its parameters."""
-    norms = [m for m in model.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    model.frozen += norms
-    for norm in norms:
-        norm.requires_grad_(False)
-    model.train(model.training)
+    check_fit(own, loaded, path)
+    load_into(net, loaded, strict=False)
 
 
 def _all_but(module: nn.Module, name: str) -> list[nn.Module]:
-    """The largest modules that do not hold the one of that name."""
+    """Returns the largest modules that do not contain the one of that name, and freezes the parameters beside them."""
     first, _, rest = name.partition(".")
     _freeze_own(module)
     frozen: list[nn.Module] = []
@@ -187,12 +183,13 @@ def _all_but(module: nn.Module, name: str) -> list[nn.Module]:
 
 
 def _freeze_own(module: nn.Module) -> None:
-    """Parameters that a module holds itself, as ViT's class token, freeze with its first child."""
+    """Freezes the parameters that a module holds itself, such as ViT's class token."""
     for parameter in module.parameters(recurse=False):
         parameter.requires_grad_(False)
 
 
 def _modules_until(module: nn.Module, until: str, above: str = "") -> list[nn.Module]:
+    """Returns the children of a module up to and including `until`; `above` is the prefix of its name."""
     _freeze_own(module)
     children = dict(module.named_children())
     if not above and until.isdecimal() and until not in children and 1 <= int(until) <= len(children):

@@ -74,13 +74,13 @@ WRONG_NAMES = {
     "train --data_dir photos --model_name ResNet18": "choose from resnet, alexnet, vgg, squeezenet, densenet, "
     "efficientnet_lite0, a torchvision model (resnet18, convnext_tiny, ...) or timm/NAME; did you mean resnet18?",
     "train --data_dir photos --model_name timm/resnet81": "did you mean timm/resnet18?",
-    "train --data_dir photos --model_name timm/": "type as in timm/resnet18",
+    "train --data_dir photos --model_name timm/": "write it as in timm/resnet18",
     "train --data_dir photos --model_name timm/vit_tiny_patch16_224 --image_size 99": "it takes 224 (without",
 }
 WRONG_FILES = {
-    f"train {RUN} --weights wieghts.pth": "there is no file wieghts.pth; did you mean weights.pth?; give a .pth or",
-    f"train {RUN} --weights weights.pth": "weights.pth is no PyTorch file; give a checkpoint of this tool, or a .pth",
-    f"train {RUN} --weights note.txt": "note.txt is no PyTorch file; give a checkpoint of this tool, or a .pth",
+    f"train {RUN} --weights wieghts.pth": "there is no file wieghts.pth; did you mean weights.pth?; give an existing",
+    f"train {RUN} --weights weights.pth": "weights.pth is not a PyTorch file; give a checkpoint of this tool, or",
+    f"train {RUN} --weights note.txt": "note.txt is not a PyTorch file; give a checkpoint of this tool, or a .pth",
     f"train {RUN} --use_pretrained --weights weights.pth": "both given; give one of them",
     f"train {RUN} --model_fn photos": "--model_fn photos is a folder; give the name of a file",
     f"train {RUN} --model_fn note.txt": "--model_fn note.txt exists and is not a checkpoint; give another name",
@@ -90,7 +90,7 @@ WRONG_FILES = {
     "predict --model_fn photos": "photos is a folder; this folder has weights.pth; name it with --model_fn FILE",
     "predict --model_fn wieghts.pth": "there is no checkpoint wieghts.pth; this folder has weights.pth; did you mean",
     "predict": "there is no checkpoint resnet.pth; this folder has weights.pth; name it with --model_fn FILE",
-    "predict --model_fn weights.pth": "weights.pth is no PyTorch file; give a checkpoint of this tool",
+    "predict --model_fn weights.pth": "weights.pth is not a PyTorch file; give a checkpoint of this tool",
 }
 
 

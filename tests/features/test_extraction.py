@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import TINY, save_image, weights_of
+from safetensors.torch import save
 
 import train
 from data_loader import ImageDataset, make_datasets, train_transform
@@ -22,23 +23,18 @@ from photo_classifier.data.discovery import load_splits
 from photo_classifier.data.preprocess import eval_transform
 from photo_classifier.data.samples import Sample
 from photo_classifier.features import cache as feature_cache
-from photo_classifier.features import extraction
-from photo_classifier.features.cache import (
-    RowKey,
-    ShardStore,
-    cache_entries,
-    clear_cache,
-    gather_rows,
-    open_cache,
-    prune_cache,
-    row_keys,
-)
-from photo_classifier.features.extraction import FeatureRequest, SplitFeatures, extract
+from photo_classifier.features import extraction, shards
+from photo_classifier.features import keys as feature_keys
+from photo_classifier.features.cache import cache_entries, open_cache, prune_cache
+from photo_classifier.features.extraction import FeatureRequest, extract
+from photo_classifier.features.loader import SplitFeatures
+from photo_classifier.features.shards import RowKey, ShardStore, gather_rows, row_keys
 from photo_classifier.models.backbones import BACKBONES
 from photo_classifier.models.classifier import is_wholly_frozen
 from photo_classifier.models.inference import Engine, HeadEngine
+from photo_classifier.runtime import launcher
 from photo_classifier.runtime.device import choose_precision
-from photo_classifier.runtime.errors import UserError, WriteError
+from photo_classifier.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 FROZEN = (*TINY, "--freeze", "--n_epochs", 3)
@@ -104,7 +100,7 @@ def test_stored_features_train_the_weights_of_the_plain_loop(cli, split_folder):
     assert predicted.out.splitlines()[-1] == done.out.splitlines()[-1]
 
 
-def test_more_views_than_a_pass_has_come_some_at_a_time_to_the_same_numbers(engine, train_set, tmp_path, monkeypatch):
+def test_more_views_than_a_batch_are_computed_in_steps_to_the_same_numbers(engine, train_set, tmp_path, monkeypatch):
     whole = rows_of(extract_one(engine, train_set, tmp_path / "whole", "basic", 20))
     real, sizes = batches.stack, []
     monkeypatch.setattr(batches, "stack", lambda images: sizes.append(len(images)) or real(images))
@@ -144,7 +140,7 @@ def test_epochs_take_the_views_in_turn(engine, train_set, tmp_path):
     assert not torch.equal(found[0], found[1])
 
 
-def test_early_and_late_images_that_cannot_be_read_are_listed(cli, split_folder):
+def test_unreadable_images_are_listed_whether_features_are_computed_or_cached(cli, split_folder):
     bad = split_folder / "train" / "cat" / "00.png"
     bad.write_bytes(bad.read_bytes()[:-200])  # its header is whole: only decoding shows it
     for run_dir in ("computed", "cached"):
@@ -167,7 +163,7 @@ def test_a_second_run_computes_nothing_and_gives_the_same(cli, split_folder):
     assert not same_weights("a.pth", "c.pth")
 
 
-def test_what_features_depend_on_is_computed_anew(cli, split_folder):
+def test_features_are_computed_anew_when_what_they_depend_on_changes(cli, split_folder):
     def computed(*extra):
         done = cli("train", "--data_dir", split_folder, *FROZEN, *extra)
         assert done.status == 0, done.err
@@ -186,7 +182,7 @@ def test_what_features_depend_on_is_computed_anew(cli, split_folder):
     assert computed() == 0
 
 
-def test_one_changed_photo_is_computed_again_to_the_same_numbers(engine, train_set, tmp_path, said):
+def test_one_touched_photo_is_computed_again_to_the_same_numbers(engine, train_set, tmp_path, said):
     cache = tmp_path / "cache"
     first = rows_of(extract_one(engine, train_set, cache, "basic", 2, 0))
     path = train_set.samples[4].path
@@ -206,7 +202,7 @@ def test_the_number_of_workers_changes_no_feature(engine, train_set, tmp_path):
     assert torch.equal(*found)
 
 
-def test_features_go_in_the_precision_they_came(engine, tmp_path):
+def test_features_keep_their_precision(engine, tmp_path):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         store, rows = ShardStore(tmp_path / str(dtype)), torch.randn(3, 5, 2, 2).to(dtype)
         keys = [RowKey(0, str(n), str(n), 1, n) for n in range(3)]
@@ -219,42 +215,49 @@ def test_features_go_in_the_precision_they_came(engine, tmp_path):
 # --- never a wrong cache ----------------------------------------------------------------------
 
 
-def test_half_written_entries_are_never_read(engine, train_set, tmp_path):
+def test_damaged_shards_are_never_read(engine, train_set, tmp_path):
     cache = tmp_path / "cache"
     first = rows_of(extract_one(engine, train_set, cache, "basic", 1, 0))
-    (_, _, index), *_ = cache_entries(cache)
-    keys = [RowKey(*row) for row in json.loads(index.read_text())["rows"]]
-    whole, data = index.read_text(), index.with_suffix(".bin")
-    content = data.read_bytes()
+    ((_, _, path),) = cache_entries(cache)
+    keys, features = shards._read_shard(path)
+    features, content = features.clone(), path.read_bytes()
     damages = (
-        lambda: data.write_bytes(content[:-7]),
-        lambda: data.unlink(),
-        lambda: index.write_text(whole[: len(whole) // 2]),
-        lambda: index.write_text("[]"),
-        lambda: index.write_text(json.dumps({**json.loads(whole), "shape": [3, 7]})),
-        lambda: index.write_text(json.dumps({**json.loads(whole), "dtype": "load"})),
+        lambda: path.write_bytes(content[:-7]),
+        lambda: path.unlink(),
+        lambda: path.write_bytes(b""),
+        lambda: path.write_bytes(content + b"more"),
+        lambda: path.write_bytes(content[:20] + bytes(20) + content[40:]),
+        lambda: write_shard(path, features[:-1], keys),
+        lambda: write_shard(path, features[0, 0], keys),
+        lambda: write_shard(path, features, [[["a list"]]]),
+        lambda: write_shard(path, features, 3),
+        lambda: path.write_bytes(save({"features": features})),
+        lambda: path.write_bytes(save({"features": features, "keys": torch.zeros(9)})),
     )
     for damage in damages:
-        index.write_text(whole)
-        data.write_bytes(content)
+        path.write_bytes(content)
         damage()
-        store = ShardStore(index.parent)
+        store = ShardStore(path.parent)
         store.open(keys)
         assert not store.rows
     assert torch.equal(rows_of(extract_one(engine, train_set, cache, "basic", 1, 0)), first)
 
 
-def test_entries_of_another_shape_or_type_are_computed_again(engine, train_set, tmp_path):
+def write_shard(path, features, keys):
+    text = torch.frombuffer(bytearray(json.dumps(keys).encode()), dtype=torch.uint8)
+    path.write_bytes(save({"features": features.contiguous(), "keys": text}))
+
+
+def test_shards_of_another_shape_or_type_are_computed_again(engine, train_set, tmp_path):
     cache = tmp_path / "cache"
     expected = rows_of(extract_one(engine, train_set, cache, "basic"))
-    (index,) = cache.rglob("*.json")
-    about = json.loads(index.read_text(encoding="utf-8"))
-    n, width = about["shape"]
-    for shape, dtype in (([n, width // 2, 2], "float32"), ([n, 2 * width], "bfloat16")):  # as many bytes
-        for path in cache.rglob("*.*"):
-            if path.stem != index.stem:
-                path.unlink()
-        index.write_text(json.dumps({**about, "shape": shape, "dtype": dtype}), encoding="utf-8")
+    ((_, _, path),) = cache_entries(cache)
+    keys, features = shards._read_shard(path)
+    features = features.clone()
+    for other in (features.view(len(keys), -1, 2), features.view(torch.bfloat16)):
+        for _, _, stored in cache_entries(cache):
+            stored.unlink()
+        write_shard(path, other, keys)
         assert torch.equal(rows_of(extract_one(engine, train_set, cache, "basic")), expected)
 
 
@@ -272,10 +275,10 @@ def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, mo
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
     monkeypatch.setattr(engine, "features", real)
     extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
-    assert said[0].startswith("features 20 views")  # 36 less two batches of 8
+    assert said[1].startswith("features 20 views")  # 36 less two batches of 8
 
 
-def test_a_disk_without_room_is_told_before_the_work(engine, train_set, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_reported_before_the_work(engine, train_set, tmp_path, monkeypatch):
     monkeypatch.setattr(extraction.shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and FewBytes)
     with pytest.raises(UserError, match=r"need 7[0-9.]+ kB and .* has 10 B free.*--views 0"):
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
@@ -285,17 +288,17 @@ class FewBytes:
     free = 10
 
 
-def test_a_full_disk_on_the_way_is_one_line_and_leaves_no_half(engine, train_set, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_is_one_line_and_leaves_no_half_shard(engine, train_set, tmp_path, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(feature_cache.os, "fsync", full)
-    with pytest.raises(UserError, match="No space left on device"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write to --feature_cache .*\(No space left on device\).*--views 0"):
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-def test_two_runs_at_once_leave_a_right_cache(cli, split_folder):
+def test_two_runs_at_once_leave_a_correct_cache(cli, split_folder):
     script = str(Path(train.__file__))
     argv = [sys.executable, script, *map(str, ("--data_dir", split_folder, *FROZEN))]
     runs = [subprocess.Popen([*argv, "--model_fn", f"{n}.pth"], stdout=subprocess.DEVNULL) for n in range(2)]
@@ -316,12 +319,12 @@ def recipe(name):
 def add_shard(cache, name, age):
     folder = cache / recipe(name)
     ShardStore(folder).add([RowKey(0, name, name, 1, 1)], torch.zeros(1, 250))
-    (index,) = folder.glob("*.json")
-    os.utime(index, (time.time() - age,) * 2)
-    return index
+    (path,) = folder.iterdir()
+    os.utime(path, (time.time() - age,) * 2)
+    return path
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path):
+def test_the_least_recently_used_shard_is_removed_first(tmp_path):
     kept = {name: add_shard(tmp_path, name, age) for name, age in (("old", 300), ("middle", 200), ("new", 100))}
     total = sum(n_bytes for _, n_bytes, _ in cache_entries(tmp_path))
     assert prune_cache(tmp_path, needed=0, limit=total - 1) <= total - 1
@@ -349,8 +352,8 @@ def test_one_network_on_many_sets_stays_within_the_limit_and_keeps_what_a_run_as
 
     def computed(*names):
         said.clear()
-        parts = {name: FeatureRequest(images_of(name), "evaluation") for name in names}
-        for _ in extract(engine, parts, tmp_path / "cache", 0):
+        requests = {name: FeatureRequest(images_of(name), "evaluation") for name in names}
+        for _ in extract(engine, requests, tmp_path / "cache", 0):
             pass
         return [int(line.split()[1]) if "compute" in line else line.strip() for line in said]
 
@@ -366,24 +369,35 @@ def test_one_network_on_many_sets_stays_within_the_limit_and_keeps_what_a_run_as
     computed("a")
     assert sum(age > 1 for age, _, _ in cache_entries(tmp_path / "cache")) == 1, "only what was asked for is in use"
     monkeypatch.setattr(feature_cache, "CACHE_LIMIT", first)
-    n, told = computed("a", "g")
+    n, line = computed("a", "g")
     assert n == 6
-    assert "more than that: they are kept, those of others removed" in told
-    assert computed("a", "g")[0].startswith("this run's own take")
+    assert "more than the limit: kept, but features of others removed" in line
+    assert computed("a", "g")[0].startswith("this run needs")
     assert len(cache_entries(tmp_path / "cache")) == 2
 
 
-def test_leftovers_of_dead_runs_are_removed_but_not_those_of_living_ones(tmp_path):
-    add_shard(tmp_path, "a", 0)
-    folder = tmp_path / recipe("a")
+def test_leftovers_of_dead_runs_are_removed_but_not_those_of_live_ones(tmp_path):
+    folder = add_shard(tmp_path, "a", 0).parent
     for n, age in enumerate((3, 0)):
-        for ending in ("tmp", "bin"):
-            path = folder / f"{n:020d}-{'ab' * 4}.{ending}"
-            path.write_bytes(b"x")
-            os.utime(path, (time.time() - age * 86400,) * 2)
+        shard = f"{n:020d}-{'ab' * 4}"
+        for name in (f"{shard}.tmp", f".{shard}.safetensor.x1y2z3_4.tmp"):
+            (folder / name).write_bytes(b"x")
+            os.utime(folder / name, (time.time() - age * 86400,) * 2)
     prune_cache(tmp_path, 0, limit=10**9)
     left = sorted(path.name for path in folder.iterdir() if "abab" in path.name)
-    assert left == [f"{1:020d}-{'ab' * 4}.{ending}" for ending in ("bin", "tmp")]
+    assert left == [f".{shard}.safetensor.x1y2z3_4.tmp", f"{shard}.tmp"]
+
+
+def test_shards_of_the_first_version_count_and_are_removed_like_any_other(tmp_path):
+    path = add_shard(tmp_path, "a", 0)
+    old = tmp_path / recipe("b") / f"{1:020d}-{'ab' * 4}.bin"
+    old.parent.mkdir()
+    for name in (old, old.with_suffix(".json")):
+        name.write_bytes(bytes(1000))
+        os.utime(name, (time.time() - 90,) * 2)
+    assert size_of(tmp_path) == 2000 + path.stat().st_size
+    prune_cache(tmp_path, 0, limit=path.stat().st_size)
+    assert list(tmp_path.iterdir()) == [path.parent]
 
 
 def test_nothing_but_its_own_files_is_ever_removed_from_the_folder(tmp_path):
@@ -394,7 +408,6 @@ def test_nothing_but_its_own_files_is_ever_removed_from_the_folder(tmp_path):
         path.write_bytes(b"mine")
         os.utime(path, (0, 0))
     prune_cache(tmp_path, needed=10**12, limit=10**9)
-    clear_cache(tmp_path)
     assert all(path.exists() for path in mine)
 
 
@@ -407,22 +420,8 @@ def test_networks_that_differ_only_in_their_layers_share_no_features(image_folde
         torch.manual_seed(0)
         for tensor in model.net.state_dict().values():
             tensor.zero_()
-        keys.add(extraction.recipe_key(extraction.engine_key(engine), dataset, "evaluation"))
+        keys.add(feature_keys.recipe_key(feature_keys.engine_key(engine), dataset, "evaluation"))
     assert len(keys) == 2
-
-
-def test_emptying_leaves_nothing_but_what_a_run_may_be_writing(tmp_path):
-    folder = add_shard(tmp_path, "a", 0).parent
-    for number, age in ((1, 90), (2, 0)):
-        for name in (f"{number:020d}-abababab.bin", f"{number:020d}-abababab.tmp"):
-            (folder / name).write_bytes(b"x")
-            os.utime(folder / name, (time.time() - age,) * 2)
-    clear_cache(tmp_path)
-    assert sorted(path.name[19] for path in folder.iterdir()) == ["2", "2"]
-    for path in folder.iterdir():
-        os.utime(path, (0, 0))
-    clear_cache(tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_folders_that_killed_runs_left_are_removed_by_the_next(tmp_path, monkeypatch):
@@ -449,7 +448,7 @@ def test_none_leaves_nothing_behind(cli, split_folder, tmp_path):
 
 def test_a_set_larger_than_a_shard_is_read_across_shards(engine, train_set, tmp_path, monkeypatch):
     whole = rows_of(extract_one(engine, train_set, tmp_path / "one", "basic", 2, 0))
-    monkeypatch.setattr(extraction, "SHARD_BYTES", 10_000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 10_000)
     extracted = extract_one(engine, train_set, tmp_path / "many", "basic", 2, 0)
     assert len(extracted.shards) > 2
     assert torch.equal(rows_of(extracted), whole)
@@ -459,15 +458,15 @@ def test_evaluation_features_do_not_depend_on_the_seed(engine, image_folder, tmp
     splits = load_splits(image_folder, {"train": 0.6, "valid": 0.2, "test": 0.2}, 0)
     for seed in (0, 1):
         datasets = make_datasets(TrainConfig(seed=seed), splits, engine.model.preprocess)
-        parts = {
+        requests = {
             "valid": FeatureRequest(datasets["valid"], "evaluation"),
             "train": FeatureRequest(datasets["train"], "basic", 2),
         }
-        list(extract(engine, parts, tmp_path / "cache", 0))
+        list(extract(engine, requests, tmp_path / "cache", 0))
     assert [line.split()[1] for line in said] == ["42", "36"], "the views of training alone"
 
 
-def test_a_file_that_changes_while_it_is_read_has_no_row_and_is_told(engine, train_set, tmp_path, said):
+def test_a_file_that_changes_while_it_is_read_has_no_row_and_is_reported(engine, train_set, tmp_path, said):
     path, decoded = train_set.samples[4].path, train_set.decoded
     train_set.decoded = lambda index: (decoded(index), os.utime(path))[0]
     extracted = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
@@ -475,12 +474,12 @@ def test_a_file_that_changes_while_it_is_read_has_no_row_and_is_told(engine, tra
     assert (extracted.locations[4] == -1).all()
     train_set.decoded = decoded
     assert not extract_one(engine, train_set, tmp_path / "cache", "basic", 2).bad
-    assert said[0].split()[1] == "2"
+    assert [line.split()[1] for line in said] == ["36", "2"]
 
 
 def test_other_code_and_other_numbers_of_heads_share_no_features(engine, train_set, tmp_path, monkeypatch):
     def key():
-        return extraction.recipe_key(extraction.engine_key(engine), train_set, "basic")
+        return feature_keys.recipe_key(feature_keys.engine_key(engine), train_set, "basic")
 
     before = key()
     assert key() == before
@@ -488,32 +487,34 @@ def test_other_code_and_other_numbers_of_heads_share_no_features(engine, train_s
     assert key() != before
     del engine.model.net.layer1.num_heads
     assert key() == before
-    for name in extraction.CODE:
+    for name in feature_keys.CODE:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(extraction.PACKAGE / f"{name}.py", tmp_path / f"{name}.py")
-    monkeypatch.setattr(extraction, "PACKAGE", tmp_path)
+        shutil.copy(feature_keys.PACKAGE / f"{name}.py", tmp_path / f"{name}.py")
+    monkeypatch.setattr(feature_keys, "PACKAGE", tmp_path)
     assert key() == before
-    for name in extraction.CODE:
+    for name in feature_keys.CODE:
         code = (tmp_path / f"{name}.py").read_bytes()
         (tmp_path / f"{name}.py").write_bytes(code + b"# more")
         assert key() != before, name
         (tmp_path / f"{name}.py").write_bytes(code)
-    monkeypatch.setattr(extraction.inspect, "getsourcefile", lambda _: tmp_path / f"{name}.py")  # of the data set
+    monkeypatch.setattr(feature_keys.inspect, "getsourcefile", lambda _: tmp_path / f"{name}.py")  # of the data set
     assert key() != before
 
 
-def test_a_cache_that_cannot_be_written_is_told_before_the_work(engine, train_set, tmp_path, monkeypatch):
-    def refused(path, *_args, **_options):
-        raise PermissionError(13, "Permission denied", str(path))
+def test_a_cache_that_cannot_be_written_is_reported_before_the_work(engine, train_set, tmp_path, monkeypatch):
+    def refused(**_options):
+        raise PermissionError(13, "Permission denied")
 
     engine.features = lambda *_args, **_options: pytest.fail("computed")
     monkeypatch.setattr(engine, "feature_example", lambda: torch.zeros(1, 512))
-    monkeypatch.setattr(feature_cache.Path, "touch", refused)
-    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\); free some space, give another DIR"):
+    monkeypatch.setattr(shards.tempfile, "TemporaryFile", refused)
+    with pytest.raises(
+        UserError, match=r"cannot write to --feature_cache .*\(Permission denied\); free some space, give another DIR"
+    ):
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
 
 
-def test_a_cache_that_may_only_be_read_serves_where_an_image_is_broken(engine, train_set, tmp_path, monkeypatch):
+def test_a_read_only_cache_works_with_an_unreadable_image(engine, train_set, tmp_path, monkeypatch):
     path = Path(train_set.samples[4].path)
     path.write_bytes(path.read_bytes()[:-200])
     first = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
@@ -529,25 +530,15 @@ def test_a_rank_that_sees_other_times_of_the_files_compares_with_its_own_first_l
     keys = [row_keys(sample, 1) for sample in train_set.samples]
     for sample in train_set.samples:
         os.utime(sample.path, ns=(0, 10**18))
-    monkeypatch.setattr("photo_classifier.features.extraction.is_main", lambda: False)
+    monkeypatch.setattr(launcher, "is_main", lambda: False)
     wanted = [(index, (0,)) for index in range(len(keys))]
     assert not extraction._compute(engine, train_set, ShardStore(tmp_path / "rows"), keys, wanted, 0)
-
-
-def test_an_index_that_cannot_be_written_takes_its_rows_along(tmp_path, monkeypatch):
-    def full(path, text):
-        raise WriteError(f"cannot write {path}: No space left on device")
-
-    monkeypatch.setattr(feature_cache, "write_text", full)
-    with pytest.raises(WriteError, match=r"No space left on device.*use --views 0"):
-        ShardStore(tmp_path / "r").add([RowKey(0, "a", "a", 1, 1)], torch.zeros(1, 3))
-    assert not list((tmp_path / "r").iterdir())
 
 
 def test_rows_outlive_another_process_that_empties_the_cache(tmp_path):
     store, keys = ShardStore(tmp_path / recipe("a")), [RowKey(0, "a", "a", 1, 1)]
     store.add(keys, torch.ones(1, 3))
-    clear_cache(tmp_path)
+    prune_cache(tmp_path, 0, limit=0)
     assert gather_rows(store.shards, store.locations(keys)).tolist() == [[1, 1, 1]]
     store.add([RowKey(0, "b", "b", 1, 1)], torch.zeros(1, 3))
     assert len(cache_entries(tmp_path)) == 1

@@ -60,14 +60,17 @@ def quantized(tensor):
 
 HOSTILE = {
     "a payload": (lambda: change(extra=Payload()), "was not opened, because such a file can run code"),
-    "a bare pickle": (lambda: open("tiny.pth", "wb").write(pickle.dumps(Payload())), "is no PyTorch file"),
+    "a bare pickle": (lambda: open("tiny.pth", "wb").write(pickle.dumps(Payload())), "is not a PyTorch file"),
     "a whole model": (lambda: torch.save(torch.nn.Linear(2, 2), "tiny.pth"), "can run code"),
-    "cut short": (lambda: cut(0.5), "is broken or only half there"),
-    "almost whole": (lambda: cut(0.999), "is broken or only half there"),
-    "nothing": (lambda: cut(0), "is broken or only half there"),
-    "newer": (lambda: change(format_version=99), "has format 99, this version reads up to 1; update the tool"),
+    "cut short": (lambda: cut(0.5), "is damaged or incomplete"),
+    "almost whole": (lambda: cut(0.999), "is damaged or incomplete"),
+    "nothing": (lambda: cut(0), "is damaged or incomplete"),
+    "newer": (lambda: change(format_version=99), "has format 99, but this version reads only up to 1"),
     "a strange version": (lambda: change(format_version=torch.ones(3)), "is not a checkpoint of this tool"),
-    "the state of a run": (lambda: shutil.copy("r/last.pth", "tiny.pth"), "is what train.py --resume goes on from"),
+    "the state of a run": (
+        lambda: shutil.copy("r/last.pth", "tiny.pth"),
+        "is the state of a run for train.py",
+    ),
     "parts": (lambda: torch.save({"format_version": 1}, "tiny.pth"), "is not a checkpoint of this tool"),
     "compressed": (compress, "would unpack to"),
     "of another model": (lambda: change(model_name="resnet34"), "does not fit the model: it lacks "),
@@ -75,17 +78,29 @@ HOSTILE = {
     "another shape": (lambda: change_tensor(lambda t: t[:5].clone()), "another shape for layer1.0.conv1.weight"),
     "not a number": (lambda: change_tensor(lambda t: t * float("nan")), "not finite in layer1.0.conv1.weight"),
     "not a number in 32 bits": (lambda: change_tensor(lambda t: t.double() * 1e300), "not finite in layer1.0.conv1"),
-    "complex numbers": (lambda: change_tensor(lambda t: t.to(torch.complex64)), "odd numbers in layer1.0.conv1.weight"),
-    "complex and none": (lambda: change_tensor(lambda t: t * complex("nan")), "odd numbers in layer1.0.conv1.weight"),
-    "whole numbers": (lambda: change_tensor(lambda t: t.to(torch.int8)), "odd numbers in layer1.0.conv1.weight"),
-    "truth values": (lambda: change_tensor(lambda t: t.bool()), "odd numbers in layer1.0.conv1.weight"),
-    "eight bits": (lambda: change_tensor(lambda t: t.to(torch.float8_e4m3fn)), "odd numbers in layer1.0.conv1.weight"),
+    "complex numbers": (
+        lambda: change_tensor(lambda t: t.to(torch.complex64)),
+        "wrong type of numbers for layer1",
+    ),
+    "complex and none": (
+        lambda: change_tensor(lambda t: t * complex("nan")),
+        "wrong type of numbers for layer1",
+    ),
+    "whole numbers": (
+        lambda: change_tensor(lambda t: t.to(torch.int8)),
+        "wrong type of numbers for layer1",
+    ),
+    "truth values": (lambda: change_tensor(lambda t: t.bool()), "wrong type of numbers for layer1"),
+    "eight bits": (
+        lambda: change_tensor(lambda t: t.to(torch.float8_e4m3fn)),
+        "wrong type of numbers for layer1",
+    ),
     "sparse": (lambda: change_tensor(lambda t: t.to_sparse()), "a sparse, quantized or empty tensor"),
     "quantized": (lambda: change_tensor(quantized), "a sparse, quantized or empty tensor"),
     "empty": (lambda: change_tensor(lambda t: t.to("meta")), "a sparse, quantized or empty tensor"),
-    "one number": (lambda: change_tensor(lambda t: torch.zeros(1).expand(10**6, 10**6)), "larger than what the file"),
+    "one number": (lambda: change_tensor(lambda t: torch.zeros(1).expand(10**6, 10**6)), "larger than its data"),
     "no tensor": (lambda: change_tensor(lambda t: "zeros"), "an entry of state_dict is a str, not a Tensor"),
-    "a class less": (lambda: change(class_names=["a", "b"]), "has 3 outputs, and there are 2 class names"),
+    "a class less": (lambda: change(class_names=["a", "b"]), "has 3 outputs but 2 class names"),
     "a number for names": (lambda: change(class_names=3), "class_names is not a list"),
     "numbers for names": (lambda: change(class_names=[1, 2, 3]), "an entry of class_names is a int"),
     "names without end": (lambda: change(class_names=laugh()), "an entry of class_names is a list"),
@@ -93,14 +108,14 @@ HOSTILE = {
     "a text for the size": (lambda: change(image_size="32"), "image_size is a str, not a int"),
     "a great size": (lambda: change(image_size=10**6), "image_size is not from 1 to 8192"),
     "a great batch": (lambda: change(eval_batch_size=10**9), "eval_batch_size is not from 1 to 256"),
-    "a small resize": (lambda: change(resize=1), "resize is not from image_size on"),
-    "a strange filter": (lambda: change(interpolation="magic"), "interpolation is none of nearest"),
-    "a strange precision": (lambda: change(precision="fp4"), "precision is none of auto"),
+    "a small resize": (lambda: change(resize=1), "resize is not from image_size to"),
+    "a strange filter": (lambda: change(interpolation="magic"), "interpolation is not one of nearest"),
+    "a strange precision": (lambda: change(precision="fp4"), "precision is not one of auto"),
     "no mean": (lambda: change(mean=[]), "mean and std are not three numbers"),
     "no deviation": (lambda: change(std=[0, 0, 0]), "std above 0"),
     "an infinite mean": (lambda: change(mean=[float("inf")] * 3), "an entry of mean is inf"),
-    "no temperature": (lambda: change(temperature=0.0), "temperature is no number above 0"),
-    "another head": (lambda: change(head="layer1"), "names another head"),
+    "no temperature": (lambda: change(temperature=0.0), "temperature is not a number above 0"),
+    "another head": (lambda: change(head="layer1"), "has 'layer1' as its head, but that of"),
     "strange splits": (lambda: change(splits=[1]), "splits is not a dict"),
     "splits without what they name": (lambda: change(splits={"cwd": ".", "held_out": "valid"}), "splits has no"),
     "splits without paths": (lambda: change(splits={"cwd": ".", "held_out": "valid", "valid": [7]}), "splits has no"),
@@ -149,23 +164,23 @@ def test_a_plain_state_dict_predicts_with_its_network_and_classes_named(how, cli
         ]
 
 
-def test_what_a_plain_state_dict_does_not_tell_is_asked_for(cli, trained, tmp_path):
+def test_what_a_plain_state_dict_does_not_hold_is_asked_for(cli, trained, tmp_path):
     write("plain.pth", read()["state_dict"])
     plain = ("--model_fn", "plain.pth")
     for flags, expected in (
-        ((), "which tells neither its network nor its classes; give both: --model_name NAME --class_names A B C"),
+        ((), "which names neither its network nor its classes; give both: --model_name NAME --class_names A B C"),
         (("--model_name", NAME, "--class_names", "a"), "give two or more names, or a text file"),
         (("--model_name", NAME, "--class_names", "a", "a"), "2 names, 1 different"),
-        (("--model_name", NAME, "--class_names", "a", "b"), "has 3 outputs, and there are 2 class names"),
-        (("--model_name", "resnet34", "--class_names", "a", "b", "c"), "is it of another --model_name?"),
+        (("--model_name", NAME, "--class_names", "a", "b"), "has 3 outputs but 2 class names"),
+        (("--model_name", "resnet34", "--class_names", "a", "b", "c"), "was it made with another --model_name?"),
         (("--model_name", NAME, "--class_names", "a", "b", "c"), "name some with --input"),
     ):
         assert_one_line_error(cli("predict", *plain, *flags, *PREDICT), expected)
     own = cli("predict", "--model_fn", "tiny.pth", "--class_names", "a", "b", "c", *PREDICT)
-    assert_one_line_error(own, "tiny.pth knows its own network and classes")
+    assert_one_line_error(own, "tiny.pth names its own network and classes")
 
 
-def test_too_little_memory_is_not_told_as_a_broken_file(cli, trained, monkeypatch):
+def test_running_out_of_memory_is_not_reported_as_a_damaged_file(cli, trained, monkeypatch):
     def load(*_, **__):
         raise MemoryError
 

@@ -7,7 +7,7 @@ from helpers import RESNET18
 from torch import nn
 
 from model_loader import get_model
-from photo_classifier.models import inference
+from photo_classifier.models import folding
 from photo_classifier.models.backbones import BACKBONES
 from photo_classifier.models.folding import find_pairs
 from photo_classifier.models.inference import Engine, FrozenModel
@@ -34,7 +34,7 @@ def randomise(model):
             module.bias.data.normal_(0, 0.1, generator=generator)
 
 
-def test_wrong_pairs_are_found_out_in_a_new_model_too():
+def test_wrong_pairs_are_detected_in_a_new_model_too():
     # MaxViT's stem feeds a skip connection beside the norm
     model = get_model("maxvit_t", 3, image_size=224).eval()
     engine = Engine(model, CPU, torch.float32, 1)
@@ -198,12 +198,12 @@ def test_a_network_that_asks_its_batch_norm_for_what_folding_removes_runs_plain(
     assert engine(random_images(2, engine.model)).isfinite().all()
 
 
-def test_a_refused_fold_is_told_where_more_is_asked_for(unfoldable, cli, image_folder):
+def test_a_refused_fold_is_reported_with_verbose_2(unfoldable, cli, image_folder):
     done = cli("train", "--data_dir", image_folder, *RESNET18, "--dry_run", "--verbose", 2)
-    assert "evaluation runs unfolded: batch norm could not be joined to convolutions" in done.out
+    assert "evaluation runs unfolded: batch norm could not be folded into the convolutions" in done.out
 
 
-def test_where_there_is_no_batch_norm_none_is_refused():
+def test_without_batch_norm_no_fold_is_refused():
     engine = Engine(get_model("squeezenet", 3, image_size=64), CPU, torch.float32, 2)
     assert not engine.is_folded
     assert not engine.is_refused
@@ -225,5 +225,5 @@ def test_a_right_fold_is_not_refused_where_the_device_rounds_convolutions(monkey
     model = random_model("resnet18")
     assert Engine(model, CPU, torch.float32, 2).is_folded
     assert torch.backends.cudnn.allow_tf32
-    monkeypatch.setattr(inference, "_exact_fp32", contextlib.nullcontext)
+    monkeypatch.setattr(folding, "_exact_fp32", contextlib.nullcontext)
     assert not Engine(model, CPU, torch.float32, 2).is_folded, "the rounding must be one that matters"

@@ -1,0 +1,113 @@
+"""Keys of the feature cache: hashes of everything that a row depends on, except its file."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from photo_classifier.data.batches import ImageSource
+    from photo_classifier.models.classifier import Classifier
+    from photo_classifier.models.inference import Engine
+
+# The modules that compute rows: when their code changes, rows are computed anew.
+PACKAGE = Path(__file__).parents[1]
+CODE = (
+    "data/batches",
+    "data/decoding",
+    "data/preprocess",
+    "models/backbones",
+    "models/classifier",
+    "models/folding",
+    "models/inference",
+    "runtime/device",
+    "runtime/seeding",
+)
+
+
+def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
+    """Hashes what computes every row: weights, layers, precision, batch size, code, libraries and processors.
+
+    Args:
+        processors: what the processes of the run compute on, as `processor_name` gives it.
+    """
+    import torch
+    import torchvision
+
+    model = engine.model
+    return _hash_json({
+        "backbone": _hash_backbone(model),
+        "dtype": str(engine.dtype),
+        "device": engine.device.type,
+        "folded": engine.is_folded,
+        "batch_size": engine.batch_size,
+        "processors": list(processors),
+        # timm is not imported just for its version: that takes most of a second
+        "versions": [str(torch.__version__), str(torchvision.__version__), *map(version, ("timm", "pillow"))],
+        "code": [_hash_file(PACKAGE / f"{name}.py") for name in CODE],
+        # two networks can have the same weights and differ in padding, activation or number of heads
+        "layers": [
+            (name, type(module).__qualname__, module.extra_repr(), _plain_attributes(module))
+            for name, module in model.net.named_modules()
+            if name != model.head_name and not name.startswith(model.head_name + ".")
+        ],
+    })  # fmt: skip
+
+
+def recipe_key(engine: str, dataset: ImageSource, recipe: str) -> str:
+    """Hashes everything that every row depends on, except its file.
+
+    Args:
+        engine: the result of `engine_key`.
+        recipe: the name of the augmentation.
+    """
+    content = {
+        **asdict(dataset.preprocess),
+        "engine": engine,
+        "recipe": [recipe, repr(dataset.transform)],
+        "draws": _hash_file(inspect.getsourcefile(type(dataset))),
+        "seed": dataset.seed,
+        "max_pixels": dataset.max_pixels,
+    }
+    return _hash_json(content)[:32]
+
+
+def processor_name(device: torch.device) -> str:
+    """Returns what determines the rounding of numbers: the GPU's name, or the CPU's instruction set."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+
+
+def _hash_file(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _hash_json(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _hash_backbone(model: Classifier) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.net.state_dict().items():
+        if not name.startswith(model.head_name + "."):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _plain_attributes(module: nn.Module) -> str:
+    plain = (bool, int, float, str, tuple)
+    own = {name: value for name, value in vars(module).items() if isinstance(value, plain)}
+    return repr(sorted((name, value) for name, value in own.items() if name != "training"))

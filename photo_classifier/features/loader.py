@@ -1,0 +1,67 @@
+"""Stored features of a split, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from photo_classifier.features.shards import gather_rows
+from photo_classifier.runtime import launcher
+
+if TYPE_CHECKING:
+    import torch
+
+    from photo_classifier.data.batches import AddressedSampler, ImageSource
+
+
+@dataclass
+class SplitFeatures:
+    """Stored features of a split.
+
+    `locations`, (samples, views, 2), holds the shard and row of each view, -1 if the image could not be read;
+    `bad` lists those samples with the reason.
+    """
+
+    dataset: ImageSource
+    shards: Sequence[torch.Tensor]
+    locations: torch.Tensor
+    bad: list[tuple[int, str]]
+
+    def loader(self, batch_size: int) -> FeatureLoader:
+        """Returns a loader of batches in the same addressed order as the images' own loader."""
+        from photo_classifier.data.batches import AddressedSampler
+
+        ranks = launcher.rank_and_world_size()
+        return FeatureLoader(self, AddressedSampler(len(self.locations), batch_size, self.dataset.seed, ranks))
+
+    def rows(self, indices: Sequence[int], view: int = 0) -> torch.Tensor:
+        """Returns the features of those samples, (n, ...); all of them must be readable."""
+        return gather_rows(self.shards, self.locations[indices, view])
+
+
+@dataclass
+class FeatureLoader:
+    """Batches of stored features; epoch `e` has view `e mod n_views`."""
+
+    features: SplitFeatures
+    batch_sampler: AddressedSampler
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator:
+        import torch
+
+        from photo_classifier.data.batches import Batch
+
+        dataset, locations = self.features.dataset, self.features.locations
+        for batch in self.batch_sampler:
+            addresses = torch.tensor(batch, dtype=torch.int64).view(-1, 2)  # epoch and index of each
+            rows = locations[addresses[:, 1], addresses[:, 0] % locations.shape[1]]
+            is_good = rows[:, 0] >= 0
+            indices, rows = addresses[is_good, 1], rows[is_good]
+            labels = torch.tensor([dataset.label_of(index) for index in indices.tolist()], dtype=torch.int64)
+            # A batch without any readable image still counts: a resumed run continues by the number of batches.
+            features = gather_rows(self.features.shards, rows) if len(rows) else torch.empty(0)
+            yield Batch(features, labels, indices, [])

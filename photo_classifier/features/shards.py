@@ -1,0 +1,192 @@
+"""Rows of features on the disk: safetensors files that hold the rows and their keys."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from photo_classifier.runtime.device import return_freed_memory
+from photo_classifier.runtime.errors import WriteError
+from photo_classifier.runtime.files import atomic_write, file_state
+
+if TYPE_CHECKING:
+    import torch
+
+    from photo_classifier.data.samples import Sample
+
+SHARD_NAME = "[0-9]" * 20 + "-" + "[0-9a-f]" * 8  # a pattern: time in nanoseconds and a random number
+SHARD_SUFFIX = ".safetensors"
+SHARD_SECONDS = 60.0  # a run that is killed loses at most this much of its extraction
+SHARD_BYTES = 48e6  # writing a shard takes twice as much memory again
+
+
+class RowKey(NamedTuple):
+    """One view of one file in its present state: a new size or modification time makes another row."""
+
+    view: int
+    path: str
+    key: str
+    size: int
+    mtime_ns: int
+
+
+def row_keys(sample: Sample, n_views: int) -> list[RowKey] | None:
+    """Returns the keys of a file's rows by view, or None if the file cannot be accessed."""
+    state = file_state(sample.path)
+    if state is None:
+        return None
+    file = (os.path.abspath(sample.path), sample.key, *state)
+    return [RowKey(view, *file) for view in range(n_views)]
+
+
+class ShardStore:
+    """Rows of features under one recipe, memory-mapped from the shards in a folder.
+
+    A shard is written whole or not at all; a damaged one counts as absent. Runs that work at the same time write
+    shards of their own.
+
+    Args:
+        example: features, (1, ...), with the shape and dtype of all rows; shards that differ are not read.
+    """
+
+    def __init__(self, folder: Path, example: torch.Tensor | None = None) -> None:
+        self.folder, self.example = folder, example
+        self.shards: list[torch.Tensor] = []
+        self.paths: list[Path] = []
+        self.rows: dict[RowKey, tuple[int, int]] = {}
+
+    def open(self, wanted: Iterable[RowKey]) -> None:
+        """Opens the shards that hold any of the wanted rows; the others age until they are removed."""
+        from safetensors import SafetensorError
+
+        wanted = set(wanted) - self.rows.keys()
+        for path in sorted(self.folder.glob(f"{SHARD_NAME}{SHARD_SUFFIX}")) if wanted else ():
+            with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError, SafetensorError):  # a damaged shard
+                self._open(path, wanted)
+
+    def _open(self, path: Path, wanted: Collection[RowKey]) -> None:
+        keys, features = _read_shard(path)
+        # A row that two runs have stored is read from the first shard; the second ages.
+        rows = {key: row for row, key in enumerate(keys) if key in wanted and key not in self.rows}
+        if not rows or len(keys) != len(features) or not self._fits(features):
+            return
+        self._add_rows(path, rows, features)
+        with contextlib.suppress(OSError):  # a read-only cache works too
+            os.utime(path)  # marks it as recently used
+
+    def _fits(self, features: torch.Tensor) -> bool:
+        example = self.example
+        return example is None or (features.shape[1:] == example.shape[1:] and features.dtype == example.dtype)
+
+    def _add_rows(self, path: Path, rows: dict[RowKey, int], features: torch.Tensor) -> None:
+        self.rows.update({key: (len(self.shards), row) for key, row in rows.items()})
+        self.shards.append(features)
+        self.paths.append(path)
+
+    def add(self, keys: Sequence[RowKey], features: torch.Tensor) -> None:
+        """Writes a shard of rows, (n, ...) in any floating-point dtype, and opens it.
+
+        Raises:
+            WriteError: the folder cannot be written; nothing of the shard is left there.
+        """
+        import torch
+        from safetensors.torch import save
+
+        path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}{SHARD_SUFFIX}"
+        # Keys are a tensor as well: the format limits its header, and so the metadata, to 100 MB.
+        text = torch.frombuffer(bytearray(json.dumps(keys).encode()), dtype=torch.uint8)
+        with self._explained(), atomic_write(path) as file:
+            file.write(save({"features": features.contiguous(), "keys": text}))
+            file.flush()
+            # Mapped before it gets its name: another process may empty the cache right afterwards.
+            _, mapped = _read_shard(Path(file.name))
+        self._add_rows(path, {key: row for row, key in enumerate(keys)}, mapped)
+
+    def check_writable(self) -> None:
+        """Raises the `WriteError` of `add` before hours of work whose result could not be kept."""
+        with self._explained():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns errors of writing into a message that says what helps."""
+        try:
+            yield
+        except (OSError, WriteError) as error:
+            reason = error if isinstance(error, OSError) else error.__cause__
+            raise WriteError(
+                f"cannot write to --feature_cache {self.folder.parent} ({getattr(reason, 'strerror', reason)}); free "
+                "some space, give another DIR, or start a new run with --views 0, which stores nothing"
+            ) from error
+
+    def locations(self, keys: Sequence[RowKey]) -> torch.Tensor:
+        """Returns where those rows are: shard and row, int32 (n, 2), -1 for a row that is missing."""
+        import torch
+
+        return torch.tensor([self.rows.get(key, (-1, -1)) for key in keys], dtype=torch.int32).view(-1, 2)
+
+
+class ShardBuffer:
+    """Collects rows in one block of memory, which is reused for every shard.
+
+    Rows kept one by one among the activations would fragment the heap, which then grows with every shard.
+
+    Args:
+        n_rows: the largest number of rows that will come.
+    """
+
+    def __init__(self, store: ShardStore, n_rows: int) -> None:
+        self.store, self.n_rows = store, n_rows
+        self.keys: list[RowKey] = []
+        self.block: torch.Tensor | None = None
+        self.last_write = time.monotonic()
+
+    def add(self, keys: Sequence[RowKey], features: torch.Tensor) -> None:
+        """Takes rows, (n, ...); writes the block when it is full or has waited for `SHARD_SECONDS`."""
+        if self.block is None:
+            n_fit = int(SHARD_BYTES / features[0].nbytes)
+            self.block = features.new_empty(max(len(features), min(n_fit, self.n_rows)), *features.shape[1:])
+        if len(self.keys) + len(keys) > len(self.block):
+            self.flush()
+        self.block[len(self.keys) : len(self.keys) + len(keys)] = features
+        self.keys += keys
+        if time.monotonic() - self.last_write > SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the rows collected so far as a shard."""
+        if self.keys:
+            self.store.add(self.keys, self.block[: len(self.keys)])
+            return_freed_memory()
+        self.keys, self.last_write = [], time.monotonic()
+
+
+def gather_rows(shards: Sequence[torch.Tensor], locations: torch.Tensor) -> torch.Tensor:
+    """Returns the rows at locations (n, 2), as `ShardStore.locations` gives them, in that order: (n, ...)."""
+    import torch
+
+    first = shards[locations[0, 0]]
+    rows = first.new_empty(len(locations), *first.shape[1:])
+    for shard in locations[:, 0].unique().tolist():
+        here = (locations[:, 0] == shard).nonzero()[:, 0]
+        rows[here] = shards[shard][locations[here, 1].long()]
+    # The memory order in which the engine computes: the head then gives the same numbers.
+    return rows.contiguous(memory_format=torch.channels_last) if rows.dim() == 4 else rows
+
+
+def _read_shard(path: Path) -> tuple[list[RowKey], torch.Tensor]:
+    """Returns the keys and the features of a shard, the features memory-mapped."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        keys = json.loads(file.get_tensor("keys").numpy().tobytes())
+        return [RowKey(*key) for key in keys], file.get_tensor("features")
