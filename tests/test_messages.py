@@ -47,8 +47,8 @@ WRONG_DATA = {
     "did you mean digits?; for a folder elsewhere use --data_dir DIR",
     "train --data_dir photos --dataset_name digits": "--data_dir and --dataset_name were both given; give one",
     "train --labels lables.csv": "lables.csv cannot be read",
-    "train --labels photos/cat/00.png": "photos/cat/00.png is no table, for it is no text; save it as CSV",
-    "train --labels table.csv": "has the columns a, b; name the one with the paths by --path_column",
+    "train --labels photos/cat/00.png": "photos/cat/00.png is not a text file; save the table as CSV",
+    "train --labels table.csv": "has the columns a, b; name the one with the paths with --path_column",
     "train --labels table.csv --path_column c": "--path_column 'c' is unknown; choose from a, b",
     "train --data_dir photos --splits table.csv": "has the columns a, b; expected path, label, split",
     "train --data_dir photos --n_classes 4": "photos has 2 classes: cat, dog; leave it out",
@@ -123,7 +123,7 @@ WRONG_PREDICTIONS = {
     "--result x.xlsx": "choose from .csv, .jsonl, .parquet",
     "--top_k 99": "tiny.pth has 3 classes; give 1 up to that",
     "--precision bf61": "choose from auto, fp32, bf16, fp16; did you mean bf16?",
-    "--input table.csv": "table.csv has the columns a, b; name the one with the paths by --path_column",
+    "--input table.csv": "table.csv has the columns a, b; name the one with the paths with --path_column",
 }
 
 

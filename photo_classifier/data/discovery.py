@@ -97,15 +97,15 @@ def open_data(root: str | Path | None, labels: str | Path | None, columns: Colum
         root = _folder(root)
     if labels is not None:
         table = Table(labels, columns)
-        table.need("path", "label")
+        table.require("path", "label")
         folder = root or os.path.dirname(labels) or "."
-        return f"a table of paths and labels ({table.about()})", TableReader({"": table}, folder, is_whole=bool(root))
+        return f"a table of paths and labels ({table.description()})", TableReader({"": table}, folder, is_whole=bool(root))
     found = detect_layout(root, columns)
     if not found:
         raise UserError(explain_undetected(root, columns))
     name, reader = found
     if isinstance(reader, TableReader):
-        name += f" ({', '.join(table.about() for table in reader.tables.values())})"
+        name += f" ({', '.join(table.description() for table in reader.tables.values())})"
     return name, reader
 
 
@@ -261,7 +261,7 @@ def _reader_of(folder: str, class_names: Sequence[str], columns: Columns) -> Lay
 
 def _in_table(file: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
     table = Table(file, columns)
-    table.need("path")
+    table.require("path")
     root = os.path.dirname(file) or "."
     find, known, unknown = FileFinder(root), set(class_names), Counter()
     for row in table.rows():

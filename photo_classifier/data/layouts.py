@@ -304,9 +304,9 @@ def tables_in(here: Listing, columns: Columns) -> list[Table]:
     for name in names:
         try:
             table = Table(os.path.join(here.root, name), columns)
-            table.need("path", "label")
+            table.require("path", "label")
         except UserError:  # a table of something else
-            if columns.given() and len(names) == 1:
+            if columns.first_flag() and len(names) == 1:
                 raise
             continue
         tables.append(table)
@@ -336,7 +336,7 @@ def detect_layout(root: str, columns: Columns = USUAL, depth: int = 8) -> tuple[
     """
     here = Listing(root)
     for name, look in LAYOUTS.items():
-        if (look is _table or not columns.given()) and (reader := look(here, columns)):
+        if (look is _table or not columns.first_flag()) and (reader := look(here, columns)):
             return name, reader
     inner = _only_folder(here)
     return detect_layout(inner, columns, depth - 1) if inner and depth else None
@@ -357,8 +357,8 @@ def explain_undetected(root: str, columns: Columns = USUAL) -> str:
     while (inner := _only_folder(here)) and ((below := Listing(inner)).folders or _table_names(below)):
         here = below
     root = here.root
-    if columns.given():
-        return f"{root} has no table of paths and labels for {columns.given()}; name it with --labels FILE"
+    if columns.first_flag():
+        return f"{root} has no table of paths and labels for {columns.first_flag()}; name it with --labels FILE"
     if hint := _table_hint(here):
         return f"{root} has no class folders; {hint}"
     wrong = _what_is_wrong(here)

@@ -39,12 +39,37 @@ def test_columns_are_guessed_by_the_usual_names_or_given():
         table = Table("t.csv")
         assert (table.path, table.label, table.group) == expected
     assert Table("t.csv", Columns("b", "a")).path == "b"
-    with pytest.raises(UserError, match="has the columns a, b; name the one with the paths by --path_column and"):
-        Table("t.csv").need("path", "label")
+    with pytest.raises(UserError, match="has the columns a, b; name the one with the paths with --path_column and"):
+        Table("t.csv").require("path", "label")
     with open("t.csv", "w") as file:
         file.write("cat/1.jpg,cat\ncat/2.jpg,cat\n")
     with pytest.raises(UserError, match="its first line must name the columns"):
-        Table("t.csv").need("path", "label")
+        Table("t.csv").require("path", "label")
+
+
+BROKEN = {
+    "more cells": (b"path,label\n1,2\n\n1,2,3,4\n", "line 4 has 4 cells, its header 2"),
+    "more cells after a line break in quotes": (b'path,label\n"x\ny",2\n1,2,3\n', "line 3 has 3 cells"),
+    "more cells far down": (b"path,label\n" + b"1,2\n" * 200_000 + b"1,2,3\n", "line 200002 has 3 cells"),
+    "an open quote": (b'path,label\n1,2\n3,"4\n5,6\n', "line 3 opens a quote that is never closed"),
+    "binary": (b"\x00\x80\xff\x00" * 100, "is not a text file; save the table as CSV"),
+    "a NUL": (b"path,label\na\x00.jpg,2\n", "is not a text file"),
+    "half a character": (b"\xff\xfe\x00", "is not a text file"),
+    "empty": (b"", "is empty; expected a header line"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_table_is_refused_with_the_line(name, tmp_path):
+    content, expected = BROKEN[name]
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError, match=expected):
+        list(Table(tmp_path / "t.csv").rows())
+
+
+def test_lines_are_numbered_with_the_blank_ones_and_a_repeated_name_means_its_first_column(tmp_path):
+    table = Table(write(tmp_path / "t.csv", "path,path,label,label\n\na.jpg,b.jpg,1,2\n , \nc.jpg\n"))
+    assert [(row.line, row.path, row.label) for row in table.rows()] == [(3, "a.jpg", "1"), (5, "c.jpg", "")]
 
 
 @pytest.fixture
