@@ -188,9 +188,6 @@ def _untar(archive: Path, target: ArchiveExtractor) -> None:
                 target.write(name, file.extractfile(entry), lambda entry=entry: entry.mtime)
 
 
-# --- names ------------------------------------------------------------------------------------
-
-
 def zip_names(entries: Sequence[zipfile.ZipInfo]) -> list[str]:
     """The names in a zip. Old ones say no encoding: they are UTF-8, else Korean (cp949), else cp437."""
     old = [entry for entry in entries if not entry.flag_bits & 0x800]

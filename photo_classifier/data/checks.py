@@ -56,9 +56,6 @@ def drop_samples(splits: Splits, paths: Iterable[str]) -> Splits:
     return replace(splits, **left)
 
 
-# --- duplicates -------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Duplicate:
     """One of several files with the same content; `group` is the beginning of its hash."""

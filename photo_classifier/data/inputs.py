@@ -5,13 +5,19 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
-from photo_classifier.data.discovery import samples_at
-from photo_classifier.data.image_files import nfc
+from photo_classifier.data.archives import is_archive_name, unpack_once
+from photo_classifier.data.file_finder import FileFinder
+from photo_classifier.data.image_files import nfc, others_text, subfolders, walk_images
+from photo_classifier.data.layout_readers import ClassFolder, FolderReader, LayoutReader
+from photo_classifier.data.layouts import detect_layout
 from photo_classifier.data.samples import Sample
-from photo_classifier.data.tables import USUAL, Columns
+from photo_classifier.data.tables import USUAL, Columns, Table, is_table_name
+from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
+from photo_classifier.runtime.text import pluralize
 
 STDIN = "-"
 CONSOLE = "oem" if sys.platform == "win32" else "utf-8"  # what `dir /b` writes into a pipe
@@ -43,6 +49,89 @@ def _samples_of(name: str, class_names: Sequence[str], columns: Columns) -> Iter
     if not found:
         return iter([Sample(name)])
     return (sample for path in found for sample in samples_at(path, class_names, columns))
+
+
+def samples_at(path: str, class_names: Sequence[str], columns: Columns = USUAL) -> Iterator[Sample]:
+    """What one input of prediction stands for, one by one.
+
+    A folder or an archive stands for its images in sorted order, in any layout; a table for its lines; any
+    other file for itself. Labels are known where all that the layout or the table gives are class names.
+    A folder that cannot be read, and a line that can mean two files, are samples with the reason.
+
+    Raises:
+        UserError: the path does not exist, or the archive or the table cannot be read.
+    """
+    if os.path.isdir(path):
+        yield from _in_folder(os.path.normpath(path), class_names, columns)
+    elif not os.path.lexists(path):
+        raise UserError(f"--input {path} does not exist; give files or folders that do")
+    elif is_archive_name(path):
+        yield from _in_folder(str(unpack_once(path)), class_names, columns)
+    elif is_table_name(path):
+        yield from _in_table(path, class_names, columns)
+    else:
+        yield Sample(path)
+
+
+def _in_folder(folder: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
+    label_of, is_empty = _label_of(folder, class_names, columns), True
+    others, locked = Counter(), {}
+    for path in walk_images(folder, others, locked):
+        is_empty = False
+        yield Sample(path, label_of(path), reason=locked.pop(path, ""))
+    if is_empty:
+        say(f"{folder}: a folder without images")
+    if others := {ending: n for ending, n in others.items() if not is_table_name(ending)}:
+        say(f"{folder}: {others_text(others)}")
+
+
+def _label_of(folder: str, class_names: Sequence[str], columns: Columns) -> Callable:
+    """What tells the label of an image of the folder, where it has a layout whose labels are all class names."""
+    try:
+        reader = _reader_of(folder, class_names, columns)
+        labels = reader.labels() if reader else set(subfolders(folder))
+    except UserError as error:  # the images are there all the same
+        say(f"{folder}: no labels are taken from it; {error}")
+        return lambda path: None
+    unknown = sorted(labels - set(class_names))
+    if reader and labels and not unknown:
+        return reader.label_of
+    if unknown:
+        found = f"its folders or labels are not all class names ({', '.join(unknown[:3])})"
+        say(f"{folder}: {found}, so they are not taken as labels")
+    return lambda path: None
+
+
+def _reader_of(folder: str, class_names: Sequence[str], columns: Columns) -> LayoutReader | None:
+    children = subfolders(folder)
+    if children and set(children) <= set(class_names):  # also one class alone
+        return FolderReader(folder, [ClassFolder(path, "", name) for name, path in children.items()])
+    try:
+        return found[1] if (found := detect_layout(folder, columns)) else None
+    except UserError:  # no data set to train on is still a folder of photos
+        return None
+
+
+def _in_table(file: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
+    table = Table(file, columns)
+    table.require("path")
+    root = os.path.dirname(file) or "."
+    find, known, unknown = FileFinder(root), set(class_names), Counter()
+    for row in table.rows():
+        path, reason = None, ""
+        try:
+            path = find(row.path)
+        except UserError as error:
+            reason = str(error)
+        path = path or os.path.normpath(os.path.join(root, row.path))
+        yield Sample(path, row.label if row.label in known else None, reason=reason)
+        if row.label and row.label not in known:
+            unknown[row.label] += 1
+    if unknown:
+        names = ", ".join(name for name, _ in unknown.most_common(3))
+        say(f"{file}: without {pluralize(unknown.total(), 'label')} that no class has for a name ({names})")
+    for note in find.notes():
+        say(f"{file}: {note}")
 
 
 def stdin_names() -> Iterator[str]:

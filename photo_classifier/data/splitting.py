@@ -12,9 +12,6 @@ from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.text import pluralize
 
-# --- cutting ----------------------------------------------------------------------------------
-
-
 Units = dict[str, list[list[Sample]]]  # groups of samples that stay together, by split or by class
 TOLERANCE = 0.03  # of a class's images, by which a split with groups may differ from its share
 
@@ -169,6 +166,3 @@ def crossing_groups(parts: Mapping[str, Sequence[Sample]]) -> list[str]:
         for sample in part:
             seen.setdefault(sample.group, set()).add(name)
     return sorted(group for group, names in seen.items() if group and len(names) > 1)
-
-
-# --- a split that was made before -------------------------------------------------------------

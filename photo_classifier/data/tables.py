@@ -107,7 +107,9 @@ class Table:
         Raises:
             UserError: a line has more cells than the header, or the table cannot be read.
         """
-        columns = [self.header.index(name) if name else None for name in (self.path, self.label, self.group, self.split)]
+        columns = [
+            self.header.index(name) if name else None for name in (self.path, self.label, self.group, self.split)
+        ]
         lines = self._read(names=range(len(self.header))).itertuples(index=False, name=None)
         next(lines, None)
         for number, cells in enumerate(lines, start=2):

@@ -7,8 +7,10 @@ import unicodedata
 import pytest
 from conftest import TINY, assert_one_line_error, make_class_folders, save_image
 
-from photo_classifier.data.discovery import load_splits, samples_at
-from photo_classifier.data.layouts import LAYOUTS, flat_class
+from photo_classifier.data.discovery import load_splits
+from photo_classifier.data.inputs import samples_at
+from photo_classifier.data.layout_readers import flat_class
+from photo_classifier.data.layouts import LAYOUTS
 
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}
 CLASSES = ("cat", "dog")

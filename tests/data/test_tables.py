@@ -4,8 +4,8 @@ import unicodedata
 import pytest
 from conftest import make_class_folders, save_image
 
-from photo_classifier.data.discovery import samples_at
 from photo_classifier.data.file_finder import FileFinder
+from photo_classifier.data.inputs import samples_at
 from photo_classifier.data.tables import Columns, Table
 from photo_classifier.runtime.errors import UserError
 
