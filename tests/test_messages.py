@@ -36,12 +36,12 @@ WRONG_FLAGS = {
 }
 WRONG_DATA = {
     "train --data_dir foto": "the data folder foto does not exist; did you mean photos?; expected DIR/train/CLASS",
-    "train --data_dir empty": "empty holds no images; expected DIR/train/CLASS/*.jpg",
-    "train --data_dir one": "one has one class only ('cat'); expected",
+    "train --data_dir empty": "empty contains no images; expected DIR/train/CLASS/*.jpg",
+    "train --data_dir one": "one has only one class ('cat'); expected",
     "train --data_dir few": "too few for train + valid + test; add images, or set --test_ratio 0",
-    "train --data_dir loose": "loose holds 3 images but no class folders; expected",
+    "train --data_dir loose": "loose contains 3 images but no class folders; expected",
     "train --data_dir other": "dgo (and it lacks dog); training has cat, dog: rename or remove",
-    "train --data_dir note.txt": "note.txt is a file, but no archive and no table; expected",
+    "train --data_dir note.txt": "note.txt is a file, but neither an archive nor a table; expected",
     "train --data_dir broken.zip": "broken.zip cannot be unpacked (it is no zip or tar file, or not a whole one)",
     "train --dataset_name digit": "neither a known set (digits, hymenoptera, elpv) nor the folder dataset/digit; "
     "did you mean digits?; for a folder elsewhere use --data_dir DIR",

@@ -1,4 +1,4 @@
-"""Data -> labelled samples: in splits for training, one by one for prediction."""
+"""Loads a data set for training: labelled samples in splits."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ from photo_classifier.runtime.text import pluralize
 
 @contextlib.contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Inside, Python does not look for unused circles: among names there are none, and it would look at all of them
-    again and again as they become more.
-    """
+    """Pauses the search for unused reference cycles: millions of samples have none, but each search visits them all."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -49,13 +47,13 @@ def load_splits(
 
     Args:
         root: a folder, an archive of one, or a table.
-        ratios: the shares of `train`, `valid` and `test`, used where the data has no such split.
+        ratios: the shares of `train`, `valid` and `test`, for the splits that the data lacks.
         labels: a table of paths, relative to `root` or else to itself, and labels.
-        columns: the names of its columns, where they are not the usual ones.
-        splits: a `splits.csv` that says which image is where.
+        columns: the names of its columns, if they are not the usual ones.
+        splits: a `splits.csv` that assigns images to splits.
 
     Raises:
-        UserError: what was found is not what a classifier can be trained on.
+        UserError: no classifier can be trained on this data.
     """
     parts, layout, name, notes, others = {}, "images", str(splits), [], {}
     if root is not None or labels is not None:
@@ -75,10 +73,10 @@ def load_splits(
 
 
 def open_data(root: str | Path | None, labels: str | Path | None, columns: Columns) -> tuple[str, LayoutReader]:
-    """The name of the layout and what reads it; an archive is unpacked.
+    """Returns the name of the layout and its reader; unpacks an archive.
 
     Raises:
-        UserError: there is no such folder or file, or no layout was recognised.
+        UserError: the folder or file does not exist, or no layout was recognised.
     """
     if root is not None and os.path.isfile(root) and is_table_name(root) and labels is None:
         root, labels = None, root
@@ -101,18 +99,18 @@ def open_data(root: str | Path | None, labels: str | Path | None, columns: Colum
 
 
 def _folder(root: str | Path) -> str:
-    """The data folder itself, or that into which an archive was unpacked."""
+    """Returns the data folder itself, or the folder of an unpacked archive."""
     if os.path.isfile(root) and is_archive_name(root):
         return str(unpack_once(root))
     if not os.path.isdir(root):
-        what = "is a file, but no archive and no table" if os.path.exists(root) else "does not exist"
+        what = "is a file, but neither an archive nor a table" if os.path.exists(root) else "does not exist"
         hint = did_you_mean_path(root)
         raise UserError(f"the data folder {root} {what}{hint}; {EXPECTED}, or a .zip, .tar.gz or .csv file")
     return str(Path(root))
 
 
 def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
-    """The samples by split, those to be cut as `train`, and notes on what is no sample."""
+    """Returns the samples by split (`train` if the data names none) and notes on what was left out."""
     parts: Parts = {}
     for split, sample in reader.samples():
         parts.setdefault(split or "train", []).append(sample)
@@ -120,21 +118,21 @@ def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
     if len(reader.missing) == n_samples:
         example = f", for example {reader.missing[0]}" if reader.missing else ""
         raise UserError(
-            f"{reader.name}: none of its images is in {reader.root}{example}; give their folder by --data_dir"
+            f"{reader.name}: none of its images is in {reader.root}{example}; give their folder with --data_dir"
         )
     notes = []
     if reader.missing:
         n_missing = pluralize(len(reader.missing), "image")
-        notes.append(f"not there, though the table lists them: {n_missing} (for example {reader.missing[0]})")
+        notes.append(f"listed in the table but missing: {n_missing} (for example {reader.missing[0]})")
     if reader.left_out:
         folders = Counter(os.path.dirname(path) for path in reader.left_out)
         shown = ", ".join(f"{folder} {count}" for folder, count in folders.most_common(5))
-        notes.append(f"left out {pluralize(len(reader.left_out), 'image')} whose class is not told ({shown})")
+        notes.append(f"left out {pluralize(len(reader.left_out), 'image')} without a class ({shown})")
     if isinstance(reader, TableReader):
         notes += reader.find.notes()
     else:
         notes += [
-            f"{table.file} was not read, the names tell the classes; --labels {table.file} takes it"
+            f"{table.file} was not used, as folder or file names give the classes; to use it: --labels {table.file}"
             for table in tables_in(Listing(reader.root), columns)
         ]
     return parts, notes
@@ -149,23 +147,23 @@ def _class_names(parts: Parts, root: str | Path) -> list[str]:
         if unknown := sorted(labels - set(class_names)):
             lacking = ", ".join(sorted(set(class_names) - labels))
             raise UserError(
-                f"the {split} split has classes that training lacks: {', '.join(unknown)}"
+                f"the {split} split has classes that the training split lacks: {', '.join(unknown)}"
                 f"{f' (and it lacks {lacking})' if lacking else ''}; "
                 f"training has {', '.join(class_names)}: rename or remove those folders or labels"
             )
     if len(class_names) < 2:
-        raise UserError(f"{root} has one class only ({class_names[0]!r}); {EXPECTED}")
+        raise UserError(f"{root} has only one class ({class_names[0]!r}); {EXPECTED}")
     return class_names
 
 
 def _with_missing_splits(parts: Parts, ratios: Mapping[str, float], seed: int) -> Parts:
-    """Makes the splits that the layout does not bring, out of its training images."""
+    """Takes the splits that the layout lacks from its training images."""
     wanted = {name: ratios[name] for name in SPLIT_FOLDERS if name not in parts or name == "train"}
     cut = stratified_split(parts["train"], wanted, seed)
     if not cut["valid"]:
         raise UserError(
-            "every class has one group only, and a group stays in one split; add images of other groups, "
-            "or give validation images of their own"
+            "every class has only one group, and a group stays in one split; add images of other groups, "
+            "or provide separate validation images"
         )
     return parts | {name: part for name, part in cut.items() if part}
 
@@ -173,12 +171,12 @@ def _with_missing_splits(parts: Parts, ratios: Mapping[str, float], seed: int) -
 def _group_notes(parts: Parts) -> list[str]:
     n_groups = len({sample.group for part in parts.values() for sample in part if sample.group})
     if crossing := crossing_groups(parts):
-        return [f"{len(crossing)} of {n_groups} groups stand in more than one split (for example {crossing[0]})"]
+        return [f"{len(crossing)} of {n_groups} groups are in more than one split (for example {crossing[0]})"]
     return [f"kept {pluralize(n_groups, 'group')} together, each in one split"] if n_groups else []
 
 
 def _absent_notes(parts: Parts, class_names: list[str]) -> list[str]:
-    """Classes that a split has no images of: nothing is measured there."""
+    """Returns a note for each split without images of some class, which cannot be measured there."""
     notes = []
     for split, samples in parts.items():
         if absent := sorted(set(class_names) - {sample.label for sample in samples}):

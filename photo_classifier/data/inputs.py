@@ -1,4 +1,4 @@
-"""What `--input` stands for: files, folders, patterns and names on stdin in any mix, one sample after another."""
+"""Lists the images to predict from any mix of files, folders, patterns and names on stdin."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ CONSOLE = "oem" if sys.platform == "win32" else "utf-8"  # what `dir /b` writes 
 
 
 def input_samples(inputs: Sequence[str], class_names: Sequence[str], columns: Columns = USUAL) -> Iterator[Sample]:
-    """All that the inputs stand for, in their order, listed only as far as it is asked for.
+    """Yields the samples of all inputs in order, listing folders lazily.
 
-    An input that is not there still gives a sample, and so a row that says so.
+    An input that does not exist still yields a sample, so that the result has a row for it.
 
     Raises:
-        UserError: not one of the inputs is there.
+        UserError: none of the inputs exists.
     """
     if inputs and not any(_is_there(name) for name in inputs):
         hint = did_you_mean_path(inputs[0])
@@ -44,7 +44,7 @@ def _is_there(name: str) -> bool:
 def _samples_of(name: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
     if name == STDIN:
         return (Sample(line) for line in stdin_names())
-    # a file may be called a[1].jpg: what is there is no pattern
+    # a file may be called a[1].jpg: an existing file is not a pattern
     found = [name] if os.path.lexists(name) else sorted(glob.glob(name, recursive=True), key=nfc)
     if not found:
         return iter([Sample(name)])
@@ -52,11 +52,11 @@ def _samples_of(name: str, class_names: Sequence[str], columns: Columns) -> Iter
 
 
 def samples_at(path: str, class_names: Sequence[str], columns: Columns = USUAL) -> Iterator[Sample]:
-    """What one input of prediction stands for, one by one.
+    """Yields the samples of one input.
 
-    A folder or an archive stands for its images in sorted order, in any layout; a table for its lines; any
-    other file for itself. Labels are known where all that the layout or the table gives are class names.
-    A folder that cannot be read, and a line that can mean two files, are samples with the reason.
+    A folder or an archive, in any layout, yields its images in sorted order, a table its lines, any other
+    file itself. Samples have labels if all labels of the layout or table are class names.
+    A folder that cannot be read and a line that matches two files become samples with a reason.
 
     Raises:
         UserError: the path does not exist, or the archive or the table cannot be read.
@@ -64,7 +64,7 @@ def samples_at(path: str, class_names: Sequence[str], columns: Columns = USUAL) 
     if os.path.isdir(path):
         yield from _in_folder(os.path.normpath(path), class_names, columns)
     elif not os.path.lexists(path):
-        raise UserError(f"--input {path} does not exist; give files or folders that do")
+        raise UserError(f"--input {path} does not exist; give existing files or folders")
     elif is_archive_name(path):
         yield from _in_folder(str(unpack_once(path)), class_names, columns)
     elif is_table_name(path):
@@ -80,35 +80,35 @@ def _in_folder(folder: str, class_names: Sequence[str], columns: Columns) -> Ite
         is_empty = False
         yield Sample(path, label_of(path), reason=locked.pop(path, ""))
     if is_empty:
-        say(f"{folder}: a folder without images")
+        say(f"{folder}: contains no images")
     if others := {ending: n for ending, n in others.items() if not is_table_name(ending)}:
         say(f"{folder}: {others_text(others)}")
 
 
 def _label_of(folder: str, class_names: Sequence[str], columns: Columns) -> Callable:
-    """What tells the label of an image of the folder, where it has a layout whose labels are all class names."""
+    """Returns a function from path to label; it always returns None unless all labels are class names."""
     try:
         reader = _reader_of(folder, class_names, columns)
         labels = reader.labels() if reader else set(subfolders(folder))
-    except UserError as error:  # the images are there all the same
-        say(f"{folder}: no labels are taken from it; {error}")
+    except UserError as error:  # its images can still be predicted
+        say(f"{folder}: its labels are not used; {error}")
         return lambda path: None
     unknown = sorted(labels - set(class_names))
     if reader and labels and not unknown:
         return reader.label_of
     if unknown:
-        found = f"its folders or labels are not all class names ({', '.join(unknown[:3])})"
-        say(f"{folder}: {found}, so they are not taken as labels")
+        found = f"its folder names or labels are not all class names ({', '.join(unknown[:3])})"
+        say(f"{folder}: {found}, so they are not used as labels")
     return lambda path: None
 
 
 def _reader_of(folder: str, class_names: Sequence[str], columns: Columns) -> LayoutReader | None:
     children = subfolders(folder)
-    if children and set(children) <= set(class_names):  # also one class alone
+    if children and set(children) <= set(class_names):  # even a single class
         return FolderReader(folder, [ClassFolder(path, "", name) for name, path in children.items()])
     try:
         return found[1] if (found := detect_layout(folder, columns)) else None
-    except UserError:  # no data set to train on is still a folder of photos
+    except UserError:  # photos can be predicted even if a classifier could not be trained on them
         return None
 
 
@@ -129,13 +129,13 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns) -> Iterat
             unknown[row.label] += 1
     if unknown:
         names = ", ".join(name for name, _ in unknown.most_common(3))
-        say(f"{file}: without {pluralize(unknown.total(), 'label')} that no class has for a name ({names})")
+        say(f"{file}: ignored {pluralize(unknown.total(), 'label')} without a class of that name ({names})")
     for note in find.notes():
         say(f"{file}: {note}")
 
 
 def stdin_names() -> Iterator[str]:
-    """The lines of stdin, without their ends and the mark before the first; empty ones are passed over."""
+    """Yields the lines of stdin without line ends and byte order mark; skips empty ones."""
     for n, line in enumerate(sys.stdin.buffer):
         name = line.removesuffix(b"\n").removesuffix(b"\r")
         if name := _decoded(name if n else name.removeprefix(b"\xef\xbb\xbf")):
@@ -145,5 +145,5 @@ def stdin_names() -> Iterator[str]:
 def _decoded(name: bytes) -> str:
     try:
         return os.fsdecode(name)
-    except UnicodeDecodeError:  # on Windows alone: UTF-8 is tried there first
+    except UnicodeDecodeError:  # only on Windows, where UTF-8 is tried first
         return name.decode(CONSOLE, "replace")

@@ -15,7 +15,7 @@ from photo_classifier.runtime.text import pluralize
 
 
 def explain_undetected(root: str, columns: Columns = USUAL) -> str:
-    """Why no layout was recognised in a folder, and what to do."""
+    """Returns why no layout was recognised in a folder, and what to do."""
     here = Listing(root)
     while (inner := only_folder(here)) and ((below := Listing(inner)).folders or table_names(below)):
         here = below
@@ -40,16 +40,16 @@ def _what_is_wrong(here: Listing) -> str:
     root, folders = here.root, splits_in(here)
     if not has_images(root):
         packed = next((os.path.join(root, name) for name in sorted(filter(is_archive_name, here.files))), None)
-        return f"{root} holds no images{f' but an archive; give it by --data_dir {packed}' if packed else ''}"
+        return f"{root} contains no images{f' but an archive; use --data_dir {packed}' if packed else ''}"
     if "train" in folders:
         return f"the train folder {folders['train']} {NO_CLASSES}"
     if len(folders) > 1:
         return f"{root} has the splits {' and '.join(folders)} but no train folder"
     for path in here.folders.values():
         if below := ", ".join(splits_in(Listing(path))):
-            return f"{path} was taken for a class, but it holds folders for {below}"
+            return f"{path} looks like a class but contains the split folders {below}"
     classes = [name for name, path in here.folders.items() if has_images(path)]
-    return f"{root} has one class only ({classes[0]!r})" if classes else _what_is_wrong_with_names(here)
+    return f"{root} has only one class ({classes[0]!r})" if classes else _what_is_wrong_with_names(here)
 
 
 def _what_is_wrong_with_names(here: Listing) -> str:
@@ -57,15 +57,15 @@ def _what_is_wrong_with_names(here: Listing) -> str:
     named = [name for name in names if flat_class(name)]
     other = next((name for name in names if not flat_class(name)), None)
     if not named:
-        return f"{here.root} holds {pluralize(len(names), 'image')} but no class folders"
+        return f"{here.root} contains {pluralize(len(names), 'image')} but no class folders"
     if other:
         named_like = f"{len(named)} of {len(names)} images in {here.root} are named like {named[0]}"
         return f"{named_like}, but {other} is not; rename it or move it away"
-    return f"{here.root} has one class only ({flat_class(named[0])!r})"
+    return f"{here.root} has only one class ({flat_class(named[0])!r})"
 
 
 def _did_you_mean_below(here: Listing) -> str:
-    """The folder one or two levels below that has `train` in it, as a hint."""
+    """Returns a hint at a folder one or two levels below that contains `train`."""
     for path in here.folders.values():
         for candidate in (path, *subfolders(path).values()):
             if "train" in splits_in(Listing(candidate)):

@@ -21,10 +21,10 @@ EXPECTED = (
 
 
 class LayoutReader(Protocol):
-    """What knows the labels of a layout.
+    """Reads the labelled images of one layout.
 
-    `name` is what the user knows the data by. When the samples were read, `others` counts the files that are
-    no images by their ending, `left_out` lists images without a label and `missing` what is named but not there.
+    `name` is what the user calls the data. After `samples` has run, `others` counts the files that are not
+    images, by ending, `left_out` lists images without a label and `missing` lists images that do not exist.
     """
 
     root: str
@@ -34,22 +34,22 @@ class LayoutReader(Protocol):
     missing: list[str]
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
-        """Every labelled image with its split, which is empty where it is to be cut."""
+        """Yields every labelled image with its split, which is empty if the data names none."""
 
     def labels(self) -> set[str]:
-        """All labels, by a look at folders and tables alone."""
+        """Returns all labels, from folder names and tables alone."""
 
     def label_of(self, path: str) -> str | None:
-        """The label of an image below the folder."""
+        """Returns the label of an image below the folder, or None."""
 
 
 def sample_key(path: str, root: str) -> str:
-    """The path below the data folder, with `/` and in NFC, so that it is the same everywhere."""
+    """Returns the path relative to the data folder, with `/` and in NFC: the same on every machine."""
     return nfc(path[len(root) :].lstrip(os.sep)).replace(os.sep, "/")
 
 
 class ClassFolder(NamedTuple):
-    """A folder with images of one class, or (without a label) with files that are named after theirs."""
+    """A folder with images of one class, or (without a label) with files named after their class."""
 
     folder: str
     split: str
@@ -57,7 +57,7 @@ class ClassFolder(NamedTuple):
 
 
 class FolderReader:
-    """Images whose label is the name of their folder, or the beginning of their own: a `LayoutReader`."""
+    """A `LayoutReader` for images whose label is the name of their folder or the start of their own name."""
 
     def __init__(self, root: str, places: Sequence[ClassFolder]) -> None:
         self.root, self.name, self.places = root, root, places
@@ -67,14 +67,14 @@ class FolderReader:
         self._by_folder: dict[str, ClassFolder | None] = {place.folder: place for place in places}
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
-        """In the order of the names, with one walk over the folder.
+        """Yields the images sorted by name, in one walk over the folder.
 
         Raises:
             UserError: a class folder has no images.
         """
         used = set()
         for path in walk_images(self.root, self.others):
-            place = self._place_of(os.path.dirname(path))
+            place = self._class_folder_of(os.path.dirname(path))
             if place is None:
                 self.left_out.append(path)
             else:
@@ -82,38 +82,40 @@ class FolderReader:
                 label = place.label if place.label is not None else flat_class(path)
                 yield place.split, Sample(path, label, sample_key(path, self.root))
         if empty := [place.folder for place in self.places if place not in used]:
-            raise UserError(f"{empty[0]} was taken for a class, but it holds no images; fill or remove it; {EXPECTED}")
+            raise UserError(
+                f"{empty[0]} looks like a class but contains no images; add images or remove the folder; {EXPECTED}"
+            )
 
     def labels(self) -> set[str]:
-        """The names of the class folders, and the classes that files are named after."""
+        """Returns the names of the class folders and the classes that files are named after."""
         named = {place.label for place in self.places if place.label is not None}
         return named.union(*(flat_classes(Listing(place.folder)) for place in self.places if place.label is None))
 
     def label_of(self, path: str) -> str | None:
-        """By the nearest folder that is a place."""
-        place = self._place_of(os.path.dirname(path))
+        """Returns the label of the nearest class folder above the image."""
+        place = self._class_folder_of(os.path.dirname(path))
         return None if place is None else place.label if place.label is not None else flat_class(path)
 
-    def _place_of(self, folder: str) -> ClassFolder | None:
+    def _class_folder_of(self, folder: str) -> ClassFolder | None:
         if folder not in self._by_folder:
-            above = self._place_of(os.path.dirname(folder)) if len(folder) > len(self.root) else None
-            # files that are named after their class lie in their folder itself
+            above = self._class_folder_of(os.path.dirname(folder)) if len(folder) > len(self.root) else None
+            # files named after their class are directly in their folder
             self._by_folder[folder] = above if above and above.label is not None else None
         return self._by_folder[folder]
 
 
-# a number after a number, as in `at 10.20.30`, is a time of day
+# a number after a number is a time of day, as in `at 10.20.30`
 FLAT_NAME = re.compile(r"([^.]+|.*[^\d.])\.\d+", re.DOTALL)
 
 
 def flat_class(path: str) -> str | None:
-    """The class that a file is named after: `cat` for `cat.12.jpg`."""
+    """Returns the class that a file is named after: `cat` for `cat.12.jpg`, or None."""
     match = FLAT_NAME.fullmatch(os.path.splitext(nfc(os.path.basename(path)))[0])
     return match[1] if match else None
 
 
 def flat_classes(here: Listing) -> set[str]:
-    """The classes that the images of a folder are named after; none where one is named otherwise."""
+    """Returns the classes that the images of a folder are named after; none if any image is named differently."""
     classes: set[str] = set()
     for name in here.images():
         if (found := flat_class(name)) is None:
@@ -123,12 +125,12 @@ def flat_classes(here: Listing) -> set[str]:
 
 
 class TableReader:
-    """Images that a table lists with their labels: a `LayoutReader`.
+    """A `LayoutReader` for images that a table lists with their labels.
 
     Args:
-        tables: by split; the split of `""` is told by a column, or is to be cut.
-        root: what the paths are relative to.
-        is_whole: all images below `root` are looked at, so that those that no line names are told.
+        tables: one per split; for `""` a column may name the splits.
+        root: the folder that the paths are relative to.
+        is_whole: also reports the images below `root` that no line lists.
     """
 
     def __init__(self, tables: Mapping[str, Table], root: str, is_whole: bool = False) -> None:
@@ -141,10 +143,10 @@ class TableReader:
         self._labels: dict[str, str] | None = None
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
-        """In the order of the table.
+        """Yields the images in the order of the table.
 
         Raises:
-            UserError: an empty cell, or a path twice.
+            UserError: a cell is empty, or a path is listed twice.
         """
         seen: dict[str, str] = {}
         for split, table in self.tables.items():
@@ -157,7 +159,7 @@ class TableReader:
                 found = self.find(row.path)
                 path = found or os.path.normpath(os.path.join(self.root, row.path))
                 if path in seen:
-                    raise UserError(f"{row.path!r} stands in {seen[path]} and in {here}; remove one")
+                    raise UserError(f"{row.path!r} is in {seen[path]} and in {here}; remove one")
                 seen[path] = here
                 self.missing += [] if found else [row.path]
                 yield (split_of(row.split) if has_splits else split), self._sample(path, row)
@@ -176,20 +178,20 @@ class TableReader:
         self.others += Counter({ending: n for ending, n in others.items() if not is_table_name(ending)})
 
     def labels(self) -> set[str]:
-        """What stands in the column of labels."""
+        """Returns the values of the label column."""
         return {row.label for table in self.tables.values() if table.label for row in table.rows() if row.label}
 
     def label_of(self, path: str) -> str | None:
-        """By the line that names this file."""
+        """Returns the label in the line that lists this file, or None."""
         if self._labels is None:
             rows = (row for table in self.tables.values() for row in table.rows())
-            found = ((self.find.sure(row.path), row.label) for row in rows)
+            found = ((self.find.find_unambiguous(row.path), row.label) for row in rows)
             self._labels = {path: label for path, label in found if path and label}
         return self._labels.get(os.path.normpath(path))
 
 
 def _has_splits(table: Table) -> bool:
-    """Whether the column `split` names splits; one with the numbers of folds, for example, is none."""
+    """Returns whether the column `split` names splits, rather than fold numbers, for example."""
     if not table.split:
         return False
     wrong = next((row for row in table.rows() if not split_of(row.split)), None)

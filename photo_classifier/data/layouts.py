@@ -21,7 +21,7 @@ from photo_classifier.runtime.errors import UserError
 
 
 def _split_folders(here: Listing, columns: Columns) -> LayoutReader | None:
-    """`train/` [+ `val/`] [+ `test/`] of class folders, or of files that are named after their class."""
+    """Recognises `train/` [+ `val/`] [+ `test/`] with class folders or files named after their class."""
     folders = splits_in(here)
     places = {split: _contents(folder, split) for split, folder in folders.items()}
     if not places.get("train") or (len(folders) < 2 < len(here.folders) and not _has_classes(places["train"])):
@@ -33,24 +33,24 @@ def _split_folders(here: Listing, columns: Columns) -> LayoutReader | None:
 
 
 def _has_classes(places: Sequence[ClassFolder]) -> bool:
-    """Whether a folder `train` beside other folders is more than the class of railways."""
+    """Returns whether a folder `train` beside other folders is a split rather than a class of trains."""
     return len(places) > 1 or (places[0].label is None and len(flat_classes(Listing(places[0].folder))) > 1)
 
 
-NO_CLASSES = "holds no class folders with images; put them there, or remove it"
+NO_CLASSES = "contains no class folders with images; add them or remove it"
 
 
 def splits_in(here: Listing) -> dict[str, str]:
-    """Split -> its folder; a folder `training_set` that holds nothing but `training_set` is the inner one.
+    """Returns split -> folder; for `training_set/training_set` it is the inner folder.
 
     Raises:
-        UserError: two folders are for one split.
+        UserError: two folders stand for the same split.
     """
     found: dict[str, str] = {}
     for name, path in here.folders.items():
         split = split_of(name)
         if split in found:
-            raise UserError(f"{found[split]} and {path} are both for the {split} split; remove or merge one")
+            raise UserError(f"{found[split]} and {path} are both the {split} split; merge them or remove one")
         if split:
             inner = only_folder(Listing(path))
             found[split] = inner if inner and split_of(os.path.basename(inner)) == split else path
@@ -58,19 +58,19 @@ def splits_in(here: Listing) -> dict[str, str]:
 
 
 def _contents(folder: str, split: str) -> list[ClassFolder]:
-    """The class folders of a folder, or itself where its files are named after their class."""
+    """Returns the class folders in a folder, or the folder itself if its files are named after their class."""
     here = Listing(folder)
     if any(has_images(path) for path in here.folders.values()):
         return [ClassFolder(path, split, name) for name, path in here.folders.items()]
     return [ClassFolder(folder, split, None)] if flat_classes(here) else []
 
 
-# names of folders that are no classes where there is a table: train_images, test, images_part_1
+# names of folders that are not classes if there is a table: train_images, test, images_part_1
 CONTAINER = re.compile(r"(^|[\W_])(train|test|val|valid|images?|imgs?|photos?|pictures?|data)($|[\W_\d])", re.I)
 
 
 def _class_folders(here: Listing, columns: Columns) -> LayoutReader | None:
-    """Class folders only."""
+    """Recognises class folders without splits."""
     full = [name for name, path in here.folders.items() if has_images(path)]
     deep = [path for path in here.folders.values() if not holds_images(path)]
     is_above = len(splits_in(here)) > 1 or any("train" in splits_in(Listing(path)) for path in deep)
@@ -80,12 +80,12 @@ def _class_folders(here: Listing, columns: Columns) -> LayoutReader | None:
 
 
 def _flat_files(here: Listing, columns: Columns) -> LayoutReader | None:
-    """Files that are named after their class, in one folder."""
+    """Recognises files named after their class in one folder."""
     return FolderReader(here.root, [ClassFolder(here.root, "", None)]) if len(flat_classes(here)) > 1 else None
 
 
 def _table(here: Listing, columns: Columns) -> LayoutReader | None:
-    """A table of paths and labels beside or above its images, or one for each split."""
+    """Recognises a table of paths and labels beside or above its images, or one for each split."""
     root = here.root
     tables = {os.path.splitext(os.path.basename(table.file))[0].lower(): table for table in tables_in(here, columns)}
     by_split = {split_of(name): table for name, table in tables.items() if split_of(name)}
@@ -100,14 +100,14 @@ def _table(here: Listing, columns: Columns) -> LayoutReader | None:
     return TableReader({"": named[0]}, root, is_whole=True) if named else None
 
 
-TABLE_NAMES = ("labels", "train", "train_labels", "metadata")  # among several it is one of these
+TABLE_NAMES = ("labels", "train", "train_labels", "metadata")  # the preferred names if there are several tables
 
 
 def tables_in(here: Listing, columns: Columns) -> list[Table]:
-    """The tables in a folder that have a column of paths and one of labels.
+    """Returns the tables in a folder that have a path column and a label column.
 
     Raises:
-        UserError: there is but one table, and it lacks a column that was named.
+        UserError: the only table lacks a column that was named.
     """
     tables, names = [], table_names(here)
     for name in names:
@@ -135,13 +135,13 @@ LAYOUTS: dict[str, Callable[[Listing, Columns], LayoutReader | None]] = {
 
 
 def detect_layout(root: str, columns: Columns = USUAL, depth: int = 8) -> tuple[str, LayoutReader] | None:
-    """The layout of a folder and what reads it; a folder in which there is nothing but another is that other.
+    """Returns the name of the layout and its reader, or None; looks through folders that contain only one folder.
 
     Args:
-        columns: where one is named, the labels must be in a table.
+        columns: if one is named, the labels must be in a table.
 
     Raises:
-        UserError: the layout is clear, but something in it is wrong.
+        UserError: the layout is clear, but it has a mistake.
     """
     here = Listing(root)
     for name, look in LAYOUTS.items():
@@ -152,6 +152,6 @@ def detect_layout(root: str, columns: Columns = USUAL, depth: int = 8) -> tuple[
 
 
 def only_folder(here: Listing) -> str | None:
-    """The one folder in a folder that holds no images itself, as archives often have it."""
+    """Returns the only folder in a folder without images of its own, as archives often have it."""
     inner = list(here.folders.values())
     return inner[0] if len(inner) == 1 and next(here.images(), None) is None else None

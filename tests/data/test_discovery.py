@@ -93,14 +93,14 @@ def test_what_is_no_data_folder_is_told_with_what_was_found(tmp_path):
     (tmp_path / "file").write_text("x")
     assert "is a file" in error(tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    assert "holds no images" in error(tmp_path / "empty")
+    assert "contains no images" in error(tmp_path / "empty")
     save_image(tmp_path / "loose" / "a.png", 0, 0)
     assert "1 image but no class folders" in error(tmp_path / "loose")
     make_class_folders(tmp_path / "one", 3, classes=("only",))
-    assert "one class only ('only')" in error(tmp_path / "one")
+    assert "only one class ('only')" in error(tmp_path / "one")
     make_class_folders(tmp_path / "hole", 3)
     (tmp_path / "hole" / "zebra").mkdir()
-    assert "zebra was taken for a class, but it holds no images" in error(tmp_path / "hole")
+    assert "zebra looks like a class but contains no images" in error(tmp_path / "hole")
     make_class_folders(tmp_path / "few", 2)
     assert "has 2 images, too few" in error(tmp_path / "few")
     make_class_folders(tmp_path / "hollow" / "train", 2)
@@ -134,7 +134,7 @@ def test_files_that_are_no_images_are_counted_by_their_ending(image_folder):
         (image_folder / "cat" / name).write_bytes(b"x")
     splits = load_splits(image_folder, RATIOS, 0)
     assert splits.passed_over == {".heic": 2, ".txt": 1}
-    assert "3 files, by their ending no images (.heic 2, .txt 1)" in others_text(splits.passed_over)
+    assert "skipped 3 files without an image ending (.heic 2, .txt 1)" in others_text(splits.passed_over)
 
 
 def test_a_class_that_training_lacks_is_listed(split_folder):
@@ -159,7 +159,7 @@ def test_folders_are_labels_in_prediction_only_where_all_are_classes(image_folde
     assert [s.label for s in labelled] == ["cat"] * 10 + ["dog"] * 10 + ["개"] * 10
     unlabelled = list(input_samples([str(image_folder)], ["cat", "dog"]))
     assert {s.label for s in unlabelled} == {None}
-    assert "not taken as labels" in capsys.readouterr().out
+    assert "not used as labels" in capsys.readouterr().out
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_a_table_that_cannot_be_used_says_where_and_why(image_folder):
     assert "has the columns a, b; name the one with the paths with --path_column" in error("a,b", rows)
     assert "did you mean path?" in error("path,label", rows, path="paht")
     assert "line 3 of" in error("path,label", [rows[0], "x.png,"])
-    assert "stands in line 2 of" in error("path,label", [rows[0], rows[0]])
+    assert "is in line 2 of" in error("path,label", [rows[0], rows[0]])
     assert "none of its images" in error("path,label", ["a.png,x", "b.png,x"])
     assert "is empty; expected a header line" in error("", [])
     with pytest.raises(UserError, match="No such file"):

@@ -215,7 +215,9 @@ def test_class_folders_that_differ_between_splits_are_listed(cli, tmp_path):
     make_class_folders(tmp_path / "d" / "train", 3, ("cat", "dog", "wolf"))
     make_class_folders(tmp_path / "d" / "val", 3, ("cat", "dgo", "wlof"))
     done = cli("train", "--data_dir", tmp_path / "d")
-    assert_one_line_error(done, "the valid split has classes that training lacks: dgo, wlof (and it lacks dog, wolf)")
+    assert_one_line_error(
+        done, "the valid split has classes that the training split lacks: dgo, wlof (and it lacks dog, wolf)"
+    )
     shutil.rmtree(tmp_path / "d" / "val" / "dgo")
     shutil.rmtree(tmp_path / "d" / "val" / "wlof")
     assert "the valid split has no images of dog, wolf" in load_splits(tmp_path / "d", RATIOS, 0).notes
@@ -224,16 +226,14 @@ def test_class_folders_that_differ_between_splits_are_listed(cli, tmp_path):
 def test_images_that_no_class_is_told_for_are_counted(tmp_path):
     make_class_folders(tmp_path / "d", 5, CLASSES)
     save_image(tmp_path / "d" / "loose.png", 0, 0)
-    assert any(
-        "left out 1 image whose class is not told" in note for note in load_splits(tmp_path / "d", RATIOS, 0).notes
-    )
+    assert any("left out 1 image without a class" in note for note in load_splits(tmp_path / "d", RATIOS, 0).notes)
     make_flat(tmp_path / "k" / "train", 5)
     for n in range(4):
         save_image(tmp_path / "k" / "test" / f"{n}.jpg", 0, n)
     splits = load_splits(tmp_path / "k", RATIOS, 0)
     assert (len(splits.test), splits.notes) == (
         2,
-        (f"left out 4 images whose class is not told ({tmp_path / 'k' / 'test'} 4)",),
+        (f"left out 4 images without a class ({tmp_path / 'k' / 'test'} 4)",),
     )
 
 
@@ -250,7 +250,7 @@ def test_class_folders_go_before_a_table_that_is_told(tmp_path):
     (tmp_path / "d" / "result.csv").write_text("file_dir,label\ncat/00.png,\ncat/01.png,wolf\n")
     splits = load_splits(tmp_path / "d", RATIOS, 0)
     assert (splits.layout, splits.class_names) == ("class folders", ["cat", "dog"])
-    assert any("result.csv was not read" in note for note in splits.notes)
+    assert any("result.csv was not used" in note for note in splits.notes)
 
 
 def _mixed(root):
@@ -270,15 +270,15 @@ def _archive_inside(root):
 
 
 NEARLY = {
-    "an archive in a folder": (_archive_inside, "{root} holds no images but an archive; give it by --data_dir {root}"),
-    "empty folder": (lambda root: None, "holds no images"),
-    "one class folder": (lambda root: make_class_folders(root, 3, ("cat",)), "has one class only ('cat')"),
-    "one class in train": (lambda root: make_class_folders(root / "train", 3, ("cat",)), "has one class only ('cat')"),
-    "one class of flat files": (lambda root: make_flat(root, 3, ("cat",)), "has one class only ('cat')"),
-    "one label in a table": (lambda root: make_table(root, 3, classes=("cat",)), "has one class only ('cat')"),
+    "an archive in a folder": (_archive_inside, "{root} contains no images but an archive; use --data_dir {root}"),
+    "empty folder": (lambda root: None, "contains no images"),
+    "one class folder": (lambda root: make_class_folders(root, 3, ("cat",)), "has only one class ('cat')"),
+    "one class in train": (lambda root: make_class_folders(root / "train", 3, ("cat",)), "has only one class ('cat')"),
+    "one class of flat files": (lambda root: make_flat(root, 3, ("cat",)), "has only one class ('cat')"),
+    "one label in a table": (lambda root: make_table(root, 3, classes=("cat",)), "has only one class ('cat')"),
     "mixed names": (_mixed, "6 of 7 images in {root} are named like cat.0.jpg, but photo.jpg is not"),
     "no train": (_splits("val", "test"), "has the splits valid and test but no train folder"),
-    "two for one split": (_splits("train", "val", "valid"), "are both for the valid split"),
+    "two for one split": (_splits("train", "val", "valid"), "are both the valid split"),
     "wrong columns": (lambda root: make_table(root, 3, "a,b"), "its table labels.csv has the columns a, b"),
     "two tables": (_two_tables, "has 2 tables of paths and labels"),
 }

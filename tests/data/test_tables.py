@@ -106,7 +106,7 @@ def test_a_file_is_found_where_its_table_says_or_near(photos):
 
 def test_a_name_that_is_in_two_folders_is_not_guessed(photos):
     save_image(photos / "test" / "c.png", 0, 0)
-    with pytest.raises(UserError, match=r"can be .*; write its folder too"):
+    with pytest.raises(UserError, match=r"could be .*; write its folder too"):
         FileFinder(photos)("c.png")
     assert FileFinder(photos)("test/c.png") == str(photos / "test" / "c.png")
 
@@ -120,7 +120,7 @@ def test_a_table_is_predicted_in_its_order_with_its_labels(tmp_path, capsys):
         os.path.join("cat", "01.png"),
     ]  # fmt: skip
     assert [s.label for s in samples] == ["dog", "cat", "cat", None, None]
-    assert "t.csv: without 1 label that no class has for a name (wolf)" in capsys.readouterr().out
+    assert "t.csv: ignored 1 label without a class of that name (wolf)" in capsys.readouterr().out
     assert len(list(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("file")))) == 5
     with pytest.raises(UserError, match="did you mean file"):
         next(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("fiel")))
