@@ -42,8 +42,8 @@ WRONG_DATA = {
     "train --data_dir loose": "loose contains 3 images but no class folders; expected",
     "train --data_dir other": "dgo (and it lacks dog); training has cat, dog: rename or remove",
     "train --data_dir note.txt": "note.txt is a file, but neither an archive nor a table; expected",
-    "train --data_dir broken.zip": "broken.zip cannot be unpacked (it is no zip or tar file, or not a whole one)",
-    "train --dataset_name digit": "neither a known set (digits, hymenoptera, elpv) nor the folder dataset/digit; "
+    "train --data_dir broken.zip": "broken.zip cannot be unpacked (it is not a complete zip or tar file)",
+    "train --dataset_name digit": "neither a known data set (digits, hymenoptera, elpv) nor the folder dataset/digit; "
     "did you mean digits?; for a folder elsewhere use --data_dir DIR",
     "train --data_dir photos --dataset_name digits": "--data_dir and --dataset_name were both given; give one",
     "train --labels lables.csv": "lables.csv cannot be read",

@@ -192,8 +192,8 @@ REFUSED = {
     "a device": (_device, "is a link or a device"),
     "a hard link": (_hard_link, "is a link or a device"),
     "a link in a zip": (_zip_link, "is a link or a device"),
-    "a password": (_locked, "locked with a password"),
-    "no archive": (lambda path: path.write_bytes(b"hello"), "it is no zip or tar file"),
+    "a password": (_locked, "encrypted with a password"),
+    "no archive": (lambda path: path.write_bytes(b"hello"), "it is not a complete zip or tar file"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be unpacked"),
 }
 

@@ -165,7 +165,7 @@ def test_a_run_lists_its_groups_and_its_splits_are_used_again_to_the_same_weight
     done = cli("train", *flags, *argv, "--run_dir", "again", "--model_fn", "again.pth")
     again = weights_of("again.pth")
     assert all(torch.equal(weights[key], again[key]) for key in weights)
-    assert "left out, as r/splits.csv does not list them: 1 image (for" in done.out
+    assert "left out because r/splits.csv does not list them: 1 image (for" in done.out
     assert "not there" not in done.out
 
 
@@ -186,7 +186,7 @@ def test_what_a_splits_file_names_and_is_not_there_is_told(splits_file, cli):
     folder, rows, _ = splits_file
     write([*rows, "d/cat/gone.png,cat,train"])
     splits = load_splits(folder / "d", RATIOS, 0, splits="splits.csv")
-    assert "not there, though splits.csv lists them: 1 image (for example d/cat/gone.png)" in splits.notes
+    assert "listed in splits.csv but missing: 1 image (for example d/cat/gone.png)" in splits.notes
     assert [s.path for s in splits.train][-1] == str(folder / "d" / "d" / "cat" / "gone.png")
     done = cli("train", "--data_dir", "d", "--splits", "splits.csv", *TINY, "--dry_run", "--run_dir", "r",
                "--max_bad", 0.2)  # fmt: skip
@@ -200,7 +200,7 @@ def test_a_label_that_was_mended_since_is_that_of_the_data(splits_file):
     write([row.replace("d/cat/00.png,cat", "d/dog/cat00.png,cat") for row in rows])
     splits = load_splits(folder / "d", RATIOS, 0, splits="splits.csv")
     assert {s.label for part in splits.by_name().values() for s in part if "cat00" in s.path} == {"dog"}
-    assert any("otherwise than in splits.csv: 1 image" in note for note in splits.notes)
+    assert any("not as in splits.csv: 1 image" in note for note in splits.notes)
 
 
 def test_paths_of_another_system_are_found(splits_file):
@@ -216,17 +216,17 @@ def test_paths_of_another_system_are_found(splits_file):
 
 
 MISTAKES = {
-    "none": (None, "--splits splits.csv is not there"),
+    "none": (None, "--splits splits.csv does not exist"),
     "binary": (b"\x00\x80\xff\x00" * 100, "splits.csv"),
     "empty": (b"", "is empty"),
     "another table": (b"a,b\n1,2\n", "has the columns a, b; expected path, label, split"),
     "no such split": (b"path,label,split\nd/cat/00.png,cat,other\n", "line 2 has the split 'other'"),
     "an empty cell": (b"path,label,split\nd/cat/00.png,,train\n", "line 2 has an empty cell"),
-    "twice": (b"path,label,split\nd/cat/00.png,cat,train\nd/cat/00.png,cat,test\n", "stands in line 2 and in line 3"),
-    "header alone": (b"path,label,split\n", "none of its images is there"),
+    "twice": (b"path,label,split\nd/cat/00.png,cat,train\nd/cat/00.png,cat,test\n", "is in line 2 and in line 3"),
+    "header alone": (b"path,label,split\n", "none of its images exists"),
     "other photos": (
         b"path,label,split\nx/a.png,cat,train\nx/b.png,dog,valid\n",
-        "none of its images is there in d",
+        "none of its images exists in d",
     ),
     "no training": (b"path,label,split\nd/cat/00.png,cat,test\n", "no images for training"),
     "more cells": (b"path,label,split\nd/cat/0,0.png,cat,test\n", "line 2 has 4 cells"),
