@@ -21,30 +21,64 @@ from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.signals import end_workers_at_exit, init_worker
 
 
-class StreamBatchSampler:
-    """Divides a stream of samples into batches and remembers those already handed out, in order.
+class Batch(NamedTuple):
+    """What a loader yields. Images that could not be read are only in `bad`."""
 
-    As the batch sampler of a loader it sends the samples themselves to the workers instead of indices: the
-    stream is read only as far ahead as the loader prefetches, and the inputs are never listed as a whole.
-    """
+    images: torch.Tensor  # uint8 (n, 3, image_size, image_size), channels-last
+    labels: torch.Tensor  # int64 (n,); -1 where the label is unknown
+    indices: torch.Tensor  # int64 (n,), positions in the list of samples
+    bad: list[tuple[int, str]]  # (position, reason)
 
-    def __init__(self, samples: Iterable[Sample], batch_size: int) -> None:
-        self._source, self._batch_size = iter(samples), batch_size
-        self._peeked: deque[list[Sample]] = deque()
-        self.handed_out: deque[list[Sample]] = deque()
 
-    def peek(self, n_batches: int) -> int:
-        """Returns the number of batches left, up to `n_batches`."""
-        self._peeked.extend(itertools.islice(iter(self._next, []), n_batches - len(self._peeked)))
-        return len(self._peeked)
+class ViewBatch(NamedTuple):
+    """Several views of several images; `views` lists (sample index, view) of each."""
 
-    def _next(self) -> list[Sample]:
-        return list(itertools.islice(self._source, self._batch_size))
+    images: torch.Tensor
+    views: list[tuple[int, int]]
+    bad: list[tuple[int, str]]
 
-    def __iter__(self) -> Iterator[list[tuple[int, Sample]]]:
-        while batch := self._peeked.popleft() if self._peeked else self._next():
-            self.handed_out.append(batch)
-            yield list(enumerate(batch))
+
+def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
+    """Stacks the readable images and keeps the reasons for the others."""
+    good = [item for item in items if not isinstance(item[2], str)]
+    labels = torch.tensor([label for _, label, _ in good], dtype=torch.int64)
+    indices = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
+    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
+    return Batch(stack([image for _, _, image in good]), labels, indices, bad)
+
+
+def collate_views(items: list[tuple[int, tuple[int, ...], list[torch.Tensor] | str]]) -> ViewBatch:
+    """Stacks the views of all readable images."""
+    good = [(index, views, images) for index, views, images in items if not isinstance(images, str)]
+    view_keys = [(index, view) for index, views, _ in good for view in views]
+    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
+    return ViewBatch(stack([image for _, _, images in good for image in images]), view_keys, bad)
+
+
+def stack(images: list[torch.Tensor]) -> torch.Tensor:
+    """Stacks images of one size to (n, 3, size, size), channels-last, the fastest memory format for convolutions."""
+    if not images:
+        return torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+class ImageSource(Protocol):
+    """A data set of prepared images, as `data_loader.ImageDataset` is one."""
+
+    samples: Sequence[Sample]
+    preprocess: Preprocess
+    transform: v2.Transform
+    seed: int | None
+    max_pixels: int
+
+    def __len__(self) -> int:
+        """Returns the number of samples."""
+
+    def label_of(self, index: int) -> int:
+        """Returns the class index of a sample, -1 where its label is unknown."""
+
+    def views(self, index: int, epochs: Sequence[int], image: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Returns the views of a sample in those epochs, uint8 (3, size, size) each."""
 
 
 class SampleDataset(Dataset):
@@ -67,58 +101,6 @@ class SampleDataset(Dataset):
             return n, label, str(error)
 
 
-class Batch(NamedTuple):
-    """What a loader yields. Images that could not be read are only in `bad`."""
-
-    images: torch.Tensor  # uint8 (n, 3, image_size, image_size), channels-last
-    labels: torch.Tensor  # int64 (n,); -1 where the label is unknown
-    indices: torch.Tensor  # int64 (n,), positions in the list of samples
-    bad: list[tuple[int, str]]  # (position, reason)
-
-
-def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
-    """Stacks the readable images and keeps the reasons for the others."""
-    good = [item for item in items if not isinstance(item[2], str)]
-    labels = torch.tensor([label for _, label, _ in good], dtype=torch.int64)
-    indices = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
-    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
-    return Batch(stack([image for _, _, image in good]), labels, indices, bad)
-
-
-def stack(images: list[torch.Tensor]) -> torch.Tensor:
-    """Stacks images of one size to (n, 3, size, size), channels-last, the fastest memory format for convolutions."""
-    if not images:
-        return torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-
-
-class ViewBatch(NamedTuple):
-    """Several views of several images; `views` lists (sample index, view) of each."""
-
-    images: torch.Tensor
-    views: list[tuple[int, int]]
-    bad: list[tuple[int, str]]
-
-
-class ImageSource(Protocol):
-    """A data set of prepared images, as `data_loader.ImageDataset` is one."""
-
-    samples: Sequence[Sample]
-    preprocess: Preprocess
-    transform: v2.Transform
-    seed: int | None
-    max_pixels: int
-
-    def __len__(self) -> int:
-        """Returns the number of samples."""
-
-    def label_of(self, index: int) -> int:
-        """Returns the class index of a sample, -1 where its label is unknown."""
-
-    def views(self, index: int, epochs: Sequence[int], image: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """Returns the views of a sample in those epochs, uint8 (3, size, size) each."""
-
-
 class ViewDataset(Dataset):
     """All wanted views of a sample at once: `wanted` lists (sample index, views)."""
 
@@ -134,14 +116,6 @@ class ViewDataset(Dataset):
             return index, views, self.dataset.views(index, views)
         except BadImage as error:
             return index, views, str(error)
-
-
-def collate_views(items: list[tuple[int, tuple[int, ...], list[torch.Tensor] | str]]) -> ViewBatch:
-    """Stacks the views of all readable images."""
-    good = [(index, views, images) for index, views, images in items if not isinstance(images, str)]
-    view_keys = [(index, view) for index, views, _ in good for view in views]
-    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
-    return ViewBatch(stack([image for _, _, images in good for image in images]), view_keys, bad)
 
 
 class AddressedSampler(Sampler):
@@ -174,6 +148,32 @@ class AddressedSampler(Sampler):
             order = torch.randperm(self.n_samples, generator=generator).tolist()
         for start, end in itertools.pairwise(self._bounds()[self.start :]):
             yield [(self.epoch, index) for index in shard(order[start:end], self.part)]
+
+
+class StreamBatchSampler:
+    """Divides a stream of samples into batches and remembers those already handed out, in order.
+
+    As the batch sampler of a loader it sends the samples themselves to the workers instead of indices: the
+    stream is read only as far ahead as the loader prefetches, and the inputs are never listed as a whole.
+    """
+
+    def __init__(self, samples: Iterable[Sample], batch_size: int) -> None:
+        self._source, self._batch_size = iter(samples), batch_size
+        self._peeked: deque[list[Sample]] = deque()
+        self.handed_out: deque[list[Sample]] = deque()
+
+    def peek(self, n_batches: int) -> int:
+        """Returns the number of batches left, up to `n_batches`."""
+        self._peeked.extend(itertools.islice(iter(self._next, []), n_batches - len(self._peeked)))
+        return len(self._peeked)
+
+    def _next(self) -> list[Sample]:
+        return list(itertools.islice(self._source, self._batch_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, Sample]]]:
+        while batch := self._peeked.popleft() if self._peeked else self._next():
+            self.handed_out.append(batch)
+            yield list(enumerate(batch))
 
 
 def make_loader(

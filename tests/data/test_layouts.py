@@ -153,8 +153,6 @@ def test_a_table_trains_and_predicts_from_the_command_line(cli, tmp_path):
     assert "/20)" in done.out.splitlines()[-1]
 
 
-# --- names ------------------------------------------------------------------------------------
-
 ODD = ("golden retriever", "강아지", "고양이 2호", "🐈 café")
 
 
@@ -187,7 +185,7 @@ def test_upper_case_endings_are_images(tmp_path):
     assert sum(map(len, load_splits(tmp_path / "flat", RATIOS, 0).by_name().values())) == 10
 
 
-def test_hidden_files_are_passed_over_in_every_layout(tree):
+def test_hidden_files_are_skipped_in_every_layout(tree):
     root, _, _ = tree
     before = _keys(load_splits(root, RATIOS, 0))
     for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
@@ -200,15 +198,12 @@ def test_hidden_files_are_passed_over_in_every_layout(tree):
     assert all(s.label or "test" in s.path for s in samples_at(str(root), CLASSES))
 
 
-def test_a_time_in_a_file_name_is_no_class():
+def test_a_time_in_a_file_name_is_not_a_class():
     assert [flat_class(name) for name in ("cat.1.jpg", "St. Bernard.12.JPG", "dog2.3.png", "7.1.png")] == [
         "cat", "St. Bernard", "dog2", "7"
     ]  # fmt: skip
     for name in ("Screenshot 2024-01-02 at 10.11.12.png", "cat.jpg", "cat.x.jpg", "1.jpg", ".1.jpg", "IMG_0001.jpg"):
         assert flat_class(name) is None
-
-
-# --- what is nearly a layout ------------------------------------------------------------------
 
 
 def test_class_folders_that_differ_between_splits_are_listed(cli, tmp_path):
@@ -223,7 +218,7 @@ def test_class_folders_that_differ_between_splits_are_listed(cli, tmp_path):
     assert "the valid split has no images of dog, wolf" in load_splits(tmp_path / "d", RATIOS, 0).notes
 
 
-def test_images_that_no_class_is_told_for_are_counted(tmp_path):
+def test_images_without_a_class_are_counted(tmp_path):
     make_class_folders(tmp_path / "d", 5, CLASSES)
     save_image(tmp_path / "d" / "loose.png", 0, 0)
     assert any("left out 1 image without a class" in note for note in load_splits(tmp_path / "d", RATIOS, 0).notes)
@@ -237,7 +232,7 @@ def test_images_that_no_class_is_told_for_are_counted(tmp_path):
     )
 
 
-def test_a_class_that_is_called_train_is_a_class(tmp_path):
+def test_a_class_named_train_is_a_class(tmp_path):
     make_class_folders(tmp_path / "d", 5, ("car", "plane", "train"))
     for name in ("car", "plane", "train"):
         make_flat(tmp_path / "e" / name, 5, (name,))
@@ -245,7 +240,7 @@ def test_a_class_that_is_called_train_is_a_class(tmp_path):
         assert load_splits(tmp_path / name, RATIOS, 0).class_names == ["car", "plane", "train"]
 
 
-def test_class_folders_go_before_a_table_that_is_told(tmp_path):
+def test_class_folders_take_precedence_over_a_table_and_a_note_says_so(tmp_path):
     make_class_folders(tmp_path / "d", 5, CLASSES)
     (tmp_path / "d" / "result.csv").write_text("file_dir,label\ncat/00.png,\ncat/01.png,wolf\n")
     splits = load_splits(tmp_path / "d", RATIOS, 0)
@@ -285,7 +280,7 @@ NEARLY = {
 
 
 @pytest.mark.parametrize("name", NEARLY)
-def test_what_is_nearly_a_layout_is_told_in_one_line(name, cli, tmp_path):
+def test_what_is_nearly_a_layout_is_explained_in_one_line(name, cli, tmp_path):
     make, expected = NEARLY[name]
     (tmp_path / "d").mkdir()
     make(tmp_path / "d")

@@ -19,7 +19,7 @@ def write(path, text, encoding="utf-8"):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16"])
 @pytest.mark.parametrize(("separator", "newline"), [(",", "\n"), (";", "\r\n"), ("\t", "\n"), ("|", "\r\n")])
-def test_a_table_is_read_as_excel_and_others_write_it(encoding, separator, newline, tmp_path):
+def test_tables_as_excel_and_others_write_them_are_read(encoding, separator, newline, tmp_path):
     lines = [separator.join(f'"{cell}"' for cell in row) for row in (("path", "label"), *ROWS)]
     table = Table(write(tmp_path / "t.csv", newline.join([*lines[:3], "", *lines[3:]]), encoding))
     assert [(row.path, row.label) for row in table.rows()] == ROWS
@@ -104,7 +104,7 @@ def test_a_file_is_found_where_its_table_says_or_near(photos):
         assert find(missing) is None
 
 
-def test_a_name_that_is_in_two_folders_is_not_guessed(photos):
+def test_a_name_in_two_folders_is_not_guessed(photos):
     save_image(photos / "test" / "c.png", 0, 0)
     with pytest.raises(UserError, match=r"could be .*; write its folder too"):
         FileFinder(photos)("c.png")
