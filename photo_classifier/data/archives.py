@@ -75,8 +75,8 @@ def extract(archive: str | Path, folder: str | Path, strip: str = "") -> None:
             is a link, a device, an absolute path or outside the folder.
     """
     archive, folder = Path(archive), Path(folder)
-    with atomic_folder(folder) as place:
-        staging = place.with_name("all")
+    with atomic_folder(folder) as target:
+        staging = target.with_name("all")
         staging.mkdir()
         try:
             unpack = _unzip if zipfile.is_zipfile(archive) else _untar
@@ -89,7 +89,7 @@ def extract(archive: str | Path, folder: str | Path, strip: str = "") -> None:
         source = staging / strip if strip else staging
         if not source.is_dir():
             raise UserError(f"{archive} contains no folder {strip!r}; is it a different archive?")
-        os.replace(source, place)
+        os.replace(source, target)
 
 
 class ArchiveExtractor:

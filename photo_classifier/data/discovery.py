@@ -62,8 +62,8 @@ def load_splits(
         others = dict(sorted(reader.others.items()))
     if splits:
         known = [sample for part in parts.values() for sample in part] or None
-        parts, told = read_splits(splits, known, root or "")
-        layout, notes = f"{layout} split as in {splits}", notes + told
+        parts, split_notes = read_splits(splits, known, root or "")
+        layout, notes = f"{layout} split as in {splits}", notes + split_notes
     class_names = _class_names(parts, name)
     filled = parts if "valid" in parts else _with_missing_splits(parts, ratios, seed)
     notes += _group_notes(filled) + _absent_notes(filled, class_names)

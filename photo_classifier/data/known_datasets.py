@@ -109,6 +109,6 @@ def dataset_folder(name: str, base: str | Path = "dataset") -> Path:
             f"--dataset_name {name!r} is neither a known data set ({', '.join(DATASETS)}) nor the folder {folder}"
             f"{did_you_mean(name, [*DATASETS, *folders])}; for a folder elsewhere use --data_dir DIR"
         )
-    with atomic_folder(folder) as place:
-        DATASETS[name].make(place)
+    with atomic_folder(folder) as target:
+        DATASETS[name].make(target)
     return folder

@@ -90,9 +90,9 @@ def _even_out(parts: Units, shares: Mapping[str, float]) -> None:
     """
     balance, done = _Balance(parts, shares), set()
     while label := balance.worst(done):
-        gain, place, there = balance.best_move(label)
+        gain, index, target = balance.best_move(label)
         if gain > 1e-9:
-            balance.move(place, there)
+            balance.move(index, target)
         else:
             done.add(label)
     for name in parts:
@@ -110,10 +110,10 @@ class _Balance:
         self.labels = [Counter(sorted(sample.label for sample in unit)) for unit in self.units]
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in parts}
         self.by_label: dict[str, list[int]] = {}
-        for place, (labels, name) in enumerate(zip(self.labels, self.where, strict=True)):
+        for index, (labels, name) in enumerate(zip(self.labels, self.where, strict=True)):
             self.counts[name].update(labels)
-            for label in labels if self.units[place][0].group else ():
-                self.by_label.setdefault(label, []).append(place)
+            for label in labels if self.units[index][0].group else ():
+                self.by_label.setdefault(label, []).append(index)
         self.totals = sum(self.counts.values(), Counter())
 
     def off(self, name: str, label: str) -> float:
@@ -128,22 +128,22 @@ class _Balance:
 
     def best_move(self, label: str) -> tuple[float, int, str]:
         """Returns the gain, the group index and the new split of the best move of a group with images of the class."""
-        moves = ((self._gain(place, name), place, name) for place in self.by_label[label] for name in self.counts)
+        moves = ((self._gain(index, name), index, name) for index in self.by_label[label] for name in self.counts)
         return max(moves, key=lambda move: move[0])
 
-    def _gain(self, place: int, there: str) -> float:
+    def _gain(self, index: int, target: str) -> float:
         """Returns by how much the sum of squared differences falls."""
-        here, labels = self.where[place], self.labels[place]
-        if here == there or any(self.counts[here][label] == n for label, n in labels.items()):
+        here, labels = self.where[index], self.labels[index]
+        if here == target or any(self.counts[here][label] == n for label, n in labels.items()):
             return 0.0
         parts = {label: n / self.totals[label] for label, n in labels.items()}
-        return sum(2 * d * (self.off(here, label) - self.off(there, label) - d) for label, d in parts.items())
+        return sum(2 * d * (self.off(here, label) - self.off(target, label) - d) for label, d in parts.items())
 
-    def move(self, place: int, there: str) -> None:
+    def move(self, index: int, target: str) -> None:
         """Moves a group to another split."""
-        self.counts[self.where[place]].subtract(self.labels[place])
-        self.counts[there].update(self.labels[place])
-        self.where[place] = there
+        self.counts[self.where[index]].subtract(self.labels[index])
+        self.counts[target].update(self.labels[index])
+        self.where[index] = target
 
 
 def _bring_every_class_to_training(parts: Units, seed: int) -> None:
