@@ -76,7 +76,7 @@ def test_half_a_photo_is_no_photo(tmp_path):
     path = save_image(tmp_path / "a.jpg", 0, 0, (300, 200))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BadImage, match="is cut short"):
+    with pytest.raises(BadImage, match="is truncated"):
         decode(path)
 
 

@@ -36,19 +36,19 @@ WRONG_FLAGS = {
 }
 WRONG_DATA = {
     "train --data_dir foto": "the data folder foto does not exist; did you mean photos?; expected DIR/train/CLASS",
-    "train --data_dir empty": "empty holds no images; expected DIR/train/CLASS/*.jpg",
-    "train --data_dir one": "one has one class only ('cat'); expected",
+    "train --data_dir empty": "empty contains no images; expected DIR/train/CLASS/*.jpg",
+    "train --data_dir one": "one has only one class ('cat'); expected",
     "train --data_dir few": "too few for train + valid + test; add images, or set --test_ratio 0",
-    "train --data_dir loose": "loose holds 3 images but no class folders; expected",
+    "train --data_dir loose": "loose contains 3 images but no class folders; expected",
     "train --data_dir other": "dgo (and it lacks dog); training has cat, dog: rename or remove",
-    "train --data_dir note.txt": "note.txt is a file, but no archive and no table; expected",
-    "train --data_dir broken.zip": "broken.zip cannot be unpacked (it is no zip or tar file, or not a whole one)",
-    "train --dataset_name digit": "neither a known set (digits, hymenoptera, elpv) nor the folder dataset/digit; "
+    "train --data_dir note.txt": "note.txt is a file, but neither an archive nor a table; expected",
+    "train --data_dir broken.zip": "broken.zip cannot be unpacked (it is not a complete zip or tar file)",
+    "train --dataset_name digit": "neither a known data set (digits, hymenoptera, elpv) nor the folder dataset/digit; "
     "did you mean digits?; for a folder elsewhere use --data_dir DIR",
     "train --data_dir photos --dataset_name digits": "--data_dir and --dataset_name were both given; give one",
     "train --labels lables.csv": "lables.csv cannot be read",
-    "train --labels photos/cat/00.png": "photos/cat/00.png is no table, for it is no text; save it as CSV",
-    "train --labels table.csv": "has the columns a, b; name the one with the paths by --path_column",
+    "train --labels photos/cat/00.png": "photos/cat/00.png is not a text file; save the table as CSV",
+    "train --labels table.csv": "has the columns a, b; name the one with the paths with --path_column",
     "train --labels table.csv --path_column c": "--path_column 'c' is unknown; choose from a, b",
     "train --data_dir photos --splits table.csv": "has the columns a, b; expected path, label, split",
     "train --data_dir photos --n_classes 4": "photos has 2 classes: cat, dog; leave it out",
@@ -123,7 +123,7 @@ WRONG_PREDICTIONS = {
     "--result x.xlsx": "choose from .csv, .jsonl, .parquet",
     "--top_k 99": "tiny.pth has 3 classes; give a number from 1 to 3",
     "--precision bf61": "choose from auto, fp32, bf16, fp16; did you mean bf16?",
-    "--input table.csv": "table.csv has the columns a, b; name the one with the paths by --path_column",
+    "--input table.csv": "table.csv has the columns a, b; name the one with the paths with --path_column",
 }
 
 

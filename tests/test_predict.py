@@ -54,7 +54,7 @@ def test_folders_that_are_classes_are_labels(cli, trained, image_folder):
     assert "/30)" in done.out
     (image_folder / "wolf").mkdir()
     done = cli("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0)
-    assert "not taken as labels" in done.out
+    assert "not used as labels" in done.out
     assert "accuracy" not in done.out
 
 

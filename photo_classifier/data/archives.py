@@ -1,4 +1,4 @@
-"""Archives: unpacked once, safely, with nothing outside their folder."""
+"""Unpacks archives once, safely, and never outside their folder."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from photo_classifier.runtime.files import atomic_folder
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 FOLDER = ".cache/archives"
-# Photos hardly shrink, so what grows a hundredfold is no folder of photos; small archives may grow to 1 GB.
+# Photos hardly compress, so an archive that grows a hundredfold holds something else; small ones may grow to 1 GB.
 MAX_GROWTH, MAX_SMALL = 100, 1 << 30
 MAX_NAME = 1 << 20  # bytes
-BLOCK = 512  # bytes that an entry counts for at least, so that empty files are not free
+BLOCK = 512  # the least number of bytes that an entry counts for, so that empty files are not free
 
 
 def is_archive_name(name: str | Path) -> bool:
-    """Whether the ending of a file name is that of an archive."""
+    """Returns whether a file name has the ending of an archive."""
     return str(name).lower().endswith(ENDINGS)
 
 
 def unpack_once(archive: str | Path, base: str | Path = FOLDER) -> Path:
-    """The folder that holds what is in an archive; it is unpacked at its first use, and anew when it has changed.
+    """Returns the folder with the contents of an archive; unpacks it at its first use and when it has changed.
 
     Raises:
-        UserError: as `extract`.
+        UserError: as for `extract`.
     """
     archive = Path(archive)
     folder = Path(base) / f"{archive.name[:60]}-{_fingerprint(archive)}"
@@ -51,13 +51,13 @@ def unpack_once(archive: str | Path, base: str | Path = FOLDER) -> Path:
 
 
 def _fingerprint(archive: Path) -> str:
-    """Of size, time, head and tail: a zip lists the checksums of all its files in the tail."""
+    """Hashes size, time, start and end: the end of a zip lists the checksums of all its files."""
     try:
-        about = archive.stat()
-        digest = hashlib.blake2b(f"{about.st_size} {about.st_mtime_ns}".encode(), digest_size=6)
+        status = archive.stat()
+        digest = hashlib.blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=6)
         with open(archive, "rb") as file:
             digest.update(file.read(1 << 16))
-            file.seek(max(0, about.st_size - (1 << 20)))
+            file.seek(max(0, status.st_size - (1 << 20)))
             digest.update(file.read())
     except OSError as error:
         raise UserError(f"cannot read {archive}: {error.strerror}") from error
@@ -65,33 +65,35 @@ def _fingerprint(archive: Path) -> str:
 
 
 def extract(archive: str | Path, folder: str | Path, strip: str = "") -> None:
-    """Unpacks a zip or tar so that `folder` appears whole or not at all; hidden files are passed over.
+    """Unpacks a zip or tar so that `folder` appears complete or not at all; skips hidden files.
 
     Args:
-        strip: a leading folder inside the archive that is left out.
+        strip: a top folder inside the archive to remove from the paths.
 
     Raises:
-        UserError: the archive is broken, locked or grows beyond the limit, the disk is full, or an entry
-            is a link or a device, is absolute or leaves the folder.
+        UserError: the archive is broken, encrypted or larger than the limit, the disk is full, or an entry
+            is a link, a device, an absolute path or outside the folder.
     """
     archive, folder = Path(archive), Path(folder)
-    with atomic_folder(folder) as place:
-        staging = place.with_name("all")
+    with atomic_folder(folder) as target:
+        staging = target.with_name("all")
         staging.mkdir()
         try:
             unpack = _unzip if zipfile.is_zipfile(archive) else _untar
             unpack(archive, ArchiveExtractor(archive, staging))
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise UserError(f"{archive} cannot be unpacked ({reason}); bring it again or unpack it yourself") from error
+            raise UserError(
+                f"{archive} cannot be unpacked ({reason}); copy or download it again, or unpack it yourself"
+            ) from error
         source = staging / strip if strip else staging
         if not source.is_dir():
-            raise UserError(f"{archive} has no folder {strip!r} in it; is it another archive?")
-        os.replace(source, place)
+            raise UserError(f"{archive} contains no folder {strip!r}; is it a different archive?")
+        os.replace(source, target)
 
 
 class ArchiveExtractor:
-    """Where the entries of one archive go: nowhere but below `folder`, and not without end."""
+    """Writes the entries of one archive below `folder`, up to a size limit."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self.archive, self.folder = archive, folder
@@ -99,7 +101,7 @@ class ArchiveExtractor:
         self.n_bytes = 0
 
     def refuse(self, reason: str) -> None:
-        """Ends the unpacking.
+        """Stops unpacking.
 
         Raises:
             UserError: always.
@@ -107,10 +109,10 @@ class ArchiveExtractor:
         raise UserError(f"{self.archive} was refused: {reason}")
 
     def count(self, n_bytes: int) -> None:
-        """Adds to what has been unpacked.
+        """Adds to the number of unpacked bytes.
 
         Raises:
-            UserError: it is more than the limit.
+            UserError: the limit is exceeded.
         """
         self.n_bytes += n_bytes
         if self.n_bytes > self.limit:
@@ -118,10 +120,10 @@ class ArchiveExtractor:
             self.refuse(f"it unpacks to more than {limit}; if you trust it, unpack it yourself and give the folder")
 
     def write(self, name: str, source: IO[bytes], seconds: Callable[[], float]) -> None:
-        """Copies one entry to its place, with the time that it was packed with; hidden ones are passed over.
+        """Writes one entry with its stored modification time; skips hidden ones.
 
         Args:
-            seconds: gives that time since the epoch.
+            seconds: returns that time in seconds since the epoch.
         """
         parts = self._parts(name)
         if not all(is_visible(part) for part in parts):
@@ -132,8 +134,8 @@ class ArchiveExtractor:
             while block := source.read(1 << 20):
                 self.count(len(block))
                 file.write(block)
-        with contextlib.suppress(OSError, OverflowError, ValueError):  # some have none, or one before all time
-            # what is unpacked again is then the same file to all who remember it
+        with contextlib.suppress(OSError, OverflowError, ValueError):  # some have no valid time
+            # unpacked again, it is still the same file to caches that compare times
             os.utime(path, (seconds(), seconds()))
 
     def _parts(self, name: str) -> Sequence[str]:
@@ -141,7 +143,7 @@ class ArchiveExtractor:
         parts = PurePosixPath(path).parts
         if not parts or path.startswith("/") or ".." in parts or re.match("[A-Za-z]:", path):
             self.refuse(f"its entry {name!r} would leave the folder")
-        if sys.platform == "win32":  # letters that Windows has no names with
+        if sys.platform == "win32":  # characters that Windows does not allow in names
             return [re.sub(r'[:<>|"?*]', "_", part) for part in parts]
         return parts
 
@@ -158,14 +160,14 @@ def _unzip(archive: Path, target: ArchiveExtractor) -> None:
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 target.refuse(f"its entry {name!r} is a link or a device")
             if entry.flag_bits & 1:
-                target.refuse("it is locked with a password; unpack it yourself and give the folder")
+                target.refuse("it is encrypted with a password; unpack it yourself and give the folder")
             if not entry.is_dir():
                 with file.open(entry) as source:
                     target.write(name, source, lambda entry=entry: time.mktime((*entry.date_time, 0, 0, -1)))
 
 
 class _TarEntry(tarfile.TarInfo):
-    """An entry whose long names must fit into memory: tarfile reads them whole."""
+    """Limits the length of names, which tarfile reads into memory whole."""
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
@@ -176,8 +178,8 @@ class _TarEntry(tarfile.TarInfo):
 
 
 def _untar(archive: Path, target: ArchiveExtractor) -> None:
-    if not tarfile.is_tarfile(archive):  # tarfile's own message is one for each kind of compression
-        raise tarfile.ReadError("it is no zip or tar file, or not a whole one")
+    if not tarfile.is_tarfile(archive):  # tarfile's own message lists every kind of compression
+        raise tarfile.ReadError("it is not a complete zip or tar file")
     with tarfile.open(archive, tarinfo=_TarEntry) as file:
         for entry in progress(file, desc=archive.name, unit="file"):
             name = _tar_name(entry.name)
@@ -188,11 +190,8 @@ def _untar(archive: Path, target: ArchiveExtractor) -> None:
                 target.write(name, file.extractfile(entry), lambda entry=entry: entry.mtime)
 
 
-# --- names ------------------------------------------------------------------------------------
-
-
 def zip_names(entries: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """The names in a zip. Old ones say no encoding: they are UTF-8, else Korean (cp949), else cp437."""
+    """Returns the names in a zip. Old ones state no encoding: try UTF-8, then Korean (cp949), then cp437."""
     old = [entry for entry in entries if not entry.flag_bits & 0x800]
     encoding = _encoding_of(b"/".join(_raw(entry) for entry in old))
     return [entry.filename if entry.flag_bits & 0x800 else _raw(entry).decode(encoding, "replace") for entry in entries]
@@ -212,13 +211,13 @@ def _encoding_of(raw: bytes) -> str:
 
 
 def _is_korean(text: str) -> bool:
-    """Most letters of Western cp437 names read as cp949 give syllables that nobody writes (not in KS X 1001)."""
+    """Returns whether most letters are common syllables: Western names read as cp949 give ones outside KS X 1001."""
     foreign = [letter for letter in text if not letter.isascii()]
     usual = "".join(foreign).encode("euc_kr", "ignore")
     return len(usual) >= len(foreign)  # two bytes a letter: at least half of them
 
 
 def _tar_name(name: str) -> str:
-    """A tar's name; what is no UTF-8 was kept in surrogates, and is Korean if it can be."""
+    """Returns a name in a tar; bytes that are not UTF-8 arrive as surrogates and may be Korean."""
     raw = name.encode("utf-8", "surrogateescape")
     return raw.decode("cp949") if _encoding_of(raw) == "cp949" else name

@@ -1,4 +1,4 @@
-"""Batches: what a loader yields, in which order, and the processes that decode."""
+"""Batches: what a loader yields, in which order, and the worker processes that decode."""
 
 from __future__ import annotations
 
@@ -21,63 +21,25 @@ from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.signals import end_workers_at_exit, init_worker
 
 
-class StreamBatchSampler:
-    """Cuts a stream of samples into batches and remembers those that were handed out, in their order.
-
-    As a loader's batch sampler it hands the samples themselves to the workers in place of indices: the
-    stream is read only as far ahead as the loader works, and no list of all inputs is ever made.
-    """
-
-    def __init__(self, samples: Iterable[Sample], batch_size: int) -> None:
-        self._source, self._batch_size = iter(samples), batch_size
-        self._peeked: deque[list[Sample]] = deque()
-        self.handed_out: deque[list[Sample]] = deque()
-
-    def peek(self, n_batches: int) -> int:
-        """How many batches there are, as far as `n_batches`."""
-        self._peeked.extend(itertools.islice(iter(self._next, []), n_batches - len(self._peeked)))
-        return len(self._peeked)
-
-    def _next(self) -> list[Sample]:
-        return list(itertools.islice(self._source, self._batch_size))
-
-    def __iter__(self) -> Iterator[list[tuple[int, Sample]]]:
-        while batch := self._peeked.popleft() if self._peeked else self._next():
-            self.handed_out.append(batch)
-            yield list(enumerate(batch))
-
-
-class SampleDataset(Dataset):
-    """Decodes and prepares the samples that it is handed in place of indices."""
-
-    def __init__(self, class_names: Sequence[str], preprocess: Preprocess, max_pixels: int) -> None:
-        self.class_index = {name: index for index, name in enumerate(class_names)}
-        self.preprocess, self.transform, self.max_pixels = preprocess, eval_transform(preprocess), max_pixels
-
-    def __getitem__(self, place: tuple[int, Sample]) -> tuple[int, int, torch.Tensor | str]:
-        """(place in the batch, class index or -1, image or the reason why there is none)."""
-        n, sample = place
-        label = self.class_index.get(sample.label, -1)
-        if sample.reason:
-            return n, label, sample.reason
-        try:
-            image = decode(sample.path, self.preprocess.decode_side, self.max_pixels, self.preprocess.bit_depth)
-            return n, label, self.transform(image)
-        except BadImage as error:
-            return n, label, str(error)
-
-
 class Batch(NamedTuple):
-    """What a loader yields. Images that could not be read are in `bad` and nowhere else."""
+    """What a loader yields. Images that could not be read are only in `bad`."""
 
     images: torch.Tensor  # uint8 (n, 3, image_size, image_size), channels-last
     labels: torch.Tensor  # int64 (n,); -1 where the label is unknown
-    indices: torch.Tensor  # int64 (n,), places in the list of samples
-    bad: list[tuple[int, str]]  # (place, reason)
+    indices: torch.Tensor  # int64 (n,), positions in the list of samples
+    bad: list[tuple[int, str]]  # (position, reason)
+
+
+class ViewBatch(NamedTuple):
+    """Several views of several images; `views` lists (sample index, view) of each."""
+
+    images: torch.Tensor
+    views: list[tuple[int, int]]
+    bad: list[tuple[int, str]]
 
 
 def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
-    """Stacks what could be read and keeps the reasons of the rest."""
+    """Stacks the readable images and keeps the reasons for the others."""
     good = [item for item in items if not isinstance(item[2], str)]
     labels = torch.tensor([label for _, label, _ in good], dtype=torch.int64)
     indices = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
@@ -85,19 +47,19 @@ def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
     return Batch(stack([image for _, _, image in good]), labels, indices, bad)
 
 
+def collate_views(items: list[tuple[int, tuple[int, ...], list[torch.Tensor] | str]]) -> ViewBatch:
+    """Stacks the views of all readable images."""
+    good = [(index, views, images) for index, views, images in items if not isinstance(images, str)]
+    view_keys = [(index, view) for index, views, _ in good for view in views]
+    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
+    return ViewBatch(stack([image for _, _, images in good for image in images]), view_keys, bad)
+
+
 def stack(images: list[torch.Tensor]) -> torch.Tensor:
-    """Images of one size -> (n, 3, size, size), channels-last: the memory order that convolutions like best."""
+    """Stacks images of one size to (n, 3, size, size), channels-last, the fastest memory format for convolutions."""
     if not images:
         return torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-
-
-class ViewBatch(NamedTuple):
-    """Several views of several images; `views` names the sample and the view of each."""
-
-    images: torch.Tensor
-    views: list[tuple[int, int]]
-    bad: list[tuple[int, str]]
 
 
 class ImageSource(Protocol):
@@ -119,8 +81,28 @@ class ImageSource(Protocol):
         """Returns the views of a sample in those epochs, uint8 (3, size, size) each."""
 
 
+class SampleDataset(Dataset):
+    """Decodes and prepares the samples that it gets instead of indices."""
+
+    def __init__(self, class_names: Sequence[str], preprocess: Preprocess, max_pixels: int) -> None:
+        self.class_index = {name: index for index, name in enumerate(class_names)}
+        self.preprocess, self.transform, self.max_pixels = preprocess, eval_transform(preprocess), max_pixels
+
+    def __getitem__(self, item: tuple[int, Sample]) -> tuple[int, int, torch.Tensor | str]:
+        """Returns (position in the batch, class index or -1, image or the reason why there is none)."""
+        n, sample = item
+        label = self.class_index.get(sample.label, -1)
+        if sample.reason:
+            return n, label, sample.reason
+        try:
+            image = decode(sample.path, self.preprocess.decode_side, self.max_pixels, self.preprocess.bit_depth)
+            return n, label, self.transform(image)
+        except BadImage as error:
+            return n, label, str(error)
+
+
 class ViewDataset(Dataset):
-    """All the wanted views of a sample at once: `wanted` lists (place of the sample, views)."""
+    """All wanted views of a sample at once: `wanted` lists (sample index, views)."""
 
     def __init__(self, dataset: ImageSource, wanted: Sequence[tuple[int, tuple[int, ...]]]) -> None:
         self.dataset, self.wanted = dataset, wanted
@@ -136,20 +118,12 @@ class ViewDataset(Dataset):
             return index, views, str(error)
 
 
-def collate_views(items: list[tuple[int, tuple[int, ...], list[torch.Tensor] | str]]) -> ViewBatch:
-    """Stacks the views of all images that could be read."""
-    good = [(index, views, images) for index, views, images in items if not isinstance(images, str)]
-    places = [(index, view) for index, views, _ in good for view in views]
-    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
-    return ViewBatch(stack([image for _, _, images in good for image in images]), places, bad)
-
-
 class AddressedSampler(Sampler):
     """Batches of `(epoch, index)`: the epoch travels with the index, so workers can stay alive.
 
     The order of an epoch is a pure function of `(seed, epoch)`; without a seed it is that of the list.
-    `start` leaves out the first batches, which a run that was stopped has behind it. Of every batch it yields
-    the slice `part`, (number, parts), which may be empty: all parts see as many batches.
+    `start` skips the first batches, which a resumed run has already seen. Each batch is reduced to the slice
+    `part`, (number, count), which may be empty: all parts have the same number of batches.
     """
 
     def __init__(
@@ -164,7 +138,7 @@ class AddressedSampler(Sampler):
     def _bounds(self) -> list[int]:
         bounds = [*range(0, self.n_samples, self.batch_size), self.n_samples]
         if self.seed is not None and self.n_samples % self.batch_size == 1 and len(bounds) > 2:
-            del bounds[-2]  # one image alone has no batch statistics: it joins the batch before
+            del bounds[-2]  # a single image has no batch statistics: it joins the previous batch
         return bounds
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -176,6 +150,32 @@ class AddressedSampler(Sampler):
             yield [(self.epoch, index) for index in shard(order[start:end], self.part)]
 
 
+class StreamBatchSampler:
+    """Divides a stream of samples into batches and remembers those already handed out, in order.
+
+    As the batch sampler of a loader it sends the samples themselves to the workers instead of indices: the
+    stream is read only as far ahead as the loader prefetches, and the inputs are never listed as a whole.
+    """
+
+    def __init__(self, samples: Iterable[Sample], batch_size: int) -> None:
+        self._source, self._batch_size = iter(samples), batch_size
+        self._peeked: deque[list[Sample]] = deque()
+        self.handed_out: deque[list[Sample]] = deque()
+
+    def peek(self, n_batches: int) -> int:
+        """Returns the number of batches left, up to `n_batches`."""
+        self._peeked.extend(itertools.islice(iter(self._next, []), n_batches - len(self._peeked)))
+        return len(self._peeked)
+
+    def _next(self) -> list[Sample]:
+        return list(itertools.islice(self._source, self._batch_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, Sample]]]:
+        while batch := self._peeked.popleft() if self._peeked else self._next():
+            self.handed_out.append(batch)
+            yield list(enumerate(batch))
+
+
 def make_loader(
     dataset: ImageSource,
     batch_size: int,
@@ -183,11 +183,11 @@ def make_loader(
     pin_memory: bool = False,
     part: tuple[int, int] = (0, 1),
 ) -> DataLoader:
-    """A loader over a data set; `loader.batch_sampler.epoch` chooses the epoch.
+    """Returns a loader over a data set; `loader.batch_sampler.epoch` selects the epoch.
 
     Args:
-        part: the slice of every batch that is loaded, as `AddressedSampler` takes it.
-        n_workers: processes that decode; None chooses by the number of cores and images.
+        part: the slice of every batch to load, as for `AddressedSampler`.
+        n_workers: number of processes that decode; None chooses by the number of cores and images.
     """
     sampler = AddressedSampler(len(dataset), batch_size, dataset.seed, part)
     options = worker_options(len(sampler), n_workers)
@@ -202,19 +202,19 @@ def make_loader(
 
 
 def make_view_loader(dataset: ViewDataset, batch_size: int, n_workers: int | None = None) -> DataLoader:
-    """All wanted views once, in batches of about `batch_size` images."""
+    """Returns a loader over all wanted views, in batches of about `batch_size` images."""
     most_views = max((len(views) for _, views in dataset.wanted), default=1)
     n_samples = max(1, batch_size // most_views)
     options = worker_options(-(-len(dataset) // n_samples), n_workers)
     return DataLoader(dataset, batch_size=n_samples, collate_fn=collate_views, **options)
 
 
-# fork starts in milliseconds where it exists and is safe, spawn takes seconds
+# fork starts in milliseconds, where it is safe; spawn takes seconds
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 
 def worker_options(n_batches: int, n_workers: int | None) -> dict:
-    """How many processes decode, and how they start; None chooses by the cores and the work."""
+    """Returns loader options: how many processes decode and how they start; None chooses by cores and batches."""
     if n_workers is None:
         is_worth_it = START_METHOD == "fork" or n_batches >= 32
         n_workers = min(max(1, n_cores() // local_world_size()), 16, n_batches) if is_worth_it else 0

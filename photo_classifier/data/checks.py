@@ -1,4 +1,4 @@
-"""What is wrong with a data set, found before it is trained on: unreadable files, duplicates, leaks."""
+"""Finds what is wrong with a data set before training: unreadable files, duplicates, leaks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ END_BYTES = 4096
 
 
 def find_unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
-    """Path -> reason of every file whose header alone shows that it cannot be used."""
+    """Returns path -> reason for every file whose header shows that it cannot be used."""
 
     def reason_of(sample: Sample) -> str | None:
         try:
@@ -34,17 +34,17 @@ def find_unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str
             return str(error)
         return None
 
-    with ThreadPoolExecutor(n_cores()) as pool:  # it waits for the disk more than it computes
+    with ThreadPoolExecutor(n_cores()) as pool:  # mostly waits for the disk
         reasons = pool.map(reason_of, samples)
         checked = progress(zip(samples, reasons, strict=True), total=len(samples), desc="checking", unit="file")
         return {sample.path: reason for sample, reason in checked if reason}
 
 
 def drop_samples(splits: Splits, paths: Iterable[str]) -> Splits:
-    """The same splits with some files left out.
+    """Returns the splits without some files.
 
     Raises:
-        UserError: a class has no training image left, or no validation image is left at all.
+        UserError: a class has no training image left, or there is no validation image left.
     """
     gone = set(paths)
     left = {name: [s for s in getattr(splits, name) if s.path not in gone] for name in SPLIT_FOLDERS}
@@ -54,9 +54,6 @@ def drop_samples(splits: Splits, paths: Iterable[str]) -> Splits:
     if not left["valid"]:
         raise UserError("no image is left to validate on; see --max_bad and --on_leak")
     return replace(splits, **left)
-
-
-# --- duplicates -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -71,19 +68,19 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Files that are in two splits or in two classes, group by group."""
+    """The files that are in two splits or two classes, ordered by group."""
 
     copies: list[Duplicate]
 
     def groups(self) -> Iterator[list[Duplicate]]:
-        """The copies of each content."""
+        """Yields the copies of each content."""
         by_group: dict[str, list[Duplicate]] = {}
         for copy in self.copies:
             by_group.setdefault(copy.group, []).append(copy)
         yield from by_group.values()
 
     def text(self) -> str:
-        """`3 images in two splits (a = b), 1 image in two classes (c = d)`."""
+        """Returns `3 images in two splits (a = b), 1 image in two classes (c = d)`."""
         parts = []
         for what in ("split", "label"):
             groups = [group for group in self.groups() if _differ(group, what)]
@@ -95,9 +92,9 @@ class Duplicates:
         return ", ".join(parts)
 
     def to_drop(self) -> list[str]:
-        """Training copies of what another split or another class holds too.
+        """Returns the training copies of images that are also in another split or class.
 
-        Between validation and test it is the validation copy; the test split is never touched.
+        Between validation and test it is the validation copy; the test split is never changed.
         """
         paths = []
         for group in self.groups():
@@ -108,9 +105,9 @@ class Duplicates:
 
 
 def find_duplicates(splits: Splits) -> Duplicates:
-    """Files of identical content that stand in two splits or in two classes.
+    """Returns the files with identical content in two splits or two classes.
 
-    Only files of equal length are read at all, and those that end otherwise no further than their end.
+    Only files of equal length are read, and only to the end block if that differs.
     """
     pairs = [(split, sample) for split, samples in splits.by_name().items() for sample in samples]
     alike = _alike([pairs], _length)
@@ -128,7 +125,7 @@ Pair = tuple[str, Sample]  # with its split
 
 
 def _alike(groups: Iterable[list[Pair]], key_of: Callable[[str], K], what: str = "") -> dict[tuple[int, K], list[Pair]]:
-    """The members of each group that agree with another one in a key of their file; none without a key does."""
+    """Divides groups by a key of the file; drops files without a key or without a partner."""
     members = [(number, pair) for number, group in enumerate(groups) for pair in group]
     found: dict[tuple[int, K], list[Pair]] = {}
     with ThreadPoolExecutor(n_cores()) as pool:  # reading and hashing let other threads run
@@ -146,14 +143,14 @@ def _differ(group: Sequence[Duplicate], what: str) -> bool:
 
 def _length(path: str) -> int:
     try:
-        about = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return 0
-    return about.st_size if stat.S_ISREG(about.st_mode) else 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _end_hash(path: str) -> str | None:
-    """Of the last bytes: photos that are equally long begin alike, but hardly end so."""
+    """Hashes the last bytes: photos of equal length often start alike but rarely end alike."""
     return _hash(path, from_end=END_BYTES)
 
 
@@ -169,6 +166,6 @@ def _hash(path: str, from_end: int | None = None) -> str | None:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - from_end))
             while block := file.read(1 << 20):
                 digest.update(block)
-    except OSError:  # it will be told as unreadable
+    except OSError:  # reported as unreadable elsewhere
         return None
     return digest.hexdigest()

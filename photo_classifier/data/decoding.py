@@ -1,4 +1,4 @@
-"""A file -> pixels: the one way in which every image is opened."""
+"""Decodes image files into pixels, the same way everywhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, which says how to r
 
 
 class BadImage(Exception):
-    """The file is no image that can be used; the message is the reason."""
+    """The file cannot be used as an image; the message is the reason."""
 
 
 def decode(
@@ -27,17 +27,17 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     bit_depth: int = 16,
 ) -> torch.Tensor:
-    """Opens an image as a person sees it: the one way for training, validation and prediction.
+    """Decodes an image as a person sees it, the same way in training, validation and prediction.
 
     EXIF orientation is applied, transparency laid on white, 16-bit values scaled to 8 bits, the first
-    frame of an animation taken. A photo that is cut short is refused, not shown by half.
+    frame of an animation taken. A truncated photo is refused, not padded.
 
     Args:
-        path: a file, or an image that is open already and stays as it is.
+        path: a file, or an open image, which is not changed.
         shorter_side: large JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, as long as the
-            shorter side keeps this many pixels; it is several times faster.
-        max_pixels: width x height above which a file is refused before it fills the memory.
-        bit_depth: how many bits of a 16-bit greyscale file hold the picture: 10, 12, 14 or 16.
+            shorter side keeps this many pixels, which is several times faster.
+        max_pixels: width x height above which a file is refused, before it fills the memory.
+        bit_depth: how many bits of a 16-bit greyscale file are used: 10, 12, 14 or 16.
 
     Returns:
         A uint8 tensor (3, height, width), channels-last in memory.
@@ -54,7 +54,7 @@ def decode(
 
 
 def check_header(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> None:
-    """What can be known of a file without decoding it: that it is there, an image, and not too large.
+    """Checks without decoding that a file exists, is an image and is not too large.
 
     Raises:
         BadImage: with the reason.
@@ -70,7 +70,7 @@ def _opened(path: str | os.PathLike | Image.Image, max_pixels: int) -> Iterator[
         if not is_image:
             _check_file(os.stat(path))
         with warnings.catch_warnings():
-            # each doubtful tag of a photo is worth a warning to Pillow
+            # Pillow warns about every doubtful tag
             warnings.simplefilter("ignore")
             with contextlib.nullcontext(path) if is_image else Image.open(path) as image:
                 if image.width * image.height > max_pixels:
@@ -80,16 +80,16 @@ def _opened(path: str | os.PathLike | Image.Image, max_pixels: int) -> Iterator[
                 yield image
     except BadImage:
         raise
-    # Pillow's plugins raise whatever a damaged file leads them into (SyntaxError, struct.error,
-    # zlib.error, IndexError, ...), and for the user each means the same: this file cannot be read.
+    # Pillow's plugins raise many kinds of errors for damaged files (SyntaxError, struct.error,
+    # zlib.error, IndexError, ...); to the user all mean the same: this file cannot be read.
     except Exception as error:
         raise BadImage(_reason(error)) from error
 
 
-def _check_file(about: os.stat_result) -> None:
-    if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for ever
+def _check_file(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
         raise BadImage("is not a regular file")
-    if not about.st_size:
+    if not status.st_size:
         raise BadImage("is empty")
 
 
@@ -99,7 +99,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if "truncated" in str(error).lower():
-        return "is cut short"
+        return "is truncated"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -11,15 +11,15 @@ from photo_classifier.data.image_files import is_image_name, nfc, subfolders
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import pluralize
 
-MAX_FOLDERS = 20  # folders below the root in which a file is looked for that is not where its table says
+MAX_FOLDERS = 20  # with more subfolders, a file that is not where its table says is not searched for in them
 
 
 class FileFinder:
-    """Finds the files that a table names, by listings instead of a question for each.
+    """Finds the files that a table names, from folder listings instead of one look-up per file.
 
-    A path is taken as it is written, from `root`; names match in any Unicode form and, where that is not
-    ambiguous, in any case and without the ending. What is not there is looked for by its last parts alone,
-    which finds the files of a folder that was moved, and in the folders of `root`; `n_near` counts these.
+    A path is relative to `root`. Names match in any Unicode form and, where that is not ambiguous, regardless
+    of case and without the ending. A file that is not there is searched for by the last parts of its path,
+    which finds the files of a folder that was moved, and in the subfolders of `root`; `n_near` counts these.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -29,10 +29,10 @@ class FileFinder:
         self._below: list[str] | None = None
 
     def __call__(self, path: str) -> str | None:
-        """The path of the file on this disk, or None.
+        """Returns the path of the file on this disk, or None.
 
         Raises:
-            UserError: it can be one of two.
+            UserError: two files match.
         """
         for written in (path.strip(), path.strip().replace("\\", "/")):  # a Windows path, or a backslash in a name
             folder, name = os.path.split(os.path.join(self.root, written))
@@ -40,31 +40,33 @@ class FileFinder:
                 return found
         parts = [part for part in written.split("/") if part not in ("", ".")]
         if not parts or (len(parts) > 1 and self._names(folder).is_there):
-            return None  # its folder is there without it
+            return None  # its folder exists, but the file does not
         found = self._near(parts)
         self.n_near += found is not None
         self.example = self.example or (f"{path} as {found}" if found else "")
         return found
 
     def _near(self, parts: Sequence[str]) -> str | None:
-        """Below `root` by the longest end of the path, else in one of the folders of `root`."""
+        """Searches below `root` for the longest ending of the path, then in the subfolders of `root`."""
         for n in range(1, len(parts)):
             if found := self._names(os.path.join(self.root, *parts[n:-1])).find(nfc(parts[-1])):
                 return found
         folders = [os.path.join(folder, *parts[:-1]) for folder in self._subfolders()]
         hits = [hit for folder in folders if (hit := self._names(folder).find(nfc(parts[-1])))]
-        if len({os.path.realpath(hit) for hit in hits}) > 1:  # a link is no other file
-            raise UserError(f"{'/'.join(parts)!r} can be {hits[0]} or {hits[-1]}; write its folder too")
+        if len({os.path.realpath(hit) for hit in hits}) > 1:  # two links to one file are the same file
+            raise UserError(f"{'/'.join(parts)!r} could be {hits[0]} or {hits[-1]}; write its folder too")
         return hits[0] if hits else None
 
-    def sure(self, path: str) -> str | None:
-        """The same, and None too where it can be one of two."""
+    def find_unambiguous(self, path: str) -> str | None:
+        """Returns the path of the file, or None if it does not exist or two files match."""
         with contextlib.suppress(UserError):
             return self(path)
 
     def notes(self) -> list[str]:
-        """What is to be said of files that were found elsewhere."""
-        found = f"found near where the table says: {pluralize(self.n_near, 'file')} (for example {self.example})"
+        """Returns what to report about files that were found elsewhere."""
+        found = (
+            f"not where the table says, but found nearby: {pluralize(self.n_near, 'file')} (for example {self.example})"
+        )
         return [found] if self.n_near else []
 
     def _subfolders(self) -> list[str]:
@@ -79,7 +81,7 @@ class FileFinder:
         return self._folders[folder]
 
     def _real(self, folder: str) -> str:
-        """The folder under the name that it has here: names from macOS are in another Unicode form."""
+        """Returns the folder as it is spelled on this disk: macOS uses another Unicode form."""
         parent, name = os.path.split(folder)
         if not name or os.path.isdir(folder):
             return folder
@@ -89,7 +91,7 @@ class FileFinder:
 
 
 class _Names:
-    """The files of one folder, by their names as they are and as they may be written."""
+    """The files of one folder, by exact name and by the ways people write it."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder if folder != "." else ""
@@ -97,17 +99,17 @@ class _Names:
         try:
             names = sorted(entry.name for entry in os.scandir(folder or ".") if not entry.is_dir())
             self.exact = {nfc(name): name for name in names}
-        except (OSError, ValueError):  # a NUL is in no name
+        except (OSError, ValueError):  # no name contains a NUL
             self.exact = {}
         self._loose: dict[str, str] | None = None
 
     def find(self, name: str) -> str | None:
-        """The path of the file with that NFC name."""
+        """Returns the path of the file with this NFC name, or None."""
         found = self.exact.get(name) or self.loose().get(name.casefold() + ("" if is_image_name(name) else "."))
         return os.path.join(self.folder, found) if found else None
 
     def loose(self) -> dict[str, str]:
-        """The images without regard to case, also by their names up to the point; two of one name are none."""
+        """Returns the images by lower-case name, with and without ending; an ambiguous name maps to nothing."""
         if self._loose is None:
             self._loose = {}
             for name in filter(is_image_name, self.exact):

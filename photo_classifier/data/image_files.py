@@ -1,4 +1,4 @@
-"""The names in a folder: which files are images, which are passed over, in an order that is the same everywhere."""
+"""Lists the files in a folder: which are images and which are skipped, in the same order on every machine."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ PASSED_OVER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 def nfc(name: str) -> str:
-    """Unicode NFC: macOS writes Korean names decomposed, and they must match all the same."""
+    """Returns the name in Unicode NFC: macOS writes Korean names decomposed, and they must still match."""
     return unicodedata.normalize("NFC", name)
 
 
 def ending_of(name: str) -> str:
-    """The ending of a file name or path in lower case, with its point; empty where it has none."""
+    """Returns the ending of a file name or path in lower case, with its dot, or an empty string."""
     return os.path.splitext(name)[1].lower()
 
 
 def is_image_name(name: str) -> bool:
-    """Whether the ending of a file name is that of an image."""
+    """Returns whether a file name has the ending of an image."""
     return ending_of(name) in IMAGE_ENDINGS
 
 
 def is_visible(name: str) -> bool:
-    """Whether a name is the user's own: neither hidden nor left behind by a system."""
+    """Returns whether a name is the user's own: neither hidden nor created by the operating system."""
     return not name.startswith(".") and name.lower() not in PASSED_OVER
 
 
 class Listing:
-    """One look at a folder: `folders` maps NFC names to paths, sorted, and `files` are names, in no order.
+    """The contents of a folder: `folders` maps NFC names to paths, sorted; `files` are names, unsorted.
 
     Raises:
-        UserError: it cannot be read, or two folders have the same name but for its Unicode form.
+        UserError: it cannot be read, or the names of two folders differ only in their Unicode form.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -61,22 +61,22 @@ class Listing:
         self.folders = dict(sorted(found.items()))
 
     def images(self) -> Iterator[str]:
-        """The names of files that are images by their ending."""
+        """Returns the names of files with the ending of an image."""
         return filter(is_image_name, self.files)
 
 
 def subfolders(folder: str | Path) -> dict[str, str]:
-    """The visible folders below `folder`: NFC name -> path, sorted by name."""
+    """Returns the visible folders in `folder`: NFC name -> path, sorted by name."""
     return Listing(folder).folders
 
 
 def holds_images(folder: str | Path) -> bool:
-    """Whether an image lies in a folder itself, at the price of the names before the first one."""
+    """Returns whether the folder itself contains an image; stops reading names at the first one."""
     return any(is_image_name(entry.name) and is_visible(entry.name) and not _is_dir(entry) for entry in _scan(folder))
 
 
 def has_images(folder: str | Path) -> bool:
-    """Whether there is an image anywhere below `folder`."""
+    """Returns whether there is an image anywhere below `folder`."""
     pending, seen = [str(folder)], set()
     while pending:
         current = pending.pop()
@@ -89,13 +89,13 @@ def has_images(folder: str | Path) -> bool:
 
 
 def walk_files(folder: str | Path, locked: dict[str, str] | None = None) -> Iterator[str]:
-    """Every visible file below `folder`, sorted by name; links are followed, but not in circles.
+    """Yields every visible file below `folder`, sorted by name; follows links, but not in circles.
 
     Args:
-        locked: takes the folders that cannot be read and the reasons; their own paths are then given in their place.
+        locked: collects the folders that cannot be read, with the reasons; their own paths are yielded instead.
 
     Raises:
-        UserError: a folder cannot be read, and there is no `locked`.
+        UserError: a folder cannot be read and `locked` is None.
     """
     pending: list[tuple[str, frozenset[str]]] = [(str(folder), frozenset())]
     while pending:
@@ -119,11 +119,11 @@ def walk_files(folder: str | Path, locked: dict[str, str] | None = None) -> Iter
 def walk_images(
     folder: str | Path, others: Counter[str] | None = None, locked: dict[str, str] | None = None
 ) -> Iterator[str]:
-    """Every file below `folder` that is an image by its ending, sorted by name.
+    """Yields every file below `folder` that has the ending of an image, sorted by name.
 
     Args:
-        others: counts the files that are none, by their ending.
-        locked: as `walk_files` has it.
+        others: counts the other files, by ending.
+        locked: as for `walk_files`.
     """
     for path in walk_files(folder, locked):
         if is_image_name(path) or path in (locked or ()):
@@ -133,9 +133,9 @@ def walk_images(
 
 
 def others_text(others: Mapping[str, int]) -> str:
-    """`passed over 3 files, by their ending no images (.heic 2, .txt 1)`."""
+    """Returns `skipped 3 files without an image ending (.heic 2, .txt 1)`."""
     kinds = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
-    return f"passed over {pluralize(sum(others.values()), 'file')}, by their ending no images ({kinds})"
+    return f"skipped {pluralize(sum(others.values()), 'file')} without an image ending ({kinds})"
 
 
 def _scan(folder: str | Path) -> Iterator[os.DirEntry]:
@@ -148,7 +148,7 @@ def _scan(folder: str | Path) -> Iterator[os.DirEntry]:
 def _is_dir(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself: reading it will tell
+    except OSError:  # a link to itself: reading it will report the error
         return False
 
 

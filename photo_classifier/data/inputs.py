@@ -1,29 +1,35 @@
-"""What `--input` stands for: files, folders, patterns and names on stdin in any mix, one sample after another."""
+"""Lists the images to predict from any mix of files, folders, patterns and names on stdin."""
 
 from __future__ import annotations
 
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
-from photo_classifier.data.discovery import samples_at
-from photo_classifier.data.image_files import nfc
+from photo_classifier.data.archives import is_archive_name, unpack_once
+from photo_classifier.data.file_finder import FileFinder
+from photo_classifier.data.image_files import nfc, others_text, subfolders, walk_images
+from photo_classifier.data.layout_readers import ClassFolder, FolderReader, LayoutReader
+from photo_classifier.data.layouts import detect_layout
 from photo_classifier.data.samples import Sample
-from photo_classifier.data.tables import USUAL, Columns
+from photo_classifier.data.tables import USUAL, Columns, Table, is_table_name
+from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
+from photo_classifier.runtime.text import pluralize
 
 STDIN = "-"
 CONSOLE = "oem" if sys.platform == "win32" else "utf-8"  # what `dir /b` writes into a pipe
 
 
 def input_samples(inputs: Sequence[str], class_names: Sequence[str], columns: Columns = USUAL) -> Iterator[Sample]:
-    """All that the inputs stand for, in their order, listed only as far as it is asked for.
+    """Yields the samples of all inputs in order, listing folders lazily.
 
-    An input that is not there still gives a sample, and so a row that says so.
+    An input that does not exist still yields a sample, so that the result has a row for it.
 
     Raises:
-        UserError: not one of the inputs is there.
+        UserError: none of the inputs exists.
     """
     if inputs and not any(_is_there(name) for name in inputs):
         hint = did_you_mean_path(inputs[0])
@@ -38,15 +44,98 @@ def _is_there(name: str) -> bool:
 def _samples_of(name: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
     if name == STDIN:
         return (Sample(line) for line in stdin_names())
-    # a file may be called a[1].jpg: what is there is no pattern
+    # a file may be called a[1].jpg: an existing file is not a pattern
     found = [name] if os.path.lexists(name) else sorted(glob.glob(name, recursive=True), key=nfc)
     if not found:
         return iter([Sample(name)])
     return (sample for path in found for sample in samples_at(path, class_names, columns))
 
 
+def samples_at(path: str, class_names: Sequence[str], columns: Columns = USUAL) -> Iterator[Sample]:
+    """Yields the samples of one input.
+
+    A folder or an archive, in any layout, yields its images in sorted order, a table its lines, any other
+    file itself. Samples have labels if all labels of the layout or table are class names.
+    A folder that cannot be read and a line that matches two files become samples with a reason.
+
+    Raises:
+        UserError: the path does not exist, or the archive or the table cannot be read.
+    """
+    if os.path.isdir(path):
+        yield from _in_folder(os.path.normpath(path), class_names, columns)
+    elif not os.path.lexists(path):
+        raise UserError(f"--input {path} does not exist; give existing files or folders")
+    elif is_archive_name(path):
+        yield from _in_folder(str(unpack_once(path)), class_names, columns)
+    elif is_table_name(path):
+        yield from _in_table(path, class_names, columns)
+    else:
+        yield Sample(path)
+
+
+def _in_folder(folder: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
+    label_of, is_empty = _label_of(folder, class_names, columns), True
+    others, locked = Counter(), {}
+    for path in walk_images(folder, others, locked):
+        is_empty = False
+        yield Sample(path, label_of(path), reason=locked.pop(path, ""))
+    if is_empty:
+        say(f"{folder}: contains no images")
+    if others := {ending: n for ending, n in others.items() if not is_table_name(ending)}:
+        say(f"{folder}: {others_text(others)}")
+
+
+def _label_of(folder: str, class_names: Sequence[str], columns: Columns) -> Callable:
+    """Returns a function from path to label; it always returns None unless all labels are class names."""
+    try:
+        reader = _reader_of(folder, class_names, columns)
+        labels = reader.labels() if reader else set(subfolders(folder))
+    except UserError as error:  # its images can still be predicted
+        say(f"{folder}: its labels are not used; {error}")
+        return lambda path: None
+    unknown = sorted(labels - set(class_names))
+    if reader and labels and not unknown:
+        return reader.label_of
+    if unknown:
+        found = f"its folder names or labels are not all class names ({', '.join(unknown[:3])})"
+        say(f"{folder}: {found}, so they are not used as labels")
+    return lambda path: None
+
+
+def _reader_of(folder: str, class_names: Sequence[str], columns: Columns) -> LayoutReader | None:
+    children = subfolders(folder)
+    if children and set(children) <= set(class_names):  # even a single class
+        return FolderReader(folder, [ClassFolder(path, "", name) for name, path in children.items()])
+    try:
+        return found[1] if (found := detect_layout(folder, columns)) else None
+    except UserError:  # photos can be predicted even if a classifier could not be trained on them
+        return None
+
+
+def _in_table(file: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
+    table = Table(file, columns)
+    table.require("path")
+    root = os.path.dirname(file) or "."
+    find, known, unknown = FileFinder(root), set(class_names), Counter()
+    for row in table.rows():
+        path, reason = None, ""
+        try:
+            path = find(row.path)
+        except UserError as error:
+            reason = str(error)
+        path = path or os.path.normpath(os.path.join(root, row.path))
+        yield Sample(path, row.label if row.label in known else None, reason=reason)
+        if row.label and row.label not in known:
+            unknown[row.label] += 1
+    if unknown:
+        names = ", ".join(name for name, _ in unknown.most_common(3))
+        say(f"{file}: ignored {pluralize(unknown.total(), 'label')} without a class of that name ({names})")
+    for note in find.notes():
+        say(f"{file}: {note}")
+
+
 def stdin_names() -> Iterator[str]:
-    """The lines of stdin, without their ends and the mark before the first; empty ones are passed over."""
+    """Yields the lines of stdin without line ends and byte order mark; skips empty ones."""
     for n, line in enumerate(sys.stdin.buffer):
         name = line.removesuffix(b"\n").removesuffix(b"\r")
         if name := _decoded(name if n else name.removeprefix(b"\xef\xbb\xbf")):
@@ -56,5 +145,5 @@ def stdin_names() -> Iterator[str]:
 def _decoded(name: bytes) -> str:
     try:
         return os.fsdecode(name)
-    except UnicodeDecodeError:  # on Windows alone: UTF-8 is tried there first
+    except UnicodeDecodeError:  # only on Windows, where UTF-8 is tried first
         return name.decode(CONSOLE, "replace")

@@ -1,4 +1,4 @@
-"""Known data sets: brought by name, written once below `dataset/`."""
+"""Known data sets, which are fetched by name and written once below `dataset/`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from photo_classifier.runtime.seeding import derive_seed
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A data set that this tool can bring by itself, made in a folder that is to come, and the flags that suit it."""
+    """A data set that the tool can create in a new folder, and the flags that suit it."""
 
     make: Callable[[Path], None]
     defaults: Mapping[str, object] = field(default_factory=dict)
@@ -70,13 +70,13 @@ ELPV_TEST_SHARE = 0.25  # Deitsch et al. 2019: 1,968 cells to train on and 656 t
 
 
 def _stratified_share(rows: list[list[str]], share: float) -> set[str]:
-    """Names of that share of the rows `name, probability, type`, the same share of each probability and type."""
+    """Returns the names of a share of the rows `name, probability, type`, stratified by probability and type."""
     strata: dict[tuple[str, ...], list[str]] = {}
-    for name, *about in rows:
-        strata.setdefault(tuple(about), []).append(name)
+    for name, *properties in rows:
+        strata.setdefault(tuple(properties), []).append(name)
     chosen, n_before = set(), 0
     for _, names in sorted(strata.items()):
-        # of the running count: rounding each stratum by itself would not give the share of the whole
+        # rounds the running count: rounding each stratum alone would miss the share of the whole
         n = round((n_before + len(names)) * share) - round(n_before * share)
         chosen |= set(sorted(names, key=lambda name: derive_seed("elpv", name))[:n])
         n_before += len(names)
@@ -86,7 +86,7 @@ def _stratified_share(rows: list[list[str]], share: float) -> set[str]:
 DATASETS = {
     "digits": KnownSet(
         _make_digits,
-        # 8 x 8 pixels in truth, no mirror images, and a first run that a newcomer has the patience for
+        # really 8 x 8 pixels; mirrored digits are not digits; a first run should be short
         {"preferred_size": 32, "augment": "none", "n_epochs": 5, "step_size": 4},
     ),
     "hymenoptera": KnownSet(_make_hymenoptera),  # 398 photos of ants and bees
@@ -95,10 +95,10 @@ DATASETS = {
 
 
 def dataset_folder(name: str, base: str | Path = "dataset") -> Path:
-    """The folder of a data set below `base`; a known one is made there at its first use.
+    """Returns the folder of a data set below `base`; creates a known one at its first use.
 
     Raises:
-        UserError: no such folder and no known set of that name, or it cannot be made.
+        UserError: there is neither a folder nor a known set of that name, or it cannot be created.
     """
     folder = Path(base) / name
     if folder.is_dir():
@@ -106,9 +106,9 @@ def dataset_folder(name: str, base: str | Path = "dataset") -> Path:
     if name not in DATASETS:
         folders = [path.name for path in Path(base).glob("*/")]
         raise UserError(
-            f"--dataset_name {name!r} is neither a known set ({', '.join(DATASETS)}) nor the folder {folder}"
+            f"--dataset_name {name!r} is neither a known data set ({', '.join(DATASETS)}) nor the folder {folder}"
             f"{did_you_mean(name, [*DATASETS, *folders])}; for a folder elsewhere use --data_dir DIR"
         )
-    with atomic_folder(folder) as place:
-        DATASETS[name].make(place)
+    with atomic_folder(folder) as target:
+        DATASETS[name].make(target)
     return folder

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 def split_title(name: str) -> str:
-    """What a split is called where people read of it."""
+    """Returns the name of a split as people write it."""
     return {"valid": "validation"}.get(name, name)
 
 
@@ -20,10 +20,10 @@ SPLIT_FOLDERS = {
 
 @dataclass(frozen=True, slots=True)  # a set may have millions
 class Sample:
-    """One image. `key` names it in every random draw, the same on every machine.
+    """One image. `key` identifies it in every random draw and is the same on every machine.
 
     Images of one `group` (a plant, a patient, a module) stay together in one split. `reason` says why it cannot
-    be read, where that is known before it is tried.
+    be read, if that is known in advance.
     """
 
     path: str
@@ -43,17 +43,17 @@ class Splits:
     train: list[Sample] = field(repr=False)
     valid: list[Sample] = field(repr=False)
     test: list[Sample] = field(repr=False)
-    made: tuple[str, ...] = ()  # the splits that were cut from the training images here
-    passed_over: Mapping[str, int] = field(default_factory=dict)  # files without an image's ending, by ending
-    notes: tuple[str, ...] = ()  # what else the user should know of how they were found
+    made: tuple[str, ...] = ()  # the splits that were taken from the training images here
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # number of files that are not images, by ending
+    notes: tuple[str, ...] = ()  # what else the user should know
 
     def by_name(self) -> dict[str, list[Sample]]:
-        """The splits that hold images, by name."""
-        return {name: part for name in SPLIT_FOLDERS if (part := getattr(self, name))}
+        """Returns the splits that hold images, by name."""
+        return {name: samples for name in SPLIT_FOLDERS if (samples := getattr(self, name))}
 
     @property
     def held_out(self) -> str:
-        """The split that the last line of training speaks of, and predict takes by default."""
+        """The split that the last line of training reports on and predict.py uses by default."""
         return "test" if self.test else "valid"
 
 
@@ -61,5 +61,5 @@ Parts = dict[str, list[Sample]]
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder or a cell of that name means."""
+    """Returns the split that a folder or table cell of this name stands for, or None."""
     return next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)

@@ -1,4 +1,4 @@
-"""Reads the splits that an earlier run wrote."""
+"""Reads splits that were written by an earlier run."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from photo_classifier.runtime.text import pluralize
 def read_splits(
     file: str | Path, known: Sequence[Sample] | None = None, root: str | Path = ""
 ) -> tuple[Parts, list[str]]:
-    """The splits that a `splits.csv` (path, label, split) lists, in its order, and notes on what does not fit.
+    """Returns the splits in a `splits.csv` (path, label, split), in its order, and notes on what does not match.
 
     Args:
         file: the table, or the run folder that holds it.
-        known: the images of the data below `root`. The rows are matched to them as they are written, else by
-            the longest end of their path, so that a folder may have moved. Without them the paths are looked
-            for from the working folder and from that of the file.
+        known: the images of the data below `root`. Rows are matched by path, else by the longest ending of the
+            path, so that a folder may have moved. If None, paths are relative to the working folder or to
+            the folder of the file.
 
     Raises:
-        UserError: no such table, a line that is wrong, or none of its images is there.
+        UserError: the table does not exist, a line is wrong, or none of its images exists.
     """
     table = _table_of_splits(file)
     find = _Known(known) if known is not None else _OnDisk(table.file)
@@ -41,23 +41,23 @@ def read_splits(
             sample = Sample(os.path.join(root, _relative(row.path)), row.label, _relative(row.path), row.group)
         if sample.key in lines:
             where = f"line {lines[sample.key]} and in line {row.line}"
-            raise UserError(f"--splits {table.file}: {row.path!r} stands in {where}; remove one")
+            raise UserError(f"--splits {table.file}: {row.path!r} is in {where}; remove one")
         lines[sample.key] = row.line
         relabelled += [row.path] if sample.label != row.label else []
         parts.setdefault(split, []).append(sample)
     if len(missing) == len(lines):
         where, hint = (
-            (f" in {root}", "") if known is not None else ("", "; give the folder of the photos by --data_dir")
+            (f" in {root}", "") if known is not None else ("", "; give the folder of the photos with --data_dir")
         )
-        raise UserError(f"--splits {table.file}: none of its images is there{where}{hint}")
-    told = {
-        "not there, though {file} lists them": missing,
-        "left out, as {file} does not list them": [s.path for s in known or () if s.key not in lines],
-        "labelled as in the data, which is otherwise than in {file}": relabelled,
+        raise UserError(f"--splits {table.file}: none of its images exists{where}{hint}")
+    mismatches = {
+        "listed in {file} but missing": missing,
+        "left out because {file} does not list them": [s.path for s in known or () if s.key not in lines],
+        "labelled as in the data, not as in {file}": relabelled,
     }
     notes = [
         f"{text.format(file=table.file)}: {pluralize(len(paths), 'image')} (for example {paths[0]})"
-        for text, paths in told.items()
+        for text, paths in mismatches.items()
         if paths
     ]
     return parts if known is not None else _with_short_keys(parts), notes
@@ -66,7 +66,7 @@ def read_splits(
 def _table_of_splits(file: str | Path) -> Table:
     file = os.path.join(file, "splits.csv") if os.path.isdir(file) else file
     if not os.path.exists(file):
-        raise UserError(f"--splits {file} is not there; give the splits.csv of a run, or the run's folder")
+        raise UserError(f"--splits {file} does not exist; give the splits.csv of a run, or the run's folder")
     table = Table(file)
     if None in (table.path, table.label, table.split):
         raise UserError(f"--splits {table.file} has the columns {', '.join(table.header)}; expected path, label, split")
@@ -86,14 +86,14 @@ def _relative(path: str) -> str:
 
 
 def _with_short_keys(parts: Parts) -> Parts:
-    """Keys below the folder that all have in common, as its layout would give them."""
+    """Shortens keys to the part below the common folder, as reading the folder itself would."""
     folders = [os.path.dirname(sample.key) for part in parts.values() for sample in part]
     n = len(os.path.join(os.path.commonpath(folders), "")) if all(folders) else 0
     return {name: [replace(sample, key=sample.key[n:]) for sample in part] for name, part in parts.items()}
 
 
 class _Known:
-    """Finds the sample of a row among those of the data."""
+    """Finds the sample of a row among the samples of the data."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.by_path = {sample.path: sample for sample in samples}
@@ -108,7 +108,7 @@ class _Known:
 
 
 class _OnDisk:
-    """Finds the file of a row on the disk."""
+    """Finds the file of a row on disk."""
 
     def __init__(self, file: str) -> None:
         self.finders = [FileFinder("."), FileFinder(os.path.dirname(file) or ".")]

@@ -1,4 +1,4 @@
-"""Samples, and how they are cut into training, validation and test images."""
+"""Divides samples into training, validation and test images."""
 
 from __future__ import annotations
 
@@ -12,23 +12,20 @@ from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.text import pluralize
 
-# --- cutting ----------------------------------------------------------------------------------
-
-
 Units = dict[str, list[list[Sample]]]  # groups of samples that stay together, by split or by class
-TOLERANCE = 0.03  # of a class's images, by which a split with groups may differ from its share
+TOLERANCE = 0.03  # by how much of a class a split with groups may differ from its share
 
 
 def stratified_split(samples: Sequence[Sample], ratios: Mapping[str, float], seed: int) -> Parts:
-    """Cuts every class by the ratios, in an order that depends on the seed and the keys alone.
+    """Divides every class by the ratios, in an order that depends only on the seed and the keys.
 
-    Because each image draws its own place, a photo that is added later moves no other across by more
-    than the rounding of the ratio: yesterday's test images do not become today's training images.
-    A group draws one place for all its images, among the groups with the same commonest class, and is
-    moved only where that brings a class nearer to its shares that is off by more than `TOLERANCE`.
+    Each image draws its position independently, so adding photos moves others between splits only by the
+    rounding of the ratio: yesterday's test images do not become today's training images. A group draws
+    one position for all its images, among the groups with the same most common class. It is moved only if
+    a class is off its shares by more than `TOLERANCE` and the move brings it closer.
 
     Raises:
-        UserError: a class has too few images for every split to get one.
+        UserError: a class has fewer images than there are splits.
     """
     shares = {name: ratio / sum(ratios.values()) for name, ratio in ratios.items() if ratio > 0}
     parts: Units = {name: [] for name in shares}
@@ -49,32 +46,32 @@ def stratified_split(samples: Sequence[Sample], ratios: Mapping[str, float], see
 
 
 def _strata(samples: Sequence[Sample], seed: int) -> Units:
-    """Groups (an image without one is its own) by their commonest class, each in the order of its draws."""
+    """Returns the groups by their most common class, in drawn order; an image without a group forms its own."""
     units: dict[tuple[str, str], list[Sample]] = {}
     for sample in samples:
         units.setdefault(("group", sample.group) if sample.group else ("", sample.key), []).append(sample)
     strata: Units = {}
-    for unit in sorted(units.values(), key=lambda unit: _place(unit[0], seed)):
-        strata.setdefault(_commonest(unit), []).append(unit)
+    for unit in sorted(units.values(), key=lambda unit: _draw(unit[0], seed)):
+        strata.setdefault(_most_common_label(unit), []).append(unit)
     return dict(sorted(strata.items()))
 
 
-def _commonest(unit: Sequence[Sample]) -> str:
+def _most_common_label(unit: Sequence[Sample]) -> str:
     if len(unit) == 1:
         return unit[0].label
     counts = Counter(sample.label for sample in unit)
     return min(counts, key=lambda label: (-counts[label], label))
 
 
-def _place(sample: Sample, seed: int) -> tuple[int, str]:
+def _draw(sample: Sample, seed: int) -> tuple[int, str]:
     address = ("group", sample.group) if sample.group else (sample.key,)
     return derive_seed(seed, "split", *address), address[-1]
 
 
 def _ends(sizes: Sequence[int], shares: Sequence[float]) -> list[int]:
-    """Where to cut a row of units so that the parts' sizes come nearest to the shares.
+    """Returns where to cut a sequence of units so that the sizes of the parts come closest to the shares.
 
-    Every part gets a unit and leaves one for each that follows; the first ones do where units are too few.
+    Every part gets a unit and leaves one for each later part; if there are too few, the first parts get them.
     """
     middles = [end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True)]
     ends, start = [], 0
@@ -87,15 +84,15 @@ def _ends(sizes: Sequence[int], shares: Sequence[float]) -> list[int]:
 
 
 def _even_out(parts: Units, shares: Mapping[str, float]) -> None:
-    """Moves groups, one by one, while a class is off its shares and a move brings all classes nearer to theirs.
+    """Moves groups, one by one, while a class is off its shares and a move brings the classes closer to theirs.
 
-    Only what must is moved, so that a set that grows keeps its splits; no class leaves a split by it.
+    As few groups as possible are moved, so that a growing set keeps its splits; no class vanishes from a split.
     """
     balance, done = _Balance(parts, shares), set()
     while label := balance.worst(done):
-        gain, place, there = balance.best_move(label)
+        gain, index, target = balance.best_move(label)
         if gain > 1e-9:
-            balance.move(place, there)
+            balance.move(index, target)
         else:
             done.add(label)
     for name in parts:
@@ -103,72 +100,69 @@ def _even_out(parts: Units, shares: Mapping[str, float]) -> None:
 
 
 class _Balance:
-    """How many images of each class are in each split, as groups move."""
+    """Counts the images of each class in each split while groups move."""
 
     def __init__(self, parts: Units, shares: Mapping[str, float]) -> None:
         self.shares = shares
         self.units = [unit for units in parts.values() for unit in units]
         self.where = [name for name, units in parts.items() for _ in units]
-        # sorted, because sums of floats depend on their order
+        # sorted, because sums of floats depend on the order
         self.labels = [Counter(sorted(sample.label for sample in unit)) for unit in self.units]
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in parts}
         self.by_label: dict[str, list[int]] = {}
-        for place, (labels, name) in enumerate(zip(self.labels, self.where, strict=True)):
+        for index, (labels, name) in enumerate(zip(self.labels, self.where, strict=True)):
             self.counts[name].update(labels)
-            for label in labels if self.units[place][0].group else ():
-                self.by_label.setdefault(label, []).append(place)
+            for label in labels if self.units[index][0].group else ():
+                self.by_label.setdefault(label, []).append(index)
         self.totals = sum(self.counts.values(), Counter())
 
     def off(self, name: str, label: str) -> float:
-        """The share of a class that a split has too much."""
+        """Returns by how much a split exceeds its share of a class."""
         return self.counts[name][label] / self.totals[label] - self.shares[name]
 
     def worst(self, done: set[str]) -> str | None:
-        """The class that is farthest off its shares, if it is by more than the tolerance."""
+        """Returns the class that is farthest off its shares, if by more than the tolerance."""
         off = {label: max(abs(self.off(name, label)) for name in self.counts) for label in self.by_label.keys() - done}
         label = max(sorted(off), key=off.__getitem__, default=None)
         return label if label is not None and off[label] > TOLERANCE else None
 
     def best_move(self, label: str) -> tuple[float, int, str]:
-        """The gain, the place and the new split of the group with images of the class that gains most."""
-        moves = ((self._gain(place, name), place, name) for place in self.by_label[label] for name in self.counts)
+        """Returns the gain, the group index and the new split of the best move of a group with images of the class."""
+        moves = ((self._gain(index, name), index, name) for index in self.by_label[label] for name in self.counts)
         return max(moves, key=lambda move: move[0])
 
-    def _gain(self, place: int, there: str) -> float:
-        """By how much the sum of the squared differences falls."""
-        here, labels = self.where[place], self.labels[place]
-        if here == there or any(self.counts[here][label] == n for label, n in labels.items()):
+    def _gain(self, index: int, target: str) -> float:
+        """Returns by how much the sum of squared differences falls."""
+        here, labels = self.where[index], self.labels[index]
+        if here == target or any(self.counts[here][label] == n for label, n in labels.items()):
             return 0.0
         parts = {label: n / self.totals[label] for label, n in labels.items()}
-        return sum(2 * d * (self.off(here, label) - self.off(there, label) - d) for label, d in parts.items())
+        return sum(2 * d * (self.off(here, label) - self.off(target, label) - d) for label, d in parts.items())
 
-    def move(self, place: int, there: str) -> None:
-        """Takes a group to another split."""
-        self.counts[self.where[place]].subtract(self.labels[place])
-        self.counts[there].update(self.labels[place])
-        self.where[place] = there
+    def move(self, index: int, target: str) -> None:
+        """Moves a group to another split."""
+        self.counts[self.where[index]].subtract(self.labels[index])
+        self.counts[target].update(self.labels[index])
+        self.where[index] = target
 
 
 def _bring_every_class_to_training(parts: Units, seed: int) -> None:
-    """Moves a group where a class would be in other splits alone."""
+    """Moves a group for each class that would otherwise be missing from training."""
     others = [name for name in parts if name != "train"]
     labels = {name: {sample.label for unit in units for sample in unit} for name, units in parts.items()}
     missing = set().union(*labels.values()) - labels["train"]
     while missing:
         candidates = [(name, unit) for name in others for unit in parts[name] if missing & {s.label for s in unit}]
-        name, unit = min(candidates, key=lambda candidate: _place(candidate[1][0], seed))
+        name, unit = min(candidates, key=lambda candidate: _draw(candidate[1][0], seed))
         parts[name].remove(unit)
         parts["train"].append(unit)
         missing -= {sample.label for sample in unit}
 
 
 def crossing_groups(parts: Mapping[str, Sequence[Sample]]) -> list[str]:
-    """The groups that stand in more than one split."""
+    """Returns the groups that are in more than one split."""
     seen: dict[str, set[str]] = {}
     for name, part in parts.items():
         for sample in part:
             seen.setdefault(sample.group, set()).add(name)
     return sorted(group for group, names in seen.items() if group and len(names) > 1)
-
-
-# --- a split that was made before -------------------------------------------------------------

@@ -63,13 +63,10 @@ def test_a_link_in_an_archive_is_refused(tmp_path):
         extract(tmp_path / "a.tar", tmp_path / "out")
 
 
-def test_a_broken_archive_is_told(tmp_path):
+def test_a_broken_archive_is_an_error(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 half")
     with pytest.raises(UserError, match="cannot be unpacked"):
         extract(tmp_path / "a.zip", tmp_path / "out")
-
-
-# --- once, and anew when it has changed -------------------------------------------------------
 
 
 def test_an_archive_is_unpacked_once_and_anew_when_it_has_changed(tmp_path, capsys):
@@ -88,12 +85,12 @@ def test_an_archive_is_unpacked_once_and_anew_when_it_has_changed(tmp_path, caps
 
 def test_a_change_that_keeps_length_and_time_is_seen_by_the_checksums_of_a_zip(tmp_path):
     about = make_zip(tmp_path / "a.zip", ["1.txt"]).stat()
-    first = unpack_once(tmp_path / "a.zip", print)
+    first = unpack_once(tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("1.txt", b"y")
     os.utime(tmp_path / "a.zip", ns=(about.st_atime_ns, about.st_mtime_ns))
     assert (tmp_path / "a.zip").stat().st_size == about.st_size
-    assert unpack_once(tmp_path / "a.zip", print) != first
+    assert unpack_once(tmp_path / "a.zip") != first
 
 
 def test_two_runs_that_unpack_at_once_are_both_served(tmp_path, monkeypatch):
@@ -110,7 +107,7 @@ def test_two_runs_that_unpack_at_once_are_both_served(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["a.zip", "out"]
 
 
-def test_what_a_killed_run_left_is_removed_a_day_later(tmp_path):
+def test_leftovers_of_a_killed_run_are_removed_a_day_later(tmp_path):
     archive = make_zip(tmp_path / "a.zip", ["1.txt"])
     for age in (0, 2 * 86_400):
         left = tmp_path / f".out.{age:08d}.tmp" / "inside"
@@ -118,9 +115,6 @@ def test_what_a_killed_run_left_is_removed_a_day_later(tmp_path):
         os.utime(left.parent, (time.time() - age,) * 2)
     extract(archive, tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == [".out.00000000.tmp", "a.zip", "out"]
-
-
-# --- what is refused --------------------------------------------------------------------------
 
 
 def _bomb_zip(path):
@@ -192,8 +186,8 @@ REFUSED = {
     "a device": (_device, "is a link or a device"),
     "a hard link": (_hard_link, "is a link or a device"),
     "a link in a zip": (_zip_link, "is a link or a device"),
-    "a password": (_locked, "locked with a password"),
-    "no archive": (lambda path: path.write_bytes(b"hello"), "it is no zip or tar file"),
+    "a password": (_locked, "encrypted with a password"),
+    "no archive": (lambda path: path.write_bytes(b"hello"), "it is not a complete zip or tar file"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be unpacked"),
 }
 
@@ -208,13 +202,10 @@ def test_a_hostile_or_broken_archive_is_refused_in_one_line_and_leaves_nothing(n
     assert not os.listdir(".cache/archives")
 
 
-def test_an_archive_larger_than_the_disk_is_told_before(tmp_path, monkeypatch):
+def test_an_archive_larger_than_the_disk_is_refused_before_unpacking(tmp_path, monkeypatch):
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
     with pytest.raises(UserError, match=r"the disk has 0\.0 GB left"):
         extract(make_zip(tmp_path / "a.zip", ["1.txt", "2.txt"]), tmp_path / "out")
-
-
-# --- names ------------------------------------------------------------------------------------
 
 
 def zip_of(path, names):
@@ -241,12 +232,12 @@ def unpacked_names(archive, tmp_path):
         (["été/Äpfel.jpg", "ñandú/b.jpg"], "cp437"),
     ],
 )
-def test_names_in_old_zips_are_korean_where_they_are_not_utf_8(names, encoding, tmp_path):
+def test_names_in_old_zips_are_korean_if_they_are_not_utf_8(names, encoding, tmp_path):
     archive = zip_of(tmp_path / "a.zip", [name.encode(encoding) for name in names])
     assert unpacked_names(archive, tmp_path) == sorted(names)
 
 
-def test_names_in_new_zips_and_tars_are_as_they_say(tmp_path):
+def test_names_in_new_zips_and_tars_use_the_stated_encoding(tmp_path):
     names = ["강아지/1.jpg", "🐈 cat/été.jpg"]
     assert unpacked_names(make_zip(tmp_path / "a.zip", names), tmp_path) == sorted(names)
 

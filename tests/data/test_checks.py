@@ -68,7 +68,7 @@ def test_error_stops_before_training(cli, leaky):
     assert "epoch" not in done.out
 
 
-def test_of_equally_long_files_that_end_otherwise_only_the_end_is_read(split_folder, monkeypatch):
+def test_only_the_end_is_read_of_files_of_equal_length_that_end_differently(split_folder, monkeypatch):
     contents = {"00": b"x" * 9000, "01": b"x" * 8999 + b"y", "02": b"x" * 9000, "03": b"z" + b"x" * 8999}
     for name, content in contents.items():
         (split_folder / "train" / "cat" / f"{name}.png").write_bytes(content)
@@ -89,9 +89,6 @@ def test_a_clean_set_has_no_duplicates_and_reads_no_file_of_its_own_length(split
         "photo_classifier.data.checks._hash", lambda *_, **__: pytest.fail("read a file that has no twin")
     )
     assert not find_duplicates(load_splits(split_folder, RATIOS, 0)).copies
-
-
-# --- bad files in training --------------------------------------------------------------------
 
 
 def add_bad_files(root):
@@ -167,9 +164,6 @@ def test_a_class_without_a_readable_image_is_an_error(cli, split_folder):
     done = cli("train", "--data_dir", split_folder, *TINY, "--max_bad", 1)
     assert done.status == 2
     assert "no image of cat is left" in done.err
-
-
-# --- addressed randomness ---------------------------------------------------------------------
 
 
 def test_two_epochs_give_the_same_weights_for_any_number_and_kind_of_workers(cli, split_folder, monkeypatch):

@@ -26,7 +26,7 @@ def test_class_folders_are_split_by_the_ratios_class_by_class(image_folder):
     assert sorted(paths) == sorted(walk_images(image_folder))
 
 
-def test_many_names_are_not_looked_at_again_for_unused_circles(image_folder, monkeypatch):
+def test_garbage_collection_pauses_while_samples_are_loaded(image_folder, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "photo_classifier.data.discovery.stratified_split",
@@ -68,7 +68,7 @@ def test_korean_class_folders_match_whatever_their_unicode_form(tmp_path):
     assert {s.label for s in splits.valid} == {"a", "강아지"}
 
 
-def test_hidden_files_and_what_systems_leave_behind_are_passed_over(image_folder):
+def test_hidden_files_and_system_files_are_skipped(image_folder):
     before = list(walk_images(image_folder))
     for name in ("cat/.hidden.png", "cat/Thumbs.db", "cat/notes.txt", ".git/x.png", "__MACOSX/cat/00.png"):
         (image_folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def test_a_circle_of_links_ends(image_folder):
     assert len(list(walk_images(image_folder))) == 30
 
 
-def test_what_is_no_data_folder_is_told_with_what_was_found(tmp_path):
+def test_a_folder_that_is_not_a_data_set_is_refused_with_what_was_found(tmp_path):
     def error(folder):
         with pytest.raises(UserError) as caught:
             load_splits(folder, RATIOS, 0)
@@ -93,14 +93,14 @@ def test_what_is_no_data_folder_is_told_with_what_was_found(tmp_path):
     (tmp_path / "file").write_text("x")
     assert "is a file" in error(tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    assert "holds no images" in error(tmp_path / "empty")
+    assert "contains no images" in error(tmp_path / "empty")
     save_image(tmp_path / "loose" / "a.png", 0, 0)
     assert "1 image but no class folders" in error(tmp_path / "loose")
     make_class_folders(tmp_path / "one", 3, classes=("only",))
-    assert "one class only ('only')" in error(tmp_path / "one")
+    assert "only one class ('only')" in error(tmp_path / "one")
     make_class_folders(tmp_path / "hole", 3)
     (tmp_path / "hole" / "zebra").mkdir()
-    assert "zebra was taken for a class, but it holds no images" in error(tmp_path / "hole")
+    assert "zebra looks like a class but contains no images" in error(tmp_path / "hole")
     make_class_folders(tmp_path / "few", 2)
     assert "has 2 images, too few" in error(tmp_path / "few")
     make_class_folders(tmp_path / "hollow" / "train", 2)
@@ -111,7 +111,7 @@ def test_what_is_no_data_folder_is_told_with_what_was_found(tmp_path):
     assert "the train folder" in error(tmp_path / "flat")
 
 
-def test_a_folder_above_the_right_one_is_told(tmp_path):
+def test_a_folder_above_the_right_one_gets_a_hint(tmp_path):
     make_class_folders(tmp_path / "top" / "photos" / "train", 2)
     make_class_folders(tmp_path / "top" / "photos" / "val", 2)
     (tmp_path / "top" / "a").mkdir()
@@ -120,7 +120,7 @@ def test_a_folder_above_the_right_one_is_told(tmp_path):
             load_splits(folder, RATIOS, 0)
 
 
-def test_train_alone_and_train_with_test_get_the_splits_they_lack(tmp_path):
+def test_missing_splits_are_taken_from_training(tmp_path):
     make_class_folders(tmp_path / "a" / "train", 8)
     splits = load_splits(tmp_path / "a", RATIOS, 0)
     assert (len(splits.valid), len(splits.test), splits.made) == (3, 6, ("valid", "test"))
@@ -129,15 +129,15 @@ def test_train_alone_and_train_with_test_get_the_splits_they_lack(tmp_path):
     assert (len(splits.train), len(splits.valid), len(splits.test), splits.made) == (18, 6, 6, ("valid",))
 
 
-def test_files_that_are_no_images_are_counted_by_their_ending(image_folder):
+def test_files_that_are_not_images_are_counted_by_ending(image_folder):
     for name in ("a.heic", "b.heic", "c.txt"):
         (image_folder / "cat" / name).write_bytes(b"x")
     splits = load_splits(image_folder, RATIOS, 0)
     assert splits.passed_over == {".heic": 2, ".txt": 1}
-    assert "3 files, by their ending no images (.heic 2, .txt 1)" in others_text(splits.passed_over)
+    assert "skipped 3 files without an image ending (.heic 2, .txt 1)" in others_text(splits.passed_over)
 
 
-def test_a_class_that_training_lacks_is_listed(split_folder):
+def test_a_class_missing_from_training_is_listed(split_folder):
     make_class_folders(split_folder / "val", 1, classes=("wolf",))
     with pytest.raises(UserError, match="lacks: wolf"):
         load_splits(split_folder, RATIOS, 0)
@@ -159,10 +159,7 @@ def test_folders_are_labels_in_prediction_only_where_all_are_classes(image_folde
     assert [s.label for s in labelled] == ["cat"] * 10 + ["dog"] * 10 + ["개"] * 10
     unlabelled = list(input_samples([str(image_folder)], ["cat", "dog"]))
     assert {s.label for s in unlabelled} == {None}
-    assert "not taken as labels" in capsys.readouterr().out
-
-
-# --- tables -----------------------------------------------------------------------------------
+    assert "not used as labels" in capsys.readouterr().out
 
 
 def write_table(root, header, rows):
@@ -197,7 +194,7 @@ def test_the_paths_of_a_table_can_be_relative_to_another_folder(image_folder, tm
     assert all(os.path.isfile(s.path) for s in splits.train)
 
 
-def test_a_table_that_cannot_be_used_says_where_and_why(image_folder):
+def test_an_unusable_table_is_refused_with_line_and_reason(image_folder):
     rows = table_rows(image_folder)
 
     def error(header, rows, **options):
@@ -205,10 +202,10 @@ def test_a_table_that_cannot_be_used_says_where_and_why(image_folder):
             load_splits(None, RATIOS, 0, write_table(image_folder, header, rows), Columns(**options))
         return str(caught.value)
 
-    assert "has the columns a, b; name the one with the paths by --path_column" in error("a,b", rows)
+    assert "has the columns a, b; name the one with the paths with --path_column" in error("a,b", rows)
     assert "did you mean path?" in error("path,label", rows, path="paht")
     assert "line 3 of" in error("path,label", [rows[0], "x.png,"])
-    assert "stands in line 2 of" in error("path,label", [rows[0], rows[0]])
+    assert "is in line 2 of" in error("path,label", [rows[0], rows[0]])
     assert "none of its images" in error("path,label", ["a.png,x", "b.png,x"])
     assert "is empty; expected a header line" in error("", [])
     with pytest.raises(UserError, match="No such file"):

@@ -42,14 +42,14 @@ def test_only_the_first_name_may_have_a_byte_order_mark(stdin):
     assert paths(["-"]) == ["a.png", "\ufeffb.png"]
 
 
-def test_names_that_are_no_utf8_are_read_as_the_console_writes_them(stdin, monkeypatch):
+def test_names_that_are_not_utf8_are_read_in_the_encoding_of_the_console(stdin, monkeypatch):
     monkeypatch.setattr(inputs.os, "fsdecode", lambda name: name.decode("utf-8", "surrogatepass"))  # as on Windows
     monkeypatch.setattr(inputs, "CONSOLE", "cp949")
     stdin("개.png\n".encode("cp949"))
     assert paths(["-"]) == ["개.png"]
 
 
-def test_a_name_with_brackets_is_a_file_where_it_is_there(image_folder):
+def test_a_name_with_brackets_is_a_file_if_it_exists(image_folder):
     bracketed = image_folder / "a[1].png"
     os.rename(image_folder / "cat" / "00.png", bracketed)
     assert paths([bracketed]) == [str(bracketed)]
@@ -65,7 +65,7 @@ def test_a_pattern_without_a_match_is_still_a_row_among_others(image_folder):
         paths(["*.bmp"])
 
 
-def test_inputs_are_listed_only_as_far_as_they_are_asked_for(monkeypatch):
+def test_inputs_are_listed_lazily(monkeypatch):
     def endless():
         while True:
             yield b"a.png\n"

@@ -7,8 +7,10 @@ import unicodedata
 import pytest
 from helpers import TINY, assert_one_line_error, make_class_folders, save_image
 
-from photo_classifier.data.discovery import load_splits, samples_at
-from photo_classifier.data.layouts import LAYOUTS, flat_class
+from photo_classifier.data.discovery import load_splits
+from photo_classifier.data.inputs import samples_at
+from photo_classifier.data.layout_readers import flat_class
+from photo_classifier.data.layouts import LAYOUTS
 
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}
 CLASSES = ("cat", "dog")
@@ -151,8 +153,6 @@ def test_a_table_trains_and_predicts_from_the_command_line(cli, tmp_path):
     assert "/20)" in done.out.splitlines()[-1]
 
 
-# --- names ------------------------------------------------------------------------------------
-
 ODD = ("golden retriever", "강아지", "고양이 2호", "🐈 café")
 
 
@@ -185,7 +185,7 @@ def test_upper_case_endings_are_images(tmp_path):
     assert sum(map(len, load_splits(tmp_path / "flat", RATIOS, 0).by_name().values())) == 10
 
 
-def test_hidden_files_are_passed_over_in_every_layout(tree):
+def test_hidden_files_are_skipped_in_every_layout(tree):
     root, _, _ = tree
     before = _keys(load_splits(root, RATIOS, 0))
     for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
@@ -198,7 +198,7 @@ def test_hidden_files_are_passed_over_in_every_layout(tree):
     assert all(s.label or "test" in s.path for s in samples_at(str(root), CLASSES))
 
 
-def test_a_time_in_a_file_name_is_no_class():
+def test_a_time_in_a_file_name_is_not_a_class():
     assert [flat_class(name) for name in ("cat.1.jpg", "St. Bernard.12.JPG", "dog2.3.png", "7.1.png")] == [
         "cat", "St. Bernard", "dog2", "7"
     ]  # fmt: skip
@@ -206,36 +206,33 @@ def test_a_time_in_a_file_name_is_no_class():
         assert flat_class(name) is None
 
 
-# --- what is nearly a layout ------------------------------------------------------------------
-
-
 def test_class_folders_that_differ_between_splits_are_listed(cli, tmp_path):
     make_class_folders(tmp_path / "d" / "train", 3, ("cat", "dog", "wolf"))
     make_class_folders(tmp_path / "d" / "val", 3, ("cat", "dgo", "wlof"))
     done = cli("train", "--data_dir", tmp_path / "d")
-    assert_one_line_error(done, "the valid split has classes that training lacks: dgo, wlof (and it lacks dog, wolf)")
+    assert_one_line_error(
+        done, "the valid split has classes that the training split lacks: dgo, wlof (and it lacks dog, wolf)"
+    )
     shutil.rmtree(tmp_path / "d" / "val" / "dgo")
     shutil.rmtree(tmp_path / "d" / "val" / "wlof")
     assert "the valid split has no images of dog, wolf" in load_splits(tmp_path / "d", RATIOS, 0).notes
 
 
-def test_images_that_no_class_is_told_for_are_counted(tmp_path):
+def test_images_without_a_class_are_counted(tmp_path):
     make_class_folders(tmp_path / "d", 5, CLASSES)
     save_image(tmp_path / "d" / "loose.png", 0, 0)
-    assert any(
-        "left out 1 image whose class is not told" in note for note in load_splits(tmp_path / "d", RATIOS, 0).notes
-    )
+    assert any("left out 1 image without a class" in note for note in load_splits(tmp_path / "d", RATIOS, 0).notes)
     make_flat(tmp_path / "k" / "train", 5)
     for n in range(4):
         save_image(tmp_path / "k" / "test" / f"{n}.jpg", 0, n)
     splits = load_splits(tmp_path / "k", RATIOS, 0)
     assert (len(splits.test), splits.notes) == (
         2,
-        (f"left out 4 images whose class is not told ({tmp_path / 'k' / 'test'} 4)",),
+        (f"left out 4 images without a class ({tmp_path / 'k' / 'test'} 4)",),
     )
 
 
-def test_a_class_that_is_called_train_is_a_class(tmp_path):
+def test_a_class_named_train_is_a_class(tmp_path):
     make_class_folders(tmp_path / "d", 5, ("car", "plane", "train"))
     for name in ("car", "plane", "train"):
         make_flat(tmp_path / "e" / name, 5, (name,))
@@ -243,12 +240,12 @@ def test_a_class_that_is_called_train_is_a_class(tmp_path):
         assert load_splits(tmp_path / name, RATIOS, 0).class_names == ["car", "plane", "train"]
 
 
-def test_class_folders_go_before_a_table_that_is_told(tmp_path):
+def test_class_folders_take_precedence_over_a_table_and_a_note_says_so(tmp_path):
     make_class_folders(tmp_path / "d", 5, CLASSES)
     (tmp_path / "d" / "result.csv").write_text("file_dir,label\ncat/00.png,\ncat/01.png,wolf\n")
     splits = load_splits(tmp_path / "d", RATIOS, 0)
     assert (splits.layout, splits.class_names) == ("class folders", ["cat", "dog"])
-    assert any("result.csv was not read" in note for note in splits.notes)
+    assert any("result.csv was not used" in note for note in splits.notes)
 
 
 def _mixed(root):
@@ -268,22 +265,22 @@ def _archive_inside(root):
 
 
 NEARLY = {
-    "an archive in a folder": (_archive_inside, "{root} holds no images but an archive; give it by --data_dir {root}"),
-    "empty folder": (lambda root: None, "holds no images"),
-    "one class folder": (lambda root: make_class_folders(root, 3, ("cat",)), "has one class only ('cat')"),
-    "one class in train": (lambda root: make_class_folders(root / "train", 3, ("cat",)), "has one class only ('cat')"),
-    "one class of flat files": (lambda root: make_flat(root, 3, ("cat",)), "has one class only ('cat')"),
-    "one label in a table": (lambda root: make_table(root, 3, classes=("cat",)), "has one class only ('cat')"),
+    "an archive in a folder": (_archive_inside, "{root} contains no images but an archive; use --data_dir {root}"),
+    "empty folder": (lambda root: None, "contains no images"),
+    "one class folder": (lambda root: make_class_folders(root, 3, ("cat",)), "has only one class ('cat')"),
+    "one class in train": (lambda root: make_class_folders(root / "train", 3, ("cat",)), "has only one class ('cat')"),
+    "one class of flat files": (lambda root: make_flat(root, 3, ("cat",)), "has only one class ('cat')"),
+    "one label in a table": (lambda root: make_table(root, 3, classes=("cat",)), "has only one class ('cat')"),
     "mixed names": (_mixed, "6 of 7 images in {root} are named like cat.0.jpg, but photo.jpg is not"),
     "no train": (_splits("val", "test"), "has the splits valid and test but no train folder"),
-    "two for one split": (_splits("train", "val", "valid"), "are both for the valid split"),
+    "two for one split": (_splits("train", "val", "valid"), "are both the valid split"),
     "wrong columns": (lambda root: make_table(root, 3, "a,b"), "its table labels.csv has the columns a, b"),
     "two tables": (_two_tables, "has 2 tables of paths and labels"),
 }
 
 
 @pytest.mark.parametrize("name", NEARLY)
-def test_what_is_nearly_a_layout_is_told_in_one_line(name, cli, tmp_path):
+def test_what_is_nearly_a_layout_is_explained_in_one_line(name, cli, tmp_path):
     make, expected = NEARLY[name]
     (tmp_path / "d").mkdir()
     make(tmp_path / "d")

@@ -34,9 +34,6 @@ def _place(parts):
     return {sample.key: name for name, part in parts.items() for sample in part}
 
 
-# --- groups -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("n_groups", "mixed", "tolerance"), [(50, 0.2, 0.05), (200, 0.2, 0.035), (200, 0.6, 0.035)])
 def test_no_group_crosses_and_the_classes_keep_their_shares(seed, n_groups, mixed, tolerance):
@@ -58,7 +55,7 @@ def test_a_split_by_groups_does_not_depend_on_the_order_of_the_images():
     assert stratified_split(samples, RATIOS, 2) != parts
 
 
-def test_a_new_group_moves_hardly_an_image_of_the_others():
+def test_a_new_group_moves_few_images_of_others():
     samples = _grouped(200)
     before = _place(stratified_split(samples[: -len(_last_group(samples))], RATIOS, 0))
     after = _place(stratified_split(samples, RATIOS, 0))
@@ -113,17 +110,14 @@ def test_the_column_group_is_kept_together_and_another_by_its_name(cli, tmp_path
     assert_one_line_error(cli("train", "--data_dir", "d", "--group_column", "hose"), "did you mean house?")
 
 
-def test_groups_that_cannot_be_split_are_told(cli, tmp_path):
+def test_groups_that_cannot_be_split_are_an_error(cli, tmp_path):
     make_table(tmp_path / "d", 4)
     text = (tmp_path / "d" / "labels.csv").read_text().splitlines()
     rows = [f"{line},{line.split(',')[1]}" for line in text[1:]]
     (tmp_path / "d" / "labels.csv").write_text("\n".join(["path,label,group", *rows]))
-    assert_one_line_error(cli("train", "--data_dir", "d"), "every class has one group only")
+    assert_one_line_error(cli("train", "--data_dir", "d"), "every class has only one group")
     make_class_folders(tmp_path / "f", 4, CLASSES)
     assert_one_line_error(cli("train", "--data_dir", "f", "--group_column", "plant"), "has no table")
-
-
-# --- splits that are there --------------------------------------------------------------------
 
 
 def test_a_column_split_is_obeyed_and_one_with_folds_is_not(tmp_path):
@@ -165,7 +159,7 @@ def test_a_run_lists_its_groups_and_its_splits_are_used_again_to_the_same_weight
     done = cli("train", *flags, *argv, "--run_dir", "again", "--model_fn", "again.pth")
     again = weights_of("again.pth")
     assert all(torch.equal(weights[key], again[key]) for key in weights)
-    assert "left out, as r/splits.csv does not list them: 1 image (for" in done.out
+    assert "left out because r/splits.csv does not list them: 1 image (for" in done.out
     assert "not there" not in done.out
 
 
@@ -182,11 +176,11 @@ def write(rows, header="path,label,split"):
         file.write("\n".join([header, *rows]))
 
 
-def test_what_a_splits_file_names_and_is_not_there_is_told(splits_file, cli):
+def test_missing_files_of_a_splits_file_are_reported(splits_file, cli):
     folder, rows, _ = splits_file
     write([*rows, "d/cat/gone.png,cat,train"])
     splits = load_splits(folder / "d", RATIOS, 0, splits="splits.csv")
-    assert "not there, though splits.csv lists them: 1 image (for example d/cat/gone.png)" in splits.notes
+    assert "listed in splits.csv but missing: 1 image (for example d/cat/gone.png)" in splits.notes
     assert [s.path for s in splits.train][-1] == str(folder / "d" / "d" / "cat" / "gone.png")
     done = cli("train", "--data_dir", "d", "--splits", "splits.csv", *TINY, "--dry_run", "--run_dir", "r",
                "--max_bad", 0.2)  # fmt: skip
@@ -194,13 +188,13 @@ def test_what_a_splits_file_names_and_is_not_there_is_told(splits_file, cli):
     assert "gone.png,No such file or directory" in (folder / "r" / "skipped.csv").read_text()
 
 
-def test_a_label_that_was_mended_since_is_that_of_the_data(splits_file):
+def test_a_label_corrected_since_is_taken_from_the_data(splits_file):
     folder, rows, _ = splits_file
     os.rename(folder / "d" / "cat" / "00.png", folder / "d" / "dog" / "cat00.png")
     write([row.replace("d/cat/00.png,cat", "d/dog/cat00.png,cat") for row in rows])
     splits = load_splits(folder / "d", RATIOS, 0, splits="splits.csv")
     assert {s.label for part in splits.by_name().values() for s in part if "cat00" in s.path} == {"dog"}
-    assert any("otherwise than in splits.csv: 1 image" in note for note in splits.notes)
+    assert any("not as in splits.csv: 1 image" in note for note in splits.notes)
 
 
 def test_paths_of_another_system_are_found(splits_file):
@@ -216,17 +210,17 @@ def test_paths_of_another_system_are_found(splits_file):
 
 
 MISTAKES = {
-    "none": (None, "--splits splits.csv is not there"),
+    "none": (None, "--splits splits.csv does not exist"),
     "binary": (b"\x00\x80\xff\x00" * 100, "splits.csv"),
     "empty": (b"", "is empty"),
     "another table": (b"a,b\n1,2\n", "has the columns a, b; expected path, label, split"),
     "no such split": (b"path,label,split\nd/cat/00.png,cat,other\n", "line 2 has the split 'other'"),
     "an empty cell": (b"path,label,split\nd/cat/00.png,,train\n", "line 2 has an empty cell"),
-    "twice": (b"path,label,split\nd/cat/00.png,cat,train\nd/cat/00.png,cat,test\n", "stands in line 2 and in line 3"),
-    "header alone": (b"path,label,split\n", "none of its images is there"),
+    "twice": (b"path,label,split\nd/cat/00.png,cat,train\nd/cat/00.png,cat,test\n", "is in line 2 and in line 3"),
+    "header alone": (b"path,label,split\n", "none of its images exists"),
     "other photos": (
         b"path,label,split\nx/a.png,cat,train\nx/b.png,dog,valid\n",
-        "none of its images is there in d",
+        "none of its images exists in d",
     ),
     "no training": (b"path,label,split\nd/cat/00.png,cat,test\n", "no images for training"),
     "more cells": (b"path,label,split\nd/cat/0,0.png,cat,test\n", "line 2 has 4 cells"),
@@ -234,7 +228,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_broken_or_foreign_splits_file_is_told_in_one_line(name, splits_file, cli):
+def test_a_broken_or_foreign_splits_file_is_explained_in_one_line(name, splits_file, cli):
     content, expected = MISTAKES[name]
     if content is not None:
         (splits_file[0] / "splits.csv").write_bytes(content)

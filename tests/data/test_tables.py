@@ -4,8 +4,8 @@ import unicodedata
 import pytest
 from helpers import make_class_folders, save_image
 
-from photo_classifier.data.discovery import samples_at
 from photo_classifier.data.file_finder import FileFinder
+from photo_classifier.data.inputs import samples_at
 from photo_classifier.data.tables import Columns, Table
 from photo_classifier.runtime.errors import UserError
 
@@ -19,7 +19,7 @@ def write(path, text, encoding="utf-8"):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16"])
 @pytest.mark.parametrize(("separator", "newline"), [(",", "\n"), (";", "\r\n"), ("\t", "\n"), ("|", "\r\n")])
-def test_a_table_is_read_as_excel_and_others_write_it(encoding, separator, newline, tmp_path):
+def test_tables_as_excel_and_others_write_them_are_read(encoding, separator, newline, tmp_path):
     lines = [separator.join(f'"{cell}"' for cell in row) for row in (("path", "label"), *ROWS)]
     table = Table(write(tmp_path / "t.csv", newline.join([*lines[:3], "", *lines[3:]]), encoding))
     assert [(row.path, row.label) for row in table.rows()] == ROWS
@@ -39,12 +39,36 @@ def test_columns_are_guessed_by_the_usual_names_or_given():
         table = Table("t.csv")
         assert (table.path, table.label, table.group) == expected
     assert Table("t.csv", Columns("b", "a")).path == "b"
-    with pytest.raises(UserError, match="has the columns a, b; name the one with the paths by --path_column and"):
-        Table("t.csv").need("path", "label")
+    with pytest.raises(UserError, match="has the columns a, b; name the one with the paths with --path_column and"):
+        Table("t.csv").require("path", "label")
     with open("t.csv", "w") as file:
         file.write("cat/1.jpg,cat\ncat/2.jpg,cat\n")
     with pytest.raises(UserError, match="its first line must name the columns"):
-        Table("t.csv").need("path", "label")
+        Table("t.csv").require("path", "label")
+
+
+BROKEN = {
+    "more cells": (b"path,label\n1,2\n\n1,2,3,4\n", "line 4 has 4 cells, its header 2"),
+    "more cells after a line break in quotes": (b'path,label\n"x\ny",2\n1,2,3\n', "line 3 has 3 cells"),
+    "more cells far down": (b"path,label\n" + b"1,2\n" * 200_000 + b"1,2,3\n", "line 200002 has 3 cells"),
+    "an open quote": (b'path,label\n1,2\n3,"4\n5,6\n', "line 3 opens a quote that is never closed"),
+    "binary": (b"\x00\x80\xff\x00" * 100, "is not a text file; save the table as CSV"),
+    "half a character": (b"\xff\xfe\x00", "is not a text file"),
+    "empty": (b"", "is empty; expected a header line"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_table_is_refused_with_the_line(name, tmp_path):
+    content, expected = BROKEN[name]
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError, match=expected):
+        list(Table(tmp_path / "t.csv").rows())
+
+
+def test_lines_are_numbered_with_the_blank_ones_and_a_repeated_name_means_its_first_column(tmp_path):
+    table = Table(write(tmp_path / "t.csv", "path,path,label,label\n\na.jpg,b.jpg,1,2\n , \nc.jpg\n"))
+    assert [(row.line, row.path, row.label) for row in table.rows()] == [(3, "a.jpg", "1"), (5, "c.jpg", "")]
 
 
 @pytest.fixture
@@ -79,9 +103,9 @@ def test_a_file_is_found_where_its_table_says_or_near(photos):
         assert find(missing) is None
 
 
-def test_a_name_that_is_in_two_folders_is_not_guessed(photos):
+def test_a_name_in_two_folders_is_not_guessed(photos):
     save_image(photos / "test" / "c.png", 0, 0)
-    with pytest.raises(UserError, match=r"can be .*; write its folder too"):
+    with pytest.raises(UserError, match=r"could be .*; write its folder too"):
         FileFinder(photos)("c.png")
     assert FileFinder(photos)("test/c.png") == str(photos / "test" / "c.png")
 
@@ -95,7 +119,7 @@ def test_a_table_is_predicted_in_its_order_with_its_labels(tmp_path, capsys):
         os.path.join("cat", "01.png"),
     ]  # fmt: skip
     assert [s.label for s in samples] == ["dog", "cat", "cat", None, None]
-    assert "t.csv: without 1 label that no class has for a name (wolf)" in capsys.readouterr().out
+    assert "t.csv: ignored 1 label without a class of that name (wolf)" in capsys.readouterr().out
     assert len(list(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("file")))) == 5
     with pytest.raises(UserError, match="did you mean file"):
         next(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("fiel")))
