@@ -74,7 +74,8 @@ def test_a_separate_process_prints_no_other_warnings(split_folder):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr == (
-        "warning: the frozen layers have random weights; --use_pretrained or --weights FILE gives them a meaning\n"
+        "warning: the frozen layers have random weights; "
+        "give them trained ones with --use_pretrained or --weights FILE\n"
     )
     assert re.fullmatch(r"validation accuracy \d\.\d{4} \(\d+/15\)\n", done.stdout)
     (folder,) = Path("runs").iterdir()
