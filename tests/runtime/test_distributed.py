@@ -22,7 +22,7 @@ from photo_classifier.data.batches import AddressedSampler
 from photo_classifier.data.samples import Sample
 from photo_classifier.prediction import task_queue
 from photo_classifier.prediction.results import Prediction
-from photo_classifier.runtime import distributed, launcher
+from photo_classifier.runtime import data_parallel, distributed, launcher
 from photo_classifier.runtime.device import choose_device
 
 ROOT = Path(__file__).parents[2]
@@ -289,7 +289,7 @@ def test_mixing_a_batch_and_slicing_it_is_the_same_in_both_orders(alphas, n_imag
 def test_synchronised_batch_norm_shares_its_tensors_and_leaves_the_frozen_and_the_original_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4))
     model.frozen = [model[2]]
-    twin = distributed.with_sync_batch_norm(model)
+    twin = data_parallel.with_sync_batch_norm(model)
     assert [type(module) for module in twin] == [nn.Conv2d, nn.SyncBatchNorm, nn.BatchNorm2d]
     assert [type(module) for module in model] == [nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm2d]
     assert twin[1].running_mean is model[1].running_mean
