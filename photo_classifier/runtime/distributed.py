@@ -146,7 +146,7 @@ def first_on_each_machine() -> Iterator[None]:
 
 
 def agents() -> list[str]:
-    """Returns the names of the launcher's processes on all machines, without the launcher none; a collective."""
+    """Returns the launcher's processes on all machines, or [] without it; every process has to call this."""
     return sorted(set(all_gather(launcher.agent()))) if launcher.is_launched() else []
 
 
@@ -182,7 +182,7 @@ class _Group:
 
 
 def _fresh_store() -> PrefixStore:
-    """Returns the launcher's store under a new prefix, which hides the addresses of an earlier start of the run.
+    """Returns the launcher's store under a new prefix, which hides what an earlier start of the run left there.
 
     The main process draws the prefix. Each other process asks for it with a random word, so that no earlier answer
     can match, and then confirms that it has it.

@@ -29,7 +29,7 @@ def watch_launcher() -> None:
         while os.getppid() == parent:
             time.sleep(PARENT_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE_SECONDS)  # for saving; a process that waits for a hanging peer ends after it, too
+        time.sleep(GRACE_SECONDS)  # time to save; a hanging peer could block the process for longer
         signals.end_workers()
         os._exit(128 + signal.SIGTERM)
 
@@ -46,7 +46,7 @@ def is_reported_elsewhere() -> bool:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Returns whether an error only means that another process has ended, after waiting for the launcher to stop us."""
+    """Returns whether an error only means that another process has ended; waits for the launcher first."""
     if launcher.world_size() == 1 or not _is_network_error(error):
         return False
     _wait_for_stop(3 * LAUNCHER_SECONDS)  # the other process may itself be waiting to report its error
