@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from photo_classifier.data.batches import Batch
-from photo_classifier.runtime import distributed, launcher, signals
+from photo_classifier.runtime import data_parallel, distributed, launcher, signals
 from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.device import to_device
 from photo_classifier.runtime.errors import UserError, choose
@@ -80,7 +80,7 @@ class Trainer:
         sync_bn: bool = False,
     ) -> None:
         self.model = model
-        self.ddp_model = distributed.wrap_ddp(model, device, sync_bn)
+        self.ddp_model = data_parallel.wrap_ddp(model, device, sync_bn)
         self.evaluate_batch = evaluate_batch
         self.refresh = refresh
         self.recipe = recipe
@@ -156,7 +156,7 @@ class Trainer:
 
     def evaluate(self, loader: DataLoader, run: Recorder, split: str = "valid") -> PhaseResult:
         """Evaluates the present weights on the split of that name."""
-        distributed.average_statistics(self.model)
+        data_parallel.average_statistics(self.model)
         self.refresh()
         sums, kept = RunningMetrics(self.device), []
         # after the last epoch the weights may be the best ones, from which no run goes on
@@ -247,7 +247,7 @@ class Trainer:
         Raises:
             Diverged: a loss or a weight is not a finite number.
         """
-        distributed.average_statistics(self.model)
+        data_parallel.average_statistics(self.model)
         self._check_finite()
         return {
             "model": self.model.state_dict(),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from photo_classifier.runtime import distributed, launcher, signals
+from photo_classifier.runtime import distributed, launcher, peers, signals
 from photo_classifier.runtime.console import ignore_closed_pipes, print_error
 from photo_classifier.runtime.device import choose_device, find_gpus
 from photo_classifier.runtime.errors import UserError
@@ -88,7 +88,7 @@ def _report(error: BaseException) -> int | None:
     if reason := str(error) if isinstance(error, UserError) else signals.resource_hint(error):
         print_error(reason)
         return 2
-    if distributed.is_lost_peer(error):
+    if peers.is_lost_peer(error):
         signals.exit_if_requested()
         print_error("another process of this run has ended")
         return 1

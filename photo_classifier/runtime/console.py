@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-from photo_classifier.runtime import distributed
+from photo_classifier.runtime import peers
 from photo_classifier.runtime.launcher import is_main
 
 if TYPE_CHECKING:
@@ -114,5 +114,5 @@ def progress(items: Iterable | None = None, **options: Any) -> tqdm:
 
 def print_error(text: str) -> None:
     """Prints the one line on stderr that an error ends with, from a single process of the run."""
-    if not distributed.is_reported_elsewhere():
+    if not peers.is_reported_elsewhere():
         sys.stderr.write(f"{coloured('error:', 'red', sys.stderr)} {' '.join(text.split())}\n")

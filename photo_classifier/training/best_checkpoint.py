@@ -15,7 +15,7 @@ from photo_classifier.models import tensor_files
 from photo_classifier.models.checkpoint import save_checkpoint
 from photo_classifier.models.classifier import Classifier
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
-from photo_classifier.runtime import distributed, launcher
+from photo_classifier.runtime import data_parallel, distributed, launcher
 from photo_classifier.runtime.console import warn
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import remove_leftovers
@@ -82,7 +82,7 @@ class BestCheckpoint:
             UserError: the file is gone, or another run has overwritten it.
         """
         epoch = distributed.broadcast_from_main(lambda: self._restore(n_epochs)) - 1
-        distributed.broadcast_model(self.model.net)
+        data_parallel.broadcast_model(self.model.net)
         if epoch == best.epoch:
             return best
         warn(f"{self.path} holds epoch {epoch + 1}, which gave other numbers when it was repeated; it is kept")

@@ -22,7 +22,7 @@ from photo_classifier.data.batches import AddressedSampler
 from photo_classifier.data.samples import Sample
 from photo_classifier.prediction import task_queue
 from photo_classifier.prediction.results import Prediction
-from photo_classifier.runtime import distributed, launcher
+from photo_classifier.runtime import data_parallel, distributed, launcher
 from photo_classifier.runtime.device import choose_device
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def assert_same_rows(path: str, other: str) -> None:
                 assert mine[column] == value
 
 
-def test_the_number_of_processes_changes_nothing(tmp_path, cli):
+def test_results_do_not_depend_on_the_number_of_processes(tmp_path, cli):
     odd_data(tmp_path / "data")
     for command in outputs(1):
         assert cli(*command).status == (3 if command[0] == "predict" else 0)  # one input is broken
@@ -141,7 +141,7 @@ def after_the_first_epoch() -> Path | None:
     return next((path.parent for path in Path("runs").glob("*/metrics.csv")), None)
 
 
-def test_a_killed_worker_and_a_killed_launcher_change_nothing_but_time(tmp_path, cli):
+def test_training_reaches_the_same_weights_after_a_killed_worker_or_launcher(tmp_path, cli):
     make_class_folders(tmp_path / "data", 12)
     assert cli("train", *LONG, "--model_fn", "whole.pth", "--run_dir", "whole").status == 0
 
@@ -185,7 +185,7 @@ def processes_in(folder: Path) -> list[int]:
     return [pid for pid in found if is_alive(pid)]
 
 
-def test_prediction_outlives_a_killed_worker_and_goes_on_after_a_killed_launcher(tmp_path, cli, trained):
+def test_prediction_survives_a_killed_worker_and_resumes_after_a_killed_launcher(tmp_path, cli, trained):
     argv = ("--model_fn", "tiny.pth", "--gpu_id", -1, "--precision", "fp32")
     photos = trained.folder.parent / "split"
     assert cli("predict", *argv, "--n_workers", 0, "--input", photos, "--result", "once.csv").status == 0
@@ -213,7 +213,7 @@ def test_prediction_outlives_a_killed_worker_and_goes_on_after_a_killed_launcher
     ("arguments", "expected"),
     [(("--n_epoch", 3), "did you mean --n_epochs?"), (("--data_dir", "nowhere"), "nowhere does not exist")],
 )
-def test_an_error_is_told_once(arguments, expected):
+def test_an_error_is_printed_once(arguments, expected):
     done = finished(torchrun(3, ROOT / "train.py", "--gpu_id", -1, *arguments))
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
@@ -225,7 +225,7 @@ def test_an_error_is_told_once(arguments, expected):
 # --- without the launcher ---------------------------------------------------------------------
 
 
-def test_rows_do_not_pile_up_behind_a_task_that_is_stuck(monkeypatch):
+def test_few_rows_wait_in_memory_behind_a_stuck_task(monkeypatch):
     def stream(samples):
         samples = iter(samples)
         while batch := list(itertools.islice(samples, 2)):
@@ -259,7 +259,7 @@ def test_rows_do_not_pile_up_behind_a_task_that_is_stuck(monkeypatch):
     assert written == [str(n) for n in range(1000)]
 
 
-def test_slices_are_the_whole_batch_in_its_order():
+def test_the_slices_of_a_batch_add_up_to_it_in_order():
     whole = list(AddressedSampler(17, 5, seed=1))
     for n in (1, 2, 3, 8):
         parts = [list(AddressedSampler(17, 5, seed=1, part=(k, n))) for k in range(n)]
@@ -269,7 +269,7 @@ def test_slices_are_the_whole_batch_in_its_order():
 
 @pytest.mark.parametrize("alphas", [(0.5, 0), (0, 0.5)])
 @pytest.mark.parametrize("n_images", [1, 2, 7])
-def test_mixing_a_batch_and_slicing_it_is_the_same_in_both_orders(alphas, n_images, monkeypatch):
+def test_mixing_slices_gives_the_slices_of_the_mixed_batch(alphas, n_images, monkeypatch):
     mixer = Mixer(*map(float, alphas), 3)
     images, labels = torch.randint(0, 256, (n_images, 3, 16, 16), dtype=torch.uint8), torch.arange(n_images) % 3
     torch.manual_seed(5)
@@ -286,10 +286,10 @@ def test_mixing_a_batch_and_slicing_it_is_the_same_in_both_orders(alphas, n_imag
         assert torch.equal(torch.cat([part[place] for part in mixed]), whole[place])
 
 
-def test_synchronised_batch_norm_shares_its_tensors_and_leaves_the_frozen_and_the_original_alone():
+def test_synchronised_batch_norm_shares_tensors_and_does_not_change_frozen_layers_or_the_original():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4))
     model.frozen = [model[2]]
-    twin = distributed.with_sync_batch_norm(model)
+    twin = data_parallel.with_sync_batch_norm(model)
     assert [type(module) for module in twin] == [nn.Conv2d, nn.SyncBatchNorm, nn.BatchNorm2d]
     assert [type(module) for module in model] == [nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm2d]
     assert twin[1].running_mean is model[1].running_mean
@@ -303,7 +303,7 @@ def test_synchronised_batch_norm_needs_gpus(cli, image_folder):
 
 
 @pytest.mark.parametrize(("n_processes", "device"), [("1", "mps"), ("2", "cpu")])
-def test_machines_without_cuda_work_together_on_their_cpus(n_processes, device, monkeypatch):
+def test_without_cuda_one_process_uses_mps_and_several_use_the_cpu(n_processes, device, monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": n_processes, "LOCAL_WORLD_SIZE": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -311,7 +311,7 @@ def test_machines_without_cuda_work_together_on_their_cpus(n_processes, device, 
     assert choose_device().type == device
 
 
-def test_one_process_needs_no_group():
+def test_a_single_process_does_not_import_torch_for_its_group():
     code = "import sys, train\nfrom photo_classifier.runtime import distributed\n"
     code += "with distributed.process_group(lambda: None):\n    distributed.barrier()\n"
     code += "assert 'torch' not in sys.modules"

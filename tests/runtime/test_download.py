@@ -7,7 +7,7 @@ from photo_classifier.runtime import download as module
 from photo_classifier.runtime.download import DownloadError, download
 
 
-def test_a_download_arrives_whole_and_checked(file_server, tmp_path):
+def test_a_download_is_complete_and_its_checksum_is_verified(file_server, tmp_path):
     content = bytes(range(256)) * 9000
     (file_server.folder / "w.pth").write_bytes(content)
     path = download(f"{file_server.url}/w.pth", tmp_path / "cache" / "w.pth", hashlib.sha256(content).hexdigest()[:8])
@@ -22,12 +22,12 @@ def test_a_wrong_checksum_leaves_no_file(file_server, tmp_path):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_missing_file_is_told_with_the_servers_answer(file_server, tmp_path):
+def test_a_missing_file_is_reported_with_the_servers_status(file_server, tmp_path):
     with pytest.raises(DownloadError, match="404"):
         download(f"{file_server.url}/nothing.pth", tmp_path / "w.pth")
 
 
-def test_a_server_that_never_answers_is_given_up(monkeypatch, tmp_path):
+def test_a_server_that_never_answers_times_out(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "CONNECT_SECONDS", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -36,7 +36,7 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch, tmp_path):
             download(f"http://127.0.0.1:{silent.getsockname()[1]}/w.pth", tmp_path / "w.pth")
 
 
-def test_a_connection_that_breaks_leaves_no_file(tmp_path):
+def test_a_broken_connection_leaves_no_file(tmp_path):
     import threading
 
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -13,7 +13,7 @@ from photo_classifier.runtime import signals
 ROOT = os.path.dirname(train.__file__)
 
 
-def test_a_signal_raises_at_once_or_waits_for_the_end_of_a_step():
+def test_a_signal_stops_the_work_at_once_or_after_a_deferred_step():
     before = signal.getsignal(signal.SIGINT)  # what runs in the background ignores it
     with signals.handle_signals():
         with pytest.raises(signals.Stopped) as stopped:
@@ -36,7 +36,7 @@ def test_a_signal_raises_at_once_or_waits_for_the_end_of_a_step():
 
 @pytest.mark.skipif(on_windows, reason="Windows has no such signals between processes")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_signal_ends_the_process_at_once(signum):
+def test_a_second_signal_ends_the_process_at_once(signum):
     code = "import signal\nfrom photo_classifier.runtime.signals import defer_signals, handle_signals\n"
     code += "with handle_signals(), defer_signals():\n"
     code += f"    signal.raise_signal({int(signum)}); signal.raise_signal({int(signum)}); print('on it goes')"
@@ -62,7 +62,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch's watchdog takes up to 5 s")
-def test_workers_die_with_a_parent_that_is_killed(tmp_path):
+def test_workers_end_when_their_parent_is_killed(tmp_path):
     (tmp_path / "slow.py").write_text(WITH_WORKERS)
     environment = {**os.environ, "PYTHONPATH": ROOT}
     parent = subprocess.Popen(
@@ -93,7 +93,7 @@ print(next(held).item())
 """
 
 
-def test_a_process_ends_with_its_workers_whoever_holds_their_loader():
+def test_a_process_and_its_workers_end_while_their_loader_is_still_referenced():
     environment = {**os.environ, "PYTHONPATH": ROOT}
     command = [sys.executable, "-c", HELD]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
