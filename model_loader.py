@@ -36,7 +36,7 @@ def get_model(
     """Builds a backbone with a new head for `n_classes`.
 
     Args:
-        preferred_size: the size without an `image_size`, if the backbone can take it; else the weights' own.
+        preferred_size: used without an `image_size`, if the backbone can take it; otherwise the weights' own is.
 
     Raises:
         UserError: the name is unknown, weights are missing or do not fit, the backbone cannot take the size, or its
@@ -64,7 +64,7 @@ def freeze(model: Classifier, until: str | None = None) -> None:
     Frozen modules have `requires_grad=False` and stay in eval mode, so that batch-norm statistics do not change.
 
     Args:
-        until: a dotted name, or a number of the backbone's children.
+        until: a dotted name, or how many of the backbone's children to freeze.
 
     Raises:
         UserError: there is no such module (the message lists those that exist), or the head would be frozen too.
@@ -75,7 +75,7 @@ def freeze(model: Classifier, until: str | None = None) -> None:
         module.requires_grad_(False)
     for parameter in model.head.parameters():
         if not parameter.requires_grad:
-            raise UserError(f"--freeze_until {until} would freeze the head too, and nothing would be left to train")
+            raise UserError(f"--freeze_until {until} would freeze the head too; choose an earlier layer")
     model.train(model.training)
 
 
@@ -94,7 +94,7 @@ def _check_size(model: Classifier, n_classes: int, model_name: str, own_size: in
     if error is None:
         return
     if size == own_size:
-        raise UserError(f"--model_name {model_name} cannot be used as a classifier here: {error}")
+        raise UserError(f"--model_name {model_name} cannot be used as a classifier: {error}; choose another model")
     works = [str(s) for s in sorted({own_size, *SIZES_TO_TRY}) if _try_size(model, s, n_classes) is None]
     raise UserError(
         f"{model_name} cannot take --image_size {size}; of the usual sizes it takes {', '.join(works)} "
@@ -129,9 +129,9 @@ def _load_pretrained(
     path = pretrained.lite0_file() if backbone.packaged else pretrained.cached_or_downloaded(source, model_name)
     tensors = state_dict_of(tensor_files.read(path), path)
     if backbone.packaged:
-        # tensor by tensor in order: the package has other names for the same layers
+        # matched by order: the package has other names for the same layers
         names = [name for name in net.state_dict() if not name.startswith(f"{head_name}.")]
-        tensors = dict(zip(names, tensors.values(), strict=False))  # the head's are the last
+        tensors = dict(zip(names, tensors.values(), strict=False))  # the head's come last
     elif backbone.library == "timm":
         tensors = _timm_with(backbone.name, path).state_dict()
     _load_backbone(net, tensors, head_name, path)
@@ -142,7 +142,7 @@ def _timm_with(name: str, path: Path) -> nn.Module:
     import timm
 
     try:
-        # the hub's files are plain state_dicts, also of models with a loader for another format
+        # the hub's files are plain state_dicts, even for models whose loader expects another format
         overlay = {"file": str(path), "custom_load": False}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, ValueError, KeyError) as error:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from photo_classifier.prediction.stdout_rows import StdoutRows
 
 STDOUT = "-"
-READER_GONE = 141  # the exit status of other programs whose reader, such as `head`, has read enough
+READER_GONE = 141  # the usual exit status when the reader, such as `head`, has closed the pipe
 EXAMPLES = """examples:
   python predict.py --model_fn resnet.pth                     the held-out images of its training
   python predict.py --model_fn resnet.pth --input photos a.jpg
@@ -109,7 +109,7 @@ def check_checkpoint(config: PredictConfig) -> None:
 
 
 def check_report(config: PredictConfig) -> None:
-    """Raises a UserError if the sheet or the report would overwrite anything but those of an earlier run."""
+    """Raises a UserError if the sheet or the report would overwrite files that this tool did not write."""
     if config.sheet:
         check_output_path(config.sheet, "--sheet")
         if not config.sheet.lower().endswith(".png"):
@@ -164,10 +164,10 @@ def make_predictor(config: PredictConfig) -> Predictor:
 
 
 def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[Sample], str]:
-    """Returns the samples to predict, and the name of their accuracy.
+    """Returns the samples to predict, and what to call their accuracy.
 
     Raises:
-        UserError: there are none.
+        UserError: no images were found.
     """
     from photo_classifier.data.inputs import input_samples
     from photo_classifier.data.tables import Columns
@@ -185,13 +185,13 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
 
 
 def held_out_samples(splits: dict) -> tuple[Iterator[Sample], str]:
-    """Returns the images that training held out, and the name that it gave to their accuracy."""
+    """Returns the images that training held out, and what it called their accuracy."""
     from photo_classifier.data.samples import Sample, split_title
 
     name = splits["held_out"]
 
     def locate(path: str) -> str:
-        # the folder of the training first: another one can have other photos of the same names
+        # training's own folder first: this one may have other photos of the same names
         original = os.path.join(splits["cwd"], path)
         return original if os.path.exists(original) and os.getcwd() != splits["cwd"] else path
 
@@ -216,7 +216,7 @@ def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
 def open_target(
     config: PredictConfig, predictor: Predictor, pipe: IO[bytes] | None, agents: list[str]
 ) -> ResultFile | StdoutRows:
-    """Returns where the rows go; the file knows which agents of the launcher started this run."""
+    """Returns the target of the rows; a file also records which agents of the launcher started this run."""
     from photo_classifier.prediction.result_file import ResultFile
     from photo_classifier.prediction.stdout_rows import StdoutRows
 
@@ -256,7 +256,7 @@ def write_rows(
 
 
 def print_counts(config: PredictConfig, counts: Counts, speed: float) -> None:
-    """Prints how many rows there are, and of which kinds."""
+    """Prints the number of rows, errors and `unknown` answers."""
     errors = f", {counts.n_errors} could not be read (status `error`)" if counts.n_errors else ""
     target = "stdout" if config.result == STDOUT else config.result
     say(f"wrote {target}: {pluralize(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
@@ -276,7 +276,7 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
 
     if totals.n_missing:
         n_missing = pluralize(totals.n_missing, "row")
-        warn(f"the report and the sheet lack {n_missing} of an earlier run, which did not save what they need")
+        warn(f"the report and the sheet lack {n_missing} of an earlier run, which saved no data for them")
     open_photo = photo_opener(config.max_pixels, predictor.engine.model.preprocess.bit_depth)
     if config.sheet:
         if picture := totals.parts["sheet"].draw(open_photo):
@@ -294,7 +294,7 @@ def write_report_folder(
     from photo_classifier.evaluation.report import metrics_report, report_lines, write_report
 
     if not metrics.n_images:
-        say("report  none: no labels are known; they come from class folders or from a table")
+        say("report  none: no labels are known; give class folders or a table with labels")
         return
     report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
     say("\n".join(report_lines(name, report)))
@@ -309,7 +309,7 @@ def finish(counts: Counts, title: str) -> int:
     if counts.n_labelled:
         say(f"{title} {counts.accuracy_text}")
     if counts.n_errors and launcher.is_launched():
-        say("exit status 0, because the launcher repeats a run with any other one; see the rows with `error`")
+        say("exit status 0 despite errors, or the launcher would repeat the run; see the rows with status `error`")
         return 0
     return 3 if counts.n_errors else 0
 

@@ -1,4 +1,4 @@
-"""What a training is asked for: every flag with its one default, argv -> TrainConfig."""
+"""The flags of train.py and predict.py, with their defaults and checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from photo_classifier.runtime.flags import flag, number, parse_flags
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every flag and its one default; None means that the data or the weights decide."""
+    """The flags of train.py with their defaults; None lets the data or the weights decide."""
 
     data_dir: str | None = flag(
         None,
@@ -25,56 +25,60 @@ class TrainConfig:
     )
     labels: str | None = flag(
         None,
-        "table of paths and labels in place of class folders; its paths are relative to --data_dir, or to itself "
+        "table of paths and labels instead of class folders; its paths are relative to --data_dir, or to itself "
         "(default: none)",
         "CSV",
         group="data",
     )
-    path_column: str | None = flag(None, "its column of paths (default: by the usual names)", "NAME", group="data")
-    label_column: str | None = flag(None, "its column of labels (default: by the usual names)", "NAME", group="data")
+    path_column: str | None = flag(
+        None, "a table's column of paths (default: found by its usual names)", "NAME", group="data"
+    )
+    label_column: str | None = flag(
+        None, "a table's column of labels (default: found by its usual names)", "NAME", group="data"
+    )
     group_column: str | None = flag(
         None,
-        "its column whose images stay together in one split: a plant, a patient (default: group, if it is there)",
+        "a table's column of groups (plants, patients) that stay in one split (default: group, if there is one)",
         "NAME",
         group="data",
     )
     splits: str | None = flag(
-        None, "a splits.csv of an earlier run: the same images in the same splits (default: none)", "CSV", group="data"
+        None, "the splits.csv of an earlier run, to use the same splits (default: none)", "CSV", group="data"
     )
     train_ratio: float = flag(0.6, "share of images for training", "R", number(float, 0, 1), "data")
     valid_ratio: float = flag(
-        0.2, "share for validation, if the data has no such split", "R", number(float, 0, 1), "data"
+        0.2, "share of images for validation, if the data has no such split", "R", number(float, 0, 1), "data"
     )
     test_ratio: float = flag(
-        0.2, "share kept for the end, if the data has no such split", "R", number(float, 0, 1), "data"
+        0.2, "share of images for the final test, if the data has no such split", "R", number(float, 0, 1), "data"
     )
-    batch_size: int = flag(32, "images a step", "N", number(int, 1), "data")
+    batch_size: int = flag(32, "images per step", "N", number(int, 1), "data")
     n_workers: int | None = flag(
-        None, "processes that decode images (default: by the cores)", "N", number(int, 0), "data"
+        None, "processes that decode images (default: by number of cores)", "N", number(int, 0), "data"
     )
-    image_size: int | None = flag(None, "pixels a side (default: as the weights want)", "N", number(int, 1), "data")
-    preferred_size: int | None = None  # a known set's own, where the backbone can take it; no flag
+    image_size: int | None = flag(None, "pixels per side (default: as the weights expect)", "N", number(int, 1), "data")
+    preferred_size: int | None = None  # for a known data set, if the backbone can take it; not a flag
     resize: int | None = flag(
-        None, "pixels of the shorter side before the crop (default: as the weights want)", "N", number(int, 1), "data"
+        None, "pixels of the shorter side before the crop (default: as the weights expect)", "N", number(int, 1), "data"
     )
-    bit_depth: int = flag(16, "bits that hold the picture in 16-bit greyscale files", "N", number(int, 10, 16), "data")
+    bit_depth: int = flag(16, "bits used in 16-bit greyscale files", "N", number(int, 10, 16), "data")
     augment: str = flag(
         "basic",
-        "none, basic (crops, mirrored), flips (crops, mirrored both ways), shifts (nearly the whole image, both ways), "
-        "trivial or rand (colours too)",
+        "none, basic (crops, mirroring), flips (crops, mirroring both ways), shifts (nearly the whole image, mirroring "
+        "both ways), trivial or rand (colours too)",
         "NAME",
         group="data",
     )
     mixup: float = flag(
         0.0,
-        "mixes pairs of images (with --freeze their features); the alpha of mixup, 0.2 is usual",
+        "alpha of mixup, which blends pairs of images (their features with --freeze); usually 0.2",
         "A",
         number(float, 0),
         "data",
     )
     cutmix: float = flag(
         0.0,
-        "puts a part of one image into another (with --freeze it implies --views 0); the alpha of cutmix, 1 is usual",
+        "alpha of cutmix, which pastes part of one image into another (implies --views 0 with --freeze); usually 1",
         "A",
         number(float, 0),
         "data",
@@ -84,7 +88,7 @@ class TrainConfig:
     )
     on_leak: str = flag(
         "warn",
-        "warn, drop (the training copy) or error, where one image stands in two splits or classes",
+        "warn, drop (the training copy) or error, if an image is in two splits or classes",
         "NAME",
         group="data",
     )
@@ -102,19 +106,19 @@ class TrainConfig:
     weights: str | None = flag(
         None, "start from a local .pth or .safetensors file, whatever its head (default: none)", "FILE", group="model"
     )
-    freeze: bool = flag(False, "train the new head alone (default: train all)", group="model")
+    freeze: bool = flag(False, "train only the new head (default: train everything)", group="model")
     freeze_until: str | None = flag(
         None,
-        "freeze the layers up to and with this one: a dotted name or a number (default: none)",
+        "freeze the layers up to and including this one: a dotted name or a number (default: none)",
         "LAYER",
         group="model",
     )
-    freeze_bn: bool = flag(False, "freeze batch norm alone (default: it trains)", group="model")
+    freeze_bn: bool = flag(False, "freeze only batch norm (default: train it)", group="model")
     sync_bn: bool = flag(
-        False, "batch norm counts over all GPUs of the launcher (default: each over its own)", group="model"
+        False, "share batch-norm statistics between all GPUs of the launcher (default: separate ones)", group="model"
     )
     head_hidden: int | None = flag(
-        None, "units of a hidden layer in the head (default: no such layer)", "N", number(int, 1, 10**6), "model"
+        None, "units of a hidden layer in the head (default: no hidden layer)", "N", number(int, 1, 10**6), "model"
     )
     dropout: float = flag(0.0, "share of features dropped in the head", "P", number(float, 0, 0.99), "model")
     n_classes: int | None = flag(
@@ -124,59 +128,71 @@ class TrainConfig:
     optimizer: str = flag("adam", "adam, adamw or sgd", "NAME", group="optimisation")
     lr: float = flag(1e-3, "learning rate", "X", number(float, above=0), "optimisation")
     backbone_lr: float | None = flag(
-        None, "learning rate of all but the head (default: as --lr)", "X", number(float, above=0), "optimisation"
+        None, "learning rate of all but the head (default: same as --lr)", "X", number(float, above=0), "optimisation"
     )
-    weight_decay: float = flag(0.0, "pull of the weights to zero", "X", number(float, 0), "optimisation")
-    momentum: float = flag(0.9, "of sgd", "X", number(float, 0, 1), "optimisation")
-    scheduler: str = flag("step", "of the learning rate: step, plateau, cosine or none", "NAME", group="optimisation")
-    step_size: int = flag(7, "of step: epochs between two drops", "N", number(int, 1), "optimisation")
-    gamma: float = flag(0.1, "of step and plateau: factor of a drop", "X", number(float, above=0), "optimisation")
+    weight_decay: float = flag(
+        0.0, "how strongly weights are pulled towards zero", "X", number(float, 0), "optimisation"
+    )
+    momentum: float = flag(0.9, "momentum of sgd", "X", number(float, 0, 1), "optimisation")
+    scheduler: str = flag("step", "learning rate schedule: step, plateau, cosine or none", "NAME", group="optimisation")
+    step_size: int = flag(7, "step: epochs between drops", "N", number(int, 1), "optimisation")
+    gamma: float = flag(0.1, "step and plateau: factor of each drop", "X", number(float, above=0), "optimisation")
     patience: int = flag(
-        4, "of plateau: epochs without a lower validation loss before a drop", "N", number(int, 0), "optimisation"
+        4, "plateau: epochs without a lower validation loss before a drop", "N", number(int, 0), "optimisation"
     )
     warmup_epochs: float = flag(
-        0.0, "epochs in which the learning rate grows, step by step", "X", number(float, 0), "optimisation"
+        0.0, "epochs over which the learning rate rises at the start", "X", number(float, 0), "optimisation"
     )
     label_smoothing: float = flag(
         0.0, "share of each label given to all classes, in training", "P", number(float, 0, 0.99), "optimisation"
     )
     monitor: str = flag(
         "accuracy",
-        "what chooses the epoch that is kept: accuracy, loss or macro_f1 of validation",
+        "validation measure that selects the best epoch: accuracy, loss or macro_f1",
         "NAME",
         group="optimisation",
     )
     early_stop: int | None = flag(
-        None, "end after N epochs without a better one (default: off)", "N", number(int, 1), "optimisation"
+        None, "stop after N epochs without improvement (default: off)", "N", number(int, 1), "optimisation"
     )
     model_fn: str | None = flag(None, "the checkpoint to write (default: <model_name>.pth)", "FILE", group="run")
     run_dir: str | None = flag(
-        None, "TensorBoard and reports (default: runs/<model_name>-<time>-<data and recipe>)", "DIR", group="run"
+        None,
+        "folder for TensorBoard and reports (default: runs/<model_name>-<time>-<data and recipe>)",
+        "DIR",
+        group="run",
     )
     resume: str | None = flag(
         None,
-        "continue the run of that folder with its own flags; --n_epochs may grow (default: a new run)",
+        "continue the run in that folder with its own flags; --n_epochs may be raised (default: a new run)",
         "RUN_DIR",
         group="run",
     )
     save_every: float = flag(
-        10.0, "minutes between two saves within an epoch, besides its end", "MINUTES", number(float, above=0), "run"
+        10.0,
+        "minutes between saves during an epoch, which is also saved at its end",
+        "MINUTES",
+        number(float, above=0),
+        "run",
     )
-    seed: int = flag(0, "of every random draw", "N", number(int, 0), "run")
-    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 where there is one)", "N", number(int, -1), "run")
+    seed: int = flag(0, "seed of all random draws", "N", number(int, 0), "run")
+    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 if there is one)", "N", number(int, -1), "run")
     precision: str = flag("auto", "auto, fp32, bf16 or fp16", "NAME", group="run")
     views: int = flag(
         4,
-        "augmented views of an image to store when the backbone is frozen; 0 makes a new one every epoch",
+        "augmented views to store per image when the backbone is frozen; 0 draws a new one every epoch",
         "N",
         number(int, 0),
         "run",
     )
     feature_cache: str = flag(
-        ".cache/features", "keeps the features of frozen backbones between runs, or none", "DIR", group="run"
+        ".cache/features",
+        "folder that keeps the features of frozen backbones between runs, or none",
+        "DIR",
+        group="run",
     )
     dry_run: bool = flag(False, "show what would be trained, try one step and stop", group="run")
-    verbose: int = flag(1, "0 accuracies alone, 1 lines, 2 every layer of the model too", "N", number(int, 0, 2), "run")
+    verbose: int = flag(1, "0: only accuracies, 1: also progress, 2: also every layer", "N", number(int, 0, 2), "run")
 
 
 EXAMPLES = """examples:
@@ -187,13 +203,13 @@ EXAMPLES = """examples:
 
 
 def parse_args(argv: list[str] | None = None) -> dict:
-    """The flags that were given, and only those."""
+    """Returns the flags that were given, and no defaults."""
     about = "Trains an image classifier from a folder of photos."
     return parse_flags(TrainConfig, argv, paths_flag="--data_dir", prog="train.py", description=about, epilog=EXAMPLES)
 
 
 def known_set_defaults(given: dict) -> dict:
-    """What a known data set brings, where the user says nothing else."""
+    """Returns the name of the data set, and the defaults that suit it if it is a known one."""
     from photo_classifier.data.known_datasets import DATASETS
 
     is_own = given.keys() & {"data_dir", "labels", "splits"}
@@ -202,7 +218,7 @@ def known_set_defaults(given: dict) -> dict:
 
 
 def ratios(given: dict) -> dict:
-    """The three shares; those that were not given divide what is left, as their defaults do.
+    """Returns the three shares; those that were not given divide the rest in proportion to their defaults.
 
     Raises:
         UserError: the shares do not sum to 1, or leave nothing to train or to validate on.
@@ -221,7 +237,7 @@ def ratios(given: dict) -> dict:
 
 
 def check(config: TrainConfig) -> None:
-    """Flags that exclude or need each other."""
+    """Raises a UserError for flags that cannot be combined."""
     if config.data_dir and config.dataset_name:
         raise UserError("--data_dir and --dataset_name were both given; give one of them")
     if config.labels and config.dataset_name:
@@ -235,13 +251,13 @@ def check(config: TrainConfig) -> None:
 
 
 def checkpoint_name(config: TrainConfig) -> str:
-    """`--model_fn`, or a name after the model."""
+    """Returns `--model_fn`, or a name derived from the model."""
     return config.model_fn or f"{config.model_name.replace('/', '_')}.pth"
 
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Every flag of predict.py with its default; None lets the checkpoint decide."""
+    """The flags of predict.py with their defaults; None lets the checkpoint decide."""
 
     model_fn: str = flag("resnet.pth", "a checkpoint that train.py wrote, or a plain state_dict", "FILE", group="input")
     model_name: str | None = flag(
@@ -249,7 +265,7 @@ class PredictConfig:
     )
     class_names: tuple[str, ...] = flag(
         (),
-        "classes of a plain state_dict in the order of its training, or a text file with one per line "
+        "class names of a plain state_dict in the order of training, or a text file with one per line "
         "(default: from the checkpoint)",
         "NAME",
         group="input",
@@ -266,17 +282,17 @@ class PredictConfig:
         None, "a table's column of paths (default: found by its usual names)", "NAME", group="input"
     )
     label_column: str | None = flag(
-        None, "its column of labels (default: found by its usual names)", "NAME", group="input"
+        None, "a table's column of labels (default: found by its usual names)", "NAME", group="input"
     )
     result: str = flag(
         "result.csv", "the table to write: .csv, .jsonl or .parquet, or - for CSV on stdout", "FILE", group="output"
     )
-    resume: bool = flag(False, "continue a stopped run after its last row (default: start again)", group="output")
+    resume: bool = flag(False, "continue a stopped run after its last row (default: start over)", group="output")
     top_k: int | None = flag(
         None, "add columns for the K most probable classes (default: none)", "K", number(int, 1), "output"
     )
     probabilities: bool = flag(False, "add a column for the probability of every class", group="output")
-    min_probability: float = flag(0.0, "answer `unknown` if the model is less sure", "P", number(float, 0, 1), "output")
+    min_probability: float = flag(0.0, "answer `unknown` below this probability", "P", number(float, 0, 1), "output")
     sheet: str | None = flag(
         None,
         "a .png of photos with their predictions, a sample if there are many (default: none)",
@@ -289,7 +305,7 @@ class PredictConfig:
     gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 if there is one)", "N", number(int, -1), "run")
     batch_size: int | None = flag(None, "images per pass (default: as in training)", "N", number(int, 1), "run")
     n_workers: int | None = flag(
-        None, "processes that decode images (default: chosen by the cores)", "N", number(int, 0), "run"
+        None, "processes that decode images (default: by number of cores)", "N", number(int, 0), "run"
     )
     precision: str | None = flag(None, "auto, fp32, bf16 or fp16 (default: as in training)", "NAME", group="run")
     max_pixels: int = flag(MAX_PIXELS, "width x height above which an image is refused", "N", number(int, 1), "run")

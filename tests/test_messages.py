@@ -48,7 +48,7 @@ WRONG_DATA = {
     "train --data_dir photos --dataset_name digits": "--data_dir and --dataset_name were both given; give one",
     "train --labels lables.csv": "lables.csv cannot be read",
     "train --labels photos/cat/00.png": "photos/cat/00.png is not a text file; save the table as CSV",
-    "train --labels table.csv": "has the columns a, b; name the one with the paths with --path_column",
+    "train --labels table.csv": "has the columns a, b; name the path column with --path_column",
     "train --labels table.csv --path_column c": "--path_column 'c' is unknown; choose from a, b",
     "train --data_dir photos --splits table.csv": "has the columns a, b; expected path, label, split",
     "train --data_dir photos --n_classes 4": "photos has 2 classes: cat, dog; leave it out",
@@ -123,7 +123,7 @@ WRONG_PREDICTIONS = {
     "--result x.xlsx": "choose from .csv, .jsonl, .parquet",
     "--top_k 99": "tiny.pth has 3 classes; give a number from 1 to 3",
     "--precision bf61": "choose from auto, fp32, bf16, fp16; did you mean bf16?",
-    "--input table.csv": "table.csv has the columns a, b; name the one with the paths with --path_column",
+    "--input table.csv": "table.csv has the columns a, b; name the path column with --path_column",
 }
 
 

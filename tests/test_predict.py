@@ -253,7 +253,7 @@ def test_a_report_overwrites_those_of_an_earlier_run_and_no_file_of_the_user(nam
 def test_a_report_without_labels_says_where_they_come_from(cli, trained, image_folder):
     name = image_folder / "cat" / "00.png"
     done = cli("predict", "--model_fn", "tiny.pth", "--input", name, "--report", "rep", "--n_workers", 0)
-    assert "report  none: no labels are known; they come from class folders or from a table" in done.out
+    assert "report  none: no labels are known; give class folders or a table with labels" in done.out
 
 
 MISTAKES = {

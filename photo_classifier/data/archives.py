@@ -26,7 +26,7 @@ FOLDER = ".cache/archives"
 # Photos hardly compress, so an archive that grows a hundredfold holds something else; small ones may grow to 1 GB.
 MAX_GROWTH, MAX_SMALL = 100, 1 << 30
 MAX_NAME = 1 << 20  # bytes
-BLOCK = 512  # the least number of bytes that an entry counts for, so that empty files are not free
+BLOCK = 512  # bytes that each entry counts as at least, so that empty files are limited too
 
 
 def is_archive_name(name: str | Path) -> bool:
@@ -35,7 +35,7 @@ def is_archive_name(name: str | Path) -> bool:
 
 
 def unpack_once(archive: str | Path, base: str | Path = FOLDER) -> Path:
-    """Returns the folder with the contents of an archive; unpacks it at its first use and when it has changed.
+    """Unpacks an archive at its first use, and again when it has changed; returns the folder.
 
     Raises:
         UserError: as for `extract`.
@@ -43,7 +43,7 @@ def unpack_once(archive: str | Path, base: str | Path = FOLDER) -> Path:
     archive = Path(archive)
     folder = Path(base) / f"{archive.name[:60]}-{_fingerprint(archive)}"
     if folder.is_dir():
-        say(f"{archive} was unpacked before, into {folder}")
+        say(f"{archive} is already unpacked in {folder}")
         return folder
     extract(archive, folder)
     say(f"unpacked {archive} into {folder}")
@@ -135,14 +135,14 @@ class ArchiveExtractor:
                 self.count(len(block))
                 file.write(block)
         with contextlib.suppress(OSError, OverflowError, ValueError):  # some have no valid time
-            # unpacked again, it is still the same file to caches that compare times
+            # caches that compare times stay valid when it is unpacked again
             os.utime(path, (seconds(), seconds()))
 
     def _parts(self, name: str) -> Sequence[str]:
         path = name.replace("\\", "/")
         parts = PurePosixPath(path).parts
         if not parts or path.startswith("/") or ".." in parts or re.match("[A-Za-z]:", path):
-            self.refuse(f"its entry {name!r} would leave the folder")
+            self.refuse(f"its entry {name!r} would be written outside the folder")
         if sys.platform == "win32":  # characters that Windows does not allow in names
             return [re.sub(r'[:<>|"?*]', "_", part) for part in parts]
         return parts
@@ -214,7 +214,7 @@ def _is_korean(text: str) -> bool:
     """Returns whether most letters are common syllables: Western names read as cp949 give ones outside KS X 1001."""
     foreign = [letter for letter in text if not letter.isascii()]
     usual = "".join(foreign).encode("euc_kr", "ignore")
-    return len(usual) >= len(foreign)  # two bytes a letter: at least half of them
+    return len(usual) >= len(foreign)  # two bytes per letter: at least half of the letters
 
 
 def _tar_name(name: str) -> str:

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     """What a loader yields. Images that could not be read are only in `bad`."""
 
     images: torch.Tensor  # uint8 (n, 3, image_size, image_size), channels-last
-    labels: torch.Tensor  # int64 (n,); -1 where the label is unknown
+    labels: torch.Tensor  # int64 (n,); -1 if the label is unknown
     indices: torch.Tensor  # int64 (n,), positions in the list of samples
     bad: list[tuple[int, str]]  # (position, reason)
 
@@ -63,7 +63,7 @@ def stack(images: list[torch.Tensor]) -> torch.Tensor:
 
 
 class ImageSource(Protocol):
-    """A data set of prepared images, as `data_loader.ImageDataset` is one."""
+    """A data set of prepared images, such as `data_loader.ImageDataset`."""
 
     samples: Sequence[Sample]
     preprocess: Preprocess
@@ -75,7 +75,7 @@ class ImageSource(Protocol):
         """Returns the number of samples."""
 
     def label_of(self, index: int) -> int:
-        """Returns the class index of a sample, -1 where its label is unknown."""
+        """Returns the class index of a sample, or -1 if its label is unknown."""
 
     def views(self, index: int, epochs: Sequence[int], image: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Returns the views of a sample in those epochs, uint8 (3, size, size) each."""
@@ -89,7 +89,7 @@ class SampleDataset(Dataset):
         self.preprocess, self.transform, self.max_pixels = preprocess, eval_transform(preprocess), max_pixels
 
     def __getitem__(self, item: tuple[int, Sample]) -> tuple[int, int, torch.Tensor | str]:
-        """Returns (position in the batch, class index or -1, image or the reason why there is none)."""
+        """Returns (position in the batch, class index or -1, image or the reason why it has none)."""
         n, sample = item
         label = self.class_index.get(sample.label, -1)
         if sample.reason:
@@ -209,7 +209,7 @@ def make_view_loader(dataset: ViewDataset, batch_size: int, n_workers: int | Non
     return DataLoader(dataset, batch_size=n_samples, collate_fn=collate_views, **options)
 
 
-# fork starts in milliseconds, where it is safe; spawn takes seconds
+# fork takes milliseconds but is safe only on Linux; spawn takes seconds
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 

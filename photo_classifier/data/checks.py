@@ -107,7 +107,7 @@ class Duplicates:
 def find_duplicates(splits: Splits) -> Duplicates:
     """Returns the files with identical content in two splits or two classes.
 
-    Only files of equal length are read, and only to the end block if that differs.
+    Reads only files of equal length, and only their end blocks if these differ.
     """
     pairs = [(split, sample) for split, samples in splits.by_name().items() for sample in samples]
     alike = _alike([pairs], _length)
@@ -125,10 +125,10 @@ Pair = tuple[str, Sample]  # with its split
 
 
 def _alike(groups: Iterable[list[Pair]], key_of: Callable[[str], K], what: str = "") -> dict[tuple[int, K], list[Pair]]:
-    """Divides groups by a key of the file; drops files without a key or without a partner."""
+    """Divides groups by a key of the file; drops files without a key or a match."""
     members = [(number, pair) for number, group in enumerate(groups) for pair in group]
     found: dict[tuple[int, K], list[Pair]] = {}
-    with ThreadPoolExecutor(n_cores()) as pool:  # reading and hashing let other threads run
+    with ThreadPoolExecutor(n_cores()) as pool:  # reading and hashing release the GIL
         keys = pool.map(key_of, [pair[1].path for _, pair in members])
         keys = progress(keys, total=len(members), desc=what, unit="file") if what else keys
         for (number, pair), key in zip(members, keys, strict=True):

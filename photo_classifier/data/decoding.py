@@ -29,8 +29,8 @@ def decode(
 ) -> torch.Tensor:
     """Decodes an image as a person sees it, the same way in training, validation and prediction.
 
-    EXIF orientation is applied, transparency laid on white, 16-bit values scaled to 8 bits, the first
-    frame of an animation taken. A truncated photo is refused, not padded.
+    Applies the EXIF orientation, puts transparency on white, scales 16-bit values to 8 bits and takes the
+    first frame of an animation. Refuses a truncated photo instead of padding it.
 
     Args:
         path: a file, or an open image, which is not changed.

@@ -24,7 +24,7 @@ from photo_classifier.runtime.text import pluralize
 
 @contextlib.contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Pauses the search for unused reference cycles: millions of samples have none, but each search visits them all."""
+    """Pauses garbage collection: it would visit millions of samples again and again and find no cycles."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -132,7 +132,7 @@ def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
         notes += reader.find.notes()
     else:
         notes += [
-            f"{table.file} was not used, as folder or file names give the classes; to use it: --labels {table.file}"
+            f"{table.file} was not used, as the classes come from folder or file names; to use it: --labels {table.file}"
             for table in tables_in(Listing(reader.root), columns)
         ]
     return parts, notes
@@ -176,7 +176,7 @@ def _group_notes(parts: Parts) -> list[str]:
 
 
 def _absent_notes(parts: Parts, class_names: list[str]) -> list[str]:
-    """Returns a note for each split without images of some class, which cannot be measured there."""
+    """Returns a note for each split that has no images of some class, which cannot be evaluated there."""
     notes = []
     for split, samples in parts.items():
         if absent := sorted(set(class_names) - {sample.label for sample in samples}):

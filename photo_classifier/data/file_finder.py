@@ -11,15 +11,15 @@ from photo_classifier.data.image_files import is_image_name, nfc, subfolders
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import pluralize
 
-MAX_FOLDERS = 20  # with more subfolders, a file that is not where its table says is not searched for in them
+MAX_FOLDERS = 20  # with more subfolders, misplaced files are not searched for in them
 
 
 class FileFinder:
     """Finds the files that a table names, from folder listings instead of one look-up per file.
 
     A path is relative to `root`. Names match in any Unicode form and, where that is not ambiguous, regardless
-    of case and without the ending. A file that is not there is searched for by the last parts of its path,
-    which finds the files of a folder that was moved, and in the subfolders of `root`; `n_near` counts these.
+    of case and without the ending. A missing file is searched for by the last parts of its path, in case
+    its folder was moved, and in the subfolders of `root`; `n_near` counts files found this way.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -91,7 +91,7 @@ class FileFinder:
 
 
 class _Names:
-    """The files of one folder, by exact name and by the ways people write it."""
+    """The files of one folder, by exact name, and regardless of case and ending."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder if folder != "." else ""
@@ -99,7 +99,7 @@ class _Names:
         try:
             names = sorted(entry.name for entry in os.scandir(folder or ".") if not entry.is_dir())
             self.exact = {nfc(name): name for name in names}
-        except (OSError, ValueError):  # no name contains a NUL
+        except (OSError, ValueError):  # a path in a table may contain NUL
             self.exact = {}
         self._loose: dict[str, str] | None = None
 
@@ -109,7 +109,7 @@ class _Names:
         return os.path.join(self.folder, found) if found else None
 
     def loose(self) -> dict[str, str]:
-        """Returns the images by lower-case name, with and without ending; an ambiguous name maps to nothing."""
+        """Returns the images by lower-case name, with and without ending; an ambiguous name maps to an empty string."""
         if self._loose is None:
             self._loose = {}
             for name in filter(is_image_name, self.exact):

@@ -129,7 +129,7 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns) -> Iterat
             unknown[row.label] += 1
     if unknown:
         names = ", ".join(name for name, _ in unknown.most_common(3))
-        say(f"{file}: ignored {pluralize(unknown.total(), 'label')} without a class of that name ({names})")
+        say(f"{file}: ignored {pluralize(unknown.total(), 'label')} without a matching class ({names})")
     for note in find.notes():
         say(f"{file}: {note}")
 

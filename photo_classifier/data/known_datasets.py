@@ -45,8 +45,8 @@ def _make_hymenoptera(folder: Path) -> None:
         download(HYMENOPTERA_URL, archive, HYMENOPTERA_SHA256)
     except DownloadError as error:
         raise UserError(
-            f"could not download {HYMENOPTERA_URL}: {error}; unpack it on another machine and give --data_dir DIR, "
-            "or use --dataset_name digits, which needs no network"
+            f"could not download {HYMENOPTERA_URL}: {error}; download and unpack it elsewhere and give "
+            "--data_dir DIR, or use --dataset_name digits, which needs no network"
         ) from error
     extract(archive, folder, strip="hymenoptera_data")
 

@@ -16,7 +16,7 @@ from photo_classifier.runtime.errors import UserError
 
 EXPECTED = (
     "expected DIR/train/CLASS/*.jpg with DIR/val/CLASS/*.jpg, or DIR/CLASS/*.jpg, or DIR/CLASS.1.jpg, "
-    "or DIR/labels.csv, for two classes or more"
+    "or DIR/labels.csv, with two or more classes"
 )
 
 

@@ -44,7 +44,7 @@ def splits_in(here: Listing) -> dict[str, str]:
     """Returns split -> folder; for `training_set/training_set` it is the inner folder.
 
     Raises:
-        UserError: two folders stand for the same split.
+        UserError: two folders have names of the same split.
     """
     found: dict[str, str] = {}
     for name, path in here.folders.items():
@@ -152,6 +152,6 @@ def detect_layout(root: str, columns: Columns = USUAL, depth: int = 8) -> tuple[
 
 
 def only_folder(here: Listing) -> str | None:
-    """Returns the only folder in a folder without images of its own, as archives often have it."""
+    """Returns the only subfolder of a folder that has no images itself, as is common in archives."""
     inner = list(here.folders.values())
     return inner[0] if len(inner) == 1 and next(here.images(), None) is None else None

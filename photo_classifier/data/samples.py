@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 def split_title(name: str) -> str:
-    """Returns the name of a split as people write it."""
+    """Returns the name of a split for messages."""
     return {"valid": "validation"}.get(name, name)
 
 
@@ -18,7 +18,7 @@ SPLIT_FOLDERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)  # a set may have millions
+@dataclass(frozen=True, slots=True)  # data sets may have millions
 class Sample:
     """One image. `key` identifies it in every random draw and is the same on every machine.
 

@@ -93,7 +93,7 @@ class Table:
         if missing := [kind for kind in kinds if getattr(self, kind) is None]:
             has_no_header = any(map(is_image_name, self.header))
             hint = "; its first line must name the columns, for example path,label" if has_no_header else ""
-            flags = " and ".join(f"the one with the {kind}s with --{kind}_column" for kind in missing)
+            flags = " and ".join(f"the {kind} column with --{kind}_column" for kind in missing)
             raise UserError(f"{self.file} has the columns {', '.join(self.header)}; name {flags}{hint}")
 
     def description(self) -> str:
@@ -138,7 +138,7 @@ class Table:
                 na_filter=False,
                 skipinitialspace=True,
                 skip_blank_lines=False,
-                low_memory=False,  # in pieces, pandas 2 overlooks a line that is too long and comes first in its piece
+                low_memory=False,  # reading in chunks, pandas 2 misses a too long line at the start of a chunk
                 **options,
             )
         except pd.errors.EmptyDataError:
@@ -151,10 +151,10 @@ class Table:
 
 
 def _parser_reason(message: str) -> str:
-    """Returns what a message of pandas means for the person who wrote the table."""
+    """Rewrites a message of pandas so that it says how to fix the table."""
     if match := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message):
         return (
-            f"line {match[2]} has {match[3]} cells, its header {match[1]}; "
+            f"line {match[2]} has {match[3]} cells but its header has {match[1]}; "
             'put a cell that contains the separator in quotes: "a, b.jpg"'
         )
     if match := re.search(r"EOF inside string starting at row (\d+)", message):
@@ -168,7 +168,7 @@ def _first_line(file: str | Path, encoding: str) -> str:
 
 
 def _encoding(file: str | Path) -> str:
-    """Returns UTF-8 with or without BOM, UTF-16 with one (Excel writes both), else what older Korean programs write."""
+    """Returns UTF-8 with or without BOM, UTF-16 with one (Excel writes both), else cp949 (older Korean programs)."""
     try:
         with open(file, "rb") as raw:
             if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):

@@ -71,7 +71,7 @@ def confusion_figure(report: Mapping) -> Image.Image:
 
 
 def calibration_figure(report: Mapping) -> Image.Image:
-    """Draws accuracy by confidence, and beside it what each `--min_probability` would answer, and how well."""
+    """Draws accuracy by confidence, and accuracy and share of the answers by `--min_probability`."""
     figure = _figure(8.4, 3.6, layout=None)  # all sizes are fixed; a layout would take as long as the drawing
     figure.subplots_adjust(left=0.045, right=0.985, bottom=0.14, top=0.91, wspace=0.12)
     left, right = figure.subplots(1, 2)
@@ -108,7 +108,7 @@ def _draw_calibration(axes: Axes, report: Mapping) -> None:
     filled = [row for row in bins if row["n_images"]]
     most = max(row["n_images"] for row in filled)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect calibration")
-    heights, label = [row["n_images"] / most for row in bins], f"images (at most {most})"
+    heights, label = [row["n_images"] / most for row in bins], f"images per bin (up to {most})"
     axes.bar([row["from"] for row in bins], heights, 1 / len(bins), align="edge", color="lightgrey", label=label)
     axes.plot([row["confidence"] for row in filled], [row["accuracy"] for row in filled], "o-", label="accuracy")
     axes.set_xlabel("probability of the prediction")
@@ -121,7 +121,7 @@ def _draw_thresholds(axes: Axes, report: Mapping) -> None:
     axes.plot(thresholds, [row["accuracy"] for row in rows], label="accuracy of the answers")
     axes.plot(thresholds, [row["share"] for row in rows], label="share answered")
     axes.set_xlabel("--min_probability")
-    axes.set_title("accuracy against share answered", fontsize=10)
+    axes.set_title("accuracy and share answered", fontsize=10)
 
 
 def _figure(width: float, height: float, layout: str | None = "constrained") -> Figure:

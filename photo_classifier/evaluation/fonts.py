@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-# matplotlib reports that it builds a font cache, or that it cannot write to a folder: users need not know
+# matplotlib reports that it builds a font cache, or that it cannot write to a folder, which is of no use here
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 TEXT_SIZE = 13  # pixels

@@ -1,4 +1,4 @@
-"""Counts of right answers and the measures that follow from them, accumulated batch by batch."""
+"""Counts of correct predictions and the measures that follow from them, accumulated batch by batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THRESHOLDS = np.arange(101) / 100
 
 
 class PredictionLike(Protocol):
-    """What measures and sheets read of a prediction; `prediction.results.Prediction` has it."""
+    """The part of `prediction.results.Prediction` that measures and sheets use."""
 
     file_dir: str
     predict: str
@@ -37,7 +37,7 @@ class ClassCounts(NamedTuple):
 
     @classmethod
     def zeros(cls, n_classes: int) -> ClassCounts:
-        """Returns counts of no image."""
+        """Returns counts of zero."""
         return cls(*(np.zeros(n_classes, np.int64) for _ in cls._fields))
 
     @property
@@ -104,16 +104,18 @@ class StreamingMetrics:
     """Accumulates what a report needs, in memory that does not grow with the number of images.
 
     Args:
-        temperature: divides the logits; it changes probabilities and no class.
+        temperature: divides the logits; it changes probabilities but not classes.
     """
 
     def __init__(self, class_names: Sequence[str], temperature: float = 1.0) -> None:
         self.class_names, self.temperature = list(class_names), temperature
         self._index = {name: k for k, name in enumerate(self.class_names)}
         self.counts = ClassCounts.zeros(len(self.class_names))
-        self.confusions: Counter[int] = Counter()  # label * classes + prediction of mistakes: few of all pairs occur
-        self.bins = np.zeros((3, N_BINS))  # images, summed confidence, images that are right
-        self.answered = np.zeros((2, len(THRESHOLDS)), np.int64)  # images and right ones, by threshold reached
+        self.confusions: Counter[int] = Counter()  # label * classes + prediction of mistakes: most pairs never occur
+        self.bins = np.zeros((3, N_BINS))  # images, summed confidence, correct images
+        self.answered = np.zeros(
+            (2, len(THRESHOLDS)), np.int64
+        )  # images and correct ones, by the highest threshold reached
         self.nll_sum = 0.0
         self.mistakes: list[tuple] = []  # a heap of (probability, -position, path, label, prediction)
 

@@ -54,7 +54,7 @@ class PredictionSheet:
         self._sample: list[tuple] = []
 
     def add_predictions(self, predictions: Sequence[PredictionLike]) -> None:
-        """Draws from those that could be read."""
+        """Samples from those that could be read."""
         for p in predictions:
             if p.status == "ok":
                 draw = -derive_seed("sheet", self.n_seen)
@@ -95,7 +95,7 @@ def _caption(predict: str, probability: float, label: str = "") -> str:
 def _tile(path: str, caption: str, frame: str | None, open_photo: Callable[[str], torch.Tensor]) -> Tile:
     try:
         picture = picture_of(open_photo(path))
-        if max(picture.size) > SIDE:  # shrunk here already: many large photos would fill the memory
+        if max(picture.size) > SIDE:  # shrunk right away, or many large photos would fill the memory
             picture = ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.BOX)
     except BadImage:  # deleted since it was predicted
         picture = Image.new("RGB", (SIDE, SIDE), "lightgrey")

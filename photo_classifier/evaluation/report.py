@@ -21,13 +21,13 @@ from photo_classifier.evaluation.metrics import (
 from photo_classifier.runtime.files import write_text
 
 N_CONFUSIONS = 50  # the most frequent ones, in report.json
-MOST_CLASSES = 200  # with more, report.json lists the confusions and leaves the whole matrix out
+MOST_CLASSES = 200  # with more, report.json lists only the most frequent confusions
 
 
 def evaluation_report(
     logits: torch.Tensor, labels: torch.Tensor, paths: Sequence[str], class_names: Sequence[str], temperature: float
 ) -> dict:
-    """Returns the report of a split, with its calibration before the temperature as well.
+    """Returns the report of a split, including its calibration before temperature scaling.
 
     Args:
         logits: fp32 (n, classes), not yet divided by the temperature.
@@ -96,7 +96,7 @@ def report_lines(name: str, report: Mapping) -> list[str]:
 
 
 def write_report(path: str | Path, content: Mapping) -> None:
-    """Writes report.json; numbers that are not finite become null, as JSON has no other word for them."""
+    """Writes report.json; numbers that are not finite become null, as JSON cannot express them."""
     write_text(path, json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -161,7 +161,7 @@ def _answered_rows(metrics: StreamingMetrics) -> list[dict]:
 
 
 def _mistakes(metrics: StreamingMetrics) -> list[dict]:
-    """Returns the most confident mistakes, in falling order of confidence."""
+    """Returns the most confident mistakes, highest confidence first."""
     names = metrics.class_names
     return [
         {"file_dir": path, "label": names[label], "predict": names[predict], "probability": round(p, 6)}

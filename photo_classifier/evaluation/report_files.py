@@ -1,4 +1,4 @@
-"""Tells files that an earlier report wrote from those of the user; needs no torch."""
+"""Recognises files that an earlier report wrote; does not import torch."""
 
 from __future__ import annotations
 

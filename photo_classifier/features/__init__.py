@@ -1,1 +1,1 @@
-"""What a frozen backbone computes, stored and reused."""
+"""Computes, stores and reuses the features of frozen backbones."""

@@ -1,4 +1,4 @@
-"""The folder of the feature cache: a sub-folder for each recipe, bounded in size, least recently used out first."""
+"""The folder of the feature cache: a subfolder per recipe; the least recently used shards are removed first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECIPE_NAME = "[0-9a-f]" * 32
 SHARD_SUFFIXES = (SHARD_SUFFIX, ".bin", ".json")  # the first version wrote two files for each shard
 TEMPORARY_NAMES = (f".{SHARD_NAME}.*.tmp", f"{SHARD_NAME}.tmp")
 RUN_PREFIX = "photo-features-"  # begins the name of a folder for one run
-STALE_SECONDS = 24 * 3600.0  # a temporary file belongs to a dead run by then
+STALE_SECONDS = 24 * 3600.0  # older temporary files belong to dead runs
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def _make_temporary_cache() -> str:
     """Makes a folder for this run, after removing those that killed runs have left."""
     for folder in Path(tempfile.gettempdir()).glob(f"{RUN_PREFIX}*"):
         with contextlib.suppress(OSError):
-            # A live run has written within the last day, or has already opened all that it will read.
+            # A live run has written within the last day, or has already opened everything it will read.
             if is_older(max(path.stat().st_mtime for path in (folder, *folder.iterdir())), STALE_SECONDS):
                 prune_cache(folder, needed=0, limit=0)
                 folder.rmdir()
@@ -86,7 +86,7 @@ def _make_temporary_cache() -> str:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file, and its folder if that is empty then."""
+    """Removes a file, and its folder if it is then empty."""
     with contextlib.suppress(OSError):
         path.unlink()
     with contextlib.suppress(OSError):

@@ -105,7 +105,7 @@ def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Pat
         say(f"features {views} to compute, {size_text(needed)} in {cache} (limit {size_text(limit)})")
     total = prune_cache(cache, needed, limit, keep)
     if total > limit:
-        say(f"         this run needs {size_text(total)}, more than the limit: kept, but features of others removed")
+        say(f"         this run needs {size_text(total)}, more than the limit; features of other runs were removed")
     existing = next(parent for parent in [cache.absolute(), *cache.absolute().parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
@@ -140,7 +140,7 @@ def _compute(
     """Stores the wanted rows and returns why some images have none, by index."""
     from photo_classifier.data.batches import ViewDataset, make_view_loader
 
-    # Another machine may see other modification times of the same files: what it sees first counts there.
+    # Another machine may see other modification times of the same files: it compares with those that it saw first.
     seen = {} if launcher.is_main() else {index: file_state(dataset.samples[index].path) for index, _ in wanted}
 
     def has_changed(index: int) -> bool:
@@ -148,7 +148,7 @@ def _compute(
         return not expected or file_state(dataset.samples[index].path) != expected
 
     bad: dict[int, str] = {}
-    # Very many views come in several steps, or the batches on their way from the workers would fill the memory.
+    # Divides very many views into steps, or the prefetched batches would fill the memory.
     size = engine.batch_size
     wanted = [(index, views[k : k + size]) for index, views in wanted for k in range(0, len(views), size)]
     buffer = ShardBuffer(store, sum(len(views) for _, views in wanted))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from photo_classifier.models.classifier import Classifier
     from photo_classifier.models.inference import Engine
 
-# The modules that compute rows: when their code changes, rows are computed anew.
+# The modules that compute rows: when their code changes, rows are computed again.
 PACKAGE = Path(__file__).parents[1]
 CODE = (
     "data/batches",

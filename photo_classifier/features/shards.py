@@ -1,4 +1,4 @@
-"""Rows of features on the disk: safetensors files that hold the rows and their keys."""
+"""Rows of features on disk: safetensors files that hold the rows and their keys."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ class ShardStore:
         with self._explained(), atomic_write(path) as file:
             file.write(save({"features": features.contiguous(), "keys": text}))
             file.flush()
-            # Mapped before it gets its name: another process may empty the cache right afterwards.
+            # Mapped before it is renamed: another process may empty the cache right after.
             _, mapped = _read_shard(Path(file.name))
         self._add_rows(path, {key: row for row, key in enumerate(keys)}, mapped)
 
     def check_writable(self) -> None:
-        """Raises the `WriteError` of `add` before hours of work whose result could not be kept."""
+        """Raises the `WriteError` of `add` early, before hours of computing."""
         with self._explained():
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -118,7 +118,7 @@ class ShardStore:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns errors of writing into a message that says what helps."""
+        """Turns write errors into a message that says what to do."""
         try:
             yield
         except (OSError, WriteError) as error:
@@ -141,7 +141,7 @@ class ShardBuffer:
     Rows kept one by one among the activations would fragment the heap, which then grows with every shard.
 
     Args:
-        n_rows: the largest number of rows that will come.
+        n_rows: the most rows that will be added.
     """
 
     def __init__(self, store: ShardStore, n_rows: int) -> None:
@@ -151,7 +151,7 @@ class ShardBuffer:
         self.last_write = time.monotonic()
 
     def add(self, keys: Sequence[RowKey], features: torch.Tensor) -> None:
-        """Takes rows, (n, ...); writes the block when it is full or has waited for `SHARD_SECONDS`."""
+        """Adds rows, (n, ...); writes the block when it is full or has waited for `SHARD_SECONDS`."""
         if self.block is None:
             n_fit = int(SHARD_BYTES / features[0].nbytes)
             self.block = features.new_empty(max(len(features), min(n_fit, self.n_rows)), *features.shape[1:])

@@ -114,7 +114,7 @@ def _build_torchvision(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretr
     enum = models.get_model_weights(backbone.name).DEFAULT
     preset = enum.transforms()
     if backbone.name.startswith("vit_"):
-        options = {"image_size": preset.crop_size[0]}  # vit_h_14 defaults to another size than its weights have
+        options = {"image_size": preset.crop_size[0]}  # vit_h_14 has a default size that differs from its weights'
     net = models.get_model(backbone.name, weights=None, **options)
     file_name = enum.url.rpartition("/")[2]
     preprocess = Preprocess(

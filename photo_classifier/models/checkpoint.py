@@ -68,7 +68,7 @@ def load_checkpoint(
         model_name, class_names: for a plain state_dict alone, which holds neither; the names in the order of training.
 
     Raises:
-        UserError: neither a checkpoint of this tool nor a state_dict of that network, a newer version, or damaged.
+        UserError: the file is damaged, too new, or neither a checkpoint of this tool nor a state_dict of that network.
     """
     content = tensor_files.read(path)
     if "format_version" not in content:
@@ -83,7 +83,8 @@ def load_checkpoint(
     model = _build_with(content["model_name"], len(content["class_names"]), tensors, path, preprocess)
     if model.head_name != content["head"]:
         raise UserError(
-            f"{path} has {content['head']!r} as its head, but that of {content['model_name']} is {model.head_name!r}"
+            f"{path} has {content['head']!r} as its head, but {content['model_name']} has {model.head_name!r}; "
+            "train it again"
         )
     return model, {key: value for key, value in content.items() if key != "state_dict"}
 
@@ -140,7 +141,7 @@ def _check(content: Mapping, path: str | Path) -> None:
 
 
 def _first_wrong(content: Mapping) -> str:
-    """Describes the first value of the right type that makes no sense, or returns nothing."""
+    """Describes the first value of the right type that makes no sense, or returns ""."""
     names, splits = content["class_names"], content["splits"]
     most = 2 * LARGEST_SIDE
     modes = [mode.value for mode in InterpolationMode]

@@ -54,7 +54,7 @@ def fold(model: Classifier, pairs: list[tuple[str, str]]) -> Classifier:
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         parent, _, child = norm_name.rpartition(".")
-        # timm's batch norm includes the activation, which must survive
+        # timm's batch norm includes the activation, which must be kept
         rest = [layer for layer in (getattr(norm, "drop", None), getattr(norm, "act", None)) if layer is not None]
         setattr(model.get_submodule(parent), child, nn.Sequential(*rest) if rest else nn.Identity())
     return model.to(memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
 """The evaluation engine: a model in eval mode, as fast as the device allows.
 
-Validation, feature extraction and prediction all compute with it, so that they agree to the image.
+Validation, feature extraction and prediction all compute with it, so that they agree on every image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Engine:
     the head in fp32.
 
     Args:
-        model: its weights are taken over by every `refresh`; it is never changed.
+        model: `refresh` copies its weights; it is never changed.
         batch_size: the fixed number of images in a pass.
     """
 
@@ -35,7 +35,7 @@ class Engine:
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes over the model's current weights."""
+        """Copies the model's current weights."""
         plain = copy.deepcopy(self.model).eval().requires_grad_(False)
         plain.to(self.device, memory_format=torch.channels_last)
         if self.pairs is None:
@@ -80,7 +80,7 @@ class HeadEngine:
     """Computes logits from stored features as `Engine` does from images: the head and what follows it.
 
     Args:
-        top: its weights are taken over by every `refresh`.
+        top: `refresh` copies its weights.
     """
 
     def __init__(self, top: HeadModule, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
@@ -88,7 +88,7 @@ class HeadEngine:
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes over the head's current weights."""
+        """Copies the head's current weights."""
         self.evaluated = copy.deepcopy(self.top).eval().requires_grad_(False)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:

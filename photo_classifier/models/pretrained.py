@@ -32,7 +32,7 @@ def cached_or_downloaded(source: Source, model_name: str) -> Path:
     """Returns the file of pretrained weights, from a cache or else from the network; never falls back to others.
 
     Raises:
-        UserError: it can be had from neither; the message names every alternative.
+        UserError: it is in no cache and cannot be downloaded; the message lists the alternatives.
     """
     path = cache_folder() / source.file_name
     if source.hub_id and not path.exists():
@@ -50,7 +50,7 @@ def cached_or_downloaded(source: Source, model_name: str) -> Path:
         raise UserError(
             f"the pretrained weights of {model_name} could not be downloaded from {source.url}: {error}. "
             f"Download that file on another machine and put it into {path.parent} as {path.name}, give it with "
-            "--weights FILE, or take weights that need no network: --model_name efficientnet_lite0 --use_pretrained"
+            "--weights FILE, or use weights that need no network: --model_name efficientnet_lite0 --use_pretrained"
         ) from error
 
 
@@ -59,7 +59,7 @@ def _is_weights(path: Path) -> None:
     try:
         read(path)
     except UserError as error:
-        raise DownloadError("the server sent something that is not a file of weights") from error
+        raise DownloadError("the server sent something other than a weights file") from error
 
 
 def lite0_file() -> Path:

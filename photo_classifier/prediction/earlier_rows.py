@@ -11,7 +11,7 @@ from photo_classifier.runtime.text import escape_surrogates, pluralize
 
 
 def is_result(path: str) -> bool:
-    """Returns whether the file is empty or starts as a result does: anything else belongs to the user."""
+    """Returns whether the file is empty or starts like a result of this tool."""
     with open(path, "rb") as file:
         start = file.read(40)
     return not start or start.removeprefix(BOM).startswith((b"file_dir,", b'{"file_dir": ', b"PAR1"))
@@ -20,7 +20,7 @@ def is_result(path: str) -> bool:
 def matching_rows(
     path: str, file_format: type[CsvFile | JsonlFile], columns: Sequence[str], samples: Iterator[Sample]
 ) -> Iterator[tuple[Row, int]]:
-    """Yields the complete rows of a file, each with the offset of its end, and takes their samples.
+    """Yields the complete rows of a file, each with the offset of its end, and consumes their samples.
 
     Raises:
         UserError: a row has other columns, or belongs to another input.

@@ -1,4 +1,4 @@
-"""The file of a prediction's rows: it grows as `<name>.partial` and gets its name when it is complete."""
+"""The file of a prediction's rows: written as `<name>.partial` and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ResultFile:
         metadata: see `StateFile`.
 
     Raises:
-        UserError: the format is unknown, or a file of the user has the name.
+        UserError: the format is unknown, or the name is that of a file of the user.
     """
 
     def __init__(self, path: str, columns: Sequence[str], metadata: Mapping[str, object]) -> None:
@@ -48,12 +48,12 @@ class ResultFile:
                 )
 
     def begin(self, resume: bool, samples: Iterator[Sample], totals: Totals, is_restart: bool = False) -> bool:
-        """Opens the file, behind the rows of a stopped run or as a new one.
+        """Opens the file, after the rows of a stopped run or as a new one.
 
         Args:
-            samples: those that have a row already are taken from it.
+            samples: those that already have a row are consumed.
             totals: continued from the state of the stopped run.
-            is_restart: whether the launcher repeats the command, which resumes what the same launch has written.
+            is_restart: whether the launcher repeats the command; rows of the same launch are resumed.
 
         Returns:
             False if there is nothing to do, because the file is complete.
@@ -93,7 +93,7 @@ class ResultFile:
                 self._saved = now
 
     def finish(self, content: Mapping[str, object]) -> None:
-        """Gives the file its name, and writes `result.json` with that content.
+        """Renames the file, and writes `result.json` with that content.
 
         Raises:
             UserError: the disk is full, or a file of that name cannot be replaced; the rows stay in `.partial`.
@@ -119,7 +119,7 @@ class ResultFile:
         """Closes the file after the rows written so far, which makes Parquet readable.
 
         Raises:
-            UserError: not all rows could be written; the file is closed all the same.
+            UserError: not all rows could be written; the file is closed anyway.
         """
         if self.file and not self.file.closed:
             with self._write_errors(), self.file:
@@ -134,7 +134,7 @@ class ResultFile:
         if error is None or self.file is None or self.file.closed:
             return
         is_closed = False
-        with contextlib.suppress(UserError):  # the disk may be full; what is on it stays
+        with contextlib.suppress(UserError):  # the disk may be full; the rows on it stay
             self.close()
             is_closed = True
         if not self.n_rows:
@@ -159,7 +159,7 @@ class ResultFile:
         self.state.save(0, totals)  # replaces the state of an earlier run, which does not describe this file
 
     def _continue(self, samples: Iterator[Sample], totals: Totals) -> None:
-        """Opens the file of a stopped run behind its last saved row, and cuts off what follows."""
+        """Opens the file of a stopped run after its last saved row, and cuts off what follows."""
         state = read_state(self.state.partial)
         if state and (name := self.state.difference(state)):
             raise UserError(f"{self.partial} was made with another {name}; use the same, or leave out --resume")
@@ -192,11 +192,11 @@ class ResultFile:
         return False
 
     def _advice(self, is_closed: bool) -> str:
-        """Returns what to tell a user whose run ends early."""
+        """Returns advice for a run that ended early."""
         rows = f"{self.partial} has {pluralize(self.n_rows, 'row')}"
         if self.format.resumes:
             return f"{rows}; run the same command with --resume to continue"
-        lost = "its rows are lost: run the command again, with a --result in .csv if it may be stopped again"
+        lost = "its rows are lost; run the command again, with a .csv as --result to be able to resume"
         return rows if is_closed else lost
 
     @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from photo_classifier.runtime.text import escape_surrogates
 
-UNKNOWN = "unknown"  # the answer where the model is less sure than `--min_probability`
+UNKNOWN = "unknown"  # the answer below `--min_probability`
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Counts:
 
     @property
     def accuracy_text(self) -> str:
-        """`0.9412 (144/153)`."""
+        """The accuracy as `0.9412 (144/153)`."""
         return share_text(self.n_correct, self.n_labelled)
 
 
@@ -93,7 +93,7 @@ def share_text(part: int, whole: int) -> str:
 
 
 class Accumulator(Protocol):
-    """What is accumulated beside the counts: the measures of a report, the photos of a sheet."""
+    """What is accumulated besides the counts: the measures of a report, the photos of a sheet."""
 
     def add_predictions(self, predictions: Sequence[Prediction]) -> None:
         """Adds a batch."""
@@ -114,7 +114,7 @@ class Totals:
 
     def __init__(self, parts: Mapping[str, Accumulator] | None = None) -> None:
         self.counts, self.parts = Counts(), parts or {}
-        self.n_missing = 0  # rows that are in no part, because an earlier run did not save its own
+        self.n_missing = 0  # rows that the parts lack, because an earlier run did not save them
 
     @property
     def is_small(self) -> bool:
@@ -129,7 +129,7 @@ class Totals:
             part.add_predictions(predictions)
 
     def add_row(self, row: Mapping[str, str]) -> None:
-        """Counts a row that was read back; only `restore` can bring back the parts."""
+        """Counts a row that was read back; only `restore` recovers the parts."""
         self.counts.add(row["status"], row.get("class_1", row["predict"]), row["predict"], row["label"])
         self.n_missing += bool(self.parts)
 

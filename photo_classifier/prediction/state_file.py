@@ -37,7 +37,7 @@ class StateFile:
         os.replace(temporary, self.partial)
 
     def save_final(self, content: Mapping[str, object]) -> None:
-        """Writes the final content, still as `.partial`: `publish` comes after the result has its name."""
+        """Writes the final content, still as `.partial`: `publish` follows once the result is renamed."""
         write_text(self.partial, json.dumps({**self.metadata, **content}, indent=1, ensure_ascii=False) + "\n")
 
     def publish(self) -> None:
@@ -45,7 +45,7 @@ class StateFile:
         os.replace(self.partial, self.path)
 
     def difference(self, content: Mapping) -> str:
-        """Returns the name of a setting in which the run that wrote `content` differs from this one, or nothing."""
+        """Returns the name of a setting in which the run that wrote `content` differs from this one, or ""."""
         settings, theirs = (
             {"checkpoint": source["checkpoint"]["sha256"], **source["settings"]} for source in (self.metadata, content)
         )

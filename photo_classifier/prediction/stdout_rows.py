@@ -48,7 +48,7 @@ class StdoutRows:
         try:
             self.file.write(csv_lines(lines, "\n"))
             self.file.flush()
-        except BrokenPipeError:  # the reader, `head` for example, has read enough
+        except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
             raise
         except OSError as error:
             with contextlib.suppress(OSError):  # closing would try to write the rest again

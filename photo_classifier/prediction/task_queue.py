@@ -64,7 +64,7 @@ class TaskQueue:
     Rank 0 calls `open` first and `publish` and `completed` repeatedly; every rank calls `work` and `submit`.
 
     Args:
-        store: of torch.distributed; no one else uses its keys.
+        store: of torch.distributed; nothing else may use its keys.
     """
 
     def __init__(self, store) -> None:

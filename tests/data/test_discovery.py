@@ -202,7 +202,7 @@ def test_an_unusable_table_is_refused_with_line_and_reason(image_folder):
             load_splits(None, RATIOS, 0, write_table(image_folder, header, rows), Columns(**options))
         return str(caught.value)
 
-    assert "has the columns a, b; name the one with the paths with --path_column" in error("a,b", rows)
+    assert "has the columns a, b; name the path column with --path_column" in error("a,b", rows)
     assert "did you mean path?" in error("path,label", rows, path="paht")
     assert "line 3 of" in error("path,label", [rows[0], "x.png,"])
     assert "is in line 2 of" in error("path,label", [rows[0], rows[0]])

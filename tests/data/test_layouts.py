@@ -149,7 +149,7 @@ def test_a_table_trains_and_predicts_from_the_command_line(cli, tmp_path):
     assert "unpacked photos.tar.gz into" in done.out
     assert "a table of paths and labels (labels.csv: path, label); 12 train, 4 valid, 4 test images" in done.out
     done = cli("predict", "--model_fn", "m.pth", "--input", "photos.tar.gz", "--n_workers", 0)
-    assert "was unpacked before" in done.out
+    assert "is already unpacked in" in done.out
     assert "/20)" in done.out.splitlines()[-1]
 
 

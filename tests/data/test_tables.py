@@ -39,7 +39,7 @@ def test_columns_are_guessed_by_the_usual_names_or_given():
         table = Table("t.csv")
         assert (table.path, table.label, table.group) == expected
     assert Table("t.csv", Columns("b", "a")).path == "b"
-    with pytest.raises(UserError, match="has the columns a, b; name the one with the paths with --path_column and"):
+    with pytest.raises(UserError, match="has the columns a, b; name the path column with --path_column and"):
         Table("t.csv").require("path", "label")
     with open("t.csv", "w") as file:
         file.write("cat/1.jpg,cat\ncat/2.jpg,cat\n")
@@ -48,7 +48,7 @@ def test_columns_are_guessed_by_the_usual_names_or_given():
 
 
 BROKEN = {
-    "more cells": (b"path,label\n1,2\n\n1,2,3,4\n", "line 4 has 4 cells, its header 2"),
+    "more cells": (b"path,label\n1,2\n\n1,2,3,4\n", "line 4 has 4 cells but its header has 2"),
     "more cells after a line break in quotes": (b'path,label\n"x\ny",2\n1,2,3\n', "line 3 has 3 cells"),
     "more cells far down": (b"path,label\n" + b"1,2\n" * 200_000 + b"1,2,3\n", "line 200002 has 3 cells"),
     "an open quote": (b'path,label\n1,2\n3,"4\n5,6\n', "line 3 opens a quote that is never closed"),
@@ -119,7 +119,7 @@ def test_a_table_is_predicted_in_its_order_with_its_labels(tmp_path, capsys):
         os.path.join("cat", "01.png"),
     ]  # fmt: skip
     assert [s.label for s in samples] == ["dog", "cat", "cat", None, None]
-    assert "t.csv: ignored 1 label without a class of that name (wolf)" in capsys.readouterr().out
+    assert "t.csv: ignored 1 label without a matching class (wolf)" in capsys.readouterr().out
     assert len(list(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("file")))) == 5
     with pytest.raises(UserError, match="did you mean file"):
         next(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("fiel")))

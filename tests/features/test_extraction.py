@@ -371,7 +371,7 @@ def test_one_network_on_many_sets_stays_within_the_limit_and_keeps_what_a_run_as
     monkeypatch.setattr(feature_cache, "CACHE_LIMIT", first)
     n, line = computed("a", "g")
     assert n == 6
-    assert "more than the limit: kept, but features of others removed" in line
+    assert "more than the limit; features of other runs were removed" in line
     assert computed("a", "g")[0].startswith("this run needs")
     assert len(cache_entries(tmp_path / "cache")) == 2
 

@@ -185,7 +185,7 @@ def test_a_disk_that_is_full_at_the_end_is_reported_with_advice(where, ending, t
     lost = (
         rows_are + "$"
         if where == "photo_classifier.prediction.state_file.write_text"
-        else "; its rows are lost: run the command again"
+        else "; its rows are lost; run the command again"
     )
     assert re.search(lost if ending == ".parquet" else goes_on, str(stopped.value))
     monkeypatch.undo()
