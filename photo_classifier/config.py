@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.runtime.errors import UserError
@@ -10,189 +11,172 @@ from photo_classifier.runtime.flags import flag, number, parse_flags
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """The flags of train.py with their defaults; None lets the data or the weights decide."""
+class DataFlags:
+    """The photos of a training, and how they are prepared."""
+
+    title: ClassVar[str] = "data"
 
     data_dir: str | None = flag(
         None,
         "your photos: a folder (train/ + val/ class folders, class folders, files like cat.1.jpg, or a table), "
         "a .zip or .tar.gz of one, or a .csv (default: the digits)",
         "DIR",
-        group="data",
     )
     dataset_name: str | None = flag(
-        None, "known set (digits, hymenoptera, elpv) or a folder dataset/NAME (default: digits)", "NAME", group="data"
+        None, "known set (digits, hymenoptera, elpv) or a folder dataset/NAME (default: digits)", "NAME"
     )
     labels: str | None = flag(
         None,
         "table of paths and labels instead of class folders; its paths are relative to --data_dir, or to itself "
         "(default: none)",
         "CSV",
-        group="data",
     )
-    path_column: str | None = flag(
-        None, "a table's column of paths (default: found by its usual names)", "NAME", group="data"
-    )
-    label_column: str | None = flag(
-        None, "a table's column of labels (default: found by its usual names)", "NAME", group="data"
-    )
+    path_column: str | None = flag(None, "a table's column of paths (default: found by its usual names)", "NAME")
+    label_column: str | None = flag(None, "a table's column of labels (default: found by its usual names)", "NAME")
     group_column: str | None = flag(
         None,
         "a table's column of groups (plants, patients) that stay in one split (default: group, if there is one)",
         "NAME",
-        group="data",
     )
-    splits: str | None = flag(
-        None, "the splits.csv of an earlier run, to use the same splits (default: none)", "CSV", group="data"
-    )
-    train_ratio: float = flag(0.6, "share of images for training", "R", number(float, 0, 1), "data")
+    splits: str | None = flag(None, "the splits.csv of an earlier run, to use the same splits (default: none)", "CSV")
+    train_ratio: float = flag(0.6, "share of images for training", "R", number(float, 0, 1))
     valid_ratio: float = flag(
-        0.2, "share of images for validation, if the data has no such split", "R", number(float, 0, 1), "data"
+        0.2, "share of images for validation, if the data has no such split", "R", number(float, 0, 1)
     )
     test_ratio: float = flag(
-        0.2, "share of images for the final test, if the data has no such split", "R", number(float, 0, 1), "data"
+        0.2, "share of images for the final test, if the data has no such split", "R", number(float, 0, 1)
     )
-    batch_size: int = flag(32, "images per step", "N", number(int, 1), "data")
+    batch_size: int = flag(32, "images per step", "N", number(int, 1))
     n_workers: int | None = flag(
-        None, "processes that decode images (default: by number of cores)", "N", number(int, 0), "data"
+        None, "processes that decode images (default: by number of cores)", "N", number(int, 0)
     )
-    image_size: int | None = flag(None, "pixels per side (default: as the weights expect)", "N", number(int, 1), "data")
+    image_size: int | None = flag(None, "pixels per side (default: as the weights expect)", "N", number(int, 1))
     preferred_size: int | None = None  # for a known data set, if the backbone can take it; not a flag
     resize: int | None = flag(
-        None, "pixels of the shorter side before the crop (default: as the weights expect)", "N", number(int, 1), "data"
+        None, "pixels of the shorter side before the crop (default: as the weights expect)", "N", number(int, 1)
     )
-    bit_depth: int = flag(16, "bits used in 16-bit greyscale files", "N", number(int, 10, 16), "data")
+    bit_depth: int = flag(16, "bits used in 16-bit greyscale files", "N", number(int, 10, 16))
     augment: str = flag(
         "basic",
         "none, basic (crops, mirroring), flips (crops, mirroring both ways), shifts (nearly the whole image, mirroring "
         "both ways), trivial or rand (colours too)",
         "NAME",
-        group="data",
     )
     mixup: float = flag(
         0.0,
         "alpha of mixup, which blends pairs of images (their features with --freeze); usually 0.2",
         "A",
         number(float, 0),
-        "data",
     )
     cutmix: float = flag(
         0.0,
         "alpha of cutmix, which pastes part of one image into another (implies --views 0 with --freeze); usually 1",
         "A",
         number(float, 0),
-        "data",
     )
     class_weights: str = flag(
-        "none", "none, or balanced: rare classes count as much as frequent ones in training", "NAME", group="data"
+        "none", "none, or balanced: rare classes count as much as frequent ones in training", "NAME"
     )
     on_leak: str = flag(
-        "warn",
-        "warn, drop (the training copy) or error, if an image is in two splits or classes",
-        "NAME",
-        group="data",
+        "warn", "warn, drop (the training copy) or error, if an image is in two splits or classes", "NAME"
     )
-    max_bad: float = flag(
-        0.05, "share of unreadable images above which the run stops", "R", number(float, 0, 1), "data"
-    )
-    max_pixels: int = flag(MAX_PIXELS, "width x height above which an image is refused", "N", number(int, 1), "data")
+    max_bad: float = flag(0.05, "share of unreadable images above which the run stops", "R", number(float, 0, 1))
+    max_pixels: int = flag(MAX_PIXELS, "width x height above which an image is refused", "N", number(int, 1))
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """The network, where its weights come from, and what trains."""
+
+    title: ClassVar[str] = "model"
+
     model_name: str = flag(
         "resnet",
         "resnet, alexnet, vgg, squeezenet, densenet, efficientnet_lite0, any torchvision name, or timm/NAME",
         "NAME",
-        group="model",
     )
-    use_pretrained: bool = flag(False, "start from ImageNet weights (default: random)", group="model")
+    use_pretrained: bool = flag(False, "start from ImageNet weights (default: random)")
     weights: str | None = flag(
-        None, "start from a local .pth or .safetensors file, whatever its head (default: none)", "FILE", group="model"
+        None, "start from a local .pth or .safetensors file, whatever its head (default: none)", "FILE"
     )
-    freeze: bool = flag(False, "train only the new head (default: train everything)", group="model")
+    freeze: bool = flag(False, "train only the new head (default: train everything)")
     freeze_until: str | None = flag(
-        None,
-        "freeze the layers up to and including this one: a dotted name or a number (default: none)",
-        "LAYER",
-        group="model",
+        None, "freeze the layers up to and including this one: a dotted name or a number (default: none)", "LAYER"
     )
-    freeze_bn: bool = flag(False, "freeze only batch norm (default: train it)", group="model")
-    sync_bn: bool = flag(
-        False, "share batch-norm statistics between all GPUs of the launcher (default: separate ones)", group="model"
-    )
+    freeze_bn: bool = flag(False, "freeze only batch norm (default: train it)")
+    sync_bn: bool = flag(False, "share batch-norm statistics between all GPUs of the launcher (default: separate ones)")
     head_hidden: int | None = flag(
-        None, "units of a hidden layer in the head (default: no hidden layer)", "N", number(int, 1, 10**6), "model"
+        None, "units of a hidden layer in the head (default: no hidden layer)", "N", number(int, 1, 10**6)
     )
-    dropout: float = flag(0.0, "share of features dropped in the head", "P", number(float, 0, 0.99), "model")
-    n_classes: int | None = flag(
-        None, "checked against the data (default: from the data)", "N", number(int, 2), "model"
-    )
-    n_epochs: int = flag(10, "passes over the images", "N", number(int, 1), "optimisation")
-    optimizer: str = flag("adam", "adam, adamw or sgd", "NAME", group="optimisation")
-    lr: float = flag(1e-3, "learning rate", "X", number(float, above=0), "optimisation")
+    dropout: float = flag(0.0, "share of features dropped in the head", "P", number(float, 0, 0.99))
+    n_classes: int | None = flag(None, "checked against the data (default: from the data)", "N", number(int, 2))
+
+
+@dataclass(frozen=True)
+class OptimizationFlags:
+    """How the weights learn, and which epoch is kept."""
+
+    title: ClassVar[str] = "optimisation"
+
+    n_epochs: int = flag(10, "passes over the images", "N", number(int, 1))
+    optimizer: str = flag("adam", "adam, adamw or sgd", "NAME")
+    lr: float = flag(1e-3, "learning rate", "X", number(float, above=0))
     backbone_lr: float | None = flag(
-        None, "learning rate of all but the head (default: same as --lr)", "X", number(float, above=0), "optimisation"
+        None, "learning rate of all but the head (default: same as --lr)", "X", number(float, above=0)
     )
-    weight_decay: float = flag(
-        0.0, "how strongly weights are pulled towards zero", "X", number(float, 0), "optimisation"
-    )
-    momentum: float = flag(0.9, "momentum of sgd", "X", number(float, 0, 1), "optimisation")
-    scheduler: str = flag("step", "learning rate schedule: step, plateau, cosine or none", "NAME", group="optimisation")
-    step_size: int = flag(7, "step: epochs between drops", "N", number(int, 1), "optimisation")
-    gamma: float = flag(0.1, "step and plateau: factor of each drop", "X", number(float, above=0), "optimisation")
-    patience: int = flag(
-        4, "plateau: epochs without a lower validation loss before a drop", "N", number(int, 0), "optimisation"
-    )
-    warmup_epochs: float = flag(
-        0.0, "epochs over which the learning rate rises at the start", "X", number(float, 0), "optimisation"
-    )
+    weight_decay: float = flag(0.0, "how strongly weights are pulled towards zero", "X", number(float, 0))
+    momentum: float = flag(0.9, "momentum of sgd", "X", number(float, 0, 1))
+    scheduler: str = flag("step", "learning rate schedule: step, plateau, cosine or none", "NAME")
+    step_size: int = flag(7, "step: epochs between drops", "N", number(int, 1))
+    gamma: float = flag(0.1, "step and plateau: factor of each drop", "X", number(float, above=0))
+    patience: int = flag(4, "plateau: epochs without a lower validation loss before a drop", "N", number(int, 0))
+    warmup_epochs: float = flag(0.0, "epochs over which the learning rate rises at the start", "X", number(float, 0))
     label_smoothing: float = flag(
-        0.0, "share of each label given to all classes, in training", "P", number(float, 0, 0.99), "optimisation"
+        0.0, "share of each label given to all classes, in training", "P", number(float, 0, 0.99)
     )
     monitor: str = flag(
-        "accuracy",
-        "validation measure that selects the best epoch: accuracy, loss or macro_f1",
-        "NAME",
-        group="optimisation",
+        "accuracy", "validation measure that selects the best epoch: accuracy, loss or macro_f1", "NAME"
     )
-    early_stop: int | None = flag(
-        None, "stop after N epochs without improvement (default: off)", "N", number(int, 1), "optimisation"
-    )
-    model_fn: str | None = flag(None, "the checkpoint to write (default: <model_name>.pth)", "FILE", group="run")
+    early_stop: int | None = flag(None, "stop after N epochs without improvement (default: off)", "N", number(int, 1))
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """What a run writes, and what it computes on."""
+
+    title: ClassVar[str] = "run"
+
+    model_fn: str | None = flag(None, "the checkpoint to write (default: <model_name>.pth)", "FILE")
     run_dir: str | None = flag(
-        None,
-        "folder for TensorBoard and reports (default: runs/<model_name>-<time>-<data and recipe>)",
-        "DIR",
-        group="run",
+        None, "folder for TensorBoard and reports (default: runs/<model_name>-<time>-<data and recipe>)", "DIR"
     )
     resume: str | None = flag(
         None,
         "continue the run in that folder with its own flags; --n_epochs may be raised (default: a new run)",
         "RUN_DIR",
-        group="run",
     )
     save_every: float = flag(
-        10.0,
-        "minutes between saves during an epoch, which is also saved at its end",
-        "MINUTES",
-        number(float, above=0),
-        "run",
+        10.0, "minutes between saves during an epoch, which is also saved at its end", "MINUTES", number(float, above=0)
     )
-    seed: int = flag(0, "seed of all random draws", "N", number(int, 0), "run")
-    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 if there is one)", "N", number(int, -1), "run")
-    precision: str = flag("auto", "auto, fp32, bf16 or fp16", "NAME", group="run")
+    seed: int = flag(0, "seed of all random draws", "N", number(int, 0))
+    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 if there is one)", "N", number(int, -1))
+    precision: str = flag("auto", "auto, fp32, bf16 or fp16", "NAME")
     views: int = flag(
         4,
         "augmented views to store per image when the backbone is frozen; 0 draws a new one every epoch",
         "N",
         number(int, 0),
-        "run",
     )
     feature_cache: str = flag(
-        ".cache/features",
-        "folder that keeps the features of frozen backbones between runs, or none",
-        "DIR",
-        group="run",
+        ".cache/features", "folder that keeps the features of frozen backbones between runs, or none", "DIR"
     )
-    dry_run: bool = flag(False, "show what would be trained, try one step and stop", group="run")
-    verbose: int = flag(1, "0: only accuracies, 1: also progress, 2: also every layer", "N", number(int, 0, 2), "run")
+    dry_run: bool = flag(False, "show what would be trained, try one step and stop")
+    verbose: int = flag(1, "0: only accuracies, 1: also progress, 2: also every layer", "N", number(int, 0, 2))
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunFlags, OptimizationFlags, ModelFlags, DataFlags):
+    """The flags of train.py with their defaults; None lets the data or the weights decide."""
 
 
 EXAMPLES = """examples:
@@ -256,56 +240,59 @@ def checkpoint_name(config: TrainConfig) -> str:
 
 
 @dataclass(frozen=True)
-class PredictConfig:
-    """The flags of predict.py with their defaults; None lets the checkpoint decide."""
+class InputFlags:
+    """The model, and what to predict."""
 
-    model_fn: str = flag("resnet.pth", "a checkpoint that train.py wrote, or a plain state_dict", "FILE", group="input")
-    model_name: str | None = flag(
-        None, "network of a plain state_dict (default: from the checkpoint)", "NAME", group="input"
-    )
+    title: ClassVar[str] = "input"
+
+    model_fn: str = flag("resnet.pth", "a checkpoint that train.py wrote, or a plain state_dict", "FILE")
+    model_name: str | None = flag(None, "network of a plain state_dict (default: from the checkpoint)", "NAME")
     class_names: tuple[str, ...] = flag(
         (),
         "class names of a plain state_dict in the order of training, or a text file with one per line "
         "(default: from the checkpoint)",
         "NAME",
-        group="input",
         many=True,
     )
     input: tuple[str, ...] = flag(
-        (),
-        "images, folders, archives and tables (default: the held-out images of training)",
-        "PATH",
-        group="input",
-        many=True,
+        (), "images, folders, archives and tables (default: the held-out images of training)", "PATH", many=True
     )
-    path_column: str | None = flag(
-        None, "a table's column of paths (default: found by its usual names)", "NAME", group="input"
-    )
-    label_column: str | None = flag(
-        None, "a table's column of labels (default: found by its usual names)", "NAME", group="input"
-    )
-    result: str = flag(
-        "result.csv", "the table to write: .csv, .jsonl or .parquet, or - for CSV on stdout", "FILE", group="output"
-    )
-    resume: bool = flag(False, "continue a stopped run after its last row (default: start over)", group="output")
-    top_k: int | None = flag(
-        None, "add columns for the K most probable classes (default: none)", "K", number(int, 1), "output"
-    )
-    probabilities: bool = flag(False, "add a column for the probability of every class", group="output")
-    min_probability: float = flag(0.0, "answer `unknown` below this probability", "P", number(float, 0, 1), "output")
+    path_column: str | None = flag(None, "a table's column of paths (default: found by its usual names)", "NAME")
+    label_column: str | None = flag(None, "a table's column of labels (default: found by its usual names)", "NAME")
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What a prediction writes."""
+
+    title: ClassVar[str] = "output"
+
+    result: str = flag("result.csv", "the table to write: .csv, .jsonl or .parquet, or - for CSV on stdout", "FILE")
+    resume: bool = flag(False, "continue a stopped run after its last row (default: start over)")
+    top_k: int | None = flag(None, "add columns for the K most probable classes (default: none)", "K", number(int, 1))
+    probabilities: bool = flag(False, "add a column for the probability of every class")
+    min_probability: float = flag(0.0, "answer `unknown` below this probability", "P", number(float, 0, 1))
     sheet: str | None = flag(
-        None,
-        "a .png of photos with their predictions, a sample if there are many (default: none)",
-        "FILE",
-        group="output",
+        None, "a .png of photos with their predictions, a sample if there are many (default: none)", "FILE"
     )
-    report: str | None = flag(
-        None, "a folder for report.json and figures, if labels are known (default: none)", "DIR", group="output"
-    )
-    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 if there is one)", "N", number(int, -1), "run")
-    batch_size: int | None = flag(None, "images per pass (default: as in training)", "N", number(int, 1), "run")
+    report: str | None = flag(None, "a folder for report.json and figures, if labels are known (default: none)", "DIR")
+
+
+@dataclass(frozen=True)
+class ComputeFlags:
+    """What a prediction computes on."""
+
+    title: ClassVar[str] = "run"
+
+    gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 if there is one)", "N", number(int, -1))
+    batch_size: int | None = flag(None, "images per pass (default: as in training)", "N", number(int, 1))
     n_workers: int | None = flag(
-        None, "processes that decode images (default: by number of cores)", "N", number(int, 0), "run"
+        None, "processes that decode images (default: by number of cores)", "N", number(int, 0)
     )
-    precision: str | None = flag(None, "auto, fp32, bf16 or fp16 (default: as in training)", "NAME", group="run")
-    max_pixels: int = flag(MAX_PIXELS, "width x height above which an image is refused", "N", number(int, 1), "run")
+    precision: str | None = flag(None, "auto, fp32, bf16 or fp16 (default: as in training)", "NAME")
+    max_pixels: int = flag(MAX_PIXELS, "width x height above which an image is refused", "N", number(int, 1))
+
+
+@dataclass(frozen=True)
+class PredictConfig(ComputeFlags, OutputFlags, InputFlags):
+    """The flags of predict.py with their defaults; None lets the checkpoint decide."""

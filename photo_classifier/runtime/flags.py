@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -30,16 +31,14 @@ OTHER_NAMES = {
 }
 
 
-def flag(
-    default: Any, help: str, metavar: str | None = None, type: Callable = str, group: str = "", many: bool = False
-) -> Any:
+def flag(default: Any, help: str, metavar: str | None = None, type: Callable = str, many: bool = False) -> Any:
     """Returns a field of a config dataclass that is also a flag; this is the only place of its default.
 
     Args:
         help: the default is appended, unless the text gives one.
         many: the flag takes several values.
     """
-    metadata = {"help": help, "metavar": metavar, "type": type, "group": group, "many": many}
+    metadata = {"help": help, "metavar": metavar, "type": type, "many": many}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -55,9 +54,8 @@ def parse_flags(config: type, argv: list[str] | None, **options: Any) -> dict:
         metadata = field.metadata
         if not metadata:
             continue
-        if metadata["group"] not in groups:
-            groups[metadata["group"]] = parser.add_argument_group(metadata["group"])
-        group, help_text = groups[metadata["group"]], metadata["help"]
+        title, help_text = group_of(config, field.name), metadata["help"]
+        group = groups[title] = groups.get(title) or parser.add_argument_group(title)
         if "(default: " not in help_text:
             shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
             help_text += f" (default: {'off' if field.default is False else shown})"
@@ -68,6 +66,11 @@ def parse_flags(config: type, argv: list[str] | None, **options: Any) -> dict:
             options |= {"metavar": metadata["metavar"], "type": metadata["type"]}
             group.add_argument(f"--{field.name}", help=help_text, **options)
     return vars(parser.parse_args(argv))
+
+
+def group_of(config: type, name: str) -> str:
+    """Returns the title of the class that defines a flag: `config` inherits from one class per group."""
+    return next(base.title for base in config.__mro__ if name in inspect.get_annotations(base))
 
 
 def check_values(config: type, values: Mapping[str, object], source: object) -> None:

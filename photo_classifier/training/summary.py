@@ -21,6 +21,7 @@ from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.report import report_lines
 from photo_classifier.models.classifier import Classifier, count_parameters
 from photo_classifier.runtime.console import coloured, say, warn
+from photo_classifier.runtime.flags import group_of
 from photo_classifier.runtime.text import pluralize, shell_command
 from photo_classifier.training.results import Results
 
@@ -197,8 +198,8 @@ def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess)
     also = ("views", "precision", "seed")
     values = {}
     for field in fields(config):
-        changes_result = field.metadata.get("group") in ("data", "model", "optimisation") or field.name in also
-        if changes_result and field.name not in left_out:
+        changes_result = group_of(TrainConfig, field.name) != "run" or field.name in also
+        if field.metadata and changes_result and field.name not in left_out:
             value = getattr(config, field.name)
             unset = "none" if field.metadata["type"] is str else 0
             values[field.name] = str(value) if isinstance(value, bool) else unset if value is None else value
