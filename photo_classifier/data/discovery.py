@@ -132,7 +132,7 @@ def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
         notes += reader.find.notes()
     else:
         notes += [
-            f"{table.file} was not used, as the classes come from folder or file names; to use it: --labels {table.file}"
+            f"{table.file} was not used, as folder or file names give the classes; to use it: --labels {table.file}"
             for table in tables_in(Listing(reader.root), columns)
         ]
     return parts, notes
