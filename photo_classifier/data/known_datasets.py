@@ -76,7 +76,7 @@ def _stratified_share(rows: list[list[str]], share: float) -> set[str]:
         strata.setdefault(tuple(properties), []).append(name)
     chosen, n_before = set(), 0
     for _, names in sorted(strata.items()):
-        # rounds the running count: rounding each stratum alone would miss the share of the whole
+        # rounds the running count: rounding each stratum separately would miss the overall share
         n = round((n_before + len(names)) * share) - round(n_before * share)
         chosen |= set(sorted(names, key=lambda name: derive_seed("elpv", name))[:n])
         n_before += len(names)

@@ -37,7 +37,7 @@ class LayoutReader(Protocol):
         """Yields every labelled image with its split, which is empty if the data names none."""
 
     def labels(self) -> set[str]:
-        """Returns all labels, from folder names and tables alone."""
+        """Returns all labels, using only folder names and tables."""
 
     def label_of(self, path: str) -> str | None:
         """Returns the label of an image below the folder, or None."""

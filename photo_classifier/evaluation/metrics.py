@@ -113,9 +113,7 @@ class StreamingMetrics:
         self.counts = ClassCounts.zeros(len(self.class_names))
         self.confusions: Counter[int] = Counter()  # label * classes + prediction of mistakes: most pairs never occur
         self.bins = np.zeros((3, N_BINS))  # images, summed confidence, correct images
-        self.answered = np.zeros(
-            (2, len(THRESHOLDS)), np.int64
-        )  # images and correct ones, by the highest threshold reached
+        self.answered = np.zeros((2, len(THRESHOLDS)), np.int64)  # images and correct ones, by threshold reached
         self.nll_sum = 0.0
         self.mistakes: list[tuple] = []  # a heap of (probability, -position, path, label, prediction)
 

@@ -26,7 +26,5 @@ def read_class_names(words: Sequence[str]) -> list[str]:
             raise UserError(f"--class_names {words[0]} cannot be read: {reason}") from error
         names = [line.strip() for line in text.splitlines() if line.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError(
-            f"--class_names has {len(names)} names, {len(set(names))} different; give two or more, each once"
-        )
+        raise UserError(f"--class_names: {len(names)} names, {len(set(names))} different; give two or more, each once")
     return names

@@ -21,7 +21,7 @@ FOLD_TOLERANCE = 1e-3  # of the largest logit: folding only rounds, while a wron
 def find_pairs(model: Classifier) -> list[tuple[str, str]]:
     """Returns the names of convolutions and of the batch norms that take their output, by running the model once.
 
-    Neither the order of a model's layers nor a trace tells reliably what runs; hooks do.
+    Uses hooks, as neither the order of the layers nor a trace shows reliably what runs.
     """
     made_by: dict[int, tuple[str, torch.Tensor]] = {}
     runs: Counter[str] = Counter()

@@ -114,7 +114,7 @@ def _load(path: Path, mmap: bool) -> object:
         _check_zip(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns about files that it then refuses
-        # only the zip format stores each tensor in a place of its own
+        # only the zip format can be memory-mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
 
 

@@ -44,7 +44,7 @@ def check_complete(path: str, n_rows: int, n_expected: int, samples: Iterator[Sa
     if missing or n_rows != n_expected:
         rows = pluralize(n_rows, "complete row")
         what = f"no row for {missing.path}" if missing else f"{rows} instead of {n_expected}"
-        raise UserError(f"{path} has {what}; leave out --resume to start again")
+        raise UserError(f"{path} has {what}; leave out --resume to start over")
 
 
 def _check_row(path: str, n: int, row: Row, columns: Sequence[str], sample: Sample | None) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.01
 AHEAD = 4  # tasks per process that are published before anyone requests them
-WINDOW = 128  # the most unfinished tasks per process: the rows behind a stuck one must not fill the memory
+WINDOW = 128  # the most unfinished tasks per process: the rows that wait for a stuck one must not fill the memory
 
 
 def predict_distributed(predictor: Predictor, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:

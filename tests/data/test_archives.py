@@ -48,7 +48,7 @@ def test_an_archive_that_is_unpacked_again_gives_the_same_files(make, tmp_path):
 @pytest.mark.parametrize("make", [make_zip, make_tar])
 @pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:/evil.txt"])
 def test_an_entry_that_would_leave_the_folder_is_refused(make, name, tmp_path):
-    with pytest.raises(UserError, match="would leave"):
+    with pytest.raises(UserError, match="outside the folder"):
         extract(make(tmp_path / "a", ["good.txt", name]), tmp_path / "sub" / "out")
     assert not list((tmp_path / "sub").iterdir())
     assert not (tmp_path / "evil.txt").exists()
