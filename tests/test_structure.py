@@ -1,6 +1,7 @@
 """The rules of the structure, held by reading the source."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def test_help_answers_without_importing_torch(name):
 @pytest.mark.parametrize(("script", "table"), [("train", config.TrainConfig), ("predict", config.PredictConfig)])
 def test_every_flag_has_a_default_and_every_default_a_flag(script, table):
     done = subprocess.run([sys.executable, ROOT / f"{script}.py", "--help"], capture_output=True, text=True, check=True)
-    for name in set(table.__dataclass_fields__) - {"preferred_size"}:
+    for name in {field.name for field in dataclasses.fields(table)} - {"preferred_size"}:
         assert f"--{name}" in done.stdout
 
 
