@@ -50,17 +50,22 @@ def read_splits(
             (f" in {root}", "") if known is not None else ("", "; give the folder of the photos with --data_dir")
         )
         raise UserError(f"--splits {table.file}: none of its images exists{where}{hint}")
-    mismatches = {
-        "listed in {file} but missing": missing,
-        "left out because {file} does not list them": [s.path for s in known or () if s.key not in lines],
-        "labelled as in the data, not as in {file}": relabelled,
+    left_out = [sample.path for sample in known or () if sample.key not in lines]
+    notes = _notes(table.file, missing, left_out, relabelled)
+    return parts if known is not None else _with_short_keys(parts), notes
+
+
+def _notes(file: str, missing: list[str], left_out: list[str], relabelled: list[str]) -> list[str]:
+    paths_by_text = {
+        f"listed in {file} but missing": missing,
+        f"left out because {file} does not list them": left_out,
+        f"labelled as in the data, not as in {file}": relabelled,
     }
-    notes = [
-        f"{text.format(file=table.file)}: {pluralize(len(paths), 'image')} (for example {paths[0]})"
-        for text, paths in mismatches.items()
+    return [
+        f"{text}: {pluralize(len(paths), 'image')} (for example {paths[0]})"
+        for text, paths in paths_by_text.items()
         if paths
     ]
-    return parts if known is not None else _with_short_keys(parts), notes
 
 
 def _table_of_splits(file: str | Path) -> Table:
