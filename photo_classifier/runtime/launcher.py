@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -51,17 +50,6 @@ def rank_and_world_size() -> tuple[int, int]:
 def is_main() -> bool:
     """Returns whether this is rank 0, the process that writes, prints and logs."""
     return rank() == 0
-
-
-def main_only(function: Callable[..., None]) -> Callable[..., None]:
-    """Decorates a function that only rank 0 runs; on other ranks a call does nothing."""
-
-    @functools.wraps(function)
-    def on_main(*args: Any, **options: Any) -> None:
-        if is_main():
-            function(*args, **options)
-
-    return on_main
 
 
 def shard(items: Sequence[T], index_and_count: tuple[int, int]) -> Sequence[T]:
