@@ -40,8 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check_flags(config)
     with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
-        if folder := run_of_this_launch(config):
-            return resume({**given, "resume": folder})
+        if launcher.is_launched():
+            from photo_classifier.training.run_folder import run_of_this_launch
+
+            if folder := run_of_this_launch(config.run_dir):
+                return resume({**given, "resume": folder})
         start(config)
     return 0
 
@@ -57,15 +60,6 @@ def check_flags(config: TrainConfig) -> None:
     check_output_path(model_fn, "--model_fn")
     if os.path.exists(model_fn) and not zipfile.is_zipfile(model_fn):
         raise UserError(f"--model_fn {model_fn} exists and is not a checkpoint; give another name")
-
-
-def run_of_this_launch(config: TrainConfig) -> str | None:
-    """Returns the run folder to continue in after the launcher has restarted its processes."""
-    if not launcher.is_launched():
-        return None
-    from photo_classifier.training import run_folder
-
-    return run_folder.run_of_this_launch(config.run_dir)
 
 
 def start(config: TrainConfig) -> None:

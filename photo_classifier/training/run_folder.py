@@ -100,8 +100,6 @@ def agents_of(folder: str | Path) -> list[str]:
 
 def run_of_this_launch(run_dir: str | None) -> str | None:
     """Returns the run folder to go on with after the launcher has restarted its processes; None in its first round."""
-    if not launcher.is_launched():
-        return None
     own = set(agents())
 
     def find() -> str | None:
