@@ -85,7 +85,7 @@ def resume(given: Mapping[str, object]) -> int:
     check_flags(config)
     if stopped.is_finished and config.n_epochs == stopped.state.config["n_epochs"]:
         what = f"{pluralize(len(stopped.state.rows), 'epoch')}, {where_best(config, stopped)}"
-        say(f"{config.run_dir} is finished: {what}; a larger --n_epochs trains on")
+        say(f"{config.run_dir} is finished: {what}; raise --n_epochs to train longer")
         return 0
 
     def load_again() -> Splits:
@@ -103,7 +103,7 @@ def where_best(config: TrainConfig, stopped: StoppedRun) -> str:
 
     name = checkpoint_name(config)
     files = [file for file in (name, f"{name}.prev") if is_of_run(file, stopped.state.run_id)]
-    return f"the best weights in {files[0]}" if files else f"the best weights no longer in {name}"
+    return f"the best weights are in {files[0]}" if files else f"the best weights are no longer in {name}"
 
 
 # --- the stages -------------------------------------------------------------------------------
@@ -443,7 +443,7 @@ def start_or_restore(session: Session) -> None:
         return
     restore_training_state(stopped, trainer, checkpoint.path, trainer.device.type, str(trainer.dtype))
     say(f"continuing after {trainer.epoch} of {config.n_epochs} epochs: {config.run_dir}")
-    if config.n_epochs != stopped.state.config["n_epochs"]:  # so that the next resume need not be told again
+    if config.n_epochs != stopped.state.config["n_epochs"]:  # so that the next resume need not repeat it
         run.save_last(trainer.state_dict())
 
 

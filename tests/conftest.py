@@ -94,8 +94,8 @@ def narrow_classifiers(monkeypatch):
             net.classifier[second], net.classifier[last] = nn.Linear(64, 64), nn.Linear(64, 9)
         return net, *about
 
-    for room in ("model_loader", "photo_classifier.models.checkpoint"):
-        monkeypatch.setattr(f"{room}.build", build)
+    for module in ("model_loader", "photo_classifier.models.checkpoint"):
+        monkeypatch.setattr(f"{module}.build", build)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The scripts that measure must at least start: what they import moves with the house."""
+"""The scripts that measure must at least start: what they import may move."""
 
 import runpy
 import sys

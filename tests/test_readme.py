@@ -73,7 +73,7 @@ def test_files_that_the_readme_points_to_are_there():
         assert (ROOT / (name[0] or name[1])).is_file(), name
 
 
-def test_the_design_names_every_room():
+def test_the_design_names_every_script():
     design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     assert not {path.name for path in ROOT.glob("*.py") if f"`{path.name}`" not in design}
 

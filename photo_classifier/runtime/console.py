@@ -105,7 +105,7 @@ def quiet() -> Iterator[None]:
 
 
 def progress(items: Iterable | None = None, **options: Any) -> tqdm:
-    """Returns a progress bar on stderr, hidden at verbosity 0, outside terminals and on other ranks than 0."""
+    """Returns a progress bar on stderr, shown in terminals, on the main process, at verbosity 1 and above."""
     from tqdm import tqdm
 
     is_hidden = None if is_main() and _verbosity > 0 else True

@@ -85,7 +85,7 @@ class BestCheckpoint:
         data_parallel.broadcast_model(self.model.net)
         if epoch == best.epoch:
             return best
-        warn(f"{self.path} holds epoch {epoch + 1}, which gave other numbers when it was repeated; it is kept")
+        warn(f"{self.path} holds epoch {epoch + 1}, whose repetition gave different numbers; it is kept")
         return replace(best, epoch=epoch, valid=replace(best.valid, outputs=None))
 
     def _restore(self, n_epochs: int) -> int:

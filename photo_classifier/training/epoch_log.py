@@ -87,7 +87,7 @@ class EpochLog:
             self.writer.flush()
             n_bytes = os.path.getsize(file)
         if n_bytes < self._n_bytes:  # the writer has begun it anew
-            raise WriteError(f"{file} was removed or cut during the run, with the curves so far")
+            raise WriteError(f"{file} was deleted or truncated during the run, with the curves so far")
         self._n_bytes = n_bytes
 
     def write(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from photo_classifier.runtime.distributed import broadcast_from_main
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import file_state
 from photo_classifier.runtime.flags import check_values
-from photo_classifier.runtime.text import pluralize, shell_command
+from photo_classifier.runtime.text import pluralize
 from photo_classifier.training.optimization import Recipe
 from photo_classifier.training.results import EpochResult
 from photo_classifier.training.run_state import LAST, RunImages, StoppedRun
@@ -37,12 +36,6 @@ MAY_CHANGE = {
     "save_every": "a save changes nothing",
     "verbose": "output changes nothing",
 }
-
-
-def resume_command(folder: str | Path) -> str:
-    """Returns the command that continues the run of that folder."""
-    script = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
-    return shell_command("python", script, "--resume", folder)
 
 
 # --- flags ------------------------------------------------------------------------------------
@@ -198,9 +191,9 @@ def restore_training_state(
 
 
 def _forget_best(trainer: ResumableTrainer, checkpoint: str, run_id: str) -> None:
-    lost = f"the best weights so far (epoch {trainer.best.epoch + 1}) were in {checkpoint}, which is another file now"
+    lost = f"the best weights so far (epoch {trainer.best.epoch + 1}) were in {checkpoint}, which has been replaced"
     if broadcast_from_main(lambda: tensor_files.is_of_run(f"{checkpoint}.prev", run_id)):
-        raise UserError(f"{lost}: they are in {checkpoint}.prev; give both files their names back, then continue")
+        raise UserError(f"{lost}: they are in {checkpoint}.prev; restore both file names, then continue")
     warn(f"{lost}; the best epoch is chosen from those to come")
     trainer.best = None
 

@@ -20,8 +20,13 @@ from photo_classifier.runtime.files import write_text
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.epoch_log import EpochLog
 from photo_classifier.training.results import Diverged, EpochResult
-from photo_classifier.training.resume import resume_command
-from photo_classifier.training.run_folder import claim_folder, release_folder, write_config, write_splits
+from photo_classifier.training.run_folder import (
+    claim_folder,
+    release_folder,
+    resume_command,
+    write_config,
+    write_splits,
+)
 from photo_classifier.training.run_state import FINISHED, SAMPLES, StoppedRun, write_backbone, write_images, write_last
 from photo_classifier.training.skipped_images import SkippedImages
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from photo_classifier.runtime.distributed import agents, broadcast_from_main
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import read_json, write_text
 from photo_classifier.runtime.plain_values import first_mismatch
-from photo_classifier.training.resume import resume_command
+from photo_classifier.runtime.text import shell_command
 from photo_classifier.training.run_state import FINISHED, LAST, SAMPLES
 
 LAUNCH = "launch.json"
@@ -38,6 +39,12 @@ def default_run_dir(model_name: str, words: Sequence[str] = ()) -> str:
             return name  # `claim_folder` says what is wrong with it
         else:
             return name
+
+
+def resume_command(folder: str | Path) -> str:
+    """Returns the command that continues the run of that folder."""
+    script = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
+    return shell_command("python", script, "--resume", folder)
 
 
 # --- who may use it ---------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def choose_strategy(engine: Engine, batch_size: int, stores_features: bool, mixe
     head = engine.model.head_module() if is_frozen else None
     if head is None:
         if is_frozen:
-            say("        what this network does after its head is unknown: all of it runs in every epoch")
+            say("        cannot tell what follows the head of this network, so all of it runs in every epoch")
         return Strategy(engine.model, engine, engine.refresh)
     head_engine = HeadEngine(head, engine.device, engine.dtype, engine.batch_size)
     if stores_features and mixes_regions:

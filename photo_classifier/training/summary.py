@@ -69,7 +69,7 @@ def _describe_data(splits: Splits, n_skipped: int) -> None:
         say(INDENT + note)
     say("\n".join(class_lines(splits)))
     if letters := missing_glyphs("".join(splits.class_names)):
-        say(f"{INDENT}no font here has {letters[:3]}: pictures show their codes; install one, such as Noto Sans CJK")
+        say(f"{INDENT}no font here has {letters[:3]}; pictures show codes instead: install one, such as Noto Sans CJK")
 
 
 def warn_of_random_layers(config: TrainConfig) -> None:
@@ -165,7 +165,7 @@ def indistinguishable_epochs(accuracies: Sequence[float], epoch: int, n_images: 
     is_tie = accuracies.count(accuracies[epoch]) > 1 and chosen_by_accuracy
     return (
         f"with {n_images} images, {pluralize(n, 'other epoch')} of {len(accuracies)} cannot be told apart from it: "
-        f"their accuracy is within its interval{'; on a tie the first is kept (--monitor loss looks closer)' * is_tie}"
+        f"their accuracy is within its interval{'; on a tie the first is kept (--monitor loss is finer)' * is_tie}"
     )
 
 

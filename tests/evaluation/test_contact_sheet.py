@@ -81,4 +81,4 @@ def test_training_names_letters_that_no_font_has(monkeypatch, cli, split_folder)
     monkeypatch.setattr(fonts, "_font_for", fonts._font_for.__wrapped__)
     assert fonts.missing_glyphs("cat dog 개") == "개"
     done = cli("train", "--data_dir", split_folder, *TINY, "--dry_run")
-    assert "no font here has 개: pictures show their codes; install one, such as Noto Sans CJK" in done.out
+    assert "no font here has 개; pictures show codes instead: install one, such as Noto Sans CJK" in done.out

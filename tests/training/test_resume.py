@@ -108,7 +108,7 @@ def test_more_epochs_end_as_if_they_had_been_asked_for_at_once(cli, split_folder
     assert cli("train", *argv, "--n_epochs", 1, "--model_fn", "b.pth", "--run_dir", "b").status == 0
     done = cli("train", "--resume", "b")
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith("b is finished: 1 epoch, the best weights in b.pth")
+    assert done.out.startswith("b is finished: 1 epoch, the best weights are in b.pth")
     assert cli("train", "--resume", "b", "--n_epochs", 3).status == 0
     assert_same(("a.pth", "a"), ("b.pth", "b"))
 
@@ -133,11 +133,11 @@ def test_a_finished_run_that_grew_and_was_stopped_goes_on_without_being_told_aga
 
 def test_a_finished_run_tells_where_its_weights_are_by_now(cli, stopped):
     assert "the best weights" not in cli("train", "--resume", "r").out
-    assert "the best weights in m.pth;" in cli("train", "--resume", "r").out
+    assert "the best weights are in m.pth;" in cli("train", "--resume", "r").out
     assert cli("train", "--data_dir", "photos", *TINY, "--n_epochs", 1, "--model_fn", "m.pth").status == 0
-    assert "the best weights in m.pth.prev;" in cli("train", "--resume", "r").out
+    assert "the best weights are in m.pth.prev;" in cli("train", "--resume", "r").out
     os.unlink("m.pth.prev")
-    assert "the best weights no longer in m.pth;" in cli("train", "--resume", "r").out
+    assert "the best weights are no longer in m.pth;" in cli("train", "--resume", "r").out
 
 
 def test_a_run_that_stopped_early_is_finished(cli, split_folder):
@@ -225,7 +225,7 @@ def test_an_earlier_checkpoint_is_kept_once_across_a_resume(cli, split_folder, k
 
 def test_best_weights_that_another_run_has_moved_are_found(cli, stopped):
     assert cli("train", "--data_dir", "photos", *TINY, "--n_epochs", 1, "--model_fn", "m.pth").status == 0
-    assert_one_line_error(cli("train", "--resume", "r"), "they are in m.pth.prev; give both files their names back")
+    assert_one_line_error(cli("train", "--resume", "r"), "they are in m.pth.prev; restore both file names")
     os.unlink("m.pth.prev")
     done = cli("train", "--resume", "r")
     assert done.status == 0
@@ -258,7 +258,7 @@ def test_best_weights_of_an_epoch_that_did_not_come_to_the_same_again_are_told_a
     monkeypatch.setattr(Trainer, "is_best", lambda self, result: False)
     done = cli("train", "--resume", "r", "--n_epochs", 3)
     assert done.status == 0
-    assert done.err == "warning: m.pth holds epoch 2, which gave other numbers when it was repeated; it is kept\n"
+    assert done.err == "warning: m.pth holds epoch 2, whose repetition gave different numbers; it is kept\n"
     assert "saved   m.pth (epoch 2 of 3)" in done.out
     assert torch.load("m.pth", weights_only=True)["metrics"]["epoch"] == 2
     assert cli("predict", "--model_fn", "m.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
