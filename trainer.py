@@ -194,6 +194,8 @@ class Trainer:
             sums.n_batches += 1
             sums.seconds = time.perf_counter() - start
             self.after_batch(run, state)
+        sums.loss.cpu()  # waits for the steps that a GPU is still at work on, or images/s would be too high
+        sums.seconds = time.perf_counter() - start
 
     def after_batch(self, run: Recorder, state: Callable[[], dict] | None) -> None:
         """Saves the state if it is time; after a signal to any process saves it and raises `Stopped` on all."""
