@@ -175,8 +175,8 @@ class TrainingLoss:
             return logits.sum(), logits.new_zeros(())
         if weights is None:
             loss = nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
-            return loss, loss.new_tensor(len(targets))
-        weights = weights.to(logits.device)
+            return loss, loss.new_full((), len(targets))  # filled on the device: a copy would make a GPU wait
+        self.class_weights = weights = weights.to(logits.device)  # copied in the first step alone, for the same reason
         shares = targets if targets.is_floating_point() else nn.functional.one_hot(targets, len(weights)).float()
         loss = nn.functional.cross_entropy(logits, shares, weights, label_smoothing=smoothing, reduction="sum")
         return loss, (shares @ weights).sum()
