@@ -31,11 +31,16 @@ def device_from_gpu_id(gpu_id: int | None) -> torch.device:
             f"--gpu_id {gpu_id} is one device for {n_processes} processes; leave it out, and choose GPUs for the "
             "launcher with CUDA_VISIBLE_DEVICES"
         )
+    import torch
+
     gpus = find_gpus()
     if gpu_id >= len(gpus):
         known = "".join(f", {i} ({gpu})" for i, gpu in enumerate(gpus))
         raise UserError(f"--gpu_id {gpu_id} does not exist on this machine; choose from -1 (the CPU){known}")
-    return choose_device(gpus[gpu_id])
+    device = choose_device(gpus[gpu_id])
+    if device.type == "cuda":  # or the thread that pins memory for copies would take some of the first GPU's
+        torch.cuda.set_device(device)
+    return device
 
 
 def check_output_path(path: str | Path, flag: str) -> None:
