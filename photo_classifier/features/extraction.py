@@ -152,7 +152,8 @@ def _compute(
     size = engine.batch_size
     wanted = [(index, views[k : k + size]) for index, views in wanted for k in range(0, len(views), size)]
     buffer = ShardBuffer(store, sum(len(views) for _, views in wanted))
-    loader = make_view_loader(ViewDataset(dataset, wanted), engine.batch_size, n_workers)
+    is_pinned = engine.device.type == "cuda"
+    loader = make_view_loader(ViewDataset(dataset, wanted), engine.batch_size, n_workers, is_pinned)
     try:
         for batch in progress(loader, desc="features", unit="batch"):
             signals.raise_if_requested()
