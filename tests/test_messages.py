@@ -136,3 +136,13 @@ def test_an_error_in_prediction_does_too(arguments, expected, cli, trained, a_ne
 def test_the_flags_that_need_memory_are_named_when_it_runs_out(words):
     reason = signals.resource_hint(RuntimeError(f"DefaultCPUAllocator: {words}"))
     assert all(flag in reason for flag in ("--batch_size", "--image_size", "--head_hidden"))
+
+
+GPU_WORDS = ("CUDA out of memory. Tried to allocate 2.00 GiB", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x")
+
+
+@pytest.mark.parametrize("words", [*GPU_WORDS, "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "MPS backend out of memory"])
+def test_the_memory_of_a_gpu_is_told_from_that_of_the_machine(words):
+    assert signals.resource_hint(RuntimeError(words)).startswith(
+        "the GPU's memory ran out; give a smaller --batch_size"
+    )

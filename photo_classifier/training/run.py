@@ -168,12 +168,15 @@ class Run:
         except (RuntimeError, MemoryError) as error:
             if not (reason := signals.resource_hint(error)):
                 raise
-            raise UserError(f"{reason}{self._how_to_continue()}") from error
+            if "--batch_size" not in reason:
+                raise UserError(f"{reason}{self._how_to_continue()}") from error
+            freed = "if other programs took the memory, end them and "  # a resumed run needs as much as before
+            raise UserError(f"{reason}, in a new run{self._how_to_continue(freed)}") from error
 
-    def _how_to_continue(self) -> str:
+    def _how_to_continue(self, first: str = "") -> str:
         if self._saved_at is None:
             return "; nothing was saved yet"
-        return f"; continue with: {resume_command(self.folder)}"
+        return f"; {first}continue with: {resume_command(self.folder)}"
 
     def _what_is_kept(self) -> str:
         if self._best is None:
