@@ -52,10 +52,11 @@ class Bench:
         self.on_gpu = self.device.type == "cuda"
         self.dtype = choose_precision("auto", self.device)
         self.size, self.scratch = options.size or (1.0 if self.on_gpu else 0.02), scratch
+        self.network, self.image_size = ("resnet50", 224) if self.on_gpu else ("resnet18", 64)
         n_train, n_val = self.scaled(2048, 32), self.scaled(256, 16)
         self.photos = options.data_dir or make_photos(scratch / "photos", n_train, n_val, (640, 480))
+        self.data = ("--data_dir", self.photos, "--image_size", self.image_size)
         self.batch_size = self.scaled(128)
-        self.network = "resnet50" if self.on_gpu else "resnet18"
         self.is_wrong = False
 
     def scaled(self, n: int, least: int = 8) -> int:
@@ -310,7 +311,7 @@ def frozen(bench: Bench) -> None:
         f"3 epochs of {bench.network} behind a frozen layer2": behind,
     }
     for n, (what, flags) in enumerate(kinds.items()):
-        took, common = [], ("--data_dir", bench.photos, *flags, "--model_fn", f"f{n}.pth")
+        took, common = [], (*bench.data, *flags, "--model_fn", f"f{n}.pth")
         for rate in (1e-3, 5e-4):
             out, seconds = bench.run("train", *common, "--lr", rate, "--run_dir", f"f{n} {rate}")
             took.append(seconds)
@@ -327,7 +328,8 @@ def predict(bench: Bench) -> None:
     bench.run("train", "--data_dir", bench.photos, "--model_name", bench.network, "--n_epochs", 1, "--image_size", 32,
               "--freeze", "--feature_cache", "none", "--model_fn", "small.pth")  # fmt: skip
     content = torch.load("small.pth", weights_only=True)
-    torch.save({**content, "image_size": 224, "resize": 256}, "m.pth")  # a speed does not depend on the weights
+    sizes = {"image_size": bench.image_size, "resize": bench.image_size * 8 // 7}
+    torch.save({**content, **sizes}, "m.pth")  # a speed does not depend on the weights
     for n in sorted({bench.scaled(32), bench.scaled(256)}):
         out, seconds = bench.run("predict", "--model_fn", "m.pth", "--input", folder, "--batch_size", n)
         speed, n_rows = re.search(r"([\d.]+) images/s", out)[1], re.search(r"([\d,]+) rows", out)[1]
@@ -351,11 +353,12 @@ def parts_of_prediction(bench: Bench, folder: Path, n: int) -> None:
     from photo_classifier.prediction.predictor import Predictor
 
     predictor = Predictor("m.pth", batch_size=n)
-    found = {"all in one process": seconds_to_stream(predictor, input_samples([str(folder)]))}
+    found = {"all of it, warm": images_per_second(predictor, input_samples([str(folder)]))}
     compute, predictor._predict_batch = predictor._predict_batch, lambda samples, batch: samples
-    found["decode alone"] = seconds_to_stream(predictor, input_samples([str(folder)]))
+    found["decode alone"] = images_per_second(predictor, input_samples([str(folder)]))
     predictor._predict_batch = compute
-    images = torch.zeros(n, 3, 224, 224, dtype=torch.uint8).to(memory_format=torch.channels_last)
+    images = torch.zeros(n, 3, bench.image_size, bench.image_size, dtype=torch.uint8)
+    images = images.to(memory_format=torch.channels_last)
     on_device = images.to(bench.device)
     if bench.on_gpu:
         found["copy alone"] = bench.speed(lambda: to_device(images, bench.device), n)
@@ -366,12 +369,10 @@ def parts_of_prediction(bench: Bench, folder: Path, n: int) -> None:
         bench.row(f"- {what}, batch {n}", bench.dtype, "", f"{speed:,.0f} images/s")
 
 
-def seconds_to_stream(predictor, samples: Iterator) -> float:
-    """Images per second from the second batch on: the first waits for worker processes to start."""
-    batches = predictor.stream(samples)
-    next(batches)
+def images_per_second(predictor, samples: Iterator) -> float:
+    """The speed of a stream of predictions, with the start of worker processes, as predict.py tells it."""
     start = time.perf_counter()
-    n = sum(map(len, batches))
+    n = sum(map(len, predictor.stream(samples)))
     return n / (time.perf_counter() - start)
 
 
@@ -380,8 +381,8 @@ def seconds_to_stream(predictor, samples: Iterator) -> float:
 
 def resume(bench: Bench) -> None:
     """Two undisturbed runs, and one that is killed within an epoch and continued."""
-    flags = ("--data_dir", bench.photos, "--model_name", "resnet18", "--dropout", 0.2, "--n_epochs", 3,
-             "--batch_size", 16, "--save_every", 0.005, "--run_dir", "run", "--model_fn", "m.pth")  # fmt: skip
+    recipe = ("--model_name", "resnet18", "--dropout", 0.2, "--n_epochs", 3, "--batch_size", bench.scaled(32))
+    flags = (*bench.data, *recipe, "--save_every", 0.005, "--run_dir", "run", "--model_fn", "m.pth")
     folders = [Path(name) for name in ("whole", "again", "killed")]
     for folder in folders:
         folder.mkdir()
@@ -403,6 +404,7 @@ def kill_in_an_epoch(flags: tuple, folder: Path) -> int:
             process.send_signal(signal.SIGKILL)
             process.wait()
             return max(n, batches_of_epoch(folder / "run" / "last.pth", 1))
+        time.sleep(0.01)
     raise RuntimeError("the run ended before it was killed")
 
 
@@ -433,7 +435,7 @@ launcher.world_size = lambda: GroupOfOne(1)
 
 def torchrun(bench: Bench) -> None:
     """The same training without the launcher, with it, and through all that several processes need."""
-    flags = ["--data_dir", bench.photos, "--model_name", "resnet18", "--n_epochs", 1, "--batch_size", 32]
+    flags = [*bench.data, "--model_name", "resnet18", "--n_epochs", 1]
     bench.run("train", *flags, "--model_fn", "alone.pth", "--run_dir", "alone")
     wrapped = WRAPPED.format(
         paths=[str(ROOT)], argv=[*map(str, flags), "--model_fn", "group.pth", "--run_dir", "group"]
