@@ -36,7 +36,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from common import ROOT, command, described, make_photos, must, weights
+from common import NAME, ROOT, command, described, make_photos, must, weights
 from torch import nn
 
 from photo_classifier.runtime.device import choose_device, choose_precision, n_cores, to_device
@@ -349,13 +349,13 @@ def many_photos(bench: Bench, n: int) -> Path:
 
 def parts_of_prediction(bench: Bench, folder: Path, n: int) -> None:
     """Decoding without computing, and copying and computing what is in memory already."""
-    from photo_classifier.data.inputs import input_samples
+    from photo_classifier.data.samples import Sample
     from photo_classifier.prediction.predictor import Predictor
 
-    predictor = Predictor("m.pth", batch_size=n)
-    found = {"all of it, warm": images_per_second(predictor, input_samples([str(folder)]))}
+    predictor, samples = Predictor("m.pth", batch_size=n), [Sample(str(path)) for path in folder.iterdir()]
+    found = {"all of it, warm": images_per_second(predictor, samples)}
     compute, predictor._predict_batch = predictor._predict_batch, lambda samples, batch: samples
-    found["decode alone"] = images_per_second(predictor, input_samples([str(folder)]))
+    found["decode alone"] = images_per_second(predictor, samples)
     predictor._predict_batch = compute
     images = torch.zeros(n, 3, bench.image_size, bench.image_size, dtype=torch.uint8)
     images = images.to(memory_format=torch.channels_last)
@@ -369,7 +369,7 @@ def parts_of_prediction(bench: Bench, folder: Path, n: int) -> None:
         bench.row(f"- {what}, batch {n}", bench.dtype, "", f"{speed:,.0f} images/s")
 
 
-def images_per_second(predictor, samples: Iterator) -> float:
+def images_per_second(predictor, samples: list) -> float:
     """The speed of a stream of predictions, with the start of worker processes, as predict.py tells it."""
     start = time.perf_counter()
     n = sum(map(len, predictor.stream(samples)))
@@ -381,8 +381,9 @@ def images_per_second(predictor, samples: Iterator) -> float:
 
 def resume(bench: Bench) -> None:
     """Two undisturbed runs, and one that is killed within an epoch and continued."""
-    recipe = ("--model_name", "resnet18", "--dropout", 0.2, "--n_epochs", 3, "--batch_size", bench.scaled(32))
-    flags = (*bench.data, *recipe, "--save_every", 0.005, "--run_dir", "run", "--model_fn", "m.pth")
+    network = "resnet18" if bench.on_gpu else NAME  # on a CPU a small one, whose saves are short
+    recipe = ("--model_name", network, "--dropout", 0.2, "--n_epochs", 3, "--batch_size", bench.scaled(32, 2))
+    flags = (*bench.data, *recipe, "--save_every", 0.01, "--run_dir", "run", "--model_fn", "m.pth")
     folders = [Path(name) for name in ("whole", "again", "killed")]
     for folder in folders:
         folder.mkdir()
