@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+import msgspec
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -19,8 +20,7 @@ from photo_classifier.runtime.device import to_device
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.training.optimization import Recipe
-from photo_classifier.training.results import Diverged, EpochResult, Outputs, PhaseResult
-from photo_classifier.training.running_metrics import RunningMetrics
+from photo_classifier.training.results import Diverged, EpochResult, Outputs, PhaseResult, RunningMetrics
 
 # What the best epoch is chosen by, from its validation: higher is better.
 MONITORS: dict[str, Callable[[PhaseResult], float]] = {
@@ -271,7 +271,7 @@ class Trainer:
         self.sums = RunningMetrics(self.device, state["sums"]) if state["sums"] else None
         if self.sums:
             self.sums.keep_on_main()
-        self.last, self.best = (EpochResult.from_state_dict(r) if r else None for r in (state["last"], state["best"]))
+        self.last, self.best = (msgspec.convert(state[name], EpochResult | None) for name in ("last", "best"))
         if self.last == self.best:
             self.last = self.best
 

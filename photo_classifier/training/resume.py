@@ -143,7 +143,7 @@ def changed_files(images: RunImages) -> tuple[list[str], list[str]]:
             now = file_state(sample.path)
             if now is None and before is not None:
                 missing.append(sample.path)
-            elif now != (before and tuple(before)):
+            elif now != before:
                 changed.append(sample.path)
     return missing, changed
 

@@ -102,7 +102,7 @@ def check_folder(folder: Path) -> None:
 def agents_of(folder: str | Path) -> list[str]:
     """Returns the launcher's agents under which the run of that folder was started; none without the launcher."""
     found = read_json(Path(folder) / LAUNCH).get("agents")
-    return [] if first_mismatch(found, [str]) else found
+    return [] if first_mismatch(found, list[str]) else found
 
 
 def run_of_this_launch(run_dir: str | None) -> str | None:

@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, TypedDict
 
+import msgspec
 import torch
 from torch import nn
 
@@ -17,7 +19,8 @@ from photo_classifier.models import tensor_files
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import file_state, read_json, write_text
-from photo_classifier.runtime.plain_values import first_failed, first_mismatch
+from photo_classifier.runtime.plain_values import Finite, first_failed, first_mismatch
+from photo_classifier.training.results import EpochResult
 
 FORMAT_VERSION = 1
 LAST, SAMPLES, BACKBONE, FINISHED = "last.pth", "samples.json", "backbone.pth", "finished.json"
@@ -33,7 +36,7 @@ class RunState:
     run_id: str
     cwd: str
     folder: str
-    config: dict
+    config: dict[str, Any]
     device: str
     dtype: str
     is_folded: bool | None
@@ -48,7 +51,7 @@ class RunImages:
 
     splits: Splits
     n_found: int
-    files: dict[str, list] = field(default_factory=dict, repr=False)
+    files: dict[str, list[tuple[int, int] | None]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -128,41 +131,45 @@ def load_backbone(stopped: StoppedRun, net: nn.Module) -> None:
 
 # --- reading ----------------------------------------------------------------------------------
 
-ANYTHING = {str: object}
-PHASE = {**dict.fromkeys(("correct", "n_images"), int), **dict.fromkeys(("loss", "seconds", "macro_f1"), float)}
-RESULT = {"epoch": int, "train": PHASE, "valid": PHASE, "rates": {str: float}}
-SUMS = {**dict.fromkeys(("loss", "confusion", "n_finite"), torch.Tensor), "n_steps": int, "n_batches": int}
-STATE = {
-    **dict.fromkeys(("run_id", "cwd", "folder", "device", "dtype"), str),
-    "config": ANYTHING,
-    "is_folded": bool,
-    "has_backbone": bool,
-    "skipped": {str: str},
-    "rows": [{str: str}],
-    "trainer": {
-        "model": {str: torch.Tensor},
-        "step": int,
-        "epoch": int,
-        **dict.fromkeys(("optimizer", "schedule", "scaler"), ANYTHING),
-        "sums": (None, {**SUMS, "seconds": float}),
-        **dict.fromkeys(("best", "last"), (None, RESULT)),
-    },
-}
-ROWS = [[object]]
-IMAGES = {
-    "n_found": int,
-    "columns": [str],
-    "files": {str: [(None, [int])]},
-    "splits": {
-        "layout": str,
-        "root": str,
-        "class_names": [str],
-        "passed_over": {str: int},
-        **dict.fromkeys(SPLIT_FOLDERS, ROWS),
-        "made": [str],
-        "notes": [str],
-    },
-}
+
+class SavedSums(TypedDict):
+    """The state of `RunningMetrics`."""
+
+    loss: torch.Tensor
+    confusion: torch.Tensor
+    n_finite: torch.Tensor
+    n_steps: int
+    n_batches: int
+    seconds: Finite
+
+
+class TrainerState(TypedDict):
+    """The state of the trainer; whether its parts fit is seen where they are put back."""
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    scaler: dict[str, Any]
+    step: int
+    epoch: int
+    sums: SavedSums | None
+    best: EpochResult | None
+    last: EpochResult | None
+
+
+class Saved(TypedDict):
+    """What `last.pth` holds beside a `RunState`."""
+
+    trainer: TrainerState
+
+
+class SavedImages(TypedDict):
+    """What `samples.json` holds: `splits` are the fields of a `Splits`, with each sample as a row of `columns`."""
+
+    n_found: int
+    columns: list[str]
+    files: dict[str, list[tuple[int, int] | None]]
+    splits: dict[str, Any]
 
 
 def load_stopped_run(folder: str | Path) -> StoppedRun:
@@ -174,11 +181,12 @@ def load_stopped_run(folder: str | Path) -> StoppedRun:
     folder = Path(folder)
     _check_folder(folder)
     content = tensor_files.read(folder / LAST)
-    _check(content, STATE, folder / LAST)
-    if wrong := _first_contradiction(content):
+    _check_format(content, folder / LAST)
+    wrong = first_mismatch(content, RunState) or first_mismatch(content, Saved) or _first_contradiction(content)
+    if wrong:
         raise UserError(f"{folder / LAST} cannot be used: {wrong}; start a new run")
-    state = RunState(**{item.name: content[item.name] for item in fields(RunState)})
     # absolute, as the working folder may change before it is read again
+    state = msgspec.convert(content, RunState)
     return StoppedRun(folder.absolute(), state, content["trainer"], _read_images(folder))
 
 
@@ -195,11 +203,9 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check(content: object, kind: Mapping, path: Path) -> None:
+def _check_format(content: object, path: Path) -> None:
     if not tensor_files.has_format(content, FORMAT_VERSION, path):
         raise UserError(f"{path} was not written by this tool; start a new run")
-    if wrong := first_mismatch(content, kind):
-        raise UserError(f"{path} cannot be used: {wrong}; start a new run")
 
 
 def _first_contradiction(content: Mapping) -> str:
@@ -229,21 +235,16 @@ def _read_images(folder: Path) -> RunImages:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "it is broken"
         raise UserError(f"--resume {folder}: cannot read {SAMPLES}: {reason}; start a new run") from error
-    _check(content, IMAGES, path)
-    stored, columns = content["splits"], content["columns"]
+    _check_format(content, path)
     try:
-        samples = {
-            name: [Sample(**dict(zip(columns, row, strict=True))) for row in stored[name]] for name in SPLIT_FOLDERS
+        saved = msgspec.convert(content, SavedImages)
+        rows = {
+            name: [dict(zip(saved["columns"], row, strict=True)) for row in saved["splits"][name]]
+            for name in SPLIT_FOLDERS
         }
-        splits = Splits(**{**stored, **samples, "made": tuple(stored["made"]), "notes": tuple(stored["notes"])})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} was written by another version of this tool; start a new run") from error
-    _check_samples(splits, columns, path)
-    return RunImages(splits, content["n_found"], content["files"])
-
-
-def _check_samples(splits: Splits, columns: list[str], path: Path) -> None:
-    known, kinds = set(splits.class_names), dict.fromkeys(columns, str)
-    for sample in (sample for part in splits.by_name().values() for sample in part):
-        if first_mismatch({name: getattr(sample, name) for name in columns}, kinds) or sample.label not in known:
-            raise UserError(f"{path} cannot be used: it has a sample without a path or a known label; start a new run")
+        splits = msgspec.convert({**saved["splits"], **rows}, Splits)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be used ({error}); start a new run") from error
+    if any(sample.label not in splits.class_names for part in splits.by_name().values() for sample in part):
+        raise UserError(f"{path} cannot be used: it has a sample without a known label; start a new run")
+    return RunImages(splits, saved["n_found"], saved["files"])
