@@ -147,10 +147,7 @@ def _check(content: Mapping, path: str | Path) -> None:
         last_model = Path(path).with_name("last_model.pth")
         hint = f"the checkpoint that train.py named in its line 'saved', or {last_model}"
         raise UserError(f"{path} is the state of a run for train.py --resume, not a checkpoint; predict with {hint}")
-    if (
-        not tensor_files.has_format(content, FORMAT_VERSION, path)
-        or not {"class_names", "state_dict"} <= content.keys()
-    ):
+    if not tensor_files.has_format(content, FORMAT_VERSION, path) or "class_names" not in content:
         raise UserError(
             f"{path} is not a checkpoint of this tool; give the .pth file that train.py named in its line 'saved'"
         )
@@ -164,8 +161,11 @@ def _first_wrong(content: Mapping) -> str:
     claims = {
         "class_names are not different": len(set(names)) == len(names),
         "resize is less than image_size": content["image_size"] <= content["resize"],
-        "splits has no list of paths and labels": not splits
-        or not first_mismatch(splits, HeldOut)
-        and not first_mismatch(splits.get(splits["held_out"]), list[tuple[str, str]]),
+        "splits has no list of paths and labels": not splits or _has_held_out(splits),
     }
     return first_failed(claims)
+
+
+def _has_held_out(splits: Mapping) -> bool:
+    pairs = list[tuple[str, str]]
+    return not (first_mismatch(splits, HeldOut) or first_mismatch(splits.get(splits["held_out"]), pairs))
