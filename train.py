@@ -432,7 +432,7 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
 
 def start_or_restore(session: Session) -> None:
     """Restores what a stopped run had saved, or saves a new one for the first time."""
-    from photo_classifier.training.resume import restore_training_state
+    from photo_classifier.training.restore import restore_training_state
 
     config, stopped, trainer, run = session.config, session.stopped, session.trainer, session.run
     checkpoint, schedule = session.checkpoint, trainer.recipe.schedule

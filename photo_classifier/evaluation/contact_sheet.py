@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from photo_classifier.evaluation.fonts import TEXT_SIZE, font_for, readable
 from photo_classifier.runtime.device import n_cores
-
-if TYPE_CHECKING:
-    import torch
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+import torch
 from PIL import Image, ImageOps
 
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.evaluation.contact_sheet import SIDE, Tile, contact_sheet, map_until, picture_of
+from photo_classifier.evaluation.metrics import PredictionLike
 from photo_classifier.runtime.seeding import derive_seed
-
-if TYPE_CHECKING:
-    import torch
-
-    from photo_classifier.evaluation.metrics import PredictionLike
 
 N_SHEET = 48  # photos in a sample
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 
@@ -20,14 +19,7 @@ from photo_classifier.runtime import data_parallel, distributed, launcher
 from photo_classifier.runtime.console import warn
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import remove_leftovers
-from photo_classifier.runtime.plain_values import first_mismatch
 from photo_classifier.training.results import EpochResult, Results
-
-
-class Epoch(TypedDict):
-    """What of the metrics in a checkpoint is read back; it counts from 1."""
-
-    epoch: int
 
 
 class BestCheckpoint:
@@ -99,13 +91,13 @@ class BestCheckpoint:
         content = tensor_files.read(self.path)
         if content.get("run_id") != self.run_id:
             raise UserError(f"{self.path} was written by another run; give each run its own --model_fn")
-        metrics = content.get("metrics")
-        if first_mismatch(metrics, Epoch) or not 1 <= metrics["epoch"] <= n_epochs:
+        epoch = content["metrics"].get("epoch") if isinstance(content.get("metrics"), dict) else None
+        if type(epoch) is not int or not 1 <= epoch <= n_epochs:
             raise UserError(f"{self.path} is not from an epoch of this run; put the run's own checkpoint back")
         tensors = state_dict_of(content, self.path)
         check_fit(self.model.net.state_dict(), tensors, self.path)
         load_into(self.model.net, tensors)
-        return metrics["epoch"]
+        return epoch
 
     def backbone(self) -> dict[str, torch.Tensor]:
         """Returns the tensors of all but the head."""

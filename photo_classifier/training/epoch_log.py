@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard import SummaryWriter
 
@@ -96,8 +97,6 @@ class EpochLog:
 
     def add_picture(self, name: str, tag: str, image: Image.Image, step: int = 0) -> None:
         """Keeps a picture in the run folder as `<name>.png`, and in TensorBoard."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         png = io.BytesIO()
         image.save(png, "PNG", compress_level=1)
         with atomic_write(self.folder / f"{name}.png") as file:

@@ -19,7 +19,7 @@ from photo_classifier.models import tensor_files
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import file_state, read_json, write_text
-from photo_classifier.runtime.plain_values import Finite, first_failed, first_mismatch
+from photo_classifier.runtime.plain_values import first_failed, first_mismatch
 from photo_classifier.training.results import EpochResult
 
 FORMAT_VERSION = 1
@@ -132,17 +132,6 @@ def load_backbone(stopped: StoppedRun, net: nn.Module) -> None:
 # --- reading ----------------------------------------------------------------------------------
 
 
-class SavedSums(TypedDict):
-    """The state of `RunningMetrics`."""
-
-    loss: torch.Tensor
-    confusion: torch.Tensor
-    n_finite: torch.Tensor
-    n_steps: int
-    n_batches: int
-    seconds: Finite
-
-
 class TrainerState(TypedDict):
     """The state of the trainer; whether its parts fit is seen where they are put back."""
 
@@ -152,7 +141,7 @@ class TrainerState(TypedDict):
     scaler: dict[str, Any]
     step: int
     epoch: int
-    sums: SavedSums | None
+    sums: dict[str, Any] | None
     best: EpochResult | None
     last: EpochResult | None
 

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from torch.utils.data import Dataset
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from torchvision.transforms.v2 import functional
 
 from photo_classifier.data.batches import stack
@@ -19,10 +21,6 @@ from photo_classifier.models.inference import Engine, run_in_fixed_batches
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.text import escape_surrogates
 from photo_classifier.training.results import Outputs, Results
-
-if TYPE_CHECKING:
-    from torch.utils.data import Dataset
-    from torch.utils.tensorboard import SummaryWriter
 
 MOST_CURVES = 50  # classes with a curve of precision and recall: the most frequent ones
 MOST_IMAGES = 1000  # in the embedding
@@ -71,8 +69,6 @@ def add_hyperparameters(
     Args:
         metrics: by tag.
     """
-    from torch.utils.tensorboard.summary import hparams
-
     _columns, start, end = hparams(dict(hyperparameters), {})
     for summary in (start, end):
         writer.file_writer.add_summary(summary)

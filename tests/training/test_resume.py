@@ -337,7 +337,7 @@ BROKEN = {
         (),
         "expected object, got int (trainer.last.rates)",
     ),
-    "strange sums": (lambda: change_state(sums={"loss": 1}), (), "expected Tensor, got int (trainer.sums.loss)"),
+    "strange sums": (lambda: change_state(sums={"loss": 1}), (), "sums of the epoch are of another kind"),
     "an unknown flag": (lambda: change_flags(colour="red"), (), "has the unknown flag colour"),
     "a flag of a wrong type": (lambda: change_flags(batch_size="many"), (), "does not accept its value"),
     "no state": (lambda: change("r/last.pth", trainer={}), (), "required field model (trainer)"),
