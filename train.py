@@ -116,14 +116,14 @@ def train(config: TrainConfig, stopped: StoppedRun) -> None:
         stopped: the run to go on with; a new one is a stopped run with nothing in it.
     """
     from photo_classifier.training import summary
+    from photo_classifier.training.early_end import explain_early_end
 
     device, dtype = choose_computing(config)
     model = build_model(config, stopped, device)
     run = open_run(config, stopped)
-    with run.guarded():
+    with explain_early_end(run):
         splits = prepare_data(config, stopped, run, model)
-        n_skipped = len(run.skipped.reasons) if launcher.is_main() else 0
-        summary.describe(config, splits, n_skipped, model, device, dtype)
+        summary.describe(config, splits, run.n_skipped, model, device, dtype)
         engine = make_engine(config, model, device, dtype, stopped)
         checkpoint = open_checkpoint(config, model, splits, stopped)
         computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
@@ -135,7 +135,7 @@ def train(config: TrainConfig, stopped: StoppedRun) -> None:
             try_one_step(session)
             return
         loaders, last_results, results, best = fit(session)
-        if launcher.is_main():
+        if launcher.is_main():  # which alone has the outputs of all images
             report(session, loaders["valid"], last_results, results, best)
 
 
@@ -188,11 +188,13 @@ def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun,
     from photo_classifier.training import summary
     from photo_classifier.training.finish import show_augmented
 
-    splits = distributed.broadcast_from_main(lambda: drop_unusable(config, stopped.images.splits, run))
-    summary.warn_of_random_layers(config)
-    if launcher.is_main():
+    def prepare() -> Splits:
+        splits = drop_unusable(config, stopped.images.splits, run)
+        summary.warn_of_random_layers(config)
         show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
-    return splits
+        return splits
+
+    return distributed.broadcast_from_main(prepare)
 
 
 def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
@@ -313,8 +315,10 @@ def open_run(config: TrainConfig, stopped: StoppedRun) -> Run | SilentRun:
 
     words = summary.run_name_words(config, stopped.images.splits)
     run_dir = distributed.broadcast_from_main(lambda: config.run_dir or default_run_dir(config.model_name, words))
-    is_main = launcher.is_main()
-    run = Run(run_dir, stopped, config.n_epochs, config.max_bad, 60 * config.save_every) if is_main else SilentRun()
+    if launcher.is_main():
+        run = Run(run_dir, stopped, config.n_epochs, config.max_bad, 60 * config.save_every)
+    else:
+        run = SilentRun(run_dir)
     note_launch(run_dir)
     return run
 
@@ -399,10 +403,9 @@ def try_one_step(session: Session) -> None:
     datasets = make_datasets(config, run.splits, session.engine.model.preprocess)
     loaders = make_loaders(config, datasets, session.engine)
     result = session.trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
-    if launcher.is_main():
-        run.epochs.close()
-        say(f"dry run: a step of {pluralize(result.n_images, 'image')}, loss {result.loss:.4f}, {result.seconds:.1f} s")
-        say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
+    run.close()
+    say(f"dry run: a step of {pluralize(result.n_images, 'image')}, loss {result.loss:.4f}, {result.seconds:.1f} s")
+    say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
 
 
 # --- fit --------------------------------------------------------------------------------------
@@ -427,7 +430,8 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
         else:
             loaders = make_loaders(config, datasets, engine)
         best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
-        return loaders, *measure_last_and_best(trainer, loaders, run, session.checkpoint, best)
+        measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
+        return loaders, *measured
 
 
 def start_or_restore(session: Session) -> None:
@@ -437,9 +441,8 @@ def start_or_restore(session: Session) -> None:
     config, stopped, trainer, run = session.config, session.stopped, session.trainer, session.run
     checkpoint, schedule = session.checkpoint, trainer.recipe.schedule
     if stopped.is_new:
-        if schedule.warmup:  # the ends of the epochs alone would not show it
-            run.log_rates(schedule.rates, 0)
-        run.save_first(trainer.state_dict(), None if trainer.model is checkpoint.model else checkpoint.backbone())
+        backbone = None if trainer.model is checkpoint.model else checkpoint.backbone()
+        run.save_first(trainer.state_dict(), backbone, schedule.rates if schedule.warmup else None)
         return
     restore_training_state(stopped, trainer, checkpoint.path, trainer.device.type, str(trainer.dtype))
     say(f"continuing after {trainer.epoch} of {config.n_epochs} epochs: {config.run_dir}")
