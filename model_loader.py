@@ -150,11 +150,7 @@ def _timm_with(name: str, path: Path) -> nn.Module:
 
 
 def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_name: str, path: str | Path) -> None:
-    """Loads everything but the head, whatever head the file has.
-
-    Raises:
-        UserError: the tensors do not fit.
-    """
+    """Loads everything but the head, whatever head the file has; raises UserError if the tensors do not fit."""
 
     def is_head(name: str) -> bool:
         return name.startswith(head_name + ".")

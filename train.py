@@ -50,11 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_flags(config: TrainConfig) -> None:
-    """Checks that the flags agree, and that the checkpoint can be written without losing another file.
-
-    Raises:
-        UserError: one of these does not hold.
-    """
+    """Checks that the flags agree and that the checkpoint can be written without losing a file; raises UserError."""
     check(config)
     model_fn = checkpoint_name(config)
     check_output_path(model_fn, "--model_fn")
@@ -110,11 +106,7 @@ def where_best(config: TrainConfig, stopped: StoppedRun) -> str:
 
 
 def train(config: TrainConfig, stopped: StoppedRun) -> None:
-    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images.
-
-    Args:
-        stopped: the run to go on with; a new one is a stopped run with nothing in it.
-    """
+    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images."""
     from photo_classifier.training import summary
     from photo_classifier.training.early_end import explain_early_end
 
@@ -157,11 +149,7 @@ class Session:
 
 
 def load_data(config: TrainConfig) -> Splits:
-    """Returns the samples in their splits, and says what was found.
-
-    Raises:
-        UserError: the data cannot be used, or has another number of classes than was asked for.
-    """
+    """Returns the samples in their splits; raises UserError if they cannot be used or `--n_classes` is wrong."""
     from photo_classifier.data.discovery import load_splits
     from photo_classifier.data.known_datasets import dataset_folder
     from photo_classifier.data.tables import Columns
@@ -226,11 +214,7 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
 
 
 def choose_computing(config: TrainConfig) -> tuple[torch.device, torch.dtype]:
-    """Returns where and in which precision to compute.
-
-    Raises:
-        UserError: they are not there, a flag names an unknown choice, or several processes cannot share the work.
-    """
+    """Returns where and in which precision to compute; raises UserError if that is not possible here."""
     from photo_classifier.runtime.device import choose_precision
 
     check_choices(config)

@@ -19,14 +19,7 @@ N_SHEET = 48  # photos in a sample
 def mistakes_sheet(
     report: Mapping, open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
 ) -> Image.Image | None:
-    """Draws the most confident mistakes with prediction, label and probability.
-
-    Args:
-        seconds: the time to spend; the least confident mistakes are left out when it runs out.
-
-    Returns:
-        The sheet, None if there are no mistakes.
-    """
+    """Draws the most confident mistakes, fewer if `seconds` run out; returns None if there are none."""
 
     def tile(mistake: Mapping) -> Tile:
         caption = _caption(mistake["predict"], mistake["probability"], mistake["label"])

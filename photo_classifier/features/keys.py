@@ -34,11 +34,7 @@ CODE = (
 
 
 def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
-    """Hashes what computes every row: weights, layers, precision, batch size, code, libraries and processors.
-
-    Args:
-        processors: what the processes of the run compute on, as `processor_name` gives it.
-    """
+    """Hashes what computes every row: weights, layers, precision, batch size, code, libraries and processors."""
     model = engine.model
     return _hash_json({
         "backbone": _hash_backbone(model),
@@ -60,12 +56,7 @@ def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
 
 
 def recipe_key(engine: str, dataset: ImageSource, recipe: str) -> str:
-    """Hashes everything that every row depends on, except its file.
-
-    Args:
-        engine: the result of `engine_key`.
-        recipe: the name of the augmentation.
-    """
+    """Hashes everything that every row depends on, except its file; `recipe` names the augmentation."""
     content = {
         **asdict(dataset.preprocess),
         "engine": engine,

@@ -89,11 +89,7 @@ class ShardStore:
         self.paths.append(path)
 
     def add(self, keys: Sequence[RowKey], features: torch.Tensor) -> None:
-        """Writes a shard of rows, (n, ...) in any floating-point dtype, and opens it.
-
-        Raises:
-            WriteError: the folder cannot be written; nothing of the shard is left there.
-        """
+        """Writes a shard of rows, (n, ...) in any floating-point dtype, and opens it; raises WriteError."""
         path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}{SHARD_SUFFIX}"
         # Keys are a tensor as well: the format limits its header, and so the metadata, to 100 MB.
         text = torch.frombuffer(bytearray(json.dumps(keys).encode()), dtype=torch.uint8)
@@ -129,12 +125,9 @@ class ShardStore:
 
 
 class ShardBuffer:
-    """Collects rows in one block of memory, which is reused for every shard.
+    """Collects up to `n_rows` rows in one block of memory, which is reused for every shard.
 
     Rows kept one by one among the activations would fragment the heap, which then grows with every shard.
-
-    Args:
-        n_rows: the most rows that will be added.
     """
 
     def __init__(self, store: ShardStore, n_rows: int) -> None:

@@ -60,9 +60,7 @@ def save_checkpoint(
 ) -> None:
     """Writes the file that prediction needs: plain values and the state_dict.
 
-    Args:
-        metadata: what the model itself does not know: `model_name, class_names, splits, metrics, config, ...`.
-        keep_previous: keep an existing file as `<path>.prev`.
+    `metadata` is what the model itself does not know: `model_name, class_names, splits, metrics, config, ...`.
     """
     content = {
         "format_version": FORMAT_VERSION,
@@ -121,11 +119,7 @@ def _load_plain(
 
 
 def read_class_names(words: Sequence[str]) -> list[str]:
-    """Returns class names as given on the command line, or as the lines of a text file.
-
-    Raises:
-        UserError: the file cannot be read, a name is repeated, or there are fewer than two.
-    """
+    """Returns class names given as words, or as the lines of a file; raises UserError unless two or more differ."""
     names = list(words)
     if len(words) == 1:
         if not os.path.isfile(words[0]):

@@ -29,11 +29,7 @@ def cache_folder() -> Path:
 
 
 def cached_or_downloaded(source: Source, model_name: str) -> Path:
-    """Returns the file of pretrained weights, from a cache or else from the network; never falls back to others.
-
-    Raises:
-        UserError: it is in no cache and cannot be downloaded; the message lists the alternatives.
-    """
+    """Returns the file of pretrained weights, from a cache or the network; raises UserError, never takes others."""
     path = cache_folder() / source.file_name
     if source.hub_id and not path.exists():
         from huggingface_hub import try_to_load_from_cache

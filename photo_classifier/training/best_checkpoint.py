@@ -23,11 +23,7 @@ from photo_classifier.training.results import EpochResult, Results
 
 
 class BestCheckpoint:
-    """Writes the run's checkpoint and reads its best weights back.
-
-    Args:
-        metadata: what else the checkpoint tells: `model_name, config, precision, eval_batch_size, ...`.
-    """
+    """Writes the run's checkpoint, with that metadata, and reads its best weights back."""
 
     def __init__(
         self, path: str, model: Classifier, splits: Splits, run_id: str, metadata: Mapping[str, object]
@@ -50,13 +46,9 @@ class BestCheckpoint:
         }
 
     def save(self, metrics: Mapping[str, object], path: str | Path | None = None) -> None:
-        """Writes the present weights with those metrics, as plain values.
+        """Writes the present weights with those metrics; raises WriteError, and what was there stays.
 
-        Args:
-            path: another place; under the run's own name a file of another run is kept as `.prev`, whenever it came.
-
-        Raises:
-            WriteError: it cannot be written; what was there stays.
+        Under the run's own name a file of another run is kept as `.prev`, whenever it came.
         """
         keep_previous = path is None and not tensor_files.is_of_run(self.path, self.run_id)
         content = {**self.metadata, "temperature": self.temperature, "metrics": metrics}

@@ -27,16 +27,11 @@ REPORT = ".report"  # ends the name of the event file that a finished run writes
 
 
 class EpochLog:
-    """Records epochs in the run folder and on the console.
+    """Records epochs in the run folder and on the console; every method raises WriteError if a file cannot be written.
 
     Args:
-        folder: of the run.
         rows: of `metrics.csv`, those of an earlier part of the run.
-        n_epochs: of the whole run.
         is_new: whether no epoch was begun before; otherwise curves go on after the last row.
-
-    Raises:
-        WriteError: here and in every method: a file cannot be written.
     """
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, str]], n_epochs: int, is_new: bool) -> None:

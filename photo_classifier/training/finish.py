@@ -35,11 +35,7 @@ def measure_last_and_best(
 ) -> tuple[Results, Results, EpochResult]:
     """Measures and writes the weights of the last and of the best epoch, and leaves the best in the model.
 
-    Args:
-        evaluate: evaluates the present weights on the split of a name: `Trainer.evaluate`.
-
-    Returns:
-        The results of both, and the epoch that the best weights are of.
+    Returns the results of both, and the epoch that the best weights are of. `evaluate` is `Trainer.evaluate`.
     """
 
     def measure(valid: PhaseResult) -> Results:
@@ -93,12 +89,7 @@ def show_in_tensorboard(
     reports: Mapping[str, Mapping],
     hyperparameters: Mapping[str, str | float],
 ) -> None:
-    """Adds what TensorBoard shows of the saved weights beside the curves.
-
-    Args:
-        loader: of validation, images or stored features.
-        best_epoch: counts from 0.
-    """
+    """Adds what TensorBoard shows of the saved weights beside the curves; `best_epoch` counts from 0."""
     outputs, step, writer = results["valid"].outputs, best_epoch + 1, run.epochs.writer
     if isinstance(loader, FeatureLoader):
         small = loader.features.dataset.thumbnails(tensorboard.THUMBNAIL)  # nothing but thumbnails is decoded
@@ -115,11 +106,7 @@ def show_in_tensorboard(
 
 
 def show_augmented(run: Run, dataset: Dataset) -> None:
-    """Adds a labelled grid of training images as the first epoch sees them, to the run folder and TensorBoard.
-
-    Args:
-        dataset: a `data_loader.ImageDataset`.
-    """
+    """Adds a labelled grid of training images as the first epoch sees them, to the run folder and TensorBoard."""
 
     def decoded(index: int) -> torch.Tensor | None:
         with contextlib.suppress(BadImage):

@@ -33,14 +33,9 @@ class ResumableTrainer(Protocol):
 def restore_training_state(
     stopped: StoppedRun, trainer: ResumableTrainer, checkpoint: str, device: str, dtype: str
 ) -> None:
-    """Puts the state of a stopped run into the trainer.
+    """Puts the state of a stopped run into the trainer, which computes on that device and in that dtype.
 
-    Args:
-        checkpoint: the file of the best weights.
-        device, dtype: what the trainer computes on and in.
-
-    Raises:
-        UserError: it does not fit, or the best weights so far have another name now.
+    Raises UserError if it does not fit, or the best weights so far are not in the file `checkpoint` any more.
     """
     state = stopped.state
     if (state.device, state.dtype) != (device, dtype):

@@ -33,11 +33,7 @@ MAY_CHANGE = {
 
 
 def merge_flags(stopped: StoppedRun, given: Mapping[str, object]) -> TrainConfig:
-    """Returns the flags of the run, with those that were given again.
-
-    Raises:
-        UserError: one of them would change the result, or the stored flags are not valid.
-    """
+    """Returns the flags of the run, with those given again; raises UserError if one would change the result."""
     path, config = stopped.folder / LAST, stopped.state.config
     if unknown := config.keys() - {item.name for item in fields(TrainConfig)}:
         raise UserError(f"{path} has the unknown flag {min(unknown)}, from a newer version; update the tool")
@@ -80,10 +76,8 @@ def _check_epochs(old: TrainConfig, n_epochs: int) -> None:
 def enter_working_folder(stopped: StoppedRun, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:
     """Changes to the folder that the run was started in, as its flags hold paths relative to that.
 
-    A run folder that was moved here from elsewhere stays here, and keeps its features here.
-
-    Raises:
-        UserError: the run would write its checkpoint outside of this folder, and nobody here has named that place.
+    A run folder that was moved here from elsewhere stays here, and keeps its features here. Raises UserError if it
+    would write its checkpoint outside of this folder, and nobody here has named that place.
     """
     cwd = stopped.state.cwd
     if stopped.is_where_it_was and os.path.isdir(cwd):
@@ -108,10 +102,9 @@ def _is_below_here(path: str) -> bool:
 
 
 def warn_of_changes(images: RunImages, load_data: Callable[[], Splits]) -> None:
-    """Warns of images that are missing or have changed since the run began.
+    """Warns of images that are missing or have changed since the run began, after reading the data once more.
 
-    Args:
-        load_data: reads the data again, which unpacks an archive or makes a known data set once more.
+    That unpacks an archive, or makes a known data set, if its images are gone.
     """
     missing, changed = changed_files(images)
     if missing:

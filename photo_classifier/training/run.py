@@ -24,13 +24,8 @@ from photo_classifier.training.skipped_images import SkippedImages
 class Run:
     """Records a run in its folder and on the console: the `trainer.Recorder` of the main process.
 
-    Args:
-        stopped: the run to go on with, which may be a new one.
-        max_bad: the share of unreadable images above which the run ends.
-        save_every: seconds between two saves within an epoch.
-
-    Raises:
-        UserError: the folder holds something else, or cannot be written.
+    `save_every` is in seconds, `max_bad` the share of unreadable images above which the run ends. Raises UserError
+    if the folder holds something else, or cannot be written.
     """
 
     def __init__(self, folder: str | Path, stopped: StoppedRun, n_epochs: int, max_bad: float, save_every: float):
@@ -51,10 +46,7 @@ class Run:
     ) -> None:
         """Writes the flags and which image is where; after a resume, also the tables as they were at the last save.
 
-        Args:
-            splits: the samples that the run trains and measures on.
-            checkpoint: keeps the best weights.
-            computing: `device`, `dtype` and `is_folded`, which the numbers depend on.
+        `computing` is what the numbers depend on: `device`, `dtype` and `is_folded`.
         """
         self.splits, self.checkpoint = splits, checkpoint
         self.state = replace(self.state, **self._location, config=dict(config), **computing)
@@ -86,11 +78,7 @@ class Run:
         return self._saved_at is not None and time.monotonic() - self._saved_at >= self.save_every
 
     def save_last(self, state: dict) -> None:
-        """Writes `last.pth`: the state of the trainer and where the run stands.
-
-        Raises:
-            WriteError: it cannot be written, or the folder is gone.
-        """
+        """Writes `last.pth`: the state of the trainer and where the run stands; raises WriteError."""
         self.epochs.flush()
         now = replace(self.state, skipped=dict(self.skipped.reasons), rows=list(self.epochs.rows))
         write_last(self.folder, now, state)

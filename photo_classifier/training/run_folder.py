@@ -51,11 +51,7 @@ def resume_command(folder: str | Path) -> str:
 
 
 def claim_folder(folder: Path, is_new: bool) -> None:
-    """Makes the folder of a new run, or prepares that of a stopped one.
-
-    Raises:
-        UserError: it holds something else, or cannot be written.
-    """
+    """Makes the folder of a new run, or prepares that of a stopped one; raises UserError if it cannot be used."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not is_new:

@@ -114,11 +114,7 @@ def write_backbone(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_backbone(stopped: StoppedRun, net: nn.Module) -> None:
-    """Loads the frozen backbone of a run into the network, if the run has one.
-
-    Raises:
-        UserError: its file is missing or broken, or does not fit.
-    """
+    """Loads the frozen backbone of a run, if it has one; raises UserError if its file is missing or does not fit."""
     if not stopped.state.has_backbone:
         return
     path = stopped.folder / BACKBONE
@@ -162,11 +158,7 @@ class SavedImages(TypedDict):
 
 
 def load_stopped_run(folder: str | Path) -> StoppedRun:
-    """Reads the folder of a stopped run.
-
-    Raises:
-        UserError: it is not such a folder, or its files are broken, from a newer version or not what they should be.
-    """
+    """Reads the folder of a stopped run; raises UserError if its files are missing, broken or from a newer version."""
     folder = Path(folder)
     _check_folder(folder)
     content = tensor_files.read(folder / LAST)

@@ -112,12 +112,7 @@ def model_lines(model: Classifier) -> list[str]:
 
 
 def summarize(run: Run, checkpoint: BestCheckpoint, best_epoch: int, results: Results, reports: Mapping) -> None:
-    """Says what came out and what to type next; the last line is the accuracy that predict repeats.
-
-    Args:
-        best_epoch: counts from 0.
-        reports: by split.
-    """
+    """Says what came out, what to type next and the accuracy that predict repeats; `best_epoch` counts from 0."""
     _tell_skipped(run)
     for name, report in reports.items():
         say("\n".join(report_lines(name, report)))
@@ -147,13 +142,7 @@ def _tell_skipped(run: Run) -> None:
 
 
 def indistinguishable_epochs(accuracies: Sequence[float], epoch: int, n_images: int, chosen_by_accuracy: bool) -> str:
-    """Returns how many other epochs the validation images cannot tell from that one, or an empty text.
-
-    Args:
-        accuracies: of validation, by epoch.
-        epoch: counts from 0.
-        n_images: of validation.
-    """
+    """Returns how many other epochs the validation images cannot tell from that one, or an empty text."""
     low, high = wilson_interval(round(accuracies[epoch] * n_images), n_images)
     n = sum(low <= accuracy <= high for accuracy in accuracies) - 1
     if n < 1:

@@ -34,9 +34,7 @@ def add_pr_curves(
 ) -> None:
     """Adds a curve of precision and recall for each class, one against the rest.
 
-    Args:
-        logits: fp32 (n, classes), divided by the temperature.
-        labels: int64 (n,).
+    `logits` are fp32 (n, classes), divided by the temperature; `labels` int64 (n,).
     """
     probabilities = logits.softmax(1).numpy()
     frequent = torch.bincount(labels, minlength=len(class_names)).argsort(descending=True, stable=True)
@@ -112,10 +110,7 @@ def add_embedding(
 ) -> None:
     """Adds features of up to 1,000 images to the projector, with thumbnails, labels and predictions.
 
-    Args:
-        paths: of the whole split.
-        outputs: of the images that could be read.
-        seconds: to spend; the images that are left out when time is up are a random part of them.
+    `paths` are those of the whole split. When `seconds` are up, a random part of the images is left out.
     """
     predicted = dict(zip(outputs.indices.tolist(), outputs.logits.argmax(1).tolist(), strict=True))
     labels = dict(zip(outputs.indices.tolist(), outputs.labels.tolist(), strict=True))
