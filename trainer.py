@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -49,6 +49,7 @@ class Recorder(Protocol):
         """Keeps the state that the next step depends on."""
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains what requires a gradient and keeps the epoch with the best validation.
 
@@ -67,33 +68,25 @@ class Trainer:
         UserError: there is no such monitor.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        evaluate_batch: Callable[[torch.Tensor], torch.Tensor],
-        refresh: Callable[[], None],
-        recipe: Recipe,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-        monitor: str = "accuracy",
-        sync_bn: bool = False,
-    ) -> None:
-        self.model = model
-        self.ddp_model = data_parallel.wrap_ddp(model, device, sync_bn)
-        self.evaluate_batch = evaluate_batch
-        self.refresh = refresh
-        self.recipe = recipe
-        self.device = device
-        self.dtype = dtype
-        self.seed = seed
-        self.monitor = MONITORS[choose("--monitor", monitor, MONITORS)]
+    model: nn.Module
+    evaluate_batch: Callable[[torch.Tensor], torch.Tensor]
+    refresh: Callable[[], None]
+    recipe: Recipe
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+    monitor: str = "accuracy"
+    sync_bn: bool = False
+
+    def __post_init__(self) -> None:
+        self.ddp_model = data_parallel.wrap_ddp(self.model, self.device, self.sync_bn)
+        self.score = MONITORS[choose("--monitor", self.monitor, MONITORS)]
         self.step, self.epoch = 0, 0
         self.sums: RunningMetrics | None = None  # of the epoch that is under way
         self.best: EpochResult | None = None
         self.last: EpochResult | None = None
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
-        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def fit(
         self,
@@ -141,7 +134,7 @@ class Trainer:
         return self.best is None or self._score(result) > self._score(self.best)
 
     def _score(self, result: EpochResult) -> float:
-        score = self.monitor(result.valid)
+        score = self.score(result.valid)
         return -math.inf if math.isnan(score) else score  # any number is better than a loss that is not one
 
     def train_one_epoch(self, loader: DataLoader, run: Recorder, n_epochs: int) -> PhaseResult:

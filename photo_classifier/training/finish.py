@@ -55,9 +55,6 @@ def measure_last_and_best(
     return last_results, results, best
 
 
-# --- reports ----------------------------------------------------------------------------------
-
-
 def report_splits(splits: Splits, results: Results, temperature: float) -> dict[str, dict]:
     """Returns the report of each held-out split."""
     reports = {}

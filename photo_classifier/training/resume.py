@@ -29,9 +29,6 @@ MAY_CHANGE = {
 }
 
 
-# --- flags ------------------------------------------------------------------------------------
-
-
 def merge_flags(stopped: StoppedRun, given: Mapping[str, object]) -> TrainConfig:
     """Returns the flags of the run, with those given again; raises UserError if one would change the result."""
     path, config = stopped.folder / LAST, stopped.state.config
@@ -68,9 +65,6 @@ def _check_epochs(old: TrainConfig, n_epochs: int) -> None:
         )
     if n_epochs < old.n_epochs:
         raise UserError(f"--n_epochs {n_epochs} is less than the {old.n_epochs} of the run; it may only grow")
-
-
-# --- the folder and its images ----------------------------------------------------------------
 
 
 def enter_working_folder(stopped: StoppedRun, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:

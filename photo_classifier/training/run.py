@@ -16,7 +16,7 @@ from photo_classifier.runtime.files import write_text
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.epoch_log import EpochLog
 from photo_classifier.training.results import EpochResult, Results
-from photo_classifier.training.run_folder import claim_folder, write_config, write_splits
+from photo_classifier.training.run_folder import claim_folder, write_splits
 from photo_classifier.training.run_state import FINISHED, SAMPLES, StoppedRun, write_backbone, write_images, write_last
 from photo_classifier.training.skipped_images import SkippedImages
 
@@ -50,14 +50,12 @@ class Run:
         """
         self.splits, self.checkpoint = splits, checkpoint
         self.state = replace(self.state, **self._location, config=dict(config), **computing)
-        write_config(self.folder, config)
+        write_text(self.folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         if not (self.folder / SAMPLES).exists():
             write_splits(self.folder, splits)
             write_images(self.folder, splits, self.n_found)
         self.epochs.write()
         self.skipped.write()
-
-    # --- the recorder -------------------------------------------------------------------------
 
     def log(self, result: EpochResult, is_best: bool) -> None:
         """Records an epoch on the console, in `metrics.csv` and in TensorBoard."""
@@ -83,8 +81,6 @@ class Run:
         now = replace(self.state, skipped=dict(self.skipped.reasons), rows=list(self.epochs.rows))
         write_last(self.folder, now, state)
         self._saved_at = time.monotonic()
-
-    # --- beginning and end --------------------------------------------------------------------
 
     def save_first(
         self, state: dict, backbone: Mapping[str, torch.Tensor] | None, warmup: Mapping[str, float] | None

@@ -47,9 +47,6 @@ def resume_command(folder: str | Path) -> str:
     return shell_command("python", script, "--resume", folder)
 
 
-# --- who may use it ---------------------------------------------------------------------------
-
-
 def claim_folder(folder: Path, is_new: bool) -> None:
     """Makes the folder of a new run, or prepares that of a stopped one; raises UserError if it cannot be used."""
     try:
@@ -92,9 +89,6 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"the run folder {folder} was removed during the run, with its saves; start again")
 
 
-# --- restarts by the launcher -----------------------------------------------------------------
-
-
 def agents_of(folder: str | Path) -> list[str]:
     """Returns the launcher's agents under which the run of that folder was started; none without the launcher."""
     found = read_json(Path(folder) / LAUNCH).get("agents")
@@ -119,14 +113,6 @@ def note_launch(folder: str | Path) -> None:
         own = agents()
         if launcher.is_main():
             write_text(Path(folder) / LAUNCH, json.dumps({"agents": own}) + "\n")
-
-
-# --- its files --------------------------------------------------------------------------------
-
-
-def write_config(folder: Path, config: Mapping[str, object]) -> None:
-    """Writes the flags of the run as `config.json`."""
-    write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_splits(folder: Path, splits: Splits) -> None:

@@ -86,9 +86,6 @@ def new_run(splits: Splits) -> StoppedRun:
     return StoppedRun(None, state, {}, RunImages(splits, sum(map(len, splits.by_name().values()))))
 
 
-# --- writing ----------------------------------------------------------------------------------
-
-
 def write_last(folder: Path, state: RunState, trainer: dict) -> None:
     """Writes `last.pth`."""
     tensor_files.write(folder / LAST, {"format_version": FORMAT_VERSION, **vars(state), "trainer": trainer})
@@ -123,9 +120,6 @@ def load_backbone(stopped: StoppedRun, net: nn.Module) -> None:
     tensors = state_dict_of(tensor_files.read(path), path)
     check_fit({name: value for name, value in net.state_dict().items() if name in tensors}, tensors, path)
     load_into(net, tensors, strict=False)
-
-
-# --- reading ----------------------------------------------------------------------------------
 
 
 class TrainerState(TypedDict):

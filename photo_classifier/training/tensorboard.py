@@ -74,9 +74,6 @@ def add_hyperparameters(
         writer.add_scalar(tag, value, step)
 
 
-# --- the embedding ----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class EmbeddingSource:
     """Where the images of the embedding come from.
