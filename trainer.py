@@ -222,8 +222,8 @@ class Trainer:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError(
-                "batch norm cannot train on a batch of one image of this size; give a larger --batch_size or "
-                "--image_size, or freeze it with --freeze_bn"
+                "batch norm cannot train on a batch of one image of this size; give larger batches (--batch_size) or "
+                "images (--image_size), or freeze it (--freeze_bn)"
             ) from error
 
     def _evaluate_step(self, batch: Batch, labels: torch.Tensor, _n: int) -> tuple[torch.Tensor, torch.Tensor]:

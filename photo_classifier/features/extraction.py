@@ -107,8 +107,8 @@ def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Pat
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise WriteError(
-            f"the features need {size_text(needed)} and {existing} has {size_text(free)} free; give "
-            "--feature_cache DIR on a larger disk, fewer --views, or --views 0, which stores nothing"
+            f"the features need {size_text(needed)} and {existing} has {size_text(free)} free; give a "
+            "folder on a larger disk (--feature_cache), fewer views (--views), or none, to store nothing (--views 0)"
         )
 
 
@@ -126,7 +126,7 @@ def _extract_split(
     if int((locations[..., 0] < 0).any(1).sum()) > len(bad):
         raise UserError(
             f"the features that other processes stored are not in {store.folder}; on several machines give a "
-            "--feature_cache DIR that all of them share, or use --views 0, which stores nothing"
+            "folder that all of them share (--feature_cache), or store nothing (--views 0)"
         )
     return SplitFeatures(request.dataset, store.shards, locations, sorted(bad.items()))
 

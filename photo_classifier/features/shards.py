@@ -115,8 +115,8 @@ class ShardStore:
         except (OSError, WriteError) as error:
             reason = error if isinstance(error, OSError) else error.__cause__
             raise WriteError(
-                f"cannot write to --feature_cache {self.folder.parent} ({getattr(reason, 'strerror', reason)}); free "
-                "some space, give another DIR, or start a new run with --views 0, which stores nothing"
+                f"cannot write to the feature cache {self.folder.parent} ({getattr(reason, 'strerror', reason)}); free "
+                "some space, give another folder (--feature_cache), or start a new run that stores nothing (--views 0)"
             ) from error
 
     def locations(self, keys: Sequence[RowKey]) -> torch.Tensor:

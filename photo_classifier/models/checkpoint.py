@@ -91,7 +91,7 @@ def load_checkpoint(
         return _load_plain(content, path, model_name, class_names)
     _check(content, path)
     if model_name not in (None, content["model_name"]) or list(class_names or ()) not in ([], content["class_names"]):
-        raise UserError(f"{path} names its own network and classes; leave out --model_name and --class_names")
+        raise UserError(f"{path} names its own network and classes; leave out yours (--model_name, --class_names)")
     preprocess = msgspec.convert(content, Preprocess)
     tensors = state_dict_of(content, path)
     model = _build_with(content["model_name"], len(content["class_names"]), tensors, path, preprocess)
@@ -123,15 +123,15 @@ def read_class_names(words: Sequence[str]) -> list[str]:
     names = list(words)
     if len(words) == 1:
         if not os.path.isfile(words[0]):
-            raise UserError(f"--class_names {words[0]}: give two or more names, or a text file with one name per line")
+            raise UserError(f"class_names {words[0]}: give two or more names, or a text file with one name per line")
         try:
             text = Path(words[0]).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise UserError(f"--class_names {words[0]} cannot be read: {reason}") from error
+            raise UserError(f"class_names {words[0]} cannot be read: {reason}") from error
         names = [line.strip() for line in text.splitlines() if line.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError(f"--class_names: {len(names)} names, {len(set(names))} different; give two or more, each once")
+        raise UserError(f"class_names: {len(names)} names, {len(set(names))} different; give two or more, each once")
     return names
 
 

@@ -52,8 +52,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     n_processes = launcher.local_world_size()
     if n_processes > len(gpus):
         raise UserError(
-            f"the launcher started {n_processes} processes, but this machine has {pluralize(len(gpus), 'GPU')}; give "
-            f"--nproc_per_node {len(gpus)}, or --gpu_id -1 to use the CPU"
+            f"the launcher started {n_processes} processes, but this machine has {pluralize(len(gpus), 'GPU')}; start "
+            f"as many (--nproc_per_node {len(gpus)}), or compute on the CPU (--gpu_id -1)"
         )
     return gpus[launcher.local_rank()]
 
@@ -79,7 +79,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
     choose("--precision", name, PRECISIONS)
     if name == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16 needs a GPU; on this CPU choose from auto, fp32, bf16")
+        raise UserError("precision fp16 needs a GPU; on this CPU choose from auto, fp32, bf16")
     if name == "auto":
         return torch.bfloat16 if _has_bf16(device) else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

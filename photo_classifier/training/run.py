@@ -16,7 +16,7 @@ from photo_classifier.runtime.files import write_text
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.epoch_log import EpochLog
 from photo_classifier.training.results import EpochResult, Results
-from photo_classifier.training.run_folder import claim_folder, write_splits
+from photo_classifier.training.run_folder import claim_folder, release_folder, write_splits
 from photo_classifier.training.run_state import FINISHED, SAMPLES, StoppedRun, write_backbone, write_images, write_last
 from photo_classifier.training.skipped_images import SkippedImages
 
@@ -128,8 +128,9 @@ class Run:
         write_text(self.folder / FINISHED, json.dumps({"epochs": len(self.epochs.rows)}) + "\n")
 
     def close(self) -> None:
-        """Closes the files of a run that writes no report."""
+        """Ends a run that has saved nothing; the next one may use its folder."""
         self.epochs.close()
+        release_folder(self.folder)
 
 
 class SilentRun:

@@ -21,7 +21,7 @@ from photo_classifier.runtime.text import shell_command
 from photo_classifier.training.run_state import FINISHED, LAST, SAMPLES
 
 LAUNCH = "launch.json"
-ENDED = "ended.json"  # marks a run that an error ended before its first save
+ENDED = "ended.json"  # marks a dry run, or a run that an error ended before its first save
 BEFORE_A_SAVE = {"config.json", "splits.csv", SAMPLES, "augmented.png", "skipped.csv", "duplicates.csv", LAUNCH, ENDED}
 
 
@@ -72,13 +72,12 @@ def _remove_leftovers(folder: Path) -> None:
 def _has_not_begun(folder: Path) -> bool:
     """Returns whether a folder holds a dry run, or a run that ended before its first save, and nothing else."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
-    # the names alone do not tell: a run that is under way may have written no more than these yet
-    is_over = ENDED in names or read_json(folder / "config.json").get("dry_run") is True
-    return is_over and names <= BEFORE_A_SAVE
+    # the other names alone do not tell: a run that is under way may have written no more than these yet
+    return ENDED in names and names <= BEFORE_A_SAVE
 
 
 def release_folder(folder: Path) -> None:
-    """Marks that the run ended before its first save, so that the next run may use the folder."""
+    """Marks that the run ended without a save, so that the next run may use the folder."""
     with contextlib.suppress(UserError):  # a full disk may be what ended it
         write_text(folder / ENDED, "{}\n")
 

@@ -167,13 +167,13 @@ def load_stopped_run(folder: str | Path) -> StoppedRun:
 
 def _check_folder(folder: Path) -> None:
     if folder.is_file():
-        raise UserError(f"--resume {folder} is a file; give the folder of the run, such as {folder.parent}")
+        raise UserError(f"{folder} is a file; give the folder of the run, such as {folder.parent} (--resume)")
     if not folder.is_dir():
         hint = did_you_mean_path(folder)
-        raise UserError(f"--resume {folder}: there is no such folder{hint}; give the run folder of a training")
+        raise UserError(f"there is no folder {folder}{hint}; give the run folder of a training (--resume)")
     if not (folder / LAST).is_file():
         raise UserError(
-            f"--resume {folder}: there is no {LAST} in it; give the run folder of a training, or start a new run if "
+            f"there is no {LAST} in {folder}; give the run folder of a training (--resume), or start a new run if "
             "that one was stopped before its first save"
         )
 
@@ -209,7 +209,7 @@ def _read_images(folder: Path) -> RunImages:
         content = json.loads(path.read_text(encoding="ascii"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "it is broken"
-        raise UserError(f"--resume {folder}: cannot read {SAMPLES}: {reason}; start a new run") from error
+        raise UserError(f"cannot read {path}: {reason}; start a new run") from error
     _check_format(content, path)
     try:
         saved = msgspec.convert(content, SavedImages)

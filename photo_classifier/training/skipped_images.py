@@ -30,9 +30,9 @@ class SkippedImages:
         if len(self.reasons) > self.max_bad * self.n_found:
             path, reason = next(iter(new.items()))
             raise UserError(
-                f"{len(self.reasons)} of {self.n_found} images cannot be read, more than --max_bad {self.max_bad:g} "
-                f"allows; for example {path}: {reason}; all are listed in {self.path}: repair or remove them, or "
-                "raise --max_bad"
+                f"{len(self.reasons)} of {self.n_found} images cannot be read, more than a share of {self.max_bad:g}; "
+                f"for example {path}: {reason}; all are listed in {self.path}: repair or remove them, or allow more "
+                "(--max_bad)"
             )
 
     def write(self) -> None:

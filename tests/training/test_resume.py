@@ -317,8 +317,8 @@ def test_a_run_folder_of_a_stranger_changes_no_file_outside_of_it(cli, stopped, 
 
 
 BROKEN = {
-    "no such folder": (lambda: None, ("--resume", "nowhere"), "there is no such folder"),
-    "no run": (lambda: None, ("--resume", "photos"), "there is no last.pth in it"),
+    "no such folder": (lambda: None, ("--resume", "nowhere"), "there is no folder nowhere"),
+    "no run": (lambda: None, ("--resume", "photos"), "there is no last.pth in photos"),
     "cut short": (lambda: cut("r/last.pth"), (), "is damaged or incomplete"),
     "newer": (lambda: change("r/last.pth", format_version=99), (), "has format 99"),
     "of something else": (lambda: torch.save({"a": 1}, "r/last.pth"), (), "was not written by this tool"),
@@ -354,8 +354,8 @@ BROKEN = {
     ),
     "no best weights": (lambda: change("m.pth", state_dict={"fc.weight": torch.ones(3, 512)}), (), "it lacks conv1"),
     "best weights of no epoch": (lambda: change("m.pth", metrics={"epoch": 9}), (), "is not from an epoch of this run"),
-    "no list of images": (lambda: os.unlink("r/samples.json"), (), "cannot read samples.json"),
-    "a broken list": (lambda: open("r/samples.json", "w").write("[" * 100_000), (), "cannot read samples.json"),
+    "no list of images": (lambda: os.unlink("r/samples.json"), (), "samples.json: "),
+    "a broken list": (lambda: open("r/samples.json", "w").write("[" * 100_000), (), "samples.json: "),
     "no backbone": (lambda: os.unlink("r/backbone.pth"), (), "the run has lost its backbone.pth"),
 }
 
