@@ -141,7 +141,7 @@ class SilentRun:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def begin(self, *_: object) -> None:
+    def begin(self, *_: object, **__: object) -> None:
         """Does nothing."""
 
     log = save_best = save_measured = skip = save_last = save_first = close = begin
