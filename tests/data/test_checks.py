@@ -139,7 +139,7 @@ def test_too_many_half_photos_stop_within_the_first_epoch(frozen, cli, split_fol
         path.write_bytes(path.read_bytes()[:-500])
     done = cli("train", "--data_dir", split_folder, *TINY, *frozen, "--model_fn", "m.pth")
     assert done.status == 2
-    assert "more than --max_bad" in done.err
+    assert "more than a share of" in done.err
     assert "epoch 1" not in done.out
     assert not os.path.exists("m.pth")
 
