@@ -44,11 +44,7 @@ def device_from_gpu_id(gpu_id: int | None) -> torch.device:
 
 
 def check_output_path(path: str | Path, flag: str) -> None:
-    """Checks before the work that its result can be written to a path.
-
-    Raises:
-        UserError: the path is a folder, or its folder cannot be written to.
-    """
+    """Checks before the work that its result can be written to a path; raises UserError if not."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{flag} {path} is a folder; give the name of a file")

@@ -1,4 +1,4 @@
-"""The loops that people write by hand: what benchmarks/speed.py compares with.
+"""Trains and predicts with loops that people write by hand, which benchmarks/speed.py compares with.
 
 Each prints one JSON line; the time is that of the loop alone, without imports and model building.
 """
@@ -15,7 +15,7 @@ from torchvision import datasets, models, transforms
 
 
 def build(arch: str, n_classes: int) -> tuple[nn.Module, list[float], list[float]]:
-    """A model with a new head, and the mean and std that it wants."""
+    """Returns a model with a new head, and the mean and std that it expects."""
     if arch != "efficientnet_lite0":
         model = models.get_model(arch)
         model.fc = nn.Linear(model.fc.in_features, n_classes)
@@ -33,7 +33,7 @@ def build(arch: str, n_classes: int) -> tuple[nn.Module, list[float], list[float
 
 
 def loaders(folder: Path, mean: list[float], std: list[float], batch_size: int, n_workers: int) -> dict:
-    """The two phases, prepared as the tutorials do it."""
+    """Returns the loaders of both phases, prepared as in the tutorials."""
     finish = [transforms.ToTensor(), transforms.Normalize(mean, std)]
     recipes = {
         "train": [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *finish],
@@ -48,7 +48,7 @@ def loaders(folder: Path, mean: list[float], std: list[float], batch_size: int, 
 
 
 def train(options: argparse.Namespace) -> dict:
-    """Both phases of every epoch: seconds in all and of each epoch, best validation accuracy, images/s, memory."""
+    """Trains; returns the seconds in total and per epoch, the best validation accuracy, images/s and memory."""
     torch.manual_seed(options.seed)
     n_classes = sum(path.is_dir() for path in (options.folder / "train").iterdir())
     model, mean, std = build(options.arch, n_classes)
@@ -84,7 +84,7 @@ def train(options: argparse.Namespace) -> dict:
 
 
 def predict(options: argparse.Namespace) -> dict:
-    """The classes of the validation images: images per second."""
+    """Predicts the validation images; returns images per second."""
     model, mean, std = build(options.arch, 2)
     loader = loaders(options.folder, mean, std, options.batch_size, options.n_workers)["val"]
     loader = DataLoader(loader.dataset, options.batch_size, num_workers=options.n_workers)
