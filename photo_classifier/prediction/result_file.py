@@ -13,8 +13,9 @@ from photo_classifier.prediction.earlier_rows import check_complete, is_result, 
 from photo_classifier.prediction.formats import FORMATS, Row
 from photo_classifier.prediction.results import Totals
 from photo_classifier.prediction.state_file import StateFile, read_state
-from photo_classifier.runtime.console import warn
+from photo_classifier.runtime.console import say, warn
 from photo_classifier.runtime.errors import UserError, choose
+from photo_classifier.runtime.files import keep_previous
 from photo_classifier.runtime.signals import Stopped, resource_hint
 from photo_classifier.runtime.text import pluralize
 
@@ -93,7 +94,7 @@ class ResultFile:
                 self._saved = now
 
     def finish(self, content: Mapping[str, object]) -> None:
-        """Renames the file, and writes `result.json` with that content.
+        """Renames the file, keeps an earlier one as `.prev`, and writes `result.json` with that content.
 
         Raises:
             UserError: the disk is full, or a file of that name cannot be replaced; the rows stay in `.partial`.
@@ -106,6 +107,7 @@ class ResultFile:
         except UserError as error:
             raise UserError(f"{error}; {self._advice(is_closed)}") from error
         try:
+            is_kept = keep_previous(self.path)
             os.replace(self.partial, self.path)
         except OSError as error:
             raise UserError(
@@ -114,6 +116,8 @@ class ResultFile:
                 "again with --resume"
             ) from error
         self.state.publish()
+        if is_kept:
+            say(f"the earlier {self.path} is now {self.path}.prev")
 
     def close(self) -> None:
         """Closes the file after the rows written so far, which makes Parquet readable.
@@ -148,10 +152,9 @@ class ResultFile:
             raise UserError(f"{text}; {self._advice(is_closed)}") from error
 
     def _start(self, resume: bool, totals: Totals) -> None:
-        """Opens a new file, and keeps what an earlier run left as `.prev`."""
+        """Opens a new file, and keeps the rows of a stopped run as `.partial.prev`."""
         if resume and os.path.exists(self.path):
-            os.replace(self.path, f"{self.path}.prev")
-            warn(f"there is no {self.partial} to resume: starting again; the earlier result is now {self.path}.prev")
+            warn(f"there is no {self.partial} to resume: starting again; the earlier result will be {self.path}.prev")
         if os.path.exists(self.partial):
             os.replace(self.partial, f"{self.partial}.prev")
         self.file = open(self.partial, "wb")  # noqa: SIM115
@@ -187,7 +190,8 @@ class ResultFile:
                 self.n_rows = sum(1 for _ in matching_rows(self.path, self.format, self.columns, samples))
                 check_complete(self.path, self.n_rows, content["counts"]["n_rows"], samples)
                 totals.restore(content)
-                os.replace(path, self.state.path)
+                if path == self.state.partial:
+                    self.state.publish()
                 return True
         return False
 

@@ -50,7 +50,7 @@ def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(ending, keeps_state,
         (tmp_path / f"r{ending}.partial").write_bytes(whole[:cut])
         assert write(path, resume=True) == counts
         assert path.read_bytes() == whole, cut
-        assert set(os.listdir(tmp_path)) == {"r.json", f"r{ending}"}
+        assert {name.removesuffix(".prev") for name in os.listdir(tmp_path)} == {"r.json", f"r{ending}"}
 
 
 def test_a_complete_result_is_not_written_again(tmp_path):
@@ -69,7 +69,22 @@ def test_a_resume_without_a_partial_file_keeps_the_earlier_result(tmp_path, caps
     before = path.read_bytes()
     assert write(path, ["other.jpg"], resume=True, metadata={**METADATA, "settings": {"input": ["others"]}}).n_rows == 1
     assert (tmp_path / "r.csv.prev").read_bytes() == before
-    assert f"starting again; the earlier result is now {path}.prev" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert f"starting again; the earlier result will be {path}.prev" in printed.err
+    assert f"the earlier {path} is now {path}.prev" in printed.out
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_an_earlier_result_and_its_json_are_kept_until_and_after_the_new_ones_are_complete(ending, tmp_path):
+    path = tmp_path / f"r{ending}"
+    write(path)
+    before = {name: (tmp_path / name).read_bytes() for name in (path.name, "r.json")}
+    with pytest.raises(Stopped):
+        write(path, NAMES[::-1], n_stop=2)
+    assert path.read_bytes() == before[path.name]
+    write(path, NAMES[::-1], resume=ending != ".parquet")
+    assert {name: (tmp_path / f"{name}.prev").read_bytes() for name in before} == before
+    assert path.read_bytes() != before[path.name]
 
 
 CHANGES = {
