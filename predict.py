@@ -220,7 +220,8 @@ def open_target(
     from photo_classifier.prediction.result_file import ResultFile
     from photo_classifier.prediction.stdout_rows import StdoutRows
 
-    columns = columns_of(config.top_k, predictor.class_names if config.probabilities else ())
+    every = predictor.class_names if config.probabilities else ()
+    columns = columns_of(config.top_k, every, config.min_probability)
     if pipe:
         return StdoutRows(pipe, columns)
     checkpoint = {

@@ -44,7 +44,7 @@ def test_the_table_opens_in_excel_and_has_the_fixed_columns(cli, trained):
     cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0)
     assert open("result.csv", "rb").read(3) == b"\xef\xbb\xbf"
     header = open("result.csv", encoding="utf-8-sig").readline().strip()
-    assert header == "file_dir,predict,probability,label,status,reason"
+    assert header == "file_dir,predict,probability,label,correct,status,reason"
     assert {row["label"] for row in rows()} == {"cat", "dog", "개"}
     assert all(0 <= float(row["probability"]) <= 1 for row in rows())
 
@@ -179,7 +179,7 @@ def test_more_columns_on_request(cli, trained, image_folder):
     common = ("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0)
     cli(*common, "--top_k", 2, "--probabilities", "--min_probability", 0.4)
     added = "class_1,probability_1,class_2,probability_2,p_cat,p_dog,p_개"
-    assert ",".join(rows()[0]) == f"file_dir,predict,probability,{added},label,status,reason"
+    assert ",".join(rows()[0]) == f"file_dir,predict,probability,best_guess,{added},label,correct,status,reason"
     for row in rows():
         every = {name: float(row[f"p_{name}"]) for name in ("cat", "dog", "개")}
         assert sum(every.values()) == pytest.approx(1, abs=1e-5)
@@ -187,6 +187,25 @@ def test_more_columns_on_request(cli, trained, image_folder):
         assert [float(row["probability_1"]), float(row["probability_2"])] == ranked[:2]
         assert every[row["class_1"]] == ranked[0] == float(row["probability"])
         assert row["predict"] == ("unknown" if ranked[0] < 0.4 else row["class_1"])
+        assert row["best_guess"] == row["class_1"]
+
+
+def test_the_mean_of_the_column_correct_is_the_accuracy_of_the_answers(cli, trained, image_folder, tmp_path):
+    def mean():
+        values = [int(row["correct"]) for row in rows() if row["correct"]]
+        return f"{sum(values) / len(values):.4f} ({sum(values)}/{len(values)})"
+
+    (image_folder / "cat" / "bad.png").write_bytes(b"nothing")
+    common = ("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0)
+    assert cli(*common).out.splitlines()[-1] == f"accuracy {mean()}"
+    middle = sorted(float(row["probability"]) for row in rows() if row["probability"])[15]
+    done = cli(*common, "--min_probability", middle)
+    assert f"accuracy of those {mean()}" in done.out
+    for row in rows():
+        assert (row["correct"] == "") == (row["predict"] in ("unknown", ""))
+        assert bool(row["best_guess"]) == (row["status"] == "ok")
+    cli("predict", "--model_fn", "tiny.pth", "--input", image_folder / "cat" / "00.png", "--n_workers", 0)
+    assert rows()[0]["correct"] == "", "no label is known"
 
 
 def test_unknown_answers_do_not_change_the_accuracy_of_the_model(cli, trained):

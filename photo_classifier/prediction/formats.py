@@ -7,9 +7,12 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from photo_classifier.runtime.text import escape_surrogates
+
+if TYPE_CHECKING:
+    import pyarrow
 
 ROW_GROUP = 16_384  # rows of a Parquet file that are buffered in memory
 BOM = b"\xef\xbb\xbf"
@@ -74,7 +77,7 @@ def texts(row: Row, columns: Sequence[str]) -> list[str]:
 def _text(value: str | float | None) -> str:
     if isinstance(value, float):
         return f"{value:.6f}"
-    return "" if value is None else escape_surrogates(value)
+    return "" if value is None else escape_surrogates(str(value))
 
 
 class JsonlFile:
@@ -118,8 +121,7 @@ class ParquetFile:
         import pyarrow
         from pyarrow import parquet
 
-        types = {True: pyarrow.float64(), False: pyarrow.string()}
-        self.schema = pyarrow.schema([(name, types[name.startswith(("probability", "p_"))]) for name in columns])
+        self.schema = pyarrow.schema([(name, self._type_of(name)) for name in columns])
         self.parquet = parquet.ParquetWriter(file, self.schema)
         self._buffer: list[dict] = []
 
@@ -137,6 +139,14 @@ class ParquetFile:
         """Writes the buffered rows, and the footer without which the file cannot be read."""
         self._flush()
         self.parquet.close()
+
+    @staticmethod
+    def _type_of(column: str) -> pyarrow.DataType:
+        import pyarrow
+
+        if column == "correct":
+            return pyarrow.int8()
+        return pyarrow.float64() if column.startswith(("probability", "p_")) else pyarrow.string()
 
     def _flush(self) -> None:
         import pyarrow

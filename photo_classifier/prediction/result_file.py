@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 from photo_classifier.data.samples import Sample
-from photo_classifier.prediction.earlier_rows import check_complete, is_result, matching_rows
+from photo_classifier.prediction.earlier_rows import check_complete, columns_of_rows, is_result, matching_rows
 from photo_classifier.prediction.formats import FORMATS, Row
 from photo_classifier.prediction.results import Totals
 from photo_classifier.prediction.state_file import StateFile, read_state
@@ -164,6 +164,7 @@ class ResultFile:
     def _continue(self, samples: Iterator[Sample], totals: Totals) -> None:
         """Opens the file of a stopped run after its last saved row, and cuts off what follows."""
         state = read_state(self.state.partial)
+        self.columns = columns_of_rows(self.partial, self.format, self.columns)
         if state and (name := self.state.difference(state)):
             raise UserError(f"{self.partial} was made with another {name}; use the same, or leave out --resume")
         end = 0
@@ -187,7 +188,8 @@ class ResultFile:
         for path in (self.state.partial, self.state.path):
             content = read_state(path)
             if content and os.path.exists(self.path) and not self.state.difference(content):
-                self.n_rows = sum(1 for _ in matching_rows(self.path, self.format, self.columns, samples))
+                columns = columns_of_rows(self.path, self.format, self.columns)
+                self.n_rows = sum(1 for _ in matching_rows(self.path, self.format, columns, samples))
                 check_complete(self.path, self.n_rows, content["counts"]["n_rows"], samples)
                 totals.restore(content)
                 if path == self.state.partial:

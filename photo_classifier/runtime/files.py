@@ -21,9 +21,7 @@ LEFTOVER_FOLDER_SECONDS = 86_400.0  # no folder takes a day to fill
 
 
 @contextlib.contextmanager
-def atomic_write(
-    path: str | Path, mode: str = "wb", keep_existing: bool = False, **options: Any
-) -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = "wb", keep_existing: bool = False, **options: Any) -> Iterator[IO]:
     """Opens a file that gets its name only once it is complete and on the disk.
 
     Args:
