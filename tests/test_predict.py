@@ -160,6 +160,27 @@ def test_a_run_that_is_stopped_twice_resumes_to_the_same_file(cli, trained, imag
     assert counts["n_rows"] == 120
 
 
+def test_the_progress_bar_has_a_total_where_the_inputs_are_soon_listed(cli, trained, image_folder, monkeypatch):
+    totals, shown = [], predict.progress
+
+    def progress(**options):
+        totals.append(options["total"])
+        return shown(**options)
+
+    monkeypatch.setattr("predict.progress", progress)
+    photo = image_folder / "cat" / "00.png"
+    (image_folder / "t.csv").write_text("path\ncat/01.png\ncat/02.png\n")
+    argv = ("predict", "--model_fn", "tiny.pth", "--n_workers", 0)
+    cli(*argv)
+    cli(*argv, "--input", photo, image_folder, image_folder / "t.csv")
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=[f"{photo}\n".encode()] * 3))
+    cli(*argv, "--input", "-")
+    assert len(rows()) == 3, "names of stdin are not waited for"
+    monkeypatch.setattr("predict.MOST_AHEAD", 5)
+    cli(*argv, "--input", image_folder)
+    assert (totals, len(rows())) == ([15, 33, None, None], 30)
+
+
 def test_a_pipe_gets_the_rows_alone_and_the_console_the_rest(cli, trained, image_folder):
     cli("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0)
     done = cli("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0, "--result", "-")
