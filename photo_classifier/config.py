@@ -267,7 +267,9 @@ class OutputFlags:
 
     title: ClassVar[str] = "output"
 
-    result: str = flag("result.csv", "the table to write: .csv, .jsonl or .parquet, or - for CSV on stdout", "FILE")
+    result: str = flag(
+        "result.csv", "the table to write: .csv, .jsonl, .parquet or .xlsx, or - for CSV on stdout", "FILE"
+    )
     resume: bool = flag(False, "continue a stopped run after its last row (default: start over)")
     top_k: int | None = flag(None, "add columns for the K most probable classes (default: none)", "K", number(int, 1))
     probabilities: bool = flag(False, "add a column for the probability of every class")

@@ -301,7 +301,7 @@ MISTAKES = {
     "sheet over a photo": (["--model_fn", "tiny.pth", "--sheet", "mine.png"], "mine.png was not written by this tool"),
     "report into a run": (["--model_fn", "tiny.pth", "--report", "r"], "--report r is the folder of a training run"),
     "top_k": (["--model_fn", "tiny.pth", "--top_k", "4"], "--top_k 4: tiny.pth has 3 classes"),
-    "ending": (["--model_fn", "tiny.pth", "--result", "result.xlsx"], "choose from .csv, .jsonl, .parquet"),
+    "ending": (["--model_fn", "tiny.pth", "--result", "result.xls"], "choose from .csv, .jsonl, .parquet, .xlsx"),
     "pipe and resume": (["--model_fn", "tiny.pth", "--result", "-", "--resume"], "--resume needs a file"),
     "over the user's table": (
         ["--model_fn", "tiny.pth", "--result", "mine.csv"],

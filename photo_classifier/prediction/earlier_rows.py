@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from photo_classifier.data.samples import Sample
 from photo_classifier.prediction.formats import BOM, CsvFile, JsonlFile, Row
 from photo_classifier.prediction.results import LATER_COLUMNS
+from photo_classifier.prediction.xlsx_file import is_own_workbook
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import escape_surrogates, pluralize
 
@@ -15,7 +16,8 @@ def is_result(path: str) -> bool:
     """Returns whether the file is empty or starts like a result of this tool."""
     with open(path, "rb") as file:
         start = file.read(40)
-    return not start or start.removeprefix(BOM).startswith((b"file_dir,", b'{"file_dir": ', b"PAR1"))
+    texts = (b"file_dir,", b'{"file_dir": ', b"PAR1")
+    return not start or start.removeprefix(BOM).startswith(texts) or is_own_workbook(path)
 
 
 def columns_of_rows(path: str, file_format: type[CsvFile | JsonlFile], columns: Sequence[str]) -> list[str]:

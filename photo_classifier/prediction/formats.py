@@ -1,4 +1,4 @@
-"""The formats of a prediction's rows: CSV, JSON lines and Parquet, written batch by batch and read back."""
+"""The formats of a prediction's rows: CSV, JSON lines, Parquet and Excel, written batch by batch and read back."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import contextlib
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING
 
+from photo_classifier.prediction.xlsx_file import XlsxFile
 from photo_classifier.runtime.text import escape_surrogates
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class CsvFile:
     """
 
     resumes = True
+    max_columns = math.inf
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
         self.file, self.columns = file, columns
@@ -84,6 +87,7 @@ class JsonlFile:
     """One JSON object per line."""
 
     resumes = True
+    max_columns = math.inf
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
         self.file, self.columns = file, columns
@@ -116,6 +120,7 @@ class ParquetFile:
     """Apache Parquet; readable only once it is closed."""
 
     resumes = False
+    max_columns = math.inf
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
         import pyarrow
@@ -156,4 +161,4 @@ class ParquetFile:
             self._buffer.clear()
 
 
-FORMATS = {".csv": CsvFile, ".jsonl": JsonlFile, ".parquet": ParquetFile}
+FORMATS = {".csv": CsvFile, ".jsonl": JsonlFile, ".parquet": ParquetFile, ".xlsx": XlsxFile}

@@ -32,12 +32,17 @@ class ResultFile:
         metadata: see `StateFile`.
 
     Raises:
-        UserError: the format is unknown, or the name is that of a file of the user.
+        UserError: the format is unknown or cannot hold the columns, or the name is that of a file of the user.
     """
 
     def __init__(self, path: str, columns: Sequence[str], metadata: Mapping[str, object]) -> None:
         self.path, self.columns, self.partial = path, list(columns), f"{path}.partial"
         self.format = FORMATS[choose("the ending of --result", os.path.splitext(path)[1].lower(), FORMATS)]
+        if len(self.columns) > self.format.max_columns:
+            raise UserError(
+                f"{path} cannot hold {len(self.columns):,} columns, only {self.format.max_columns:,}; give a name in "
+                ".csv or .parquet (--result)"
+            )
         self.state = StateFile(path, metadata)
         self.n_rows = 0
         self.file: IO[bytes] | None = None
