@@ -46,6 +46,13 @@ class DataFlags:
     test_ratio: float = flag(
         0.2, "share of images for the final test, if the data has no such split", "R", number(float, 0, 1)
     )
+    min_images: int | None = flag(
+        None,
+        "leave out classes with fewer images to train on, and keep the others even if they are too few for every "
+        "split (default: such classes are an error)",
+        "N",
+        number(int, 1),
+    )
     batch_size: int = flag(32, "images per step", "N", number(int, 1))
     n_workers: int | None = flag(
         None, "processes that decode images (default: by number of cores)", "N", number(int, 0)
