@@ -44,6 +44,7 @@ def load_splits(
     columns: Columns = USUAL,
     splits: str | Path | None = None,
     min_images: int | None = None,
+    train_new: bool = False,
 ) -> Splits:
     """Recognises the layout of a data set and returns its samples in splits.
 
@@ -55,6 +56,7 @@ def load_splits(
         splits: a `splits.csv` that assigns images to splits.
         min_images: leaves out the classes with fewer images to train on, and keeps those that have more even if they
             are too few for every split; None refuses these.
+        train_new: trains on the images that `splits` does not list, unless the data itself holds them out.
 
     Raises:
         UserError: no classifier can be trained on this data.
@@ -66,7 +68,7 @@ def load_splits(
         others, empty = dict(sorted(reader.others.items())), reader.empty
     if splits:
         known = [sample for part in parts.values() for sample in part] or None
-        parts, split_notes = read_splits(splits, known, root or "")
+        parts, split_notes = read_splits(splits, known, root or "", parts.get("train", []) if train_new else [])
         layout, notes = f"{layout} split as in {splits}", notes + split_notes
     if min_images is None:
         refuse_empty_classes(empty, parts)
