@@ -14,7 +14,7 @@ from photo_classifier.data.image_files import Listing
 from photo_classifier.data.layout_hints import explain_undetected
 from photo_classifier.data.layout_readers import EXPECTED, LayoutReader, TableReader
 from photo_classifier.data.layouts import detect_layout, tables_in
-from photo_classifier.data.rare_classes import refuse_empty_classes, without_rare_classes
+from photo_classifier.data.rare_classes import refuse_small_classes, without_rare_classes
 from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Splits
 from photo_classifier.data.split_files import read_splits
 from photo_classifier.data.splitting import crossing_groups, stratified_split
@@ -70,13 +70,15 @@ def load_splits(
         known = [sample for part in parts.values() for sample in part] or None
         parts, split_notes = read_splits(splits, known, root or "", parts.get("train", []) if train_new else [])
         layout, notes = f"{layout} split as in {splits}", notes + split_notes
+    wanted = {name: ratios[name] for name in SPLIT_FOLDERS if name not in parts or name == "train"}
     if min_images is None:
-        refuse_empty_classes(empty, parts)
+        is_cut = "valid" not in parts
+        refuse_small_classes(parts, empty, [name for name in wanted if is_cut and ratios[name]])
     else:
         parts, rare_notes = without_rare_classes(parts, {place.label for place in empty if place.label}, min_images)
         notes += rare_notes
     class_names = _class_names(parts, name)
-    filled = parts if "valid" in parts else _with_missing_splits(parts, ratios, seed, min_images is not None)
+    filled = parts if "valid" in parts else _with_missing_splits(parts, ratios, seed)
     notes += _group_notes(filled) + _absent_notes(filled, class_names)
     made = tuple(split for split in filled if split not in parts)
     three = [filled.get(split, []) for split in SPLIT_FOLDERS]
@@ -171,10 +173,10 @@ def _class_names(parts: Parts, root: str | Path) -> list[str]:
     return class_names
 
 
-def _with_missing_splits(parts: Parts, ratios: Mapping[str, float], seed: int, keep_rare: bool) -> Parts:
+def _with_missing_splits(parts: Parts, ratios: Mapping[str, float], seed: int) -> Parts:
     """Takes the splits that the layout lacks from its training images."""
     wanted = {name: ratios[name] for name in SPLIT_FOLDERS if name not in parts or name == "train"}
-    cut = stratified_split(parts["train"], wanted, seed, keep_rare)
+    cut = stratified_split(parts["train"], wanted, seed)
     if not cut["valid"]:
         raise UserError(
             "every class has only one image or group, and a group stays in one split; add images (of other groups), "

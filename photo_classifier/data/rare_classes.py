@@ -38,12 +38,32 @@ def without_rare_classes(parts: Parts, empty: Collection[str], least: int) -> tu
     return {split: part for split, part in kept.items() if part}, [note]
 
 
-def refuse_empty_classes(empty: Sequence[ClassFolder], parts: Parts) -> None:
-    """Raises a UserError that names all class folders without images, with advice that works.
+def refuse_small_classes(parts: Parts, empty: Sequence[ClassFolder], splits: Collection[str]) -> None:
+    """Raises a UserError that names all classes with too few images or none, with advice that works.
 
     Args:
         parts: the images that there are.
+        empty: class folders without images.
+        splits: what the training images are to be divided into; one of each is needed, but groups are not divided.
     """
+    sizes, grouped = Counter(), set()
+    for sample in parts.get("train", ()):
+        sizes[sample.label] += 1
+        grouped |= {sample.label} if sample.group else set()
+    rare = {label: n for label, n in sorted(sizes.items()) if n < len(splits) and label not in grouped}
+    if not rare:
+        _refuse_empty_classes(parts, empty)
+        return
+    rare |= {place.label: 0 for place in empty if place.label not in sizes}
+    advice = ["add images"]
+    if len(sizes.keys() - rare) > 1:
+        advice.append(f"leave out the classes with fewer than {len(splits)} (--min_images {len(splits)})")
+    if max(sizes.values()) > 1:
+        advice.append("keep what has any, first for training (--min_images 1)")
+    raise UserError(f"too few images for {' + '.join(splits)}: {_counts_text(rare)}; {', or '.join(advice)}")
+
+
+def _refuse_empty_classes(parts: Parts, empty: Sequence[ClassFolder]) -> None:
     if not empty:
         return
     labels = {sample.label for part in parts.values() for sample in part}
@@ -53,23 +73,6 @@ def refuse_empty_classes(empty: Sequence[ClassFolder], parts: Parts) -> None:
         advice += [*["remove what is no class"] * (not is_needed), "leave out the classes without any (--min_images 1)"]
     what = "look like classes but contain" if len(empty) > 1 else "looks like a class but contains"
     raise UserError(f"{_names_text([place.folder for place in empty])} {what} no images; {', or '.join(advice)}")
-
-
-def refuse_rare_classes(rare: Mapping[str, int], sizes: Mapping[str, int], splits: Collection[str]) -> None:
-    """Raises a UserError that names all classes with fewer images than there are splits, with advice that works.
-
-    Args:
-        rare: those classes with their images.
-        sizes: the images or groups of every class.
-    """
-    if not rare:
-        return
-    advice = ["add images"]
-    if len(sizes) - len(rare) > 1:
-        advice.append(f"leave out the classes with fewer than {len(splits)} (--min_images {len(splits)})")
-    if max(sizes.values()) > 1:
-        advice.append("keep them, first for training (--min_images 1)")
-    raise UserError(f"too few images for {' + '.join(splits)}: {_counts_text(rare)}; {', or '.join(advice)}")
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

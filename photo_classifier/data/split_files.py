@@ -46,13 +46,18 @@ def read_splits(
     held_out = [sample for _, split, sample in matches if sample and split != "train"]
     added, leaks = trainable([sample for sample in unlisted if sample in may_train], held_out)
     parts, vanished = _parts_of(matches, added, root)
-    notes = _notes(table.file, matches, moved, unlisted, added)
-    n_lost = sum(1 for _, split, sample in matches if not sample and split != "train")
-    if added and n_lost:
-        notes.append(f"{n_lost} of the missing were in validation or test; one that was renamed is new, and trains now")
-    if vanished:
-        notes.append(f"classes without a photo now: {', '.join(vanished)}")
-    notes += _examples(leaks)
+    notes = _counts(table.file, matches, unlisted, added) + _examples(
+        {
+            f"listed in {table.file} but missing": [row.path for row, _, sample in matches if not sample],
+            "moved or renamed since, and kept in their splits": list(moved),
+            f"left out because {table.file} does not list them": _left_out(unlisted, added, leaks),
+            **leaks,
+            f"labelled as in the data, not as in {table.file}": [
+                row.path for row, _, sample in matches if sample and sample.label != row.label
+            ],
+        }
+    )
+    notes += [f"classes without a photo now: {', '.join(vanished)}"] * bool(vanished)
     return parts if known is not None else _with_short_keys(parts), notes
 
 
@@ -93,26 +98,21 @@ def _parts_of(matches: Sequence[Match], added: Sequence[Sample], root: str | Pat
     return parts, sorted({row.label for row, _, sample in matches if not sample} - labels)
 
 
-def _notes(
-    file: str,
-    matches: Sequence[Match],
-    moved: Mapping[str, Sample],
-    unlisted: Sequence[Sample],
-    added: Sequence[Sample],
-) -> list[str]:
-    gone = [row.path for row, _, sample in matches if not sample]
-    n_kept, new = pluralize(len(matches) - len(gone), "image"), {sample.key for sample in added}
+def _counts(file: str, matches: Sequence[Match], unlisted: Sequence[Sample], added: Sequence[Sample]) -> list[str]:
+    """Returns how many images were kept, are new and are gone, if these are not simply all."""
+    gone = [split for _, split, sample in matches if not sample]
+    if not gone and not unlisted:
+        return []
+    n_kept, n_lost = pluralize(len(matches) - len(gone), "image"), len(gone) - gone.count("train")
     counts = f"{file}: {n_kept} kept in their splits, {len(unlisted)} new ({len(added)} train), {len(gone)} gone"
-    return [counts] * bool(unlisted or gone) + _examples(
-        {
-            f"listed in {file} but missing": gone,
-            "moved or renamed since, and kept in their splits": list(moved),
-            f"left out because {file} does not list them": [s.path for s in unlisted if s.key not in new],
-            f"labelled as in the data, not as in {file}": [
-                row.path for row, _, sample in matches if sample and sample.label != row.label
-            ],
-        }
-    )
+    hint = f"{n_lost} of the missing were in validation or test; one that was renamed is new, and trains now"
+    return [counts, *[hint] * bool(added and n_lost)]
+
+
+def _left_out(unlisted: Sequence[Sample], added: Sequence[Sample], leaks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the paths of the images that do not train for no other reason than that they are new."""
+    others = {sample.path for sample in added}.union(*leaks.values())
+    return [sample.path for sample in unlisted if sample.path not in others]
 
 
 def _examples(paths_by_text: Mapping[str, Sequence[str]]) -> list[str]:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from photo_classifier.data.rare_classes import refuse_rare_classes
 from photo_classifier.data.samples import Parts, Sample
 from photo_classifier.runtime.seeding import derive_seed
 
@@ -15,30 +14,18 @@ Units = dict[str, list[list[Sample]]]  # groups of samples that stay together, b
 TOLERANCE = 0.03  # by how much of a class a split with groups may differ from its share
 
 
-def stratified_split(
-    samples: Sequence[Sample], ratios: Mapping[str, float], seed: int, keep_rare: bool = False
-) -> Parts:
+def stratified_split(samples: Sequence[Sample], ratios: Mapping[str, float], seed: int) -> Parts:
     """Divides every class by the ratios, in an order that depends only on the seed and the keys.
 
     Each image draws its position independently, so adding photos moves others between splits only by the
     rounding of the ratio: yesterday's test images do not become today's training images. A group draws
     one position for all its images, among the groups with the same most common class. It is moved only if
     a class is off its shares by more than `TOLERANCE` and the move brings it closer.
-
-    Args:
-        keep_rare: a class with fewer images than there are splits goes to the first splits.
-
-    Raises:
-        UserError: there are such classes, and they are not to be kept.
+    A class with fewer images or groups than there are splits goes to the first ones.
     """
     shares = {name: ratio / sum(ratios.values()) for name, ratio in ratios.items() if ratio > 0}
     parts: Units = {name: [] for name in shares}
-    strata = _strata(samples, seed)
-    if not keep_rare:
-        sizes = {label: len(units) for label, units in strata.items()}
-        rare = {label: n for label, n in sizes.items() if n < len(shares) and not strata[label][0][0].group}
-        refuse_rare_classes(rare, sizes, shares)
-    for units in strata.values():
+    for units in _strata(samples, seed).values():
         ends = _ends([len(unit) for unit in units], list(shares.values()))
         for name, start, end in zip(shares, [0, *ends], ends, strict=False):
             parts[name] += units[start:end]

@@ -35,7 +35,8 @@ ADVICE = {
     "all but one rare": ({"": {"cat": 6, "fox": 1, "owl": 1}}, "fox 1, owl 1", {1: 3}),
     "nothing to validate on": ({"": {"cat": 1, "dog": 1}}, "cat 1, dog 1", {}),
     "empty": ({"": {"cat": 3, "dog": 3, "fox": 0, "owl": 0}}, "fox, .*owl look like classes", {1: 2}),
-    "empty beside rare": ({"": {"cat": 3, "dog": 1, "fox": 0}}, "fox looks like a class", {1: 2}),
+    "empty beside rare": ({"": {"cat": 3, "dog": 1, "fox": 0}}, "test: dog 1, fox 0;", {1: 2}),
+    "both beside others": ({"": {"cat": 3, "dog": 3, "fox": 0, "owl": 2}}, "test: owl 2, fox 0;", {3: 2, 1: 3}),
     "with a test split": ({"train": {"cat": 3, "dog": 3, "fox": 1}, "test": {"cat": 1}}, "valid: fox 1", {2: 2, 1: 3}),
     "nothing to train on": (
         {"train": {"cat": 3, "dog": 3, "fox": 0}, "val": {"cat": 1, "dog": 1, "fox": 2}},
@@ -79,7 +80,7 @@ def test_a_rare_class_that_is_kept_goes_to_training_first():
     samples = [
         Sample(f"{n}", label, f"{label}{n}") for label, n_all in (("a", 9), ("b", 1), ("c", 2)) for n in range(n_all)
     ]
-    parts = stratified_split(samples, RATIOS, 0, keep_rare=True)
+    parts = stratified_split(samples, RATIOS, 0)
     where = {label: [name for name, part in parts.items() for s in part if s.label == label] for label in "bc"}
     assert where == {"b": ["train"], "c": ["train", "valid"]}
 
