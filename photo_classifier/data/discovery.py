@@ -70,15 +70,13 @@ def load_splits(
         known = [sample for part in parts.values() for sample in part] or None
         parts, split_notes = read_splits(splits, known, root or "", parts.get("train", []) if train_new else [])
         layout, notes = f"{layout} split as in {splits}", notes + split_notes
-    wanted = {name: ratios[name] for name in SPLIT_FOLDERS if name not in parts or name == "train"}
     if min_images is None:
-        is_cut = "valid" not in parts
-        refuse_small_classes(parts, empty, [name for name in wanted if is_cut and ratios[name]])
+        refuse_small_classes(parts, empty, [split for split, share in _splits_to_make(parts, ratios).items() if share])
     else:
         parts, rare_notes = without_rare_classes(parts, {place.label for place in empty if place.label}, min_images)
         notes += rare_notes
     class_names = _class_names(parts, name)
-    filled = parts if "valid" in parts else _with_missing_splits(parts, ratios, seed)
+    filled = _with_missing_splits(parts, ratios, seed)
     notes += _group_notes(filled) + _absent_notes(filled, class_names)
     made = tuple(split for split in filled if split not in parts)
     three = [filled.get(split, []) for split in SPLIT_FOLDERS]
@@ -173,9 +171,17 @@ def _class_names(parts: Parts, root: str | Path) -> list[str]:
     return class_names
 
 
+def _splits_to_make(parts: Parts, ratios: Mapping[str, float]) -> dict[str, float]:
+    """Returns the shares of the splits that the training images are to be divided into, if they are."""
+    if "valid" in parts:
+        return {}
+    return {name: ratios[name] for name in SPLIT_FOLDERS if name not in parts or name == "train"}
+
+
 def _with_missing_splits(parts: Parts, ratios: Mapping[str, float], seed: int) -> Parts:
-    """Takes the splits that the layout lacks from its training images."""
-    wanted = {name: ratios[name] for name in SPLIT_FOLDERS if name not in parts or name == "train"}
+    """Takes the splits that the layout lacks from its training images, unless it has validation images."""
+    if not (wanted := _splits_to_make(parts, ratios)):
+        return parts
     cut = stratified_split(parts["train"], wanted, seed)
     if not cut["valid"]:
         raise UserError(

@@ -38,10 +38,8 @@ def read_splits(
     moved = find_moved(table.file, [row.path for row, _, sample in matches if not sample], _unlisted(matches, known))
     matches = [(row, split, sample or moved.get(row.path)) for row, split, sample in matches]
     if not any(sample for *_, sample in matches):
-        where, hint = (
-            (f" in {root}", "") if known is not None else ("", "; give the folder of the photos with --data_dir")
-        )
-        raise UserError(f"--splits {table.file}: none of its images exists{where}{hint}")
+        where = "; give the folder of the photos with --data_dir" if known is None else f" in {root}"
+        raise UserError(f"--splits {table.file}: none of its images exists{where}")
     unlisted, may_train = _unlisted(matches, known), set(new)
     held_out = [sample for _, split, sample in matches if sample and split != "train"]
     added, leaks = trainable([sample for sample in unlisted if sample in may_train], held_out)
@@ -52,9 +50,7 @@ def read_splits(
             "moved or renamed since, and kept in their splits": list(moved),
             f"left out because {table.file} does not list them": _left_out(unlisted, added, leaks),
             **leaks,
-            f"labelled as in the data, not as in {table.file}": [
-                row.path for row, _, sample in matches if sample and sample.label != row.label
-            ],
+            f"labelled as in the data, not as in {table.file}": _relabelled(matches),
         }
     )
     notes += [f"classes without a photo now: {', '.join(vanished)}"] * bool(vanished)
@@ -96,6 +92,10 @@ def _parts_of(matches: Sequence[Match], added: Sequence[Sample], root: str | Pat
     if added:
         parts.setdefault("train", []).extend(added)
     return parts, sorted({row.label for row, _, sample in matches if not sample} - labels)
+
+
+def _relabelled(matches: Sequence[Match]) -> list[str]:
+    return [row.path for row, _, sample in matches if sample and sample.label != row.label]
 
 
 def _counts(file: str, matches: Sequence[Match], unlisted: Sequence[Sample], added: Sequence[Sample]) -> list[str]:
