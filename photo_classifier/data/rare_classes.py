@@ -46,10 +46,9 @@ def refuse_small_classes(parts: Parts, empty: Sequence[ClassFolder], splits: Col
         empty: class folders without images.
         splits: what the training images are to be divided into; one of each is needed, but groups are not divided.
     """
-    sizes, grouped = Counter(), set()
-    for sample in parts.get("train", ()):
-        sizes[sample.label] += 1
-        grouped |= {sample.label} if sample.group else set()
+    train = parts.get("train", ())
+    sizes = Counter(label for label, _ in {(sample.label, sample.group or sample.key) for sample in train})
+    grouped = {sample.label for sample in train if sample.group}
     rare = {label: n for label, n in sorted(sizes.items()) if n < len(splits) and label not in grouped}
     if not rare:
         _refuse_empty_classes(parts, empty)
