@@ -53,7 +53,8 @@ def _states_of_run(folder: str) -> dict[str, tuple[int, ...]]:
         rows = content["splits"].get(split)
         if not first_mismatch(rows, [[object]]):
             known = zip(rows, files, strict=False)
-            states |= {escape_surrogates(str(row[column])): tuple(state) for row, state in known if state}
+            known = [(row[column], state) for row, state in known if state and len(row) > column]
+            states |= {escape_surrogates(str(path)): tuple(state) for path, state in known}
     return states
 
 

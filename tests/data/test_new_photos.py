@@ -74,6 +74,20 @@ def test_renamed_and_relabelled_photos_stay_in_their_splits(cli, first_run):
     assert "3 of the missing were in validation or test; one that was renamed is new, and trains now" in done.out
 
 
+@pytest.mark.parametrize("broken", ["{", "[]", '{"columns": ["key"], "splits": {}, "files": {}}',
+    '{"columns": ["key", "path"], "splits": {"train": [["x"]], "test": 3}, "files": {"train": [[1, 2]], "test": []}}',
+])  # fmt: skip
+def test_a_broken_note_of_the_files_is_ignored(broken, tmp_path):
+    make_class_folders(tmp_path / "d", 4, ("cat", "dog"))
+    parts = load_splits(tmp_path / "d", RATIOS, 0).by_name()
+    rows = [f"{s.key},{s.label},{name}" for name, part in parts.items() for s in part]
+    (tmp_path / "splits.csv").write_text("\n".join(["path,label,split", *rows]))
+    (tmp_path / "samples.json").write_text(broken)
+    os.rename("d/cat/00.png", "d/cat/new.png")
+    splits = load_splits(tmp_path / "d", RATIOS, 0, splits="splits.csv", train_new=True)
+    assert "splits.csv: 7 images kept in their splits, 1 new (1 train), 1 gone" in splits.notes
+
+
 def test_a_new_photo_of_a_held_out_group_does_not_train(tmp_path):
     make_table(tmp_path / "d", 12)
     header, *lines = (tmp_path / "d" / "labels.csv").read_text().splitlines()
