@@ -24,7 +24,8 @@ class LayoutReader(Protocol):
     """Reads the labelled images of one layout.
 
     `name` is what the user calls the data. After `samples` has run, `others` counts the files that are not
-    images, by ending, `left_out` lists images without a label and `missing` lists images that do not exist.
+    images, by ending, `left_out` lists images without a label, `missing` lists images that do not exist, and `empty`
+    lists class folders without images.
     """
 
     root: str
@@ -32,6 +33,7 @@ class LayoutReader(Protocol):
     others: Counter[str]
     left_out: list[str]
     missing: list[str]
+    empty: list[ClassFolder]
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
         """Yields every labelled image with its split, which is empty if the data names none."""
@@ -64,14 +66,11 @@ class FolderReader:
         self.others: Counter[str] = Counter()
         self.left_out: list[str] = []
         self.missing: list[str] = []
+        self.empty: list[ClassFolder] = []
         self._by_folder: dict[str, ClassFolder | None] = {place.folder: place for place in places}
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
-        """Yields the images sorted by name, in one walk over the folder.
-
-        Raises:
-            UserError: a class folder has no images.
-        """
+        """Yields the images sorted by name, in one walk over the folder."""
         used = set()
         for path in walk_images(self.root, self.others):
             place = self._class_folder_of(os.path.dirname(path))
@@ -81,10 +80,7 @@ class FolderReader:
                 used.add(place)
                 label = place.label if place.label is not None else flat_class(path)
                 yield place.split, Sample(path, label, sample_key(path, self.root))
-        if empty := [place.folder for place in self.places if place not in used]:
-            raise UserError(
-                f"{empty[0]} looks like a class but contains no images; add images or remove the folder; {EXPECTED}"
-            )
+        self.empty = [place for place in self.places if place not in used]
 
     def labels(self) -> set[str]:
         """Returns the names of the class folders and the classes that files are named after."""
@@ -139,6 +135,7 @@ class TableReader:
         self.others: Counter[str] = Counter()
         self.left_out: list[str] = []
         self.missing: list[str] = []
+        self.empty: list[ClassFolder] = []
         self.find = FileFinder(root)
         self._labels: dict[str, str] | None = None
 

@@ -56,11 +56,12 @@ class HeldOut(TypedDict):
 
 
 def save_checkpoint(
-    path: str | Path, model: Classifier, metadata: Mapping[str, object], keep_previous: bool = False
+    path: str | Path, model: Classifier, metadata: Mapping[str, object], keep_existing: bool = False
 ) -> None:
     """Writes the file that prediction needs: plain values and the state_dict.
 
     `metadata` is what the model itself does not know: `model_name, class_names, splits, metrics, config, ...`.
+    With `keep_existing`, an existing file is kept as `<path>.prev`.
     """
     content = {
         "format_version": FORMAT_VERSION,
@@ -72,7 +73,7 @@ def save_checkpoint(
         "versions": {"torch": str(torch.__version__)},
         "state_dict": {key: value.detach().cpu().clone() for key, value in model.net.state_dict().items()},
     }
-    tensor_files.write(path, content, previous=f"{path}.prev" if keep_previous else None)
+    tensor_files.write(path, content, keep_existing)
 
 
 def load_checkpoint(
