@@ -67,7 +67,7 @@ def has_format(content: object, version: int, path: str | Path) -> bool:
 
 
 def write(path: str | Path, content: dict, keep_existing: bool = False) -> None:
-    """Writes plain values and tensors as a `.pth` file, atomically; with `keep_existing`, an old file becomes `.prev`."""
+    """Writes plain values and tensors as a `.pth` file, atomically; `keep_existing` keeps an old one as `.prev`."""
     with atomic_write(path, keep_existing=keep_existing) as file:
         recorder = _ErrorRecorder(file)
         try:
