@@ -8,28 +8,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from photo_classifier.data.file_kinds import ending_of, is_image_name, passed_over
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import pluralize
 
-IMAGE_ENDINGS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .jp2 .ico .tga".split()
-)
 PASSED_OVER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 def nfc(name: str) -> str:
     """Returns the name in Unicode NFC: macOS writes Korean names decomposed, and they must still match."""
     return unicodedata.normalize("NFC", name)
-
-
-def ending_of(name: str) -> str:
-    """Returns the ending of a file name or path in lower case, with its dot, or an empty string."""
-    return os.path.splitext(name)[1].lower()
-
-
-def is_image_name(name: str) -> bool:
-    """Returns whether a file name has the ending of an image."""
-    return ending_of(name) in IMAGE_ENDINGS
 
 
 def is_visible(name: str) -> bool:
@@ -88,14 +76,33 @@ def has_images(folder: str | Path) -> bool:
     return False
 
 
-def walk_files(folder: str | Path, locked: dict[str, str] | None = None) -> Iterator[str]:
-    """Yields every visible file below `folder`, sorted by name; follows links, but not in circles.
+def walk_images(
+    folder: str | Path, others: Counter[str] | None = None, unread: dict[str, str] | None = None
+) -> Iterator[str]:
+    """Yields every file below `folder` that has the ending of an image, sorted by name.
 
     Args:
-        locked: collects the folders that cannot be read, with the reasons; their own paths are yielded instead.
+        others: counts the other files, by ending.
+        unread: collects the folders that cannot be read and the files that may hold a photo but are passed over, with
+            the reasons; their own paths are yielded too.
 
     Raises:
-        UserError: a folder cannot be read and `locked` is None.
+        UserError: a folder cannot be read and `unread` is None.
+    """
+    for paths in _walk(folder, unread):
+        if unread is not None:
+            unread |= passed_over([path for path in paths if path not in unread])
+        for path in paths:
+            if is_image_name(path) or path in (unread or ()):
+                yield path
+            elif others is not None:
+                others[ending_of(path) or "no ending"] += 1
+
+
+def _walk(folder: str | Path, locked: dict[str, str] | None) -> Iterator[list[str]]:
+    """Yields the visible files of each folder below `folder`, sorted by name; follows links, but not in circles.
+
+    A folder that cannot be read goes into `locked` with the reason, and its own path is yielded instead.
     """
     pending: list[tuple[str, frozenset[str]]] = [(str(folder), frozenset())]
     while pending:
@@ -109,27 +116,11 @@ def walk_files(folder: str | Path, locked: dict[str, str] | None = None) -> Iter
             if locked is None:
                 raise
             locked[current] = str(error)
-            yield current
+            yield [current]
             continue
         visible = [(entry, _is_dir(entry)) for entry in entries if is_visible(entry.name)]
         pending.extend((entry.path, above | {real}) for entry, is_dir in reversed(visible) if is_dir)
-        yield from (entry.path for entry, is_dir in visible if not is_dir)
-
-
-def walk_images(
-    folder: str | Path, others: Counter[str] | None = None, locked: dict[str, str] | None = None
-) -> Iterator[str]:
-    """Yields every file below `folder` that has the ending of an image, sorted by name.
-
-    Args:
-        others: counts the other files, by ending.
-        locked: as for `walk_files`.
-    """
-    for path in walk_files(folder, locked):
-        if is_image_name(path) or path in (locked or ()):
-            yield path
-        elif others is not None:
-            others[ending_of(path) or "no ending"] += 1
+        yield [entry.path for entry, is_dir in visible if not is_dir]
 
 
 def others_text(others: Mapping[str, int]) -> str:
