@@ -167,7 +167,7 @@ def load_data(config: TrainConfig) -> Splits:
     from photo_classifier.data.tables import Columns
 
     shares = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
-    columns = Columns(config.path_column, config.label_column, config.group_column)
+    columns = Columns(config.path_column, config.label_column, config.group_column, config.split_column)
     if config.dataset_name == "digits":
         say("training on the built-in digits; for your own photos give --data_dir DIR")
     root = str(dataset_folder(config.dataset_name)) if config.dataset_name else config.data_dir
@@ -205,7 +205,7 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     from photo_classifier.training.run_folder import write_table
 
     samples = [sample for part in splits.by_name().values() for sample in part]
-    reasons = find_unreadable(samples, config.max_pixels)
+    reasons = {**splits.unread, **find_unreadable(samples, config.max_pixels)}
     run.skipped.add(reasons)
     duplicates = find_duplicates(splits)
     if duplicates.copies:

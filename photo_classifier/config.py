@@ -38,6 +38,12 @@ class DataFlags:
         "a table's column of groups (plants, patients) that stay in one split (default: group, if there is one)",
         "NAME",
     )
+    split_column: str | None = flag(
+        None,
+        "a table's column of splits: train, val or test, or true and false if it is called is_valid "
+        "(default: found by its usual names)",
+        "NAME",
+    )
     splits: str | None = flag(None, "the splits.csv of an earlier run, to use the same splits (default: none)", "CSV")
     train_ratio: float = flag(0.6, "share of images for training", "R", number(float, 0, 1))
     valid_ratio: float = flag(

@@ -14,7 +14,8 @@ from photo_classifier.data.image_files import nfc, others_text, subfolders, walk
 from photo_classifier.data.layout_readers import ClassFolder, FolderReader, LayoutReader
 from photo_classifier.data.layouts import detect_layout
 from photo_classifier.data.samples import Sample
-from photo_classifier.data.tables import USUAL, Columns, Table, is_table_name
+from photo_classifier.data.table_files import SURE, is_table_name
+from photo_classifier.data.tables import ONE_LABEL, USUAL, Columns, Table
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.text import pluralize
@@ -75,13 +76,13 @@ def samples_at(path: str, class_names: Sequence[str], columns: Columns = USUAL) 
 
 def _in_folder(folder: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
     label_of, is_empty = _label_of(folder, class_names, columns), True
-    others, locked = Counter(), {}
-    for path in walk_images(folder, others, locked):
+    others, unread = Counter(), {}
+    for path in walk_images(folder, others, unread):
         is_empty = False
-        yield Sample(path, label_of(path), reason=locked.pop(path, ""))
+        yield Sample(path, label_of(path), reason=unread.pop(path, ""))
     if is_empty:
         say(f"{folder}: contains no images")
-    if others := {ending: n for ending, n in others.items() if not is_table_name(ending)}:
+    if others := {ending: n for ending, n in others.items() if ending not in SURE}:
         say(f"{folder}: {others_text(others)}")
 
 
@@ -116,22 +117,25 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns) -> Iterat
     table = Table(file, columns)
     table.require("path")
     root = os.path.dirname(file) or "."
-    find, known, unknown = FileFinder(root), set(class_names), Counter()
+    find, known, unknown, faults = FileFinder(root), set(class_names), Counter(), Counter()
     for row in table.rows():
-        path, reason = None, ""
+        path, reason = None, "" if row.path else f"line {row.line} of {file} has no {table.path}"
         try:
-            path = find(row.path)
+            path = find(row.path) if row.path else None
         except UserError as error:
             reason = str(error)
         path = path or os.path.normpath(os.path.join(root, row.path))
         yield Sample(path, row.label if row.label in known else None, reason=reason)
-        if row.label and row.label not in known:
-            unknown[row.label] += 1
-    if unknown:
+        unknown[row.label] += bool(row.label) and row.label not in known
+        faults[row.fault] += "labels (" in row.fault
+    if unknown := +unknown:
         names = ", ".join(name for name, _ in unknown.most_common(3))
         say(f"{file}: ignored {pluralize(unknown.total(), 'label')} without a matching class ({names})")
-    for note in find.notes():
-        say(f"{file}: {note}")
+    if faults := +faults:
+        example = faults.most_common(1)[0][0]
+        say(f"{file}: ignored the labels of {pluralize(faults.total(), 'line')}, one {example}; {ONE_LABEL}")
+    for note in table.notes() + find.notes():
+        say(note if note.startswith(file) else f"{file}: {note}")
 
 
 def stdin_names() -> Iterator[str]:

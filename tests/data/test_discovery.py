@@ -204,8 +204,11 @@ def test_an_unusable_table_is_refused_with_line_and_reason(image_folder):
 
     assert "has the columns a, b; name the path column with --path_column" in error("a,b", rows)
     assert "did you mean path?" in error("path,label", rows, path="paht")
-    assert "line 3 of" in error("path,label", [rows[0], "x.png,"])
-    assert "is in line 2 of" in error("path,label", [rows[0], rows[0]])
+    assert "has 1 faulty line: line 3 has no label; 1 file not found (for example x.png)" in error(
+        "path,label", [rows[0], "x.png,"]
+    )
+    clash = "line 3 has 2 labels ('cat/00.png' is cat in line 2 and dog here)"
+    assert clash in error("path,label", [rows[0], rows[0].replace(",cat", ",dog")])
     assert "none of its images" in error("path,label", ["a.png,x", "b.png,x"])
     assert "is empty; expected a header line" in error("", [])
     with pytest.raises(UserError, match="No such file"):
