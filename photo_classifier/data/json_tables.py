@@ -33,15 +33,19 @@ def _objects(file: str, raw: bytes) -> Iterator[tuple[int, Mapping]]:
     try:
         text = raw.decode(encoding_of(raw) or "utf-8").strip()
         try:
-            document, start = json.loads(text), 1
+            document = json.loads(text)
         except json.JSONDecodeError as error:
             if not error.msg.startswith("Extra data"):
                 raise
-            document, start = _json_lines(text), 1
+            document = _json_lines(text)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
         raise UserError(f"{file} cannot be read as JSON: {reason}; {EXPECTED}") from error
-    for number, found in enumerate(_records(file, document), start):
+    try:
+        records = _records(file, document)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{file} lacks fields of COCO ({error}); {EXPECTED}") from error
+    for number, found in enumerate(records, start=1):
         if not isinstance(found, dict):
             raise UserError(f"{file} holds {type(found).__name__} where an image is described; {EXPECTED}")
         yield number, found
@@ -99,7 +103,10 @@ def _flat(found: Mapping) -> dict[str, str]:
             pending += [(name, item) for item in reversed(value)]
         elif value not in values.setdefault(name, []):
             values[name].append(value)
-    return {
-        name: json.dumps(items, ensure_ascii=False) if len(items) > 1 else "" if items[0] is None else str(items[0])
-        for name, items in values.items()
-    }
+    return {name: _text_of(items) for name, items in values.items()}
+
+
+def _text_of(items: list) -> str:
+    """Returns the value of a field, or a JSON list of several; half a letter of UTF-16 becomes a question mark."""
+    text = json.dumps(items, ensure_ascii=False) if len(items) > 1 else "" if items[0] is None else str(items[0])
+    return text.encode("utf-8", "replace").decode()

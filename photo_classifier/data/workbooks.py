@@ -11,9 +11,10 @@ from xml.parsers import expat
 from photo_classifier.runtime.errors import UserError
 
 Lines = list[tuple[int, Sequence[str]]]
-MAX_UNPACKED = 500_000_000  # bytes: a million lines have 120 MB
+MAX_UNPACKED = 250_000_000  # bytes: a million lines have 120 MB
 MAX_ROWS, MAX_COLUMNS = 1 << 20, 1 << 14  # Excel's own limits
-MAX_ELEMENTS = 20_000_000  # of a sheet; the other parts have a fifth of that
+MAX_ELEMENTS = 12_000_000  # of a sheet, a million lines of five cells; the other parts have a third of that
+MAX_DEPTH = 100
 TOO_LARGE = "it has more cells than a table of images needs; save the table as CSV"
 
 
@@ -86,8 +87,8 @@ class _Counter:
 
     def __init__(self, file: str, is_sheet: bool) -> None:
         self.file = file
-        self.most = MAX_ELEMENTS if is_sheet else MAX_ELEMENTS // 5
-        self.n_elements = self.n_rows = self.n_cells = 0
+        self.most = MAX_ELEMENTS if is_sheet else MAX_ELEMENTS // 3
+        self.n_elements = self.n_rows = self.n_cells = self.depth = 0
 
     def read(self, xml: bytes) -> None:
         """Reads one part.
@@ -97,17 +98,22 @@ class _Counter:
         """
         parser = expat.ParserCreate()
         parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
         parser.StartDoctypeDeclHandler = self._refuse
         parser.Parse(xml, True)
 
     def _start(self, name: str, _: dict[str, str]) -> None:
         name = name.rpartition(":")[2]
-        self.n_elements += 1
+        self.n_elements, self.depth = self.n_elements + 1, self.depth + 1
         if name == "row":
             self.n_rows, self.n_cells = self.n_rows + 1, 0
         self.n_cells += name == "c"
-        if self.n_elements > self.most or self.n_rows > MAX_ROWS or self.n_cells > MAX_COLUMNS:
+        is_wide = self.n_cells > MAX_COLUMNS or self.depth > MAX_DEPTH
+        if self.n_elements > self.most or self.n_rows > MAX_ROWS or is_wide:
             raise UserError(f"{self.file} was refused: {TOO_LARGE}")
+
+    def _end(self, _: str) -> None:
+        self.depth -= 1
 
     def _refuse(self, *_: object) -> None:
         raise UserError(f"{self.file} was refused: it defines entities, as no workbook does; save the table as CSV")
