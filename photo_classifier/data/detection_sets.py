@@ -12,8 +12,8 @@ MAX_FILES, MAX_BYTES = 5000, 1 << 18  # a look, not a search
 # what a file of annotations begins with, by its ending
 MARKS = {
     ".json": (re.compile(rb'"(bbox|segmentation|region_shape_attributes|coordinates|imageHeight)"'), "COCO, VIA, ..."),
-    ".xml": (re.compile(rb"<bndbox>|<robndbox>|<polygon>"), "Pascal VOC"),
-    ".txt": (re.compile(rb"\A\d+( -?\d+(\.\d+)?){4,}\r?\n?(\d|\Z)"), "YOLO"),
+    ".xml": (re.compile(b"<bndbox>|<robndbox>|<polygon>"), "Pascal VOC"),
+    ".txt": (re.compile(rb"\A\d+( -?\d*\.?\d+){4,}\s*(\n\d|\Z)"), "YOLO"),
     ".csv": (re.compile(rb"\A[^\n]*\b(xmin|x_min|bbox|bbox_x|left_x)\b", re.I), "boxes"),
 }
 NAMES = {"images", "jpegimages", "img", "train", "val", "valid", "test"}  # folders beside their annotations

@@ -10,6 +10,7 @@ from photo_classifier.data.detection_sets import find_annotations
 from photo_classifier.data.image_files import Listing, ending_of, has_images, subfolders, what_is_in
 from photo_classifier.data.layout_readers import EXPECTED, flat_class
 from photo_classifier.data.layouts import (
+    GENERIC,
     NO_CLASSES,
     are_containers,
     detect_layout,
@@ -27,11 +28,11 @@ SAVE_AS = dict.fromkeys((".xls", ".ods", ".numbers", ".parquet", ".feather"), "s
 
 def explain_undetected(root: str, columns: Columns = USUAL) -> str:
     """Returns why no layout was recognised in a folder, and what to do."""
-    here = Listing(root)
+    here, given = Listing(root), root
     while (inner := only_folder(here)) and ((below := Listing(inner)).folders or any(map(is_table_name, below.files))):
         here = below
     root = here.root
-    if found := find_annotations(root):
+    if found := find_annotations(given):
         return (
             f"{root} is a set for object detection: {found} marks parts of images, and {ONE_LABEL}; cut the objects "
             "out into a folder per class, or list the images in a table path,label"
@@ -42,7 +43,7 @@ def explain_undetected(root: str, columns: Columns = USUAL) -> str:
         return f"{root} has no table of paths and labels for {columns.first_flag()}{seen}; name it with --labels FILE"
     wrong = _what_is_wrong(here)
     if tables:
-        return f"{wrong.partition(';')[0]}; {tables}"
+        return f"{wrong}; {tables}"
     return wrong if ";" in wrong else f"{wrong}{_did_you_mean_below(here)}; {EXPECTED}"
 
 
@@ -72,10 +73,9 @@ def _what_is_wrong(here: Listing) -> str:
             return f"{path} looks like a class but contains the split folders {below}"
     classes = [name for name, path in here.folders.items() if has_images(path)]
     if len(classes) > 1 and are_containers(classes, here):
-        return (
-            f"{root} has no class folders ({', '.join(classes[:3])} divide the images); rename them, or move tables "
-            "away, if they are the classes"
-        )
+        advice = "rename them" if all(map(GENERIC.fullmatch, classes)) else "move the tables away"
+        shown = ", ".join(classes[:3])
+        return f"{root} has no class folders: {shown} seem to divide the images; if they are the classes, {advice}"
     return f"{root} has only one class ({classes[0]!r})" if classes else _what_is_wrong_with_names(here)
 
 
