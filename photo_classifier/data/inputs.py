@@ -7,10 +7,11 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from photo_classifier.data.archives import is_archive_name, unpack_once
 from photo_classifier.data.file_finder import FileFinder
-from photo_classifier.data.image_files import nfc, others_text, subfolders, walk_images
+from photo_classifier.data.image_files import is_visible, nfc, others_text, subfolders, walk_images
 from photo_classifier.data.layout_readers import ClassFolder, FolderReader, LayoutReader
 from photo_classifier.data.layouts import detect_layout
 from photo_classifier.data.samples import Sample
@@ -46,10 +47,16 @@ def _samples_of(name: str, class_names: Sequence[str], columns: Columns) -> Iter
     if name == STDIN:
         return (Sample(line) for line in stdin_names())
     # a file may be called a[1].jpg: an existing file is not a pattern
-    found = [name] if os.path.lexists(name) else sorted(glob.glob(name, recursive=True), key=nfc)
+    found = [name] if os.path.lexists(name) else _matches(name)
     if not found:
         return iter([Sample(name)])
     return (sample for path in found for sample in samples_at(path, class_names, columns))
+
+
+def _matches(pattern: str) -> list[str]:
+    """Returns what a pattern finds, except in folders of the system that it does not name."""
+    found = sorted(glob.glob(pattern, recursive=True), key=nfc)
+    return [path for path in found if all(is_visible(part) or part in pattern for part in Path(path).parts)]
 
 
 def samples_at(path: str, class_names: Sequence[str], columns: Columns = USUAL) -> Iterator[Sample]:

@@ -82,7 +82,7 @@ def test_the_folder_of_the_images_of_a_detection_set_is_one_too(tmp_path):
     shutil.move(tmp_path / "COCO" / "coco.json", tmp_path / "COCO" / "images" / "train" / "_annotations.coco.json")
     assert COCO["annotations"]
     for name in ("COCO", "YOLO", "VOC"):
-        with pytest.raises(UserError, match="object detection.*one label for each image"):
+        with pytest.raises(UserError, match=r"object detection.*one label for each image"):
             load_splits(tmp_path / name / "images", RATIOS, 0)
 
 

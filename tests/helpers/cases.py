@@ -221,7 +221,7 @@ READ: dict[str, tuple[Callable[[Path], None], tuple[int, int, int], tuple[str, s
         ),
         "a network disk": (_network_disk, (6, 2, 2)),
         "train and validate": (_splits("train", "validate"), (10, 10, 0)),
-        "Training, Dev and Eval-free Testing": (_splits("Training", "Dev", "Testing"), (10, 10, 10)),
+        "Training, Dev and Testing": (_splits("Training", "Dev", "Testing"), (10, 10, 10)),
         "train, eval": (_splits("train", "eval"), (10, 10, 0)),
         "a table for each split, named after it": (_tables_of_splits, (6, 6, 0)),
         "lines that repeat each other": (_lines("labels.csv", csv("file,label", [*ROWS, *ROWS[:3]])), (8, 2, 2)),
