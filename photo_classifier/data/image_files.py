@@ -140,7 +140,7 @@ def what_is_in(folder: str | Path) -> str:
     reasons = {ending_of(path) or "files without ending": reason for path, reason in unread.items()}
     found = [f"{n} {kind} ({reasons[kind]})" for kind, n in kinds.most_common(5)]
     found += [f"{n} {kind}" for kind, n in others.most_common(5)]
-    return f"contains no images that are read{', but ' + ', '.join(found) if found else ''}"
+    return f"contains no images{' that are read, but ' + ', '.join(found) if found else ''}"
 
 
 def others_text(others: Mapping[str, int]) -> str:

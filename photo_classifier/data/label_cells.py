@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -40,6 +41,7 @@ def label_reader(cells: Iterable[str], names: dict[str, str]) -> ReadLabel:
     known = {cell for cell in cells if cell}
     are_decimal = all(re.fullmatch(r"-?\d+(\.0+)?", cell) for cell in known)
 
+    @functools.cache  # cells repeat
     def read(cell: str) -> tuple[str, str]:
         labels = _listed(cell) or _separated(cell, known)
         if len(labels) > 1:

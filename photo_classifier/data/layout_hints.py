@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 
 from photo_classifier.data.archives import is_archive_name
 from photo_classifier.data.detection_sets import find_annotations
+from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.image_files import Listing, ending_of, has_images, subfolders, what_is_in
 from photo_classifier.data.layout_readers import EXPECTED, flat_class
 from photo_classifier.data.layouts import (
@@ -56,7 +58,18 @@ def _table_hints(here: Listing, columns: Columns) -> str:
     found += [f"{name}: {SAVE_AS[ending_of(name)]}" for name in sorted(here.files) if ending_of(name) in SAVE_AS]
     if unsure := sorted(name for name in here.files if is_table_name(name) and not name.lower().endswith(SURE)):
         found.append(f"{', '.join(unsure[:3])}: not a list of images and labels, such as lines of `a.jpg cat`")
-    return "; ".join(found)
+    return "; ".join(found + _tables_nearby(here))
+
+
+def _tables_nearby(here: Listing) -> list[str]:
+    """Returns how to use the tables in the folder above and in those below."""
+    found = []
+    for folder in (os.path.dirname(os.path.abspath(here.root)), *here.folders.values()):
+        with contextlib.suppress(UserError):
+            for table in find_tables(Listing(folder), USUAL):
+                if FileFinder(here.root).find_unambiguous(next(table.rows()).path):
+                    found.append(f"for the labels in {table.file} add --labels {shlex.quote(table.file)}")
+    return found
 
 
 def _what_is_wrong(here: Listing) -> str:

@@ -96,6 +96,8 @@ def _cells(lines: Lines, encoding: str = "utf-8", is_list: bool = False) -> Cell
 def clean(cell: str) -> str:
     """Returns a cell without the spaces and quotes around it."""
     cell = cell.strip()
+    if cell[:1] not in ("'", '"', "“"):
+        return cell
     match = re.fullmatch(r"""'(.*)'|"(.*)"|“(.*)”""", cell, re.DOTALL)
     return next(part for part in match.groups() if part is not None).strip() if match else cell
 

@@ -67,13 +67,14 @@ class TableReader:
 
     def _find(self, split: str, row: Row) -> tuple[str, str]:
         """Returns the path of the image, also of one that is missing, and a fault if two files match."""
-        written = os.path.normpath(os.path.join(self.finders[split].root, row.path))
+        fault = ""
         try:
-            found = self.finders[split](row.path) if row.path else None
+            if found := row.path and self.finders[split](row.path):
+                return found, ""
+            self.missing += [row.path] if row.path else []
         except UserError as error:
-            return written, str(error)
-        self.missing += [] if found or not row.path else [row.path]
-        return found or written, ""
+            fault = str(error)
+        return os.path.normpath(os.path.join(self.finders[split].root, row.path)), fault
 
     def _sample(self, path: str, row: Row) -> Sample:
         below = os.path.normpath(self.root) if self.root != "." else ""

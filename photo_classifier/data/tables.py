@@ -13,7 +13,7 @@ from pathlib import Path
 from photo_classifier.data.image_files import is_image_name, nfc
 from photo_classifier.data.label_cells import ReadLabel, label_reader, names_of_numbers, one_hot_columns, one_hot_label
 from photo_classifier.data.samples import split_of
-from photo_classifier.data.table_files import read_cells
+from photo_classifier.data.table_files import LISTS, read_cells
 from photo_classifier.runtime.errors import UserError, choose
 
 # in the order in which they are preferred
@@ -144,6 +144,11 @@ class Table:
             UserError: one is missing; the message says which flag names it.
         """
         missing = [kind for kind in kinds if not getattr(self, kind) and not (kind == "label" and self.one_hot)]
+        if missing and len(missing) == len(kinds) and self.file.lower().endswith(LISTS):
+            raise UserError(
+                f"{self.file} is no list of images and labels; expected lines such as `a.jpg cat`, or a first line that "
+                "names the columns, such as path,label"
+            )
         if missing:
             flags = " and ".join(f"the {kind} column with --{kind}_column" for kind in missing)
             hint = "; if these are no names of columns, add a line above them that names them, such as path,label"

@@ -70,6 +70,14 @@ def test_the_flags_that_a_message_names_lead_to_the_training_that_was_meant(tmp_
     assert len(load_splits(tmp_path / "e", RATIOS, 0, None, Columns(label="column 2")).train) == 8
 
 
+def test_a_table_in_another_folder_is_named_and_its_flag_works(tmp_path):
+    REFUSED["a table in a folder beside"][0](tmp_path / "d")
+    shutil.move(tmp_path / "d" / "lists" / "my labels.csv", tmp_path / "d" / "labels.csv")
+    with pytest.raises(UserError, match=r"add --labels \S+labels.csv$"):
+        load_splits(tmp_path / "d" / "images", RATIOS, 0)
+    assert len(load_splits(tmp_path / "d" / "images", RATIOS, 0, tmp_path / "d" / "labels.csv").train) == 8
+
+
 def test_parts_beside_a_table_that_is_moved_away_are_classes_as_the_message_says(tmp_path):
     REFUSED["parts, with such a table"][0](tmp_path / "d")
     (tmp_path / "d" / "x.csv").unlink()

@@ -245,6 +245,11 @@ def _several(root: Path) -> None:
     table(root / "labels.csv", csv("file,label", [*ROWS, ("p00.jpg", "blue")]))
 
 
+def _table_aside(root: Path) -> None:
+    photos(root / "images")
+    table(root / "lists" / "my labels.csv", csv("file,label"))
+
+
 def _boxes(write: Callable[[Path], object]) -> Callable[[Path], None]:
     def make(root: Path) -> None:
         photos(root / "images", ["train/a.jpg", "train/b.jpg", "val/c.jpg"])
@@ -294,6 +299,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         _lines("labels.csv", csv("p00.jpg,red,3", [(*row, 4) for row in ROWS[1:]])),
         ("has no header line; its columns are called path (p00.jpg), column 2 (red), column 3 (3)", "--label_column"),
     ),
+    "a table in a folder beside": (_table_aside, ("add --labels '", "lists/my labels.csv'")),
     "an old workbook": (
         _beside(lambda root: (root / "labels.xls").write_bytes(b"\xd0\xcf\x11\xe0")),
         ("labels.xls: save it as .xlsx",),
