@@ -164,7 +164,7 @@ def load_data(config: TrainConfig) -> Splits:
     """
     from photo_classifier.data.discovery import load_splits
     from photo_classifier.data.known_datasets import dataset_folder
-    from photo_classifier.data.tables import Columns
+    from photo_classifier.data.table_columns import Columns
 
     shares = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
     columns = Columns(config.path_column, config.label_column, config.group_column, config.split_column)

@@ -17,9 +17,10 @@ from photo_classifier.data.layouts import detect_layout, find_tables
 from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Splits
 from photo_classifier.data.split_files import read_splits
 from photo_classifier.data.splitting import crossing_groups, stratified_split
+from photo_classifier.data.table_columns import USUAL, Columns
 from photo_classifier.data.table_files import is_table_name
 from photo_classifier.data.table_reader import TableReader
-from photo_classifier.data.tables import USUAL, Columns, Table
+from photo_classifier.data.tables import Table
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.text import pluralize
 

@@ -15,8 +15,9 @@ from photo_classifier.data.image_files import is_visible, nfc, others_text, subf
 from photo_classifier.data.layout_readers import ClassFolder, FolderReader, LayoutReader
 from photo_classifier.data.layouts import detect_layout
 from photo_classifier.data.samples import Sample
+from photo_classifier.data.table_columns import USUAL, Columns
 from photo_classifier.data.table_files import SURE, is_table_name
-from photo_classifier.data.tables import ONE_LABEL, USUAL, Columns, Table
+from photo_classifier.data.tables import ONE_LABEL, Table
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.text import pluralize

@@ -20,8 +20,9 @@ from photo_classifier.data.layouts import (
     only_folder,
     splits_in,
 )
+from photo_classifier.data.table_columns import USUAL, Columns
 from photo_classifier.data.table_files import SURE, is_table_name
-from photo_classifier.data.tables import ONE_LABEL, USUAL, Columns
+from photo_classifier.data.tables import ONE_LABEL
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import pluralize
 

@@ -15,9 +15,10 @@ from photo_classifier.data.layout_readers import (
     flat_classes,
 )
 from photo_classifier.data.samples import SPLIT_FOLDERS, split_of
+from photo_classifier.data.table_columns import USUAL, Columns
 from photo_classifier.data.table_files import SURE, is_table_name
 from photo_classifier.data.table_reader import TableReader
-from photo_classifier.data.tables import USUAL, Columns, Table
+from photo_classifier.data.tables import Table
 from photo_classifier.runtime.errors import UserError
 
 

@@ -17,6 +17,16 @@ from photo_classifier.runtime.errors import UserError
 Lines = list[tuple[int, Sequence[str]]]
 MAX_BYTES = 500_000_000  # of a table: some five million lines
 
+LANGUAGES = {
+    "cp949": "Korean",
+    "cp1252": "Western European",
+    "cp1250": "Central European",
+    "cp1251": "Cyrillic",
+    "cp932": "Japanese",
+    "gb18030": "Chinese",
+    "cp950": "traditional Chinese",
+}
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -29,6 +39,23 @@ class Cells:
     lines: Lines
     encoding: str = "utf-8"
     first: Sequence[str] = ()
+
+    def of(self, name: str) -> list[str]:
+        """Returns the cells of a column."""
+        column = self.header.index(name)
+        return [cells[column] for _, cells in self.lines]
+
+    def first_line(self) -> str:
+        """Returns what the columns are called and the first line of a file without a header."""
+        return ", ".join(f"{name} ({cell})" for name, cell in zip(self.header, self.first, strict=True))
+
+    def notes(self) -> list[str]:
+        """Returns what was guessed: that there is no header, and the encoding."""
+        found = [f"has no header line; its first line was read as {self.first_line()}"] if self.first else []
+        if not self.encoding.startswith("utf"):
+            language = f" ({LANGUAGES[self.encoding]})" if self.encoding in LANGUAGES else ""
+            found.append(f"was read as {self.encoding}{language}; if names look wrong, save it as UTF-8")
+        return found
 
 
 def is_table_name(name: str | Path) -> bool:

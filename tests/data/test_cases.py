@@ -8,7 +8,7 @@ from helpers.cases import COCO, READ, REFUSED, ROWS, class_folders, csv, photos,
 
 from photo_classifier.data.discovery import load_splits
 from photo_classifier.data.inputs import input_samples
-from photo_classifier.data.tables import Columns
+from photo_classifier.data.table_columns import Columns
 from photo_classifier.runtime.errors import UserError
 
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}

@@ -11,7 +11,7 @@ from photo_classifier.data.image_files import others_text, walk_images
 from photo_classifier.data.inputs import input_samples
 from photo_classifier.data.samples import Sample
 from photo_classifier.data.splitting import stratified_split
-from photo_classifier.data.tables import Columns
+from photo_classifier.data.table_columns import Columns
 from photo_classifier.runtime.errors import UserError
 
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}

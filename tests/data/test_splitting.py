@@ -11,7 +11,7 @@ from photo_classifier.data.discovery import load_splits
 from photo_classifier.data.samples import Sample
 from photo_classifier.data.split_files import read_splits
 from photo_classifier.data.splitting import crossing_groups, stratified_split
-from photo_classifier.data.tables import Columns
+from photo_classifier.data.table_columns import Columns
 from photo_classifier.runtime.errors import UserError
 
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}

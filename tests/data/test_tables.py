@@ -6,7 +6,8 @@ from helpers import make_class_folders, save_image
 
 from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.inputs import samples_at
-from photo_classifier.data.tables import Columns, Table
+from photo_classifier.data.table_columns import Columns
+from photo_classifier.data.tables import Table
 from photo_classifier.runtime.errors import UserError
 
 ROWS = [("강아지/a.jpg", "강아지"), ("cat/b, c.jpg", "cat"), ("n/1.jpg", "007"), ("n/2.jpg", "NA"), ("n/3.jpg", "")]
