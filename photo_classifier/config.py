@@ -19,7 +19,7 @@ class DataFlags:
     data_dir: str | None = flag(
         None,
         "your photos: a folder (train/ + val/ class folders, class folders, files like cat.1.jpg, or a table), "
-        "a .zip or .tar.gz of one, or a .csv (default: the digits)",
+        "a .zip or .tar.gz of one, or a table (default: the digits)",
         "DIR",
     )
     dataset_name: str | None = flag(
@@ -27,9 +27,9 @@ class DataFlags:
     )
     labels: str | None = flag(
         None,
-        "table of paths and labels instead of class folders; its paths are relative to --data_dir, or to itself "
-        "(default: none)",
-        "CSV",
+        "table of paths and labels instead of class folders (.csv, .xlsx, .json, .jsonl, or a .txt list); its paths "
+        "are relative to --data_dir, or to itself (default: none)",
+        "TABLE",
     )
     path_column: str | None = flag(None, "a table's column of paths (default: found by its usual names)", "NAME")
     label_column: str | None = flag(None, "a table's column of labels (default: found by its usual names)", "NAME")

@@ -122,7 +122,8 @@ def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
     if len(reader.missing) == n_samples:
         example = f", for example {reader.missing[0]}" if reader.missing else ""
         raise UserError(
-            f"{reader.name}: none of its images is in {reader.root}{example}; give their folder with --data_dir"
+            f"{reader.name}: none of its images is in {reader.root}{example}; give their folder with --data_dir, or "
+            "the right column with --path_column"
         )
     notes = []
     if reader.missing:
