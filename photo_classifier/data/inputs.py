@@ -133,8 +133,10 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns) -> Iterat
         except UserError as error:
             reason = str(error)
         path = path or os.path.normpath(os.path.join(root, row.path))
-        yield Sample(path, row.label if row.label in known else None, reason=reason)
-        unknown[row.label] += bool(row.label) and row.label not in known
+        names = (row.label, f"{row.label}.0")  # older checkpoints have numbers as they were written
+        label = next((name for name in names if name in known), None)
+        yield Sample(path, label, reason=reason)
+        unknown[row.label] += bool(row.label and not row.fault) and label is None
         faults[row.fault] += "labels (" in row.fault
     if unknown := +unknown:
         names = ", ".join(name for name, _ in unknown.most_common(3))

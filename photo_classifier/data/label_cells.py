@@ -45,7 +45,7 @@ def label_reader(cells: Iterable[str], names: dict[str, str]) -> ReadLabel:
     def read(cell: str) -> tuple[str, str]:
         labels = _listed(cell) or _separated(cell, known)
         if len(labels) > 1:
-            return "", _several(labels)
+            return cell, _several(labels)
         label = labels[0] if labels else cell
         label = label.partition(".")[0] if are_decimal else label
         return nfc(names.get(label, label)), "" if label else "has no label"
@@ -73,11 +73,10 @@ def _listed(cell: str) -> list[str]:
 
 
 def _separated(cell: str, known: set[str]) -> list[str]:
-    for separator in "|;,/+& ":
+    for separator in "|;,":
         parts = [part.strip() for part in cell.split(separator)]
-        if len(parts) > 1 and all(parts) and known.issuperset(parts):
-            return parts
-        if separator == "|" and len(parts) > 1 and known.intersection(parts):
+        is_known = known.intersection if separator == "|" else known.issuperset
+        if len(parts) > 1 and all(parts) and is_known(parts):
             return parts
     return []
 

@@ -134,6 +134,23 @@ def _tables_of_splits(here: Listing, columns: Columns) -> LayoutReader | None:
     return TableReader(_in_order(tables), here.root, is_whole=True, is_beside=True)
 
 
+def _table_names(here: Listing) -> list[str]:
+    """Returns the files that may be the table of a folder; of very many, as one for each image, those of usual names."""
+    names = [name for name in sorted(here.files) if is_table_name(name) and _is_small(os.path.join(here.root, name))]
+    if len(names) <= MAX_TABLES:
+        return names
+    stems = {name: os.path.splitext(name)[0].lower() for name in names}
+    return [name for name, stem in stems.items() if stem in TABLE_NAMES or _split_in_name(stem)][:MAX_TABLES]
+
+
+MAX_TABLES = 50
+MAX_UNSURE = 1 << 26  # bytes of a file that may be something else than a table, such as JSON
+
+
+def _is_small(path: str) -> bool:
+    return path.lower().endswith(SURE) or not os.path.exists(path) or os.path.getsize(path) <= MAX_UNSURE
+
+
 def _in_order(tables: dict[str, Table]) -> dict[str, Table]:
     return {split: tables[split] for split in SPLIT_FOLDERS if split in tables}
 
@@ -159,7 +176,7 @@ def find_tables(
     Raises:
         UserError: the only table lacks a column that was named.
     """
-    tables, names = [], sorted(filter(is_table_name, here.files))
+    tables, names = [], _table_names(here)
     for name in names:
         try:
             table = Table(os.path.join(here.root, name), columns)

@@ -89,7 +89,7 @@ class TableReader:
 
     def labels(self) -> set[str]:
         """Returns the values of the label column."""
-        return {row.label for table in self.tables.values() for row in table.rows() if row.label}
+        return {row.label for table in self.tables.values() for row in table.rows() if row.label and not row.fault}
 
     def label_of(self, path: str) -> str | None:
         """Returns the label in the line that lists this file, or None."""

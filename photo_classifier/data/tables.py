@@ -68,7 +68,7 @@ class Table:
 
     def _only_other_column(self) -> str | None:
         """Returns the column beside that of the paths in a table of two, if its cells repeat as labels do."""
-        others = [name for name in self.header if name != self.path]
+        others = [name for name in self.header if name not in (self.path, self.group, self.split)]
         is_pair = self.path and len(self.header) == 2 and len(others) == 1
         return others[0] if is_pair and len(set(self.cells.of(others[0]))) <= len(self.cells.lines) / 2 else None
 
@@ -114,6 +114,8 @@ class Table:
     def notes(self) -> list[str]:
         """Returns what was guessed of the file: its columns, its encoding, the names of numbered classes."""
         found = [f"{self.file} {note}" for note in self.cells.notes()]
+        if self.split and not self.has_splits and any(split_of(row.split) for row in self.rows()):
+            found.append(f"{self.file}: {self.split} does not split, as not all of its cells are train, val or test")
         names = self._names_of_numbers[0]
         return found + ([f"{self.file}: {names} gives the names of its numbers"] if names else [])
 
@@ -143,5 +145,11 @@ class Table:
 
     @cached_property
     def has_splits(self) -> bool:
-        """Whether the split column names splits, rather than fold numbers, for example; it must if it was named."""
-        return bool(self.split) and (self._is_split_given or any(split_of(row.split) for row in self.rows()))
+        """Whether the split column divides the images: it does if it was named, or names nothing but splits.
+
+        One that is called `split` may also have wrong cells, which are faults.
+        """
+        if not self.split or self._is_split_given:
+            return bool(self.split)
+        found = {split_of(row.split) for row in self.rows()}
+        return "train" in found if None not in found else self.split.lower() == "split" and len(found) > 1
