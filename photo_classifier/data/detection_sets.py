@@ -12,7 +12,7 @@ MAX_FILES, MAX_BYTES = 5000, 1 << 18  # a look, not a search
 # what a file of annotations begins with, by its ending
 MARKS = {
     ".json": (re.compile(rb'"(bbox|segmentation|region_shape_attributes|coordinates|imageHeight)"'), "COCO, VIA, ..."),
-    ".xml": (re.compile(b"<bndbox>|<robndbox>|<polygon>"), "Pascal VOC"),
+    ".xml": (re.compile(b"<(ro)?bndbox|<polygon"), "Pascal VOC"),
     ".txt": (re.compile(rb"\A\d+( -?\d*\.?\d+){4,}\s*(\n\d|\Z)"), "YOLO"),
     ".csv": (re.compile(rb"\A[^\n]*\b(xmin|x_min|bbox|bbox_x|left_x)\b", re.I), "boxes"),
 }
@@ -21,10 +21,12 @@ NAMES = {"images", "jpegimages", "img", "train", "val", "valid", "test"}  # fold
 
 def find_annotations(root: str) -> str:
     """Returns a file that marks parts of images with its format, such as `labels/a.txt (YOLO)`, or an empty text."""
-    above = os.path.dirname(os.path.abspath(root))
-    places = [root]
-    if os.path.basename(os.path.abspath(root)).lower() in NAMES:
-        places += [path for name, path in Listing(above).folders.items() if name.lower() in ("labels", "annotations")]
+    places, here = [root], os.path.abspath(root)
+    for _ in range(2):
+        if os.path.basename(here).lower() in NAMES:
+            here = os.path.dirname(here)
+            beside = Listing(here).folders.items()
+            places += [path for name, path in beside if name.lower() in ("labels", "annotations")]
     for place in places:
         for path in _files(place):
             pattern, kind = MARKS[ending_of(path)]

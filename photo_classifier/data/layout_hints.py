@@ -13,12 +13,12 @@ from photo_classifier.data.image_files import Listing, ending_of, has_images, su
 from photo_classifier.data.layout_readers import EXPECTED, flat_class
 from photo_classifier.data.layouts import (
     GENERIC,
-    NO_CLASSES,
     are_containers,
     detect_layout,
     find_tables,
     only_folder,
     splits_in,
+    without_classes,
 )
 from photo_classifier.data.table_columns import USUAL, Columns
 from photo_classifier.data.table_files import SURE, is_table_name
@@ -79,7 +79,7 @@ def _what_is_wrong(here: Listing) -> str:
         packed = next((os.path.join(root, name) for name in sorted(filter(is_archive_name, here.files))), None)
         return f"{root} contains no images but an archive; use --data_dir {packed}" if packed else _nothing(root)
     if "train" in folders:
-        return f"the train folder {folders['train']} {NO_CLASSES}"
+        return f"the train folder {folders['train']} {without_classes(folders['train'])}"
     if len(folders) > 1:
         return f"{root} has the splits {' and '.join(folders)} but no train folder"
     for path in here.folders.values():
@@ -90,7 +90,10 @@ def _what_is_wrong(here: Listing) -> str:
         advice = "rename them" if all(map(GENERIC.fullmatch, classes)) else "move the tables away"
         shown = ", ".join(classes[:3])
         return f"{root} has no class folders: {shown} seem to divide the images; if they are the classes, {advice}"
-    return f"{root} has only one class ({classes[0]!r})" if classes else _what_is_wrong_with_names(here)
+    if not classes:
+        return _what_is_wrong_with_names(here)
+    others = [f"{path} {what_is_in(path)}" for name, path in here.folders.items() if name not in classes]
+    return f"{root} has only one class ({classes[0]!r}){', as ' + ', '.join(others[:3]) if others else ''}"
 
 
 def _nothing(root: str) -> str:

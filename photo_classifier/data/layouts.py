@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 
-from photo_classifier.data.image_files import Listing, has_images, holds_images
+from photo_classifier.data.image_files import Listing, has_images, holds_images, what_is_in
 from photo_classifier.data.layout_readers import (
     EXPECTED,
     ClassFolder,
@@ -30,7 +30,7 @@ def _split_folders(here: Listing, columns: Columns) -> LayoutReader | None:
         return None
     for split, folder in folders.items():
         if not places[split] and split != "test":
-            raise UserError(f"the {split} folder {folder} {NO_CLASSES}; {EXPECTED}")
+            raise UserError(f"the {split} folder {folder} {without_classes(folder)}; {EXPECTED}")
     return FolderReader(here.root, [place for found in places.values() for place in found])
 
 
@@ -39,7 +39,10 @@ def _has_classes(places: Sequence[ClassFolder]) -> bool:
     return len(places) > 1 or (places[0].label is None and len(flat_classes(Listing(places[0].folder))) > 1)
 
 
-NO_CLASSES = "contains no class folders with images; add them or remove it"
+def without_classes(folder: str) -> str:
+    """Returns what a folder lacks to be a split, with the files that are there instead."""
+    lacks = "contains no class folders with images" if has_images(folder) else what_is_in(folder)
+    return f"{lacks}; add them or remove it"
 
 
 def splits_in(here: Listing) -> dict[str, str]:
@@ -135,7 +138,7 @@ def _tables_of_splits(here: Listing, columns: Columns) -> LayoutReader | None:
 
 
 def _table_names(here: Listing) -> list[str]:
-    """Returns the files that may be the table of a folder; of very many, as one for each image, those of usual names."""
+    """Returns the files that may be the table of a folder; of many, as one for each image, those of usual names."""
     names = [name for name in sorted(here.files) if is_table_name(name) and _is_small(os.path.join(here.root, name))]
     if len(names) <= MAX_TABLES:
         return names

@@ -15,9 +15,9 @@ SPLIT_FOLDERS = {
     "train": ("train", "training", "training_set", "train_set", "trainset", "train_data", "training_data"),
     "valid": (
         *("val", "valid", "validate", "validation", "dev", "eval", "evaluation", "development", "valset", "validset"),
-        *("val_set", "valid_set", "validation_set", "dev_set", "eval_set", "val_data", "validation_data"),
+        *("val_set", "valid_set", "validation_set", "dev_set", "eval_set", "val_data", "validation_data", "publictest"),
     ),
-    "test": ("test", "testing", "test_set", "testset", "test_data", "testing_set", "testing_data"),
+    "test": ("test", "testing", "test_set", "testset", "test_data", "testing_set", "testing_data", "privatetest"),
 }
 
 

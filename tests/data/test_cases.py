@@ -123,6 +123,12 @@ def test_a_class_of_files_that_are_not_read_says_what_they_are(tmp_path):
     class_folders(tmp_path / "d")
     (tmp_path / "d" / "green").mkdir()
     (tmp_path / "d" / "green" / "a.dcm").write_bytes(b"x")
+    class_folders(tmp_path / "e", ("red",))
+    shutil.copytree(tmp_path / "d" / "green", tmp_path / "e" / "green")
+    with pytest.raises(
+        UserError, match=r"only one class \('red'\), as .*green contains no images that are read, but 1"
+    ):
+        load_splits(tmp_path / "e", RATIOS, 0)
     with pytest.raises(UserError, match=r"green looks like a class but contains no images.*1 .dcm \(is a medical"):
         load_splits(tmp_path / "d", RATIOS, 0)
 
