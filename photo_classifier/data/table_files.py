@@ -7,12 +7,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from photo_classifier.data.encodings import encoding_of
 from photo_classifier.data.image_files import ending_of, is_image_name
 from photo_classifier.data.json_tables import read_json
 from photo_classifier.data.workbooks import read_workbook
 from photo_classifier.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Lines = list[tuple[int, Sequence[str]]]
 MAX_BYTES = 500_000_000  # of a table: some five million lines
@@ -106,6 +110,8 @@ def _read_text(file: str, raw: bytes) -> Cells:
         text = re.sub(r'(?m)^"(.*)"(\r?)$', lambda line: line[1].replace('""', '"') + line[2], text)
     is_list = delimiter not in first and (ending_of(file) in LISTS or _path_and_rest(first))
     lines = _list_lines(text) if is_list else _Csv(file, text, delimiter).lines()
+    if not lines:
+        raise UserError(f"{file} has nothing but comments; expected lines such as `a.jpg cat`")
     return _cells([(number + n_before, [clean(cell) for cell in cells]) for number, cells in lines], encoding, is_list)
 
 
@@ -137,15 +143,22 @@ class _Csv:
 
     def lines(self) -> Lines:
         """Returns every line with its number; lines with fewer cells than the header get empty ones."""
-        width = self._read(nrows=1).shape[1]
-        return list(enumerate(self._read(names=range(width)).itertuples(index=False, name=None), start=1))
+        names = range(self._read(self.text, nrows=1).shape[1])
+        try:
+            frame = self._read(self.text, names=names)
+        except UserError as error:
+            try:  # separators at the ends of lines make empty cells
+                frame = self._read(re.sub(rf"(?m)[{self.delimiter}]+(\r?)$", r"\1", self.text), names=names)
+            except UserError:
+                raise error from None
+        return list(enumerate(frame.itertuples(index=False, name=None), start=1))
 
-    def _read(self, **options: object):
+    def _read(self, text: str, **options: object) -> pd.DataFrame:
         import pandas as pd
 
         try:
             return pd.read_csv(
-                io.StringIO(self.text),
+                io.StringIO(text),
                 sep=self.delimiter,
                 header=None,
                 dtype=object,

@@ -189,6 +189,10 @@ READ: dict[str, tuple[Callable[[Path], None], tuple[int, int, int], tuple[str, s
             _lines("labels.csv", csv("'file', 'label'", [(f"'{f}'", f"'{c}'") for f, c in ROWS], ", ")),
             (8, 2, 2),
         ),
+        "a separator at the end of each line": (
+            _lines("t.csv", csv("file,label", [(*row, "") for row in ROWS])),
+            (8, 2, 2),
+        ),
         "bars": (_lines("labels.csv", csv("file|label", ROWS, "|")), (8, 2, 2)),
         "decimal ids": (
             _lines("labels.csv", csv("file,label", [(f, f"{c == 'red':d}.0") for f, c in ROWS])),
