@@ -57,7 +57,8 @@ def _table_hints(here: Listing, columns: Columns) -> str:
         find_tables(here, columns, faults)
     found = [faults[name] for name in sorted(faults)]
     found += [f"{name}: {SAVE_AS[ending_of(name)]}" for name in sorted(here.files) if ending_of(name) in SAVE_AS]
-    if unsure := sorted(name for name in here.files if is_table_name(name) and not name.lower().endswith(SURE)):
+    unsure = sorted(name for name in here.files if is_table_name(name) and not name.lower().endswith(SURE))
+    if unsure := [name for name in unsure if name not in faults]:
         found.append(f"{', '.join(unsure[:3])}: not a list of images and labels, such as lines of `a.jpg cat`")
     return "; ".join(found + _tables_nearby(here))
 

@@ -181,6 +181,7 @@ def find_tables(
     """
     tables, names = [], _table_names(here)
     for name in names:
+        table, is_sure = None, name.lower().endswith(SURE)
         try:
             table = Table(os.path.join(here.root, name), columns)
             if not is_any:
@@ -188,10 +189,10 @@ def find_tables(
         except UserError as error:  # of something else, or broken
             if columns.first_flag() and len(names) == 1:
                 raise
-            if faults is not None and name.lower().endswith(SURE):
+            if faults is not None and (is_sure or (table and table.lists_images())):
                 faults[name] = str(error)
             continue
-        if not table.is_result() and (name.lower().endswith(SURE) or table.lists_images()):
+        if not table.is_result() and (is_sure or table.lists_images()):
             tables.append(table)
     return tables
 

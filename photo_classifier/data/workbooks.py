@@ -53,6 +53,8 @@ def _filled_lines(file: str, rows: Iterator[Sequence[object]]) -> Iterator[tuple
 def _with_even_width(file: str, lines: Lines) -> Lines:
     if not lines:
         raise UserError(f"{file} has an empty first sheet; expected a line that names its columns, such as path, label")
+    # a title may stand above the header
+    lines = lines[next((n for n, (_, cells) in enumerate(lines[:10]) if sum(map(bool, cells)) > 1), 0) :]
     width = max(n for n, cell in enumerate(lines[0][1], start=1) if cell)
     return [(number, [*cells, *[""] * width][:width]) for number, cells in lines if any(cells[:width])]
 

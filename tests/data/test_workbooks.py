@@ -16,7 +16,14 @@ SHEET = (
 def packed(sheet="", more=b""):
     """A workbook with this XML as its sheet, if it is given."""
     book, plain, changed = openpyxl.Workbook(), io.BytesIO(), io.BytesIO()
-    for row in ((None, None), ("path", "class_id", None), ("a.jpg", 7), (None, None), ("b.jpg", 2.5, "note")):
+    for row in (
+        ("photos of 2021", None),
+        (None, None),
+        ("path", "class_id", None),
+        ("a.jpg", 7),
+        (None, None),
+        ("b.jpg", 2.5, "note"),
+    ):
         book.active.append(row)
     book.save(plain)
     with zipfile.ZipFile(plain) as old, zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as new:
@@ -26,8 +33,8 @@ def packed(sheet="", more=b""):
     return changed.getvalue()
 
 
-def test_a_workbook_has_the_lines_and_numbers_that_excel_shows():
-    assert read_workbook("t.xlsx", packed()) == [(2, ["path", "class_id"]), (3, ["a.jpg", "7"]), (5, ["b.jpg", "2.5"])]
+def test_a_workbook_has_the_lines_and_numbers_that_excel_shows_below_its_title():
+    assert read_workbook("t.xlsx", packed()) == [(3, ["path", "class_id"]), (4, ["a.jpg", "7"]), (6, ["b.jpg", "2.5"])]
 
 
 HOSTILE = {

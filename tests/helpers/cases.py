@@ -304,6 +304,12 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         ("has no header line; its columns are called path (p00.jpg), column 2 (red), column 3 (3)", "--label_column"),
     ),
     "a table in a folder beside": (_table_aside, ("add --labels '", "lists/my labels.csv'")),
+    "a labelling tool's JSON without a usual column": (
+        _lines(
+            "a.ndjson", [json.dumps({"data_row": {"external_id": f}, "answer": {"x": c}, "by": "me"}) for f, c in ROWS]
+        ),
+        ("a.ndjson has the columns data_row.external_id, answer.x, by; name the label column with --label_column",),
+    ),
     "an old workbook": (
         _beside(lambda root: (root / "labels.xls").write_bytes(b"\xd0\xcf\x11\xe0")),
         ("labels.xls: save it as .xlsx",),
