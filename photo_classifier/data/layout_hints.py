@@ -26,6 +26,7 @@ from photo_classifier.data.tables import ONE_LABEL
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import pluralize
 
+MAX_NEARBY = 1 << 24  # bytes of a table in another folder
 SAVE_AS = dict.fromkeys((".xls", ".ods", ".numbers", ".parquet", ".feather"), "save it as .xlsx or .csv")
 
 
@@ -64,14 +65,15 @@ def _table_hints(here: Listing, columns: Columns) -> str:
 
 
 def _tables_nearby(here: Listing) -> list[str]:
-    """Returns how to use the tables in the folder above and in those below."""
-    found = []
+    """Returns how to use the tables in the folder above and in those below whose first line names an image here."""
+    found, find = [], FileFinder(here.root)
     for folder in (os.path.dirname(os.path.abspath(here.root)), *here.folders.values()):
-        with contextlib.suppress(UserError):
-            for table in find_tables(Listing(folder), USUAL):
-                if FileFinder(here.root).find_unambiguous(next(table.rows()).path):
-                    found.append(f"for the labels in {table.file} add --labels {shlex.quote(table.file)}")
-    return found
+        with contextlib.suppress(UserError, OSError):
+            near = Listing(folder)
+            near.files = [name for name in near.files if os.path.getsize(os.path.join(folder, name)) < MAX_NEARBY]
+            firsts = [(table.file, next(table.rows(), None)) for table in find_tables(near, USUAL)]
+            found += [file for file, row in firsts if row and find.find_unambiguous(row.path)]
+    return [f"for the labels in {file} add --labels {shlex.quote(file)}" for file in found]
 
 
 def _what_is_wrong(here: Listing) -> str:
