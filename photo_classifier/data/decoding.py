@@ -129,8 +129,7 @@ def _is_preview(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
 def _loaded(image: Image.Image, path: str | os.PathLike, bit_depth: int) -> Image.Image:
     """Decodes an opened file."""
     if image.format == "TIFF":
-        for tag in TiffTags.TAGS_V2_GROUPS:  # Pillow would read all of them, and refuse the photo for an odd one
-            image.getexif().pop(tag, None)
+        _forget_unused_tags(image)
     low_mode = other_byte_mode(image) if bit_depth < 16 else None
     try:
         image.load()
@@ -145,6 +144,14 @@ def _loaded(image: Image.Image, path: str | os.PathLike, bit_depth: int) -> Imag
         return image
     with Image.open(path, formats=[image.format]) as again:
         return join_bytes(image, with_raw_mode(again, low_mode), bit_depth)
+
+
+def _forget_unused_tags(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Leaves out the tags that Pillow would read while decoding, and for which it would refuse the photo."""
+    if not isinstance(image.info.get("xmp"), bytes):
+        image.info.pop("xmp", None)
+    for tag in TiffTags.TAGS_V2_GROUPS:
+        image.getexif().pop(tag, None)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -18,18 +19,26 @@ SCAN = 0xDA
 def read_unended(data: bytes) -> Image.Image | None:
     """Returns the loaded image of a JPEG without end mark; None if any of its rows may be missing.
 
-    Decodes it twice with different bytes behind its end. The decoder would take them for pixels that are missing.
+    Decodes it with different bytes behind its end. The decoder would take them for pixels that are missing.
     """
+    data = data.removesuffix(b"\xff")  # half an end mark
     if not _has_all_scans(data):
         return None
-    first, second = (Image.open(io.BytesIO(data + _filler(seed) + END_MARK), formats=["JPEG"]) for seed in (1, 2))
-    return first if ImageChops.difference(first, second).getbbox() is None else None
+    first, *others = (
+        Image.open(io.BytesIO(data + _filler(seed, start) + END_MARK), formats=["JPEG"])
+        for seed, start in itertools.product((1, 2), (0, 3))
+    )
+    return first if all(ImageChops.difference(first, other).getbbox() is None for other in others) else None
 
 
-def _filler(seed: int) -> bytes:
-    """Returns noise as a decoder may read it for pixels, also behind each of the eight restart marks."""
+def _filler(seed: int, start: int) -> bytes:
+    """Returns noise, alone and behind each of the eight restart marks.
+
+    A decoder that waits for a certain mark takes the first one for it, unless their numbers differ by one or two.
+    """
     noise = np.random.default_rng(seed).integers(0, 255, (9, 64), np.uint8)
-    return noise[0].tobytes() + b"".join(bytes((0xFF, 0xD0 + n)) + noise[n + 1].tobytes() for n in range(8))
+    marked = (bytes((0xFF, 0xD0 + (start + n) % 8)) + noise[n].tobytes() for n in range(8))
+    return noise[8].tobytes() + b"".join(marked)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
