@@ -7,6 +7,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +15,17 @@ from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, TiffTags
 
 from photo_classifier.data.file_kinds import RAW, ending_of, image_formats, passed_over_reason
 from photo_classifier.data.image_files import MAX_PIXELS
-from photo_classifier.data.pixels import BadImage, join_bytes, other_byte_mode, to_rgb, with_raw_mode
+from photo_classifier.data.pixels import (
+    BadImage,
+    has_further_band,
+    is_16_bit,
+    join_bytes,
+    largest_value,
+    other_byte_mode,
+    spread_of,
+    to_rgb,
+    with_raw_mode,
+)
 from photo_classifier.data.unended_jpeg import read_unended
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, which says how to raise it
@@ -61,14 +72,36 @@ def decode(
         BadImage: with the reason.
     """
     with _opened(path, max_pixels) as image:
-        if image is not path:
-            if shorter_side:
-                image.draft(None, (shorter_side, shorter_side))
-            image = _loaded(image, path, bit_depth)
-        turn = _turn(image)
-        image = to_rgb(image, bit_depth)
-        pixels = np.array(image if turn is None else image.transpose(turn))
+        pixels = _upright(image if image is path else _loaded(image, path, shorter_side, bit_depth), bit_depth)
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the picture in a file is like.
+
+    `spread` is by how many of 255 levels its pixels differ, `largest` the largest value of a file of 16 bits a channel
+    that does not tell how many of the bits are used, else None.
+    """
+
+    width: int
+    height: int
+    spread: int
+    largest: int | None
+    has_further_band: bool
+
+
+def look_at(path: str | os.PathLike, shorter_side: int, max_pixels: int = MAX_PIXELS, bit_depth: int = 16) -> Look:
+    """Decodes a file as `decode` does, and returns what its picture is like.
+
+    Raises:
+        BadImage: with the reason.
+    """
+    with _opened(path, max_pixels) as image:
+        is_deep = bit_depth == 16 and is_16_bit(image)
+        image = _loaded(image, path, shorter_side, bit_depth)
+        largest = largest_value(image) if is_deep else None
+        return Look(*image.size, spread_of(_upright(image, bit_depth)), largest, has_further_band(image))
 
 
 def check_header(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> None:
@@ -126,8 +159,10 @@ def _is_preview(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
     return DNG_VERSION in tags or bool(tags.get(SUBFILE_TYPE, 0) & SMALLER_COPY)
 
 
-def _loaded(image: Image.Image, path: str | os.PathLike, bit_depth: int) -> Image.Image:
-    """Decodes an opened file."""
+def _loaded(image: Image.Image, path: str | os.PathLike, shorter_side: int | None, bit_depth: int) -> Image.Image:
+    """Decodes an opened file; the arguments are those of `decode`."""
+    if shorter_side:
+        image.draft(None, (shorter_side, shorter_side))
     if image.format == "TIFF":
         _forget_unused_tags(image)
     low_mode = other_byte_mode(image) if bit_depth < 16 else None
@@ -152,6 +187,13 @@ def _forget_unused_tags(image: TiffImagePlugin.TiffImageFile) -> None:
         image.info.pop("xmp", None)
     for tag in TiffTags.TAGS_V2_GROUPS:
         image.getexif().pop(tag, None)
+
+
+def _upright(image: Image.Image, bit_depth: int) -> np.ndarray:
+    """Returns a loaded image as a person sees it, uint8 (height, width, 3)."""
+    turn = _turn(image)
+    image = to_rgb(image, bit_depth)
+    return np.array(image if turn is None else image.transpose(turn))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -89,12 +89,30 @@ def _scaled(values: np.ndarray, bit_depth: int) -> np.ndarray:
     return (values.astype(np.float32) * (255 / most)).round().astype(np.uint8)
 
 
+def spread_of(pixels: np.ndarray) -> int:
+    """Returns by how many levels the pixels of a channel differ, of the channel where they differ most.
+
+    The outermost 2 % are left out, so that a date or a dead pixel does not count.
+    """
+    low, high = np.percentile(pixels.reshape(-1, pixels.shape[-1]), (1, 99), axis=0)
+    return int((high - low).max())
+
+
 # --- 16 bits a channel in colour --------------------------------------------------------------
 
 
 def is_16_bit(image: Image.Image) -> bool:
     """Returns whether an image that is not yet loaded has 16 bits a channel and leaves open how many are used."""
-    return image.format in UNSCALED and (image.mode.startswith("I") or ";16" in _raw_mode(image))
+    is_12_bit = image.format == "TIFF" and image.tag_v2.get(BITS) == (12,)
+    is_deep = image.mode.startswith("I") or ";16" in _raw_mode(image)
+    return image.format in UNSCALED and is_deep and not is_12_bit
+
+
+def largest_value(image: Image.Image) -> int:
+    """Returns the largest 16-bit value of grey or colour; in colour up to 255 above it, as the low byte is unknown."""
+    if image.mode.startswith("I"):
+        return int(np.asarray(image).max())
+    return max(most for _, most in image.convert("RGB").getextrema()) << 8 | 255
 
 
 def other_byte_mode(image: Image.Image) -> str | None:
