@@ -185,12 +185,15 @@ def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun,
     if not stopped.is_new:
         return stopped.images.splits
     from data_loader import make_datasets
+    from photo_classifier.data.survey import survey
     from photo_classifier.training import summary
     from photo_classifier.training.finish import show_augmented
 
     splits = distributed.broadcast_from_main(lambda: drop_unusable(config, stopped.images.splits, run))
     summary.warn_of_random_layers(config)
     if launcher.is_main():
+        for line in survey(splits.train, model.preprocess, config.max_pixels):
+            warn(line)
         show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
     return splits
 
@@ -248,11 +251,13 @@ def check_choices(config: TrainConfig) -> None:
     """Checks every flag that names a row of a table; raises UserError if there is no such row."""
     from data_loader import AUGMENTS
     from photo_classifier.data.checks import ON_LEAK
+    from photo_classifier.data.preprocess import FITS
     from photo_classifier.training.optimization import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS
     from trainer import MONITORS
 
     tables = {
         "on_leak": ON_LEAK,
+        "fit": FITS,
         "augment": AUGMENTS,
         "class_weights": CLASS_WEIGHTS,
         "optimizer": OPTIMIZERS,
@@ -278,6 +283,7 @@ def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) 
             preferred_size=config.preferred_size,
             resize=config.resize,
             bit_depth=config.bit_depth,
+            fit=config.fit,
             head_hidden=config.head_hidden,
             dropout=config.dropout,
             seed=config.seed,

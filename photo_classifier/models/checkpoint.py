@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 
-from photo_classifier.data.preprocess import Preprocess
+from photo_classifier.data.preprocess import FITS, Preprocess
 from photo_classifier.models import tensor_files
 from photo_classifier.models.backbones import build, find_backbone, find_head
 from photo_classifier.models.classifier import Classifier
@@ -78,7 +78,7 @@ def load_checkpoint(
         raise UserError(f"{path} names its own network and classes; leave out --model_name and --class_names")
     numbers = (content["image_size"], content["resize"], content["interpolation"])
     scales = (tuple(content["mean"]), tuple(content["std"]))
-    preprocess = Preprocess(*numbers, *scales, content.get("bit_depth", 16))
+    preprocess = Preprocess(*numbers, *scales, content.get("bit_depth", 16), content.get("fit", "crop"))
     tensors = state_dict_of(content, path)
     model = _build_with(content["model_name"], len(content["class_names"]), tensors, path, preprocess)
     if model.head_name != content["head"]:
@@ -151,7 +151,8 @@ def _first_wrong(content: Mapping) -> str:
         "class_names are not two or more different names": 2 <= len(set(names)) == len(names),
         f"image_size is not from 1 to {LARGEST_SIDE}": 1 <= content["image_size"] <= LARGEST_SIDE,
         f"resize is not from image_size to {most}": content["image_size"] <= content["resize"] <= most,
-        "bit_depth is not from 10 to 16": content.get("bit_depth", 16) in range(10, 17),
+        "bit_depth is not from 8 to 16": content.get("bit_depth", 16) in range(8, 17),
+        f"fit is not one of {', '.join(FITS)}": content.get("fit", "crop") in FITS,
         f"interpolation is not one of {', '.join(modes)}": content["interpolation"] in modes,
         f"precision is not one of {', '.join(PRECISIONS)}": content["precision"] in PRECISIONS,
         "mean and std are not three numbers each, std above 0": len(content["mean"]) == len(content["std"]) == 3
