@@ -171,7 +171,8 @@ def load_data(config: TrainConfig) -> Splits:
     if config.dataset_name == "digits":
         say("training on the built-in digits; for your own photos give --data_dir DIR")
     root = str(dataset_folder(config.dataset_name)) if config.dataset_name else config.data_dir
-    splits = load_splits(root, shares, config.seed, config.labels, columns, config.splits)
+    train_new = config.new_photos == "train"
+    splits = load_splits(root, shares, config.seed, config.labels, columns, config.splits, config.min_images, train_new)
     n_classes = len(splits.class_names)
     if config.n_classes not in (None, n_classes):
         names = ", ".join(splits.class_names)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from photo_classifier.data.image_files import MAX_PIXELS
-from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.flags import flag, number, parse_flags
+
+NEW_PHOTOS = ("skip", "train")
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,24 @@ class DataFlags:
         "NAME",
     )
     splits: str | None = flag(None, "the splits.csv of an earlier run, to use the same splits (default: none)", "CSV")
+    new_photos: str = flag(
+        "skip",
+        "skip or train: what happens to the photos that --splits does not list; its validation and test photos stay",
+        "NAME",
+    )
     train_ratio: float = flag(0.6, "share of images for training", "R", number(float, 0, 1))
     valid_ratio: float = flag(
         0.2, "share of images for validation, if the data has no such split", "R", number(float, 0, 1)
     )
     test_ratio: float = flag(
         0.2, "share of images for the final test, if the data has no such split", "R", number(float, 0, 1)
+    )
+    min_images: int | None = flag(
+        None,
+        "leave out classes with fewer images to train on, and keep the others even if they are too few for every "
+        "split (default: such classes are an error)",
+        "N",
+        number(int, 1),
     )
     batch_size: int = flag(32, "images per step", "N", number(int, 1))
     n_workers: int | None = flag(
@@ -237,6 +251,12 @@ def check(config: TrainConfig) -> None:
         raise UserError("--data_dir and --dataset_name were both given; give one of them")
     if config.labels and config.dataset_name:
         raise UserError("--labels and --dataset_name were both given; give one of them")
+    if choose("--new_photos", config.new_photos, NEW_PHOTOS) == "train" and not (
+        config.splits and (config.data_dir or config.labels or config.dataset_name)
+    ):
+        raise UserError(
+            "--new_photos train needs the splits of an earlier run and the photos; give --splits and --data_dir"
+        )
     if config.use_pretrained and config.weights:
         raise UserError("--use_pretrained and --weights were both given; give one of them")
     if config.scheduler == "plateau" and config.gamma >= 1:
@@ -278,7 +298,9 @@ class OutputFlags:
 
     title: ClassVar[str] = "output"
 
-    result: str = flag("result.csv", "the table to write: .csv, .jsonl or .parquet, or - for CSV on stdout", "FILE")
+    result: str = flag(
+        "result.csv", "the table to write: .csv, .jsonl, .parquet or .xlsx, or - for CSV on stdout", "FILE"
+    )
     resume: bool = flag(False, "continue a stopped run after its last row (default: start over)")
     top_k: int | None = flag(None, "add columns for the K most probable classes (default: none)", "K", number(int, 1))
     probabilities: bool = flag(False, "add a column for the probability of every class")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from photo_classifier.data.image_files import Listing, ending_of, nfc, walk_images, what_is_in
+from photo_classifier.data.image_files import Listing, ending_of, nfc, walk_images
 from photo_classifier.data.samples import Sample
 from photo_classifier.runtime.errors import UserError
 
@@ -22,8 +22,9 @@ class LayoutReader(Protocol):
     """Reads the labelled images of one layout.
 
     `name` is what the user calls the data. After `samples` has run, `others` counts the files that are not
-    images, by ending, `left_out` lists images without a label, `missing` lists images that do not exist, and `unread`
-    gives the reasons for files of a class that may hold a photo but are not read.
+    images, by ending, `left_out` lists images without a label, `missing` lists images that do not exist, `empty` lists
+    class folders without images, and `unread` gives the reasons for files of a class that may hold a photo but are
+    not read.
     """
 
     root: str
@@ -31,6 +32,7 @@ class LayoutReader(Protocol):
     others: Counter[str]
     left_out: list[str]
     missing: list[str]
+    empty: list[ClassFolder]
     unread: dict[str, str]
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
@@ -67,6 +69,7 @@ class FolderReader:
         self.others: Counter[str] = Counter()
         self.left_out: list[str] = []
         self.missing: list[str] = []
+        self.empty: list[ClassFolder] = []
         self.unread: dict[str, str] = {}
         self._by_folder: dict[str, ClassFolder | None] = {place.folder: place for place in places}
 
@@ -74,7 +77,7 @@ class FolderReader:
         """Yields the images sorted by name, in one walk over the folder.
 
         Raises:
-            UserError: a class folder has no images.
+            UserError: a folder cannot be read.
         """
         used, found = set(), {}
         for path in walk_images(self.root, self.others, found):
@@ -87,10 +90,7 @@ class FolderReader:
                 used.add(place)
                 label = place.label if place.label is not None else flat_class(path)
                 yield place.split, Sample(path, label, sample_key(path, self.root))
-        if empty := [place.folder for place in self.places if place not in used]:
-            raise UserError(
-                f"{empty[0]} looks like a class but {what_is_in(empty[0])}; add images or remove the folder; {EXPECTED}"
-            )
+        self.empty = [place for place in self.places if place not in used]
 
     def _pass_over(self, path: str, reason: str, place: ClassFolder | None) -> None:
         if os.path.isdir(path):  # and may hold any number of images

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.image_files import nfc, walk_images
-from photo_classifier.data.layout_readers import sample_key
+from photo_classifier.data.layout_readers import ClassFolder, sample_key
 from photo_classifier.data.samples import Sample, split_of
 from photo_classifier.data.table_files import SURE
 from photo_classifier.data.tables import ONE_LABEL, Row, Table
@@ -34,6 +34,7 @@ class TableReader:
         self.others: Counter[str] = Counter()
         self.left_out: list[str] = []
         self.missing: list[str] = []
+        self.empty: list[ClassFolder] = []
         self.unread: dict[str, str] = {}
         self.n_repeated = 0
         folders = {split: os.path.dirname(table.file) if is_beside else root for split, table in tables.items()}

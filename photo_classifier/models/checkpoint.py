@@ -38,13 +38,13 @@ CONTENT = {
 
 
 def save_checkpoint(
-    path: str | Path, model: Classifier, metadata: Mapping[str, object], keep_previous: bool = False
+    path: str | Path, model: Classifier, metadata: Mapping[str, object], keep_existing: bool = False
 ) -> None:
     """Writes the file that prediction needs: plain values and the state_dict.
 
     Args:
         metadata: what the model itself does not know: `model_name, class_names, splits, metrics, config, ...`.
-        keep_previous: keep an existing file as `<path>.prev`.
+        keep_existing: keeps an existing file as `<path>.prev`.
     """
     content = {
         "format_version": FORMAT_VERSION,
@@ -56,7 +56,7 @@ def save_checkpoint(
         "versions": {"torch": str(torch.__version__)},
         "state_dict": {key: value.detach().cpu().clone() for key, value in model.net.state_dict().items()},
     }
-    tensor_files.write(path, content, previous=f"{path}.prev" if keep_previous else None)
+    tensor_files.write(path, content, keep_existing)
 
 
 def load_checkpoint(

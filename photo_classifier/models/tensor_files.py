@@ -70,16 +70,16 @@ def has_format(content: object, version: int, path: str | Path) -> bool:
     return type(declared) is int and declared == version
 
 
-def write(path: str | Path, content: dict, previous: str | Path | None = None) -> None:
+def write(path: str | Path, content: dict, keep_existing: bool = False) -> None:
     """Writes plain values and tensors as a `.pth` file, atomically.
 
     Args:
-        previous: where an existing file of that name is kept.
+        keep_existing: keeps an existing file of that name as `.prev`.
 
     Raises:
         WriteError, UserError: as `atomic_write`.
     """
-    with atomic_write(path, previous=previous) as file:
+    with atomic_write(path, keep_existing=keep_existing) as file:
         recorder = _ErrorRecorder(file)
         try:
             torch.save(content, recorder)

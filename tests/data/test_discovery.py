@@ -102,7 +102,7 @@ def test_a_folder_that_is_not_a_data_set_is_refused_with_what_was_found(tmp_path
     (tmp_path / "hole" / "zebra").mkdir()
     assert "zebra looks like a class but contains no images" in error(tmp_path / "hole")
     make_class_folders(tmp_path / "few", 2)
-    assert "has 2 images, too few" in error(tmp_path / "few")
+    assert "too few images for train + valid + test: cat 2, dog 2, 개 2" in error(tmp_path / "few")
     make_class_folders(tmp_path / "hollow" / "train", 2)
     (tmp_path / "hollow" / "val").mkdir()
     assert "the valid folder" in error(tmp_path / "hollow")

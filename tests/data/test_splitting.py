@@ -115,7 +115,7 @@ def test_groups_that_cannot_be_split_are_an_error(cli, tmp_path):
     text = (tmp_path / "d" / "labels.csv").read_text().splitlines()
     rows = [f"{line},{line.split(',')[1]}" for line in text[1:]]
     (tmp_path / "d" / "labels.csv").write_text("\n".join(["path,label,group", *rows]))
-    assert_one_line_error(cli("train", "--data_dir", "d"), "every class has only one group")
+    assert_one_line_error(cli("train", "--data_dir", "d"), "every class has only one image or group")
     make_class_folders(tmp_path / "f", 4, CLASSES)
     assert_one_line_error(cli("train", "--data_dir", "f", "--group_column", "plant"), "has no table")
 
