@@ -45,11 +45,13 @@ def encoding_of(raw: bytes, letters: dict[str, list[str]] = LETTERS) -> str | No
     """
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    if _decodes(raw, "utf-8") and b"\0" not in raw:
+    n_even, n_odd = (raw[start:1000:2].count(0) for start in (0, 1))  # the upper half of each ASCII letter in UTF-16
+    if 8 * max(n_even, n_odd) > min(len(raw), 1000) and not n_odd / 2 < n_even < 2 * n_odd:
+        return "utf-16-le" if n_odd > n_even else "utf-16-be"
+    if _decodes(raw, "utf-8"):
         return "utf-8-sig"
-    if b"\0" in raw:  # the upper half of each ASCII letter in UTF-16
-        n_even, n_odd = (raw[start:1000:2].count(0) for start in (0, 1))
-        return None if 2 * n_even > n_odd > n_even / 2 else "utf-16-le" if n_odd > n_even else "utf-16-be"
+    if b"\0" in raw:
+        return None
     scores = _scores(b" ".join(_foreign_words(raw)), letters)
     return max(scores, key=scores.__getitem__, default=None)
 

@@ -77,7 +77,8 @@ class FileFinder:
         alike = {hit: self._likeness(hit, parts) for hit in hits}
         best = [hit for hit in hits if alike[hit] == max(alike.values())]
         if len({os.path.realpath(hit) for hit in best}) > 1:  # two links to one file are the same file
-            raise UserError(f"{written!r} could be {best[0]} or {best[-1]}; write its folder and its ending too")
+            what = "ending" if os.path.dirname(best[0]) == os.path.dirname(best[-1]) else "folder"
+            raise UserError(f"{written!r} could be {best[0]} or {best[-1]}; write its {what} too")
         return best[0] if best else None
 
     def _named(self, parts: list[str]) -> list[str]:
