@@ -21,13 +21,12 @@ from photo_classifier.data.layouts import (
     without_classes,
 )
 from photo_classifier.data.table_columns import USUAL, Columns
-from photo_classifier.data.table_files import SURE, is_table_name
+from photo_classifier.data.table_files import NOT_READ, SURE, is_table_name
 from photo_classifier.data.tables import ONE_LABEL
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import pluralize
 
 MAX_NEARBY = 1 << 24  # bytes of a table in another folder
-SAVE_AS = dict.fromkeys((".xls", ".ods", ".numbers", ".parquet", ".feather"), "save it as .xlsx or .csv")
 
 
 def explain_undetected(root: str, columns: Columns = USUAL) -> str:
@@ -57,7 +56,7 @@ def _table_hints(here: Listing, columns: Columns) -> str:
     with contextlib.suppress(UserError):
         find_tables(here, columns, faults)
     found = [faults[name] for name in sorted(faults)]
-    found += [f"{name}: {SAVE_AS[ending_of(name)]}" for name in sorted(here.files) if ending_of(name) in SAVE_AS]
+    found += [f"{name}: save it as .xlsx or .csv" for name in sorted(here.files) if ending_of(name) in NOT_READ]
     unsure = sorted(name for name in here.files if is_table_name(name) and not name.lower().endswith(SURE))
     if unsure := [name for name in unsure if name not in faults]:
         found.append(f"{', '.join(unsure[:3])}: not a list of images and labels, such as lines of `a.jpg cat`")

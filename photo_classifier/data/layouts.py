@@ -16,7 +16,7 @@ from photo_classifier.data.layout_readers import (
 )
 from photo_classifier.data.samples import SPLIT_FOLDERS, split_of
 from photo_classifier.data.table_columns import USUAL, Columns
-from photo_classifier.data.table_files import SURE, is_table_name
+from photo_classifier.data.table_files import NOT_READ, SURE, is_table_name
 from photo_classifier.data.table_reader import TableReader
 from photo_classifier.data.tables import Table
 from photo_classifier.runtime.errors import UserError
@@ -79,22 +79,29 @@ GENERIC = re.compile(
     re.I,
 )
 # and of folders that are not if there is a table: train_images, test, images_part_1
-SHARD = re.compile("[0-9a-f]{1,3}", re.I)
 CONTAINER = re.compile(r"(^|[\W_])(train|test|val|valid|images?|imgs?|photos?|pictures?|data)($|[\W_\d])", re.I)
 
 
 def are_containers(names: Sequence[str], *places: Listing) -> bool:
     """Returns whether folders divide the photos of a set rather than name their classes.
 
-    Folders such as `part1` and `part2` do if there is a table in one of the places; `0a` and `f3` if it is usable.
+    Folders such as `part1` and `part2` do if there is a table in one of the places; `0a` and `1007` if it is usable.
     """
     stems = {re.sub(r"\d+", "", name) for name in names}
     is_counted = len(stems) == 1 < len(names) and re.search(r"[^\W_]", *stems)
     if all(map(GENERIC.fullmatch, names)):
         return True
     if is_counted or all(map(CONTAINER.search, names)):
-        return any(find_tables(here, USUAL, is_any=True) for here in places)
+        return any(map(_has_table, places))
     return all(map(SHARD.fullmatch, names)) and any(find_tables(here, USUAL) for here in places)
+
+
+SHARD = re.compile(r"[0-9a-f]{1,3}|\d+", re.I)
+
+
+def _has_table(here: Listing) -> bool:
+    """Returns whether there is a table, even one that cannot be read."""
+    return any(name.lower().endswith((*SURE, *NOT_READ)) for name in here.files) or bool(find_tables(here, USUAL))
 
 
 def _class_folders(here: Listing, columns: Columns) -> LayoutReader | None:
@@ -167,14 +174,11 @@ def _split_in_name(name: str) -> str | None:
 TABLE_NAMES = ("labels", "train", "train_labels", "metadata")  # the preferred names if there are several tables
 
 
-def find_tables(
-    here: Listing, columns: Columns, faults: dict[str, str] | None = None, is_any: bool = False
-) -> list[Table]:
+def find_tables(here: Listing, columns: Columns, faults: dict[str, str] | None = None) -> list[Table]:
     """Returns the tables in a folder that have a path column and a label column.
 
     Args:
         faults: collects the files that look like tables but are not used, with the reasons.
-        is_any: also returns tables without such columns.
 
     Raises:
         UserError: the only table lacks a column that was named.
@@ -184,8 +188,7 @@ def find_tables(
         table, is_sure = None, name.lower().endswith(SURE)
         try:
             table = Table(os.path.join(here.root, name), columns)
-            if not is_any:
-                table.require("path", "label")
+            table.require("path", "label")
         except UserError as error:  # of something else, or broken
             if columns.first_flag() and len(names) == 1:
                 raise

@@ -206,6 +206,7 @@ def _path_and_rest(line: str) -> tuple[str, str] | None:
 LISTS = (".txt", ".lst", ".list")
 TEXTS = (".csv", ".tsv", ".tab", *LISTS)
 SURE = (".csv", ".tsv", ".tab", ".xlsx", ".xlsm")  # the endings of nothing but tables
+NOT_READ = (".xls", ".ods", ".numbers", ".parquet", ".feather")  # tables that other programs must convert
 OTHERS: dict[str, Callable[[str, bytes], Lines]] = {
     ".xlsx": read_workbook,
     ".xlsm": read_workbook,

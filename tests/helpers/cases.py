@@ -95,6 +95,12 @@ def _deep(root: Path) -> None:
     table(root / "train.csv", csv("id,landmark_id", [(name[:-4], c) for name, c in ROWS]))
 
 
+def _patients(root: Path) -> None:
+    photos(root / "1007", [name for name, _ in ROWS[:6]])
+    photos(root / "1020", [name for name, _ in ROWS[6:]])
+    table(root / "labels.csv", csv("file,label"))
+
+
 def _label_studio(root: Path) -> None:
     photos(root)
     tasks = [
@@ -200,6 +206,7 @@ READ: dict[str, tuple[Callable[[Path], None], tuple[int, int, int], tuple[str, s
             ("0", "1"),
         ),
         "deep": (_deep, (8, 2, 2)),
+        "a folder per patient": (_patients, (8, 2, 2)),
         "no header": (_lines("labels.csv", csv(",".join(ROWS[0]), ROWS[1:])), (8, 2, 2)),
         "one-hot in each split": (_roboflow, (12, 12, 12)),
         "one-hot": (_lines("GroundTruth.csv", one_hot()), (8, 2, 2)),
@@ -278,6 +285,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "parts, with such a table": (
         lambda root: (class_folders(root, ("part1", "part2")), table(root / "x.csv", csv("a,b,c", [(1, 2, 3)]))),
         ("x.csv has the columns a, b, c", "move the tables away"),
+    ),
+    "parts, with an old workbook": (
+        lambda root: (class_folders(root, ("part1", "part2")), table(root / "labels.xls", ["x"])),
+        ("no class folders: part1, part2", "labels.xls: save it as .xlsx or .csv"),
     ),
     "numbered folders alone": (
         lambda root: class_folders(root, ("images_1", "images_2")),
