@@ -171,7 +171,7 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
         UserError: no images were found.
     """
     from photo_classifier.data.inputs import STDIN, input_samples
-    from photo_classifier.data.tables import Columns
+    from photo_classifier.data.table_columns import Columns
 
     if not config.input:
         if not predictor.metadata["splits"]:

@@ -2,8 +2,8 @@
 
     python benchmarks/hostile.py                   four minutes on 2 cores
 
-Checkpoints, weights, run folders, split files, archives and entries of the feature cache. The short form is part of
-the tests. Ends with status 1 if anything was not as it should be.
+Checkpoints, weights, run folders, split files, archives, tables and entries of the feature cache.
+The short form is part of the tests. Ends with status 1 if anything was not as it should be.
 """
 
 from __future__ import annotations
@@ -113,6 +113,53 @@ def archives() -> dict[str, Callable[[Path], Path]]:
     }
 
 
+SHEET = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>%s</sheetData></worksheet>'
+
+
+def tables() -> dict[str, Callable[[Path], Path]]:
+    """What strangers may send as a table of paths and labels, by name."""
+
+    def workbook(sheet: bytes, more: int = 0) -> Callable[[Path], Path]:
+        """A workbook whose sheet is this XML, with a part of that many zeros."""
+        import openpyxl
+
+        plain = io.BytesIO()
+        openpyxl.Workbook().save(plain)
+
+        def write(path: Path) -> Path:
+            path = path.with_suffix(".xlsx")
+            with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+                for entry in old.infolist():
+                    new.writestr(entry, sheet if "worksheets/" in entry.filename else old.read(entry))
+                new.writestr("xl/more.bin", bytes(more))
+            return path
+
+        return write
+
+    def written(content: bytes, ending: str) -> Callable[[Path], Path]:
+        def write(path: Path) -> Path:
+            path = path.with_suffix(ending)
+            path.write_bytes(content)
+            return path
+
+        return write
+
+    cell = b'<row r="%d"><c r="A%d" t="inlineStr"><is><t>x</t></is></c></row>'
+    entities = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>' + SHEET % b"<row/>"
+    return {
+        "a workbook bomb": workbook(SHEET % b"", 1_000_000_000),
+        "a workbook of a billion lines": workbook(SHEET % (cell % (1, 1) + cell % (10**12, 10**12))),
+        "a workbook with a line of ten million cells": workbook(SHEET % (b"<row>" + b"<c/>" * 10_000_000 + b"</row>")),
+        "a workbook a million levels deep": workbook(b"<a>" * 1_000_000 + b"</a>" * 1_000_000),
+        "a workbook with entities": workbook(entities),
+        "half a workbook": written(b"PK\3\4" + bytes(1000), ".xlsx"),
+        "JSON a million levels deep": written(b"[" * 1_000_000, ".json"),
+        "JSON with an endless number": written(b'[{"path": ' + b"9" * 1_000_000 + b"}]", ".json"),
+        "JSON without the fields of COCO": written(b'{"images":[1],"annotations":[2],"categories":[3]}', ".json"),
+        "a pickle as a table": written(pickle.dumps(Payload()) + b"\0" * 99, ".csv"),
+    }
+
+
 def hostile(_: argparse.Namespace, findings: Findings) -> None:
     """Gives every file to every flag that takes one, and compares the folders before and after."""
     make_photos(Path("photos"), 32, 16)
@@ -145,6 +192,11 @@ def hostile(_: argparse.Namespace, findings: Findings) -> None:
         before.add(path.absolute())
         refused(what, "train", *SMALL[2:], "--data_dir", path, "--n_epochs", 1, "--run_dir", f"a{n}")
         refused(f"{what}, predicted", "predict", "--model_fn", "good.pth", "--input", path, "--result", f"r{n}.csv")
+    for n, (what, make) in enumerate(tables().items()):
+        path = make(Path(f"table{n}"))
+        before.add(path.absolute())
+        refused(what, "train", *SMALL[2:], "--labels", path, "--n_epochs", 1, "--run_dir", f"t{n}")
+        refused(f"{what}, predicted", "predict", "--model_fn", "good.pth", "--input", path, "--result", f"t{n}.csv")
     after = {path for path in Path.cwd().parent.rglob("*") if ".cache" not in path.parts}
     findings.expect(after == before, f"written outside: {sorted(after - before)}")
     poison_the_cache(findings)

@@ -21,7 +21,7 @@ class DataFlags:
     data_dir: str | None = flag(
         None,
         "your photos: a folder (train/ + val/ class folders, class folders, files like cat.1.jpg, or a table), "
-        "a .zip or .tar.gz of one, or a .csv (default: the digits)",
+        "a .zip or .tar.gz of one, or a table (default: the digits)",
         "DIR",
     )
     dataset_name: str | None = flag(
@@ -29,15 +29,21 @@ class DataFlags:
     )
     labels: str | None = flag(
         None,
-        "table of paths and labels instead of class folders; its paths are relative to --data_dir, or to itself "
-        "(default: none)",
-        "CSV",
+        "table of paths and labels instead of class folders (.csv, .xlsx, .json, .jsonl, or a .txt list); its paths "
+        "are relative to --data_dir, or to itself (default: none)",
+        "TABLE",
     )
     path_column: str | None = flag(None, "a table's column of paths (default: found by its usual names)", "NAME")
     label_column: str | None = flag(None, "a table's column of labels (default: found by its usual names)", "NAME")
     group_column: str | None = flag(
         None,
         "a table's column of groups (plants, patients) that stay in one split (default: group, if there is one)",
+        "NAME",
+    )
+    split_column: str | None = flag(
+        None,
+        "a table's column of splits: train, val or test, or true and false if it is called is_valid "
+        "(default: found by its usual names)",
         "NAME",
     )
     splits: str | None = flag(None, "the splits.csv of an earlier run, to use the same splits (default: none)", "CSV")
@@ -69,7 +75,12 @@ class DataFlags:
     resize: int | None = flag(
         None, "pixels of the shorter side before the crop (default: as the weights expect)", "N", number(int, 1)
     )
-    bit_depth: int = flag(16, "bits used in 16-bit greyscale files", "N", number(int, 10, 16))
+    fit: str = flag(
+        "crop",
+        "how a photo becomes square: crop (its middle), squash (all of it, distorted) or pad (all of it, with margins)",
+        "NAME",
+    )
+    bit_depth: int = flag(16, "bits used in PNG and TIFF files of 16 bits a channel", "N", number(int, 8, 16))
     augment: str = flag(
         "basic",
         "none, basic (crops, mirroring), flips (crops, mirroring both ways), shifts (nearly the whole image, mirroring "
