@@ -75,7 +75,7 @@ def freeze(model: Classifier, until: str | None = None) -> None:
         module.requires_grad_(False)
     for parameter in model.head.parameters():
         if not parameter.requires_grad:
-            raise UserError(f"--freeze_until {until} would freeze the head too; choose an earlier layer")
+            raise UserError(f"to freeze up to {until} would freeze the head too; choose an earlier layer")
     model.train(model.training)
 
 
@@ -94,11 +94,11 @@ def _check_size(model: Classifier, n_classes: int, model_name: str, own_size: in
     if error is None:
         return
     if size == own_size:
-        raise UserError(f"--model_name {model_name} cannot be used as a classifier: {error}; choose another model")
+        raise UserError(f"{model_name} cannot be used as a classifier: {error}; choose another model (--model_name)")
     works = [str(s) for s in sorted({own_size, *SIZES_TO_TRY}) if _try_size(model, s, n_classes) is None]
     raise UserError(
-        f"{model_name} cannot take --image_size {size}; of the usual sizes it takes {', '.join(works)} "
-        f"(without --image_size: {own_size})"
+        f"{model_name} cannot take images of {size} pixels (--image_size); of the usual sizes it takes "
+        f"{', '.join(works)}, and its own is {own_size}"
     )
 
 
@@ -117,7 +117,9 @@ def _load_file(net: nn.Module, path: str | Path, head_name: str, model_name: str
     content = tensor_files.read(path)
     inside = content.get("model_name", model_name)
     if inside != model_name:
-        raise UserError(f"{path} is a checkpoint of {inside}; use --model_name {inside}, or another --weights FILE")
+        raise UserError(
+            f"{path} is a checkpoint of {inside}; take that model (--model_name) or another file (--weights)"
+        )
     _load_backbone(net, state_dict_of(content, path), head_name, path)
 
 
@@ -125,7 +127,9 @@ def _load_pretrained(
     net: nn.Module, backbone: Backbone, source: pretrained.Source | None, head_name: str, model_name: str
 ) -> None:
     if source is None:
-        raise UserError(f"timm has no pretrained weights for {model_name}; choose another model or give --weights FILE")
+        raise UserError(
+            f"timm has no pretrained weights for {model_name}; choose another model, or give --weights FILE"
+        )
     path = pretrained.lite0_file() if backbone.packaged else pretrained.cached_or_downloaded(source, model_name)
     tensors = state_dict_of(tensor_files.read(path), path)
     if backbone.packaged:
@@ -150,11 +154,7 @@ def _timm_with(name: str, path: Path) -> nn.Module:
 
 
 def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_name: str, path: str | Path) -> None:
-    """Loads everything but the head, whatever head the file has.
-
-    Raises:
-        UserError: the tensors do not fit.
-    """
+    """Loads everything but the head, whatever head the file has; raises UserError if the tensors do not fit."""
 
     def is_head(name: str) -> bool:
         return name.startswith(head_name + ".")
@@ -199,7 +199,7 @@ def _modules_until(module: nn.Module, until: str, above: str = "") -> list[nn.Mo
         names = [above + name for name in children]
         known = ", ".join(names) or above.rstrip(".")
         raise UserError(
-            f"--freeze_until: there is no layer {above + first!r}; choose from {known}, or a dotted name below one of "
+            f"there is no layer {above + first!r} (--freeze_until); choose from {known}, or a dotted name below one of "
             f"them{did_you_mean(above + first, names)}"
         )
     names = list(children)

@@ -139,7 +139,7 @@ def check_result(config: PredictConfig) -> None:
 
 def make_predictor(config: PredictConfig) -> Predictor:
     """Loads the checkpoint."""
-    from photo_classifier.models.class_names import read_class_names
+    from photo_classifier.models.checkpoint import read_class_names
     from photo_classifier.prediction.predictor import Predictor
 
     predictor = Predictor(

@@ -50,11 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_flags(config: TrainConfig) -> None:
-    """Checks that the flags agree, and that the checkpoint can be written without losing another file.
-
-    Raises:
-        UserError: one of these does not hold.
-    """
+    """Checks that the flags agree and that the checkpoint can be written without losing a file; raises UserError."""
     check(config)
     model_fn = checkpoint_name(config)
     check_output_path(model_fn, "--model_fn")
@@ -110,20 +106,16 @@ def where_best(config: TrainConfig, stopped: StoppedRun) -> str:
 
 
 def train(config: TrainConfig, stopped: StoppedRun) -> None:
-    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images.
-
-    Args:
-        stopped: the run to go on with; a new one is a stopped run with nothing in it.
-    """
+    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images."""
     from photo_classifier.training import summary
+    from photo_classifier.training.early_end import explain_early_end
 
     device, dtype = choose_computing(config)
     model = build_model(config, stopped, device)
     run = open_run(config, stopped)
-    with run.guarded():
+    with explain_early_end(run):
         splits = prepare_data(config, stopped, run, model)
-        n_skipped = len(run.skipped.reasons) if launcher.is_main() else 0
-        summary.describe(config, splits, n_skipped, model, device, dtype)
+        summary.describe(config, splits, run.n_skipped, model, device, dtype)
         engine = make_engine(config, model, device, dtype, stopped)
         checkpoint = open_checkpoint(config, model, splits, stopped)
         computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
@@ -135,7 +127,7 @@ def train(config: TrainConfig, stopped: StoppedRun) -> None:
             try_one_step(session)
             return
         loaders, last_results, results, best = fit(session)
-        if launcher.is_main():
+        if launcher.is_main():  # which alone has the outputs of all images
             report(session, loaders["valid"], last_results, results, best)
 
 
@@ -157,11 +149,7 @@ class Session:
 
 
 def load_data(config: TrainConfig) -> Splits:
-    """Returns the samples in their splits, and says what was found.
-
-    Raises:
-        UserError: the data cannot be used, or has another number of classes than was asked for.
-    """
+    """Returns the samples in their splits; raises UserError if they cannot be used or `--n_classes` is wrong."""
     from photo_classifier.data.discovery import load_splits
     from photo_classifier.data.known_datasets import dataset_folder
     from photo_classifier.data.tables import Columns
@@ -188,11 +176,13 @@ def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun,
     from photo_classifier.training import summary
     from photo_classifier.training.finish import show_augmented
 
-    splits = distributed.broadcast_from_main(lambda: drop_unusable(config, stopped.images.splits, run))
-    summary.warn_of_random_layers(config)
-    if launcher.is_main():
+    def prepare() -> Splits:
+        splits = drop_unusable(config, stopped.images.splits, run)
+        summary.warn_of_random_layers(config)
         show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
-    return splits
+        return splits
+
+    return distributed.broadcast_from_main(prepare)
 
 
 def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
@@ -224,11 +214,7 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
 
 
 def choose_computing(config: TrainConfig) -> tuple[torch.device, torch.dtype]:
-    """Returns where and in which precision to compute.
-
-    Raises:
-        UserError: they are not there, a flag names an unknown choice, or several processes cannot share the work.
-    """
+    """Returns where and in which precision to compute; raises UserError if that is not possible here."""
     from photo_classifier.runtime.device import choose_precision
 
     check_choices(config)
@@ -313,8 +299,10 @@ def open_run(config: TrainConfig, stopped: StoppedRun) -> Run | SilentRun:
 
     words = summary.run_name_words(config, stopped.images.splits)
     run_dir = distributed.broadcast_from_main(lambda: config.run_dir or default_run_dir(config.model_name, words))
-    is_main = launcher.is_main()
-    run = Run(run_dir, stopped, config.n_epochs, config.max_bad, 60 * config.save_every) if is_main else SilentRun()
+    if launcher.is_main():
+        run = Run(run_dir, stopped, config.n_epochs, config.max_bad, 60 * config.save_every)
+    else:
+        run = SilentRun(run_dir)
     note_launch(run_dir)
     return run
 
@@ -399,10 +387,9 @@ def try_one_step(session: Session) -> None:
     datasets = make_datasets(config, run.splits, session.engine.model.preprocess)
     loaders = make_loaders(config, datasets, session.engine)
     result = session.trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
-    if launcher.is_main():
-        run.epochs.close()
-        say(f"dry run: a step of {pluralize(result.n_images, 'image')}, loss {result.loss:.4f}, {result.seconds:.1f} s")
-        say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
+    run.close()
+    say(f"dry run: a step of {pluralize(result.n_images, 'image')}, loss {result.loss:.4f}, {result.seconds:.1f} s")
+    say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
 
 
 # --- fit --------------------------------------------------------------------------------------
@@ -427,19 +414,19 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
         else:
             loaders = make_loaders(config, datasets, engine)
         best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
-        return loaders, *measure_last_and_best(trainer, loaders, run, session.checkpoint, best)
+        measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
+        return loaders, *measured
 
 
 def start_or_restore(session: Session) -> None:
     """Restores what a stopped run had saved, or saves a new one for the first time."""
-    from photo_classifier.training.resume import restore_training_state
+    from photo_classifier.training.restore import restore_training_state
 
     config, stopped, trainer, run = session.config, session.stopped, session.trainer, session.run
     checkpoint, schedule = session.checkpoint, trainer.recipe.schedule
     if stopped.is_new:
-        if schedule.warmup:  # the ends of the epochs alone would not show it
-            run.log_rates(schedule.rates, 0)
-        run.save_first(trainer.state_dict(), None if trainer.model is checkpoint.model else checkpoint.backbone())
+        backbone = None if trainer.model is checkpoint.model else checkpoint.backbone()
+        run.save_first(trainer.state_dict(), backbone, schedule.rates if schedule.warmup else None)
         return
     restore_training_state(stopped, trainer, checkpoint.path, trainer.device.type, str(trainer.dtype))
     say(f"continuing after {trainer.epoch} of {config.n_epochs} epochs: {config.run_dir}")

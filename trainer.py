@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import msgspec
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -19,8 +20,7 @@ from photo_classifier.runtime.device import to_device
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.training.optimization import Recipe
-from photo_classifier.training.results import Diverged, EpochResult, Outputs, PhaseResult
-from photo_classifier.training.running_metrics import RunningMetrics
+from photo_classifier.training.results import Diverged, EpochResult, Outputs, PhaseResult, RunningMetrics
 
 # What the best epoch is chosen by, from its validation: higher is better.
 MONITORS: dict[str, Callable[[PhaseResult], float]] = {
@@ -49,6 +49,7 @@ class Recorder(Protocol):
         """Keeps the state that the next step depends on."""
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains what requires a gradient and keeps the epoch with the best validation.
 
@@ -67,33 +68,25 @@ class Trainer:
         UserError: there is no such monitor.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        evaluate_batch: Callable[[torch.Tensor], torch.Tensor],
-        refresh: Callable[[], None],
-        recipe: Recipe,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-        monitor: str = "accuracy",
-        sync_bn: bool = False,
-    ) -> None:
-        self.model = model
-        self.ddp_model = data_parallel.wrap_ddp(model, device, sync_bn)
-        self.evaluate_batch = evaluate_batch
-        self.refresh = refresh
-        self.recipe = recipe
-        self.device = device
-        self.dtype = dtype
-        self.seed = seed
-        self.monitor = MONITORS[choose("--monitor", monitor, MONITORS)]
+    model: nn.Module
+    evaluate_batch: Callable[[torch.Tensor], torch.Tensor]
+    refresh: Callable[[], None]
+    recipe: Recipe
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+    monitor: str = "accuracy"
+    sync_bn: bool = False
+
+    def __post_init__(self) -> None:
+        self.ddp_model = data_parallel.wrap_ddp(self.model, self.device, self.sync_bn)
+        self.score = MONITORS[choose("--monitor", self.monitor, MONITORS)]
         self.step, self.epoch = 0, 0
         self.sums: RunningMetrics | None = None  # of the epoch that is under way
         self.best: EpochResult | None = None
         self.last: EpochResult | None = None
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
-        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def fit(
         self,
@@ -141,7 +134,7 @@ class Trainer:
         return self.best is None or self._score(result) > self._score(self.best)
 
     def _score(self, result: EpochResult) -> float:
-        score = self.monitor(result.valid)
+        score = self.score(result.valid)
         return -math.inf if math.isnan(score) else score  # any number is better than a loss that is not one
 
     def train_one_epoch(self, loader: DataLoader, run: Recorder, n_epochs: int) -> PhaseResult:
@@ -194,6 +187,8 @@ class Trainer:
             sums.n_batches += 1
             sums.seconds = time.perf_counter() - start
             self.after_batch(run, state)
+        sums.loss.cpu()  # waits for the steps that a GPU is still at work on, or images/s would be too high
+        sums.seconds = time.perf_counter() - start
 
     def after_batch(self, run: Recorder, state: Callable[[], dict] | None) -> None:
         """Saves the state if it is time; after a signal to any process saves it and raises `Stopped` on all."""
@@ -229,8 +224,8 @@ class Trainer:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError(
-                "batch norm cannot train on a batch of one image of this size; give a larger --batch_size or "
-                "--image_size, or freeze it with --freeze_bn"
+                "batch norm cannot train on a batch of one image of this size; give larger batches (--batch_size) or "
+                "images (--image_size), or freeze it (--freeze_bn)"
             ) from error
 
     def _evaluate_step(self, batch: Batch, labels: torch.Tensor, _n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -271,7 +266,7 @@ class Trainer:
         self.sums = RunningMetrics(self.device, state["sums"]) if state["sums"] else None
         if self.sums:
             self.sums.keep_on_main()
-        self.last, self.best = (EpochResult.from_state_dict(r) if r else None for r in (state["last"], state["best"]))
+        self.last, self.best = (msgspec.convert(state[name], EpochResult | None) for name in ("last", "best"))
         if self.last == self.best:
             self.last = self.best
 

@@ -31,19 +31,20 @@ def device_from_gpu_id(gpu_id: int | None) -> torch.device:
             f"--gpu_id {gpu_id} is one device for {n_processes} processes; leave it out, and choose GPUs for the "
             "launcher with CUDA_VISIBLE_DEVICES"
         )
+    import torch
+
     gpus = find_gpus()
     if gpu_id >= len(gpus):
         known = "".join(f", {i} ({gpu})" for i, gpu in enumerate(gpus))
         raise UserError(f"--gpu_id {gpu_id} does not exist on this machine; choose from -1 (the CPU){known}")
-    return choose_device(gpus[gpu_id])
+    device = choose_device(gpus[gpu_id])
+    if device.type == "cuda":  # or the thread that pins memory for copies would take some of the first GPU's
+        torch.cuda.set_device(device)
+    return device
 
 
 def check_output_path(path: str | Path, flag: str) -> None:
-    """Checks before the work that its result can be written to a path.
-
-    Raises:
-        UserError: the path is a folder, or its folder cannot be written to.
-    """
+    """Checks before the work that its result can be written to a path; raises UserError if not."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{flag} {path} is a folder; give the name of a file")

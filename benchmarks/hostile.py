@@ -1,4 +1,4 @@
-"""Feeds files of strangers to every flag that takes one: status 2, one line, nothing run, nothing written outside.
+"""Gives files of strangers to every flag that takes one: status 2, one line, nothing run, nothing written elsewhere.
 
     python benchmarks/hostile.py                   four minutes on 2 cores
 
@@ -30,7 +30,7 @@ class Payload:
 
 
 def checkpoints() -> dict[str, Callable[[Path], None]]:
-    """What strangers may send as a checkpoint, by name; each writes a file."""
+    """Returns what strangers may send as a checkpoint: by name, functions that write a file."""
     content = torch.load("good.pth", weights_only=True)
     state = content["state_dict"]
     key = next(name for name, tensor in state.items() if tensor.ndim == 4)
@@ -68,11 +68,11 @@ def checkpoints() -> dict[str, Callable[[Path], None]]:
 
 
 def archives() -> dict[str, Callable[[Path], Path]]:
-    """What strangers may send as an archive of photos, by name."""
+    """Returns what strangers may send as an archive of photos: by name, functions that write a file."""
     photo = next(Path("photos").rglob("*.jpg")).read_bytes()
 
     def zipped(**entries: bytes) -> Callable[[Path], Path]:
-        """An archive of those names and contents."""
+        """Writes an archive of those names and contents."""
 
         def write(path: Path) -> Path:
             with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
@@ -83,7 +83,7 @@ def archives() -> dict[str, Callable[[Path], Path]]:
         return write
 
     def linked(kind: bytes, target: str) -> Callable[[Path], Path]:
-        """An archive whose first entry is a link, and whose second goes through it."""
+        """Writes an archive whose first entry is a link that the second one goes through."""
 
         def write(path: Path) -> Path:
             path = path.with_suffix(".tar.gz")
@@ -114,7 +114,7 @@ def archives() -> dict[str, Callable[[Path], Path]]:
 
 
 def hostile(_: argparse.Namespace, findings: Findings) -> None:
-    """Every file where it may be given, and what the folders hold before and after."""
+    """Gives every file to every flag that takes one, and compares the folders before and after."""
     make_photos(Path("photos"), 32, 16)
     must(run(*SMALL, "--freeze", "--n_epochs", 1, "--model_fn", "good.pth", "--run_dir", "good"))
     before, names = None, []
@@ -152,7 +152,7 @@ def hostile(_: argparse.Namespace, findings: Findings) -> None:
 
 
 def poison_the_cache(findings: Findings) -> None:
-    """Every file of the feature cache replaced by a payload: computed anew, to the same weights."""
+    """Replaces every file of the feature cache by a payload: features are computed again, weights stay the same."""
     entries = [path for path in Path(".cache").rglob("*") if path.is_file() and path.stat().st_size]
     for path in entries:
         path.write_bytes(pickle.dumps(Payload()))

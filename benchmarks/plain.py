@@ -1,4 +1,4 @@
-"""The loops that people write by hand: what benchmarks/speed.py compares with.
+"""Trains and predicts with loops that people write by hand, which benchmarks/speed.py compares with.
 
 Each prints one JSON line; the time is that of the loop alone, without imports and model building.
 """
@@ -15,7 +15,7 @@ from torchvision import datasets, models, transforms
 
 
 def build(arch: str, n_classes: int) -> tuple[nn.Module, list[float], list[float]]:
-    """A model with a new head, and the mean and std that it wants."""
+    """Returns a model with a new head, and the mean and std that it expects."""
     if arch != "efficientnet_lite0":
         model = models.get_model(arch)
         model.fc = nn.Linear(model.fc.in_features, n_classes)
@@ -33,7 +33,7 @@ def build(arch: str, n_classes: int) -> tuple[nn.Module, list[float], list[float
 
 
 def loaders(folder: Path, mean: list[float], std: list[float], batch_size: int, n_workers: int) -> dict:
-    """The two phases, prepared as the tutorials do it."""
+    """Returns the loaders of both phases, prepared as in the tutorials."""
     finish = [transforms.ToTensor(), transforms.Normalize(mean, std)]
     recipes = {
         "train": [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *finish],
@@ -48,21 +48,23 @@ def loaders(folder: Path, mean: list[float], std: list[float], batch_size: int, 
 
 
 def train(options: argparse.Namespace) -> dict:
-    """Both phases of every epoch: seconds in all and of each epoch, best validation accuracy."""
+    """Trains; returns the seconds in total and per epoch, the best validation accuracy, images/s and memory."""
     torch.manual_seed(options.seed)
     n_classes = sum(path.is_dir() for path in (options.folder / "train").iterdir())
     model, mean, std = build(options.arch, n_classes)
+    model.to(options.device)
     phases = loaders(options.folder, mean, std, options.batch_size, options.n_workers)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-3, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.1)
-    seconds, accuracies = [], []
+    seconds, accuracies, speeds = [], [], []
     for _ in range(options.n_epochs):
         start = time.perf_counter()
         for phase, loader in phases.items():
             model.train(phase == "train")
             correct = 0
             for images, labels in loader:
+                images, labels = images.to(options.device), labels.to(options.device)
                 optimizer.zero_grad()
                 with torch.set_grad_enabled(phase == "train"):
                     logits = model(images)
@@ -71,14 +73,18 @@ def train(options: argparse.Namespace) -> dict:
                         loss.backward()
                         optimizer.step()
                 correct += (logits.argmax(1) == labels).sum().item()
+            if phase == "train":
+                speeds.append(len(loader.dataset) / (time.perf_counter() - start))
         scheduler.step()
         seconds.append(time.perf_counter() - start)
         accuracies.append(correct / len(phases["val"].dataset))
-    return {"seconds": sum(seconds), "of_epochs": seconds, "best": max(accuracies)}
+    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    found = {"train_images_per_s": speeds, "gpu_bytes": memory}
+    return {"seconds": sum(seconds), "of_epochs": seconds, "best": max(accuracies), **found}
 
 
 def predict(options: argparse.Namespace) -> dict:
-    """The classes of the validation images: images per second."""
+    """Predicts the validation images; returns images per second."""
     model, mean, std = build(options.arch, 2)
     loader = loaders(options.folder, mean, std, options.batch_size, options.n_workers)["val"]
     loader = DataLoader(loader.dataset, options.batch_size, num_workers=options.n_workers)
@@ -100,5 +106,6 @@ if __name__ == "__main__":
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--n_workers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="of training")
     chosen = parser.parse_args()
     print(json.dumps({"train": train, "predict": predict}[chosen.work](chosen)))

@@ -40,7 +40,7 @@ SHARES = {"train": 0.6, "valid": 0.2, "test": 0.2}
 
 
 def seconds_of(work, n_times: int = 3) -> float:
-    """The shortest of some runs, after one that warms up."""
+    """Returns the seconds of the shortest of some calls, after one to warm up."""
     times = []
     for _ in range(n_times + 1):
         start = time.perf_counter()
@@ -54,7 +54,7 @@ def tell(what: str, value: float, unit: str) -> None:
 
 
 def parts(folder: Path, _options: argparse.Namespace) -> None:
-    """Decode, forward and write on one core, and the bytes of an image on its way."""
+    """Measures decoding, the forward pass and writing on one core, and the bytes of an image in between."""
     torch.set_num_threads(1)
     photo = photo_of(np.random.default_rng(0), (500, 375), 8)
     photo.save(folder / "photo.jpg", quality=90)
@@ -85,7 +85,7 @@ def parts(folder: Path, _options: argparse.Namespace) -> None:
 
 
 def write(rows: list[Prediction], path: Path) -> None:
-    """All rows as prediction writes them, batch by batch."""
+    """Writes all rows batch by batch, as a prediction does."""
     totals = Totals()
     metadata = {"checkpoint": {"sha256": ""}, "settings": {}}
     with ResultFile(str(path), columns_of(), metadata) as target:
@@ -98,13 +98,13 @@ def write(rows: list[Prediction], path: Path) -> None:
 
 
 def photo_of(rng: np.random.Generator, size: tuple[int, int], grain: int) -> Image.Image:
-    """Smooth noise, which a JPEG of a photo is like in size."""
+    """Returns smooth noise, whose JPEG is about as large as that of a photo."""
     small = rng.integers(0, 256, (size[1] // grain, size[0] // grain, 3)).astype("uint8")
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 
 def growth(folder: Path, options: argparse.Namespace) -> None:
-    """Time per image of checking, splitting and predicting for sets of several sizes."""
+    """Measures the time per image of checking, splitting and predicting for sets of several sizes."""
     rng = np.random.default_rng(0)
     model = get_model("resnet18", 10, image_size=32)
     about = {"model_name": "resnet18", "class_names": [f"class_{k}" for k in range(10)], "precision": "fp32"}
@@ -119,7 +119,7 @@ def growth(folder: Path, options: argparse.Namespace) -> None:
 
 
 def measure_set(root: Path, n: int, folder: Path) -> None:
-    """One size of a set."""
+    """Measures a set of one size."""
     splits = []
     listing = seconds_of(lambda: splits.append(load_splits(root, SHARES, 0)), 1)
     samples = [sample for part in splits[-1].by_name().values() for sample in part]
@@ -134,7 +134,7 @@ def measure_set(root: Path, n: int, folder: Path) -> None:
 
 
 def names(folder: Path, options: argparse.Namespace) -> None:
-    """How long listing takes where opening a file would already be too much."""
+    """Measures listing of a set so large that opening each file would take too long."""
     for k in range(100):
         (folder / "names" / f"class_{k:03d}").mkdir(parents=True)
     for i in range(options.n_names):
@@ -147,7 +147,7 @@ WORKS = {"parts": parts, "growth": growth, "names": names}
 
 
 def main() -> None:
-    """Runs the works that were asked for in a folder that vanishes."""
+    """Runs the measurements that were asked for in a temporary folder."""
     parser = described(__doc__)
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS), help="which works (default: all)")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 10_000, 50_000], help="images in a set")

@@ -31,7 +31,7 @@ N_EPOCHS = 25
 
 
 def run(script: str, *arguments: object, cwd: Path) -> tuple[str, float]:
-    """Runs a script of the repository on the CPU: its output, and the seconds from start to exit."""
+    """Runs a script of the repository on the CPU; returns its output and the seconds from start to exit."""
     device = () if script.startswith("benchmarks/") else ("--gpu_id", -1)  # the plain loop knows no other
     start = time.perf_counter()
     done = subprocess.run(command(script, *arguments, *device), cwd=cwd, capture_output=True, text=True)
@@ -40,12 +40,12 @@ def run(script: str, *arguments: object, cwd: Path) -> tuple[str, float]:
 
 
 def plain(cwd: Path, *arguments: object) -> dict:
-    """One plain loop: the figures of its last line."""
+    """Runs a plain loop; returns the figures of its last line."""
     return json.loads(run("benchmarks/plain", *arguments, cwd=cwd)[0].splitlines()[-1])
 
 
 class Bench:
-    """One scratch folder, one folder of photos, and a row for each kind of work."""
+    """Measures in a scratch folder, on one folder of photos; each method adds rows to the table."""
 
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         self.options, self.scratch = options, scratch
@@ -60,7 +60,7 @@ class Bench:
         print("  ".join(filter(None, row)), flush=True)
 
     def frozen(self) -> None:
-        """25 epochs of a head on a frozen EfficientNet-Lite0: first run, and a second one with another rate."""
+        """Times 25 epochs on a frozen EfficientNet-Lite0: a first run, and a second one with another rate."""
         common = ("--data_dir", self.data, "--model_name", "efficientnet_lite0", "--freeze", "--use_pretrained")
         first, second, theirs = [], [], []
         for _ in range(self.options.rounds):
@@ -79,7 +79,7 @@ class Bench:
             self.row(title, yardstick, ours, "s", yardstick / ours)
 
     def reports(self) -> None:
-        """Seconds that everything takes which is for the eye alone, in a short run and in one of some minutes."""
+        """Times everything that is only shown, such as reports and figures, in a short run and in one of minutes."""
         common = ("--data_dir", self.data, "--use_pretrained", "--model_name", "efficientnet_lite0", "--gpu_id", -1)
         short = (*common, "--freeze", "--n_epochs", N_EPOCHS)
         for title, argv in (
@@ -99,7 +99,7 @@ class Bench:
             print(f"reports: {title}: {reports:.1f} s of {whole:.1f} s, {reports / whole:.1%}", flush=True)
 
     def accuracy(self) -> None:
-        """Best validation accuracy of 25 epochs of that head, the mean over seeds, both sides."""
+        """Compares the best validation accuracy of 25 epochs of that head, the mean over seeds."""
         ours, theirs = [], []
         for seed in range(self.options.seeds):
             folder = f"runs/seed{seed}"
@@ -119,7 +119,7 @@ class Bench:
         self.tell((title, f"{100 * means[0]:.1f} %", f"{100 * means[1]:.1f} %", better))
 
     def finetune(self) -> None:
-        """Seconds an epoch of full fine-tuning of ResNet-18, same batch size and workers."""
+        """Times an epoch of full fine-tuning of ResNet-18, with the same batch size and workers on both sides."""
         ours, theirs = [], []
         for n in range(self.options.rounds):
             run("train", "--data_dir", self.data, "--model_name", "resnet18", "--n_epochs", 2,
@@ -133,7 +133,7 @@ class Bench:
         self.row("an epoch of full fine-tuning of ResNet-18", a, b, "s", a / b)
 
     def predict(self) -> None:
-        """Images per second of prediction with ResNet-34 over 1,000 small JPEGs."""
+        """Measures images per second of prediction with ResNet-34 over 1,000 small JPEGs."""
         photos = make_photos(self.scratch / "thousand", 4, 1000)
         run("train", "--data_dir", photos, "--model_name", "resnet34", "--n_epochs", 1, "--image_size", 64,
             "--resize", 73, "--model_fn", "tiny.pth", cwd=self.scratch)  # fmt: skip
@@ -151,7 +151,7 @@ class Bench:
         self.row("prediction with ResNet-34", a, b, "images/s", b / a)
 
     def decode(self) -> None:
-        """Milliseconds to open a JPEG and to prepare it, on one core: why there is one decoder, and which."""
+        """Measures milliseconds to open and prepare a JPEG on one core: the reason for the decoder that is used."""
         import torch
         from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
@@ -184,7 +184,7 @@ class Bench:
         return str(path)
 
     def memory(self) -> None:
-        """Peak memory of prediction's main process: at 224 pixels, and for 1,000 and 100,000 small inputs."""
+        """Measures the peak memory of prediction: at 224 pixels, and for 1,000 and 100,000 small inputs."""
         photos = make_photos(self.scratch / "small", 40, 200)
         run("train", "--data_dir", photos, "--model_name", "resnet34", "--n_epochs", 1, "--image_size", 32,
             "--model_fn", "tiny.pth", cwd=self.scratch)  # fmt: skip
@@ -203,7 +203,7 @@ class Bench:
             self.tell((title, "", f"{float(out.split()[-1]):,.0f} MB", ""))
 
     def _at_full_size(self, source: str, target: str) -> None:
-        """The same checkpoint for 224 pixels: a speed does not depend on the weights."""
+        """Writes the same checkpoint for 224 pixels: the speed does not depend on the weights."""
         import torch
 
         content = torch.load(self.scratch / source, weights_only=True)
@@ -257,7 +257,7 @@ def _seconds(work) -> float:
 
 
 def machine() -> str:
-    """Cores, bf16 or not, and the library: what the figures depend on."""
+    """Describes what the figures depend on: cores, bf16 and the library."""
     import torch
 
     from photo_classifier.runtime.device import choose_device, choose_precision, n_cores

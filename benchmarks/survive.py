@@ -1,4 +1,4 @@
-"""Kills runs and fills disks, as long as it takes to believe that nothing is lost.
+"""Kills runs and fills disks, often enough to show that nothing is lost.
 
     python benchmarks/survive.py                   everything (half an hour on 2 cores)
     python benchmarks/survive.py --only kills --n_kills 60 --seed 1
@@ -47,13 +47,13 @@ TIMES = ("images_per_s", "seconds")
 
 
 def metrics(folder: Path) -> list[dict]:
-    """The lines of `metrics.csv`, but for times."""
+    """Returns the lines of `metrics.csv` without their times."""
     rows = csv.DictReader(io.StringIO((folder / "metrics.csv").read_text(encoding="utf-8")))
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
 def steps(folder: Path) -> dict[str, list[int]]:
-    """The steps of every curve."""
+    """Returns the steps of every curve."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))
@@ -62,7 +62,7 @@ def steps(folder: Path) -> dict[str, list[int]]:
 
 
 def compare(findings: Findings, what: str, whole: Path, resumed: Path) -> None:
-    """Two finished runs, each a folder with `m.pth` and `run/`."""
+    """Compares two finished runs, each a folder with `m.pth` and `run/`."""
     for name in ("m.pth", "run/last.pth"):
         if name == "m.pth":
             one, other = weights(whole / name), weights(resumed / name)
@@ -76,19 +76,19 @@ def compare(findings: Findings, what: str, whole: Path, resumed: Path) -> None:
 
 
 def is_saving(folder: Path) -> bool:
-    """Whether a file is just being written."""
+    """Returns whether a file is being written now."""
     with contextlib.suppress(OSError):
         return any(name.endswith(".tmp") for part in (".", "run") for name in os.listdir(folder / part))
     return False
 
 
 def is_extracting(folder: Path) -> bool:
-    """Whether the first features are on the disk."""
+    """Returns whether the first features are on the disk."""
     return (folder / "run").is_dir() and any((folder / ".cache").rglob("*"))
 
 
 def kill_one(process: subprocess.Popen, folder: Path, moment: str, seconds: float) -> bool:
-    """Ends the process with kill -9 at such a moment; whether it was still running."""
+    """Ends the process with kill -9 at such a moment; returns whether it was still running."""
     start = time.monotonic()
     waits: dict[str, Callable[[], bool]] = {
         "at random": lambda: True,
@@ -104,7 +104,7 @@ def kill_one(process: subprocess.Popen, folder: Path, moment: str, seconds: floa
 
 
 def kill_kind(kind: str, n_kills: int, rng: random.Random, findings: Findings) -> None:
-    """Undisturbed once, then killed so often, in as many runs as that takes, each resumed until its end."""
+    """Trains once undisturbed, then with that many kills, in as many runs as that takes, each resumed to its end."""
     flags = (*SMALL, *KINDS[kind], *OFTEN, "--model_fn", "m.pth", "--run_dir", "run")
     photos = Path("photos").resolve()
 
@@ -151,7 +151,7 @@ def kill_kind(kind: str, n_kills: int, rng: random.Random, findings: Findings) -
 
 
 def kills(options: argparse.Namespace, findings: Findings) -> None:
-    """The kills, in equal parts over the kinds of training."""
+    """Divides the kills equally among the kinds of training."""
     make_photos(Path("photos"), 128, 48)
     rng = random.Random(options.seed)
     for n, kind in enumerate(KINDS):
@@ -181,7 +181,7 @@ SHORT = (*SMALL, "--freeze_until", "stage3", "--n_epochs", 2, "--n_workers", 0)
 
 
 def still_loads(findings: Findings, what: str, done: subprocess.CompletedProcess, folder: str) -> None:
-    """After a run that found the disk full: its status, its last line, and the checkpoint that was there before."""
+    """Checks a run that found the disk full: its status, its last line, and the checkpoint that was there before."""
     last = done.stderr.strip().splitlines()[-1:] or [""]
     findings.expect(done.returncode in (0, 2), f"{what}: status {done.returncode}: {done.stderr}")
     if done.returncode == 2:
@@ -192,7 +192,7 @@ def still_loads(findings: Findings, what: str, done: subprocess.CompletedProcess
 
 
 def disk(_: argparse.Namespace, findings: Findings) -> None:
-    """A disk that is full at each save in turn, then file systems that are too small."""
+    """Trains on a disk that is full at each save in turn, then on file systems that are too small."""
     make_photos(Path("photos"), 32, 16)
     must(run(*SHORT, "--model_fn", "m.pth"))
     earlier = Path("m.pth").read_bytes()
@@ -217,7 +217,7 @@ def disk(_: argparse.Namespace, findings: Findings) -> None:
 
 @contextlib.contextmanager
 def small_file_system(folder: Path, kilobytes: int) -> Iterator[bool]:
-    """A file system of that size; whether there is one."""
+    """Mounts a file system of that size; yields whether that was possible."""
     folder.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
     try:
@@ -232,7 +232,7 @@ def small_file_system(folder: Path, kilobytes: int) -> Iterator[bool]:
 
 
 def small_file_systems(findings: Findings, earlier: bytes) -> None:
-    """Ever larger ones, until a run fits."""
+    """Tries larger and larger file systems, until a run fits."""
     folder, counts = Path("small"), {0: 0, 2: 0}
     start = len(earlier) // 1024 + 16
     for kilobytes in range(start, start + 40_000, 1024):
@@ -268,7 +268,7 @@ run_main(train.main, {argv!r})
 
 
 def memory(_: argparse.Namespace, findings: Findings) -> None:
-    """The peak of each kind of training, after its second and after its fiftieth epoch."""
+    """Measures the peak memory of each kind of training, after its second and its fiftieth epoch."""
     make_photos(Path("photos"), 128, 48)
     for kind, flags in KINDS.items():
         name = kind.replace(" ", "_")
@@ -286,7 +286,7 @@ def memory(_: argparse.Namespace, findings: Findings) -> None:
 
 
 def signals(options: argparse.Namespace, findings: Findings) -> None:
-    """On a benchmark's model at 224 pixels; from the signal to the end of the process."""
+    """Measures the time from a signal to the end of the process, for a model at 224 pixels."""
     make_photos(Path("photos"), 256, 160)
     base = ("--data_dir", "photos", "--gpu_id", -1, "--model_name")
     work = {
@@ -328,7 +328,7 @@ WORK = {work.__name__: work for work in (kills, disk, memory, signals)}
 
 
 def main() -> int:
-    """Parses and proves; the exit status."""
+    """Runs the checks that were asked for; returns the exit status."""
     parser = described(__doc__)
     parser.add_argument("--n_kills", type=int, default=30, help="kill -9, over all kinds of training (default: 30)")
     return prove(parser, WORK)

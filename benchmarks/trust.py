@@ -1,4 +1,4 @@
-"""Shows what a prediction promises, on as many images as it takes to believe it.
+"""Checks what a prediction promises, on enough images to be believed.
 
     python benchmarks/trust.py                        all but the temperature (some minutes on 2 cores)
     python benchmarks/trust.py --only temperature --data_dir photos     with train/ and val/ class folders
@@ -36,7 +36,7 @@ N_INPUTS, N_EACH = 2_000, 4
 
 
 def bad_ways(photo: bytes) -> dict[str, Callable[[Path], object]]:
-    """Ten ways in which an input may be bad, by name; each makes one."""
+    """Returns ten ways in which an input may be bad: by name, functions that make one."""
     import io
 
     from PIL import Image
@@ -64,7 +64,7 @@ def bad_ways(photo: bytes) -> dict[str, Callable[[Path], object]]:
 
 
 def make_inputs(folder: Path, seed: int) -> tuple[list[str], set[str]]:
-    """The names of all inputs in a mixed order, and those that are bad."""
+    """Returns the names of all inputs in a mixed order, and those that are bad."""
     photos = sorted(make_photos(folder / "many", 4, N_INPUTS - 10 * N_EACH).joinpath("val").rglob("*.jpg"))
     bad = []
     for name, make in bad_ways(photos[0].read_bytes()).items():
@@ -77,7 +77,7 @@ def make_inputs(folder: Path, seed: int) -> tuple[list[str], set[str]]:
 
 
 def rows_of(path: str | Path) -> list[dict]:
-    """The rows of a result."""
+    """Returns the rows of a result."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -89,13 +89,13 @@ def predict(names: Sequence[str], *arguments: object) -> subprocess.CompletedPro
 
 
 def train_small(*arguments: object) -> None:
-    """A small model in `m.pth`."""
+    """Trains a small model into `m.pth`."""
     make_photos(Path("photos"), 64, 32)
     must(run(*TRAIN, "--model_name", "resnet18", "--model_fn", "m.pth", "--lr", 1e-4, *arguments))
 
 
 def rows(options: argparse.Namespace, findings: Findings) -> None:
-    """Good and bad inputs in a mixed order, and each good one alone."""
+    """Predicts good and bad inputs in a mixed order, and each good one alone."""
     from photo_classifier.prediction.predictor import Predictor
 
     train_small()
@@ -121,7 +121,7 @@ def rows(options: argparse.Namespace, findings: Findings) -> None:
 
 
 def kill(options: argparse.Namespace, findings: Findings) -> None:
-    """The same inputs with and without kills on the way."""
+    """Predicts the same inputs with and without kills on the way."""
     train_small("--precision", "fp32")
     names, _ = make_inputs(Path("inputs"), options.seed)
     fp32 = ("--precision", "fp32", "--resume")
@@ -155,7 +155,7 @@ def kill(options: argparse.Namespace, findings: Findings) -> None:
 
 
 def families(_: argparse.Namespace, findings: Findings) -> None:
-    """The recorded and the predicted accuracy of every family."""
+    """Compares the recorded and the predicted accuracy of every family."""
     from photo_classifier.models.backbones import BACKBONES
 
     make_photos(Path("photos"), 96, 64)
@@ -177,7 +177,7 @@ def families(_: argparse.Namespace, findings: Findings) -> None:
 
 
 def temperature(options: argparse.Namespace, findings: Findings) -> None:
-    """Fitted on one half of the validation images, measured on the other; both ways."""
+    """Fits the temperature on one half of the validation images and measures it on the other; both ways."""
     from photo_classifier.evaluation.calibration import fit_temperature
     from photo_classifier.prediction.predictor import Predictor
 
@@ -210,7 +210,7 @@ WORK = {work.__name__: work for work in (rows, kill, families, temperature)}
 
 
 def main() -> int:
-    """Parses and proves; the exit status."""
+    """Runs the checks that were asked for; returns the exit status."""
     parser = described(__doc__)
     parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), help="photos with train/ and val/")
     return prove(parser, WORK, list(WORK)[:3])

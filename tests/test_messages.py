@@ -18,7 +18,7 @@ WRONG_FLAGS = {
     "train --lr": "--lr needs a value; type --lr X; see python train.py --help",
     "train --lr fast": "--lr needs a number above 0, not 'fast'",
     "train --lr 0,001": "needs a number above 0, not '0,001'; write a dot: 0.001",
-    "train --resume table.csv": "--resume table.csv is a file; give the folder of the run",
+    "train --resume table.csv": "table.csv is a file; give the folder of the run, such as . (--resume)",
     "train --lr inf": "--lr needs a number above 0, not 'inf'",
     f"train --seed 1{400 * '0'}": "--seed needs a whole number at least 0, not '1000",
     "train --n_epochs 2.5": "--n_epochs needs a whole number at least 1, not '2.5'",
@@ -49,23 +49,23 @@ WRONG_DATA = {
     "train --labels lables.csv": "lables.csv cannot be read",
     "train --labels photos/cat/00.png": "photos/cat/00.png is not a text file; save the table as CSV",
     "train --labels table.csv": "has the columns a, b; name the path column with --path_column",
-    "train --labels table.csv --path_column c": "--path_column 'c' is unknown; choose from a, b",
+    "train --labels table.csv --path_column c": "path_column 'c' is unknown; choose from a, b",
     "train --data_dir photos --splits table.csv": "has the columns a, b; expected path, label, split",
     "train --data_dir photos --n_classes 4": "photos has 2 classes: cat, dog; leave it out",
     "train --data_dir photos --train_ratio .9 --valid_ratio .9": "must sum to 1, with train and valid above 0; for",
 }
 WRONG_NAMES = {
-    f"train {RUN} --optimizer Adan": "'Adan' is unknown; choose from adam, adamw, sgd; did you mean adam?",
+    f"train {RUN} --optimizer Adan": "optimizer 'Adan' is unknown; choose from adam, adamw, sgd; did you mean adam?",
     f"train {RUN} --scheduler cosin": "choose from step, plateau, cosine, none; did you mean cosine?",
     f"train {RUN} --augment flip": "did you mean flips?",
     f"train {RUN} --monitor acc": "choose from accuracy, loss, macro_f1; did you mean accuracy?",
     f"train {RUN} --class_weights balance": "choose from none, balanced; did you mean balanced?",
     f"train {RUN} --on_leak warm": "choose from warn, drop, error; did you mean warn?",
     f"train {RUN} --precision fp8": "choose from auto, fp32, bf16, fp16",
-    f"train {RUN} --precision fp16": "--precision fp16 needs a GPU; on this CPU choose from auto, fp32, bf16",
-    f"train {RUN} --freeze_until layr2": "there is no layer 'layr2'; choose from conv1, bn1, relu, maxpool, layer1",
+    f"train {RUN} --precision fp16": "precision fp16 needs a GPU; on this CPU choose from auto, fp32, bf16",
+    f"train {RUN} --freeze_until layr2": "there is no layer 'layr2' (--freeze_until); choose from conv1, bn1, relu",
     f"train {RUN} --freeze_until layer2.7": "did you mean layer2.",
-    f"train {RUN} --freeze_until ²": "there is no layer '²'; choose from conv1",
+    f"train {RUN} --freeze_until ²": "there is no layer '²' (--freeze_until); choose from conv1",
     f"train {RUN} --freeze --freeze_until layer2": "both given; --freeze alone freezes all but the head",
     f"train {RUN} --scheduler plateau --gamma 1": "needs a --gamma below 1, not 1; 0.1 is usual",
     f"train {RUN} --resize 10": "--resize 10 is smaller than --image_size 32; give at least 32",
@@ -75,7 +75,7 @@ WRONG_NAMES = {
     "efficientnet_lite0, a torchvision model (resnet18, convnext_tiny, ...) or timm/NAME; did you mean resnet18?",
     "train --data_dir photos --model_name timm/resnet81": "did you mean timm/resnet18?",
     "train --data_dir photos --model_name timm/": "write it as in timm/resnet18",
-    "train --data_dir photos --model_name timm/vit_tiny_patch16_224 --image_size 99": "it takes 224 (without",
+    "train --data_dir photos --model_name timm/vit_tiny_patch16_224 --image_size 99": "it takes 224, and its own is",
 }
 WRONG_FILES = {
     f"train {RUN} --weights wieghts.pth": "there is no file wieghts.pth; did you mean weights.pth?; give an existing",
@@ -86,7 +86,7 @@ WRONG_FILES = {
     f"train {RUN} --model_fn note.txt": "--model_fn note.txt exists and is not a checkpoint; give another name",
     f"train {RUN} --run_dir photos": "the run folder photos is not empty; give a new one, or leave --run_dir out",
     f"train {RUN} --run_dir note.txt": "cannot write the run folder note.txt",
-    "train --resume foto": "there is no such folder; did you mean photos?; give the run folder of a training",
+    "train --resume foto": "there is no folder foto; did you mean photos?; give the run folder of a training",
     "predict --model_fn photos": "photos is a folder; this folder has weights.pth; name it with --model_fn FILE",
     "predict --model_fn wieghts.pth": "there is no checkpoint wieghts.pth; this folder has weights.pth; did you mean",
     "predict": "there is no checkpoint resnet.pth; this folder has weights.pth; name it with --model_fn FILE",
@@ -136,3 +136,13 @@ def test_an_error_in_prediction_does_too(arguments, expected, cli, trained, a_ne
 def test_the_flags_that_need_memory_are_named_when_it_runs_out(words):
     reason = signals.resource_hint(RuntimeError(f"DefaultCPUAllocator: {words}"))
     assert all(flag in reason for flag in ("--batch_size", "--image_size", "--head_hidden"))
+
+
+GPU_WORDS = ("CUDA out of memory. Tried to allocate 2.00 GiB", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x")
+
+
+@pytest.mark.parametrize("words", [*GPU_WORDS, "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "MPS backend out of memory"])
+def test_the_memory_of_a_gpu_is_told_from_that_of_the_machine(words):
+    assert signals.resource_hint(RuntimeError(words)).startswith(
+        "the GPU's memory ran out; give a smaller --batch_size"
+    )

@@ -462,7 +462,7 @@ def test_a_lone_last_image_joins_the_batch_before(cli, split_folder):
     assert done.status == 0
     done = cli("train", "--data_dir", split_folder, *TINY, "--n_epochs", 1, "--batch_size", 1)
     assert done.status == 2
-    assert "larger --batch_size" in done.err
+    assert "larger batches (--batch_size)" in done.err
 
 
 def test_a_console_without_korean_letters_is_no_reason_to_stop(split_folder):

@@ -49,6 +49,19 @@ def test_a_run_that_sigterm_ends_while_features_are_computed_goes_on(cli, split_
     assert cli("train", "--resume", "r").status == 0
 
 
+def test_a_run_that_a_gpu_has_no_memory_for_says_what_needs_a_new_run_and_how_to_continue(
+    cli, split_folder, monkeypatch
+):
+    def step(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    done = cli("train", "--data_dir", split_folder, *TINY, "--run_dir", "r")
+    assert_one_line_error(done, "the GPU's memory ran out; give a smaller --batch_size")
+    assert "--head_hidden, in a new run; if other programs took the memory, end them and continue" in done.err
+    assert done.err.endswith("--resume r\n")
+
+
 def test_a_loss_that_is_no_number_is_told_with_its_step_and_never_saved(cli, split_folder):
     argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 1, "--model_fn", "m.pth")
     assert cli("train", *argv).status == 0

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,21 +24,29 @@ NAME = "shufflenet_v2_x0_5"  # has batch norm and is saved in no time: more kill
 SMALL = ("--data_dir", "photos", "--model_name", NAME, "--image_size", 64, "--gpu_id", -1, "--batch_size", 16)
 
 
-def make_photos(folder: Path, n_train: int, n_val: int) -> Path:
-    """Class folders of JPEG photos of 500 x 375 pixels: smooth noise, as large as real ones."""
+def make_photos(folder: Path, n_train: int, n_val: int, size: tuple[int, int] = (500, 375)) -> Path:
+    """Class folders of JPEG photos of that width and height: smooth noise, in bytes as large as real ones."""
     import numpy as np
-    from PIL import Image
 
     rng = np.random.default_rng(0)
+    photos = []
     for split, n in (("train", n_train), ("val", n_val)):
         for k, name in enumerate(("warm", "cold")):
             (folder / split / name).mkdir(parents=True)
             for i in range(n // 2):
-                small = rng.integers(0, 200, (47, 63, 3)).astype("uint8")
+                small = rng.integers(0, 200, (-(-size[1] // 8), -(-size[0] // 8), 3)).astype("uint8")
                 small[..., 2 * k] += 55
-                photo = Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC)
-                photo.save(folder / split / name / f"{i:04d}.jpg", quality=90)
+                photos.append((small, size, folder / split / name / f"{i:04d}.jpg"))
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(_save_photo, photos, chunksize=16))
     return folder
+
+
+def _save_photo(photo: tuple) -> None:
+    from PIL import Image
+
+    small, size, path = photo
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
 
 
 def peak_mb() -> float:

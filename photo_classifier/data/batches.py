@@ -201,12 +201,14 @@ def make_loader(
     )
 
 
-def make_view_loader(dataset: ViewDataset, batch_size: int, n_workers: int | None = None) -> DataLoader:
+def make_view_loader(
+    dataset: ViewDataset, batch_size: int, n_workers: int | None = None, pin_memory: bool = False
+) -> DataLoader:
     """Returns a loader over all wanted views, in batches of about `batch_size` images."""
     most_views = max((len(views) for _, views in dataset.wanted), default=1)
     n_samples = max(1, batch_size // most_views)
     options = worker_options(-(-len(dataset) // n_samples), n_workers)
-    return DataLoader(dataset, batch_size=n_samples, collate_fn=collate_views, **options)
+    return DataLoader(dataset, batch_size=n_samples, collate_fn=collate_views, pin_memory=pin_memory, **options)
 
 
 # fork takes milliseconds but is safe only on Linux; spawn takes seconds

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from photo_classifier.evaluation.fonts import TEXT_SIZE, font_for, readable
 from photo_classifier.runtime.device import n_cores
-
-if TYPE_CHECKING:
-    import torch
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -44,13 +42,9 @@ def contact_sheet(tiles: Sequence[Tile], n_columns: int, side: int = SIDE) -> Im
 
 
 def map_until(function: Callable[[Item], Result], items: Sequence[Item], seconds: float | None = None) -> list:
-    """Calls the function in threads, which pays because decoding releases the GIL.
+    """Calls the function in threads, as decoding releases the GIL; returns pairs of item and result, in order.
 
-    Args:
-        seconds: items that have not been started by then are left out.
-
-    Returns:
-        Pairs of an item and its result, in the order of the items.
+    Items that have not been started within `seconds` are left out.
     """
     with ThreadPoolExecutor(n_cores()) as pool:
         futures = [pool.submit(function, item) for item in items]

@@ -5,20 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from photo_classifier.evaluation.fonts import font_for, readable
 from photo_classifier.evaluation.photo_sheets import mistakes_sheet
 from photo_classifier.evaluation.report_files import FIGURES, SOFTWARE
 from photo_classifier.runtime.files import atomic_write
-
-if TYPE_CHECKING:
-    import torch
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MOST_SHOWN = 30  # classes in the picture of a confusion matrix: those with the most mistakes
 NUMBERED = 15  # with at most this many classes, each cell shows its count
@@ -34,8 +33,6 @@ def figures_of(
 
 def save_picture(path: str | Path, picture: Image.Image) -> None:
     """Writes a PNG atomically, marked as written by this tool."""
-    from PIL.PngImagePlugin import PngInfo
-
     metadata, content = PngInfo(), io.BytesIO()
     metadata.add_text("Software", SOFTWARE)
     picture.save(content, "PNG", pnginfo=metadata)
@@ -125,14 +122,10 @@ def _draw_thresholds(axes: Axes, report: Mapping) -> None:
 
 
 def _figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
-    from matplotlib.figure import Figure
-
     return Figure(figsize=(width, height), dpi=100, layout=layout)
 
 
 def _render(figure: Figure) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

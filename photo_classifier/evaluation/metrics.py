@@ -72,11 +72,7 @@ def class_counts(confusion: torch.Tensor) -> ClassCounts:
 
 
 def class_scores(support: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Returns precision, recall and F1 of each class, 0 where one is undefined, as in scikit-learn.
-
-    Args:
-        support, predicted, correct: as in `ClassCounts`.
-    """
+    """Returns precision, recall and F1 of each class, 0 where one is undefined, as in scikit-learn."""
 
     def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
         return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
@@ -101,11 +97,7 @@ def wilson_interval(n_correct: int, n_images: int) -> tuple[float, float]:
 
 
 class StreamingMetrics:
-    """Accumulates what a report needs, in memory that does not grow with the number of images.
-
-    Args:
-        temperature: divides the logits; it changes probabilities but not classes.
-    """
+    """Accumulates what a report needs, in memory that does not grow with the number of images."""
 
     def __init__(self, class_names: Sequence[str], temperature: float = 1.0) -> None:
         self.class_names, self.temperature = list(class_names), temperature

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+import torch
 from PIL import Image, ImageOps
 
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.evaluation.contact_sheet import SIDE, Tile, contact_sheet, map_until, picture_of
+from photo_classifier.evaluation.metrics import PredictionLike
 from photo_classifier.runtime.seeding import derive_seed
-
-if TYPE_CHECKING:
-    import torch
-
-    from photo_classifier.evaluation.metrics import PredictionLike
 
 N_SHEET = 48  # photos in a sample
 
@@ -23,14 +19,7 @@ N_SHEET = 48  # photos in a sample
 def mistakes_sheet(
     report: Mapping, open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
 ) -> Image.Image | None:
-    """Draws the most confident mistakes with prediction, label and probability.
-
-    Args:
-        seconds: the time to spend; the least confident mistakes are left out when it runs out.
-
-    Returns:
-        The sheet, None if there are no mistakes.
-    """
+    """Draws the most confident mistakes, fewer if `seconds` run out; returns None if there are none."""
 
     def tile(mistake: Mapping) -> Tile:
         caption = _caption(mistake["predict"], mistake["probability"], mistake["label"])

@@ -48,11 +48,7 @@ def evaluation_report(
 
 
 def metrics_report(metrics: StreamingMetrics) -> dict:
-    """Returns all measures as plain values.
-
-    Raises:
-        ZeroDivisionError: no image was counted.
-    """
+    """Returns all measures as plain values; raises ZeroDivisionError if no image was counted."""
     n_images, n_correct = metrics.n_images, metrics.counts.n_correct
     return {
         "n_images": n_images,

@@ -7,22 +7,19 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from photo_classifier.data.batches import ImageSource, ViewBatch, ViewDataset, make_view_loader
 from photo_classifier.features import cache as feature_cache
 from photo_classifier.features.cache import prune_cache
 from photo_classifier.features.keys import engine_key, processor_name, recipe_key
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.features.shards import RowKey, ShardBuffer, ShardStore, row_keys
+from photo_classifier.models.inference import Engine
 from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.errors import UserError, WriteError
 from photo_classifier.runtime.files import file_state
 from photo_classifier.runtime.text import pluralize
-
-if TYPE_CHECKING:
-    from photo_classifier.data.batches import ImageSource, ViewBatch
-    from photo_classifier.models.inference import Engine
 
 Keys = list[list[RowKey] | None]  # by sample and view; None if the file cannot be accessed
 Wanted = list[tuple[int, tuple[int, ...]]]  # samples, and those of their views that the cache lacks
@@ -110,8 +107,8 @@ def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Pat
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise WriteError(
-            f"the features need {size_text(needed)} and {existing} has {size_text(free)} free; give "
-            "--feature_cache DIR on a larger disk, fewer --views, or --views 0, which stores nothing"
+            f"the features need {size_text(needed)} and {existing} has {size_text(free)} free; give a "
+            "folder on a larger disk (--feature_cache), fewer views (--views), or none, to store nothing (--views 0)"
         )
 
 
@@ -129,7 +126,7 @@ def _extract_split(
     if int((locations[..., 0] < 0).any(1).sum()) > len(bad):
         raise UserError(
             f"the features that other processes stored are not in {store.folder}; on several machines give a "
-            "--feature_cache DIR that all of them share, or use --views 0, which stores nothing"
+            "folder that all of them share (--feature_cache), or store nothing (--views 0)"
         )
     return SplitFeatures(request.dataset, store.shards, locations, sorted(bad.items()))
 
@@ -138,8 +135,6 @@ def _compute(
     engine: Engine, dataset: ImageSource, store: ShardStore, keys: Keys, wanted: Wanted, n_workers: int | None
 ) -> dict[int, str]:
     """Stores the wanted rows and returns why some images have none, by index."""
-    from photo_classifier.data.batches import ViewDataset, make_view_loader
-
     # Another machine may see other modification times of the same files: it compares with those that it saw first.
     seen = {} if launcher.is_main() else {index: file_state(dataset.samples[index].path) for index, _ in wanted}
 
@@ -152,7 +147,8 @@ def _compute(
     size = engine.batch_size
     wanted = [(index, views[k : k + size]) for index, views in wanted for k in range(0, len(views), size)]
     buffer = ShardBuffer(store, sum(len(views) for _, views in wanted))
-    loader = make_view_loader(ViewDataset(dataset, wanted), engine.batch_size, n_workers)
+    is_pinned = engine.device.type == "cuda"
+    loader = make_view_loader(ViewDataset(dataset, wanted), engine.batch_size, n_workers, is_pinned)
     try:
         for batch in progress(loader, desc="features", unit="batch"):
             signals.raise_if_requested()

@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+import torch
+import torchvision
+from torch import nn
 
-    from photo_classifier.data.batches import ImageSource
-    from photo_classifier.models.classifier import Classifier
-    from photo_classifier.models.inference import Engine
+from photo_classifier.data.batches import ImageSource
+from photo_classifier.models.classifier import Classifier
+from photo_classifier.models.inference import Engine
 
 # The modules that compute rows: when their code changes, rows are computed again.
 PACKAGE = Path(__file__).parents[1]
@@ -35,14 +34,7 @@ CODE = (
 
 
 def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
-    """Hashes what computes every row: weights, layers, precision, batch size, code, libraries and processors.
-
-    Args:
-        processors: what the processes of the run compute on, as `processor_name` gives it.
-    """
-    import torch
-    import torchvision
-
+    """Hashes what computes every row: weights, layers, precision, batch size, code, libraries and processors."""
     model = engine.model
     return _hash_json({
         "backbone": _hash_backbone(model),
@@ -64,12 +56,7 @@ def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
 
 
 def recipe_key(engine: str, dataset: ImageSource, recipe: str) -> str:
-    """Hashes everything that every row depends on, except its file.
-
-    Args:
-        engine: the result of `engine_key`.
-        recipe: the name of the augmentation.
-    """
+    """Hashes everything that every row depends on, except its file; `recipe` names the augmentation."""
     content = {
         **asdict(dataset.preprocess),
         "engine": engine,
@@ -83,8 +70,6 @@ def recipe_key(engine: str, dataset: ImageSource, recipe: str) -> str:
 
 def processor_name(device: torch.device) -> str:
     """Returns what determines the rounding of numbers: the GPU's name, or the CPU's instruction set."""
-    import torch
-
     return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
@@ -97,8 +82,6 @@ def _hash_json(content: Mapping[str, object]) -> str:
 
 
 def _hash_backbone(model: Classifier) -> str:
-    import torch
-
     digest = hashlib.sha256()
     for name, tensor in model.net.state_dict().items():
         if not name.startswith(model.head_name + "."):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import torch
+
+from photo_classifier.data.batches import AddressedSampler, Batch, ImageSource
 from photo_classifier.features.shards import gather_rows
 from photo_classifier.runtime import launcher
-
-if TYPE_CHECKING:
-    import torch
-
-    from photo_classifier.data.batches import AddressedSampler, ImageSource
 
 
 @dataclass
@@ -30,8 +27,6 @@ class SplitFeatures:
 
     def loader(self, batch_size: int) -> FeatureLoader:
         """Returns a loader of batches in the same addressed order as the images' own loader."""
-        from photo_classifier.data.batches import AddressedSampler
-
         ranks = launcher.rank_and_world_size()
         return FeatureLoader(self, AddressedSampler(len(self.locations), batch_size, self.dataset.seed, ranks))
 
@@ -51,10 +46,6 @@ class FeatureLoader:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator:
-        import torch
-
-        from photo_classifier.data.batches import Batch
-
         dataset, locations = self.features.dataset, self.features.locations
         for batch in self.batch_sampler:
             addresses = torch.tensor(batch, dtype=torch.int64).view(-1, 2)  # epoch and index of each

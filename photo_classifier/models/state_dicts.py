@@ -15,11 +15,7 @@ WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def state_dict_of(content: dict, path: str | Path) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a file: a state_dict, or one inside a checkpoint under one of its usual names.
-
-    Raises:
-        UserError: there are none.
-    """
+    """Returns the tensors of a state_dict, or of one inside a checkpoint; raises UserError if there are none."""
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content.get(key), dict):
             content = content[key]
@@ -34,11 +30,7 @@ def state_dict_of(content: dict, path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def check_fit(own: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Checks that the tensors of a file are those of the model.
-
-    Raises:
-        UserError: names, shapes or dtypes differ, or a value is not finite.
-    """
+    """Raises UserError if names, shapes or dtypes differ from the model's own, or a value is not finite."""
     common = [key for key in own if key in loaded]
     mistakes = {
         # older files lack the counter of batches, which nothing here reads

@@ -59,11 +59,7 @@ def is_of_run(path: str | Path, run_id: str) -> bool:
 
 
 def has_format(content: object, version: int, path: str | Path) -> bool:
-    """Returns whether the content of a file declares the `format_version` given, the newest known.
-
-    Raises:
-        UserError: it declares a newer one.
-    """
+    """Returns whether a file has the newest known `format_version`; raises UserError if it has a newer one."""
     declared = content.get("format_version") if isinstance(content, dict) else None
     if type(declared) is int and declared > version:
         raise UserError(f"{path} has format {declared}, but this version reads only up to {version}; update the tool")
@@ -71,14 +67,7 @@ def has_format(content: object, version: int, path: str | Path) -> bool:
 
 
 def write(path: str | Path, content: dict, previous: str | Path | None = None) -> None:
-    """Writes plain values and tensors as a `.pth` file, atomically.
-
-    Args:
-        previous: where an existing file of that name is kept.
-
-    Raises:
-        WriteError, UserError: as `atomic_write`.
-    """
+    """Writes plain values and tensors as a `.pth` file, atomically; an existing file is kept as `previous`."""
     with atomic_write(path, previous=previous) as file:
         recorder = _ErrorRecorder(file)
         try:

@@ -7,13 +7,27 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypedDict
 
 from photo_classifier.prediction.results import Counts, Totals
 from photo_classifier.runtime.files import read_json, write_text
 from photo_classifier.runtime.plain_values import first_mismatch
 
-COUNTS = dict.fromkeys((item.name for item in fields(Counts)), int)
-SCHEMA = {"checkpoint": {"sha256": str}, "settings": {str: object}, "counts": COUNTS}
+COUNTS = TypedDict("COUNTS", dict.fromkeys((item.name for item in fields(Counts)), int))
+
+
+class UsedCheckpoint(TypedDict):
+    """Which checkpoint made the rows."""
+
+    sha256: str
+
+
+class ResultState(TypedDict):
+    """What a `result.json` of this tool holds at least."""
+
+    checkpoint: UsedCheckpoint
+    settings: dict[str, Any]
+    counts: COUNTS
 
 
 class StateFile:
@@ -58,10 +72,10 @@ class StateFile:
             is_partial: whether the result is still incomplete.
         """
         agents = read_state(self.partial if is_partial else self.path).get("launch", [])
-        return not first_mismatch(agents, [str]) and bool(set(self.metadata.get("launch", ())) & set(agents))
+        return not first_mismatch(agents, list[str]) and bool(set(self.metadata.get("launch", ())) & set(agents))
 
 
 def read_state(path: str) -> dict:
     """Returns the content of a `result.json` that this tool wrote, {} for any other file."""
     content = read_json(path)
-    return {} if first_mismatch(content, SCHEMA) else content
+    return {} if first_mismatch(content, ResultState) else content

@@ -1,9 +1,7 @@
-"""Devices, precisions, and how the CPU's memory is kept."""
+"""Devices and the precision to compute in."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import platform
 import sys
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from photo_classifier.runtime import launcher
 from photo_classifier.runtime.errors import UserError, choose
+from photo_classifier.runtime.memory import keep_freed_memory
 from photo_classifier.runtime.text import pluralize
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """Returns the device to compute on, and keeps freed memory from here on: see `keep_freed_memory`.
+    """Returns the device to compute on, and keeps freed memory from here on.
 
     Args:
         device: a name such as `cpu` or `cuda:1`. None is the first CUDA GPU, else MPS (with a single process
@@ -53,8 +52,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     n_processes = launcher.local_world_size()
     if n_processes > len(gpus):
         raise UserError(
-            f"the launcher started {n_processes} processes, but this machine has {pluralize(len(gpus), 'GPU')}; give "
-            f"--nproc_per_node {len(gpus)}, or --gpu_id -1 to use the CPU"
+            f"the launcher started {n_processes} processes, but this machine has {pluralize(len(gpus), 'GPU')}; start "
+            f"as many (--nproc_per_node {len(gpus)}), or compute on the CPU (--gpu_id -1)"
         )
     return gpus[launcher.local_rank()]
 
@@ -80,7 +79,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
     choose("--precision", name, PRECISIONS)
     if name == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16 needs a GPU; on this CPU choose from auto, fp32, bf16")
+        raise UserError("precision fp16 needs a GPU; on this CPU choose from auto, fp32, bf16")
     if name == "auto":
         return torch.bfloat16 if _has_bf16(device) else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
@@ -107,25 +106,3 @@ def to_device(tensor: torch.Tensor, device: torch.device, **options: Any) -> tor
     Only CUDA copies without waiting: on MPS the memory could be reused before it has been read.
     """
     return tensor.to(device, non_blocking=device.type == "cuda", **options)
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep large freed blocks for the next batch instead of returning them to the system.
-
-    Every activation is larger than the size above which glibc asks the system for memory. Fetching and clearing
-    its pages anew in every layer took up to a third of a forward pass. Does nothing on other systems.
-    """
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            libc = ctypes.CDLL(None)
-            # an older glibc refuses more than half of a heap; the threshold must not stay at 128 kB then
-            libc.mallopt(m_mmap_threshold, 1 << 30) or libc.mallopt(m_mmap_threshold, 32 << 20)
-            libc.mallopt(m_trim_threshold, (1 << 31) - 1)
-
-
-def return_freed_memory() -> None:
-    """Returns to the system what `keep_freed_memory` kept: between two phases, or where the heap is fragmented."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)

@@ -29,11 +29,7 @@ _stores = itertools.count()
 
 @contextlib.contextmanager
 def process_group(get_device: Callable[[], torch.device] = choose_device) -> Iterator[None]:
-    """Joins the launcher's processes into a group inside the block: NCCL between GPUs, gloo between CPUs.
-
-    Raises:
-        UserError: the device does not exist.
-    """
+    """Joins the launcher's processes into a group inside the block: NCCL between GPUs, gloo between CPUs."""
     if launcher.is_launched():
         watch_launcher()
     if launcher.world_size() == 1:

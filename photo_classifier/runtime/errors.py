@@ -34,13 +34,10 @@ def did_you_mean_path(path: str | Path) -> str:
 
 
 def choose(flag: str, name: str, table: Iterable[str]) -> str:
-    """Returns the name if the table has it.
-
-    Raises:
-        UserError: it does not; the message lists the names that it has.
-    """
+    """Returns the name if the table has it; raises UserError, which lists the names that it has, if not."""
     if name not in table:
-        raise UserError(f"{flag} {name!r} is unknown; choose from {', '.join(table)}{did_you_mean(name, table)}")
+        known = f"{', '.join(table)}{did_you_mean(name, table)}"
+        raise UserError(f"{flag.replace('--', '')} {name!r} is unknown; choose from {known}")
     return name
 
 

@@ -34,21 +34,14 @@ OTHER_NAMES = {
 def flag(default: Any, help: str, metavar: str | None = None, type: Callable = str, many: bool = False) -> Any:
     """Returns a field of a config dataclass that is also a flag; this is the only place of its default.
 
-    Args:
-        help: the default is appended, unless the text gives one.
-        many: the flag takes several values.
+    The default is appended to `help`, unless the text gives one. With `many` the flag takes several values.
     """
     metadata = {"help": help, "metavar": metavar, "type": type, "many": many}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def parse_flags(config: type, argv: list[str] | None, **options: Any) -> dict:
-    """Parses a command line and returns only the flags that were given.
-
-    Args:
-        config: a dataclass whose fields were made by `flag`; other fields are not flags.
-        options: passed on to `Parser`.
-    """
+    """Parses a command line and returns only the flags that were given: fields of `config` made by `flag`."""
     parser, groups = Parser(**options), {}
     for field in dataclasses.fields(config):
         metadata = field.metadata
@@ -74,11 +67,7 @@ def group_of(config: type, name: str) -> str:
 
 
 def check_values(config: type, values: Mapping[str, object], source: object) -> None:
-    """Checks values from a file as strictly as those from the command line.
-
-    Raises:
-        UserError: a flag would not accept its value; the message names the file, `source`.
-    """
+    """Checks values from a file, `source`, as strictly as those from the command line; raises UserError."""
     for field in dataclasses.fields(config):
         value = values.get(field.name, field.default)
         if not (field.default is None if value is None else _is_value_of(field, value)):

@@ -130,10 +130,11 @@ def resource_hint(error: Exception) -> str:
             "the system ended a worker process, most often because memory ran out; fewer workers need less memory: "
             "give a lower --n_workers, or 0"
         )
-    # of a GPU, of Linux, of Windows
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    # of a GPU (also from its libraries, such as CUBLAS_STATUS_ALLOC_FAILED), of Linux, of Windows
+    words = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "not enough memory")
     if isinstance(error, MemoryError) or any(some in text for some in words):
-        return "memory ran out; give a smaller --batch_size, --image_size or --head_hidden"
+        whose = "the GPU's memory" if any(some in text for some in ("CUDA", "_ALLOC_FAILED", "MPS")) else "memory"
+        return f"{whose} ran out; give a smaller --batch_size, or train with a smaller --image_size or --head_hidden"
     return ""
 
 

@@ -19,16 +19,11 @@ from photo_classifier.runtime import data_parallel, distributed, launcher
 from photo_classifier.runtime.console import warn
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import remove_leftovers
-from photo_classifier.runtime.plain_values import first_mismatch
 from photo_classifier.training.results import EpochResult, Results
 
 
 class BestCheckpoint:
-    """Writes the run's checkpoint and reads its best weights back.
-
-    Args:
-        metadata: what else the checkpoint tells: `model_name, config, precision, eval_batch_size, ...`.
-    """
+    """Writes the run's checkpoint, with that metadata, and reads its best weights back."""
 
     def __init__(
         self, path: str, model: Classifier, splits: Splits, run_id: str, metadata: Mapping[str, object]
@@ -51,13 +46,9 @@ class BestCheckpoint:
         }
 
     def save(self, metrics: Mapping[str, object], path: str | Path | None = None) -> None:
-        """Writes the present weights with those metrics, as plain values.
+        """Writes the present weights with those metrics; raises WriteError, and what was there stays.
 
-        Args:
-            path: another place; under the run's own name a file of another run is kept as `.prev`, whenever it came.
-
-        Raises:
-            WriteError: it cannot be written; what was there stays.
+        Under the run's own name a file of another run is kept as `.prev`, whenever it came.
         """
         keep_previous = path is None and not tensor_files.is_of_run(self.path, self.run_id)
         content = {**self.metadata, "temperature": self.temperature, "metrics": metrics}
@@ -92,12 +83,13 @@ class BestCheckpoint:
         content = tensor_files.read(self.path)
         if content.get("run_id") != self.run_id:
             raise UserError(f"{self.path} was written by another run; give each run its own --model_fn")
-        if first_mismatch(content, {"metrics": {"epoch": int}}) or not 1 <= content["metrics"]["epoch"] <= n_epochs:
+        epoch = content["metrics"].get("epoch") if isinstance(content.get("metrics"), dict) else None
+        if type(epoch) is not int or not 1 <= epoch <= n_epochs:
             raise UserError(f"{self.path} is not from an epoch of this run; put the run's own checkpoint back")
         tensors = state_dict_of(content, self.path)
         check_fit(self.model.net.state_dict(), tensors, self.path)
         load_into(self.model.net, tensors)
-        return content["metrics"]["epoch"]
+        return epoch
 
     def backbone(self) -> dict[str, torch.Tensor]:
         """Returns the tensors of all but the head."""

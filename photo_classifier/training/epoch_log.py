@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard import SummaryWriter
 
@@ -26,16 +27,11 @@ REPORT = ".report"  # ends the name of the event file that a finished run writes
 
 
 class EpochLog:
-    """Records epochs in the run folder and on the console.
+    """Records epochs in the run folder and on the console; every method raises WriteError if a file cannot be written.
 
     Args:
-        folder: of the run.
         rows: of `metrics.csv`, those of an earlier part of the run.
-        n_epochs: of the whole run.
         is_new: whether no epoch was begun before; otherwise curves go on after the last row.
-
-    Raises:
-        WriteError: here and in every method: a file cannot be written.
     """
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, str]], n_epochs: int, is_new: bool) -> None:
@@ -96,8 +92,6 @@ class EpochLog:
 
     def add_picture(self, name: str, tag: str, image: Image.Image, step: int = 0) -> None:
         """Keeps a picture in the run folder as `<name>.png`, and in TensorBoard."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         png = io.BytesIO()
         image.save(png, "PNG", compress_level=1)
         with atomic_write(self.folder / f"{name}.png") as file:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch.utils.data import Dataset
@@ -17,7 +16,6 @@ from photo_classifier.evaluation.photo_sheets import photo_opener
 from photo_classifier.evaluation.report import evaluation_report, write_report
 from photo_classifier.features.loader import FeatureLoader
 from photo_classifier.models.inference import Engine
-from photo_classifier.runtime import launcher
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.training import tensorboard
 from photo_classifier.training.best_checkpoint import BestCheckpoint
@@ -27,52 +25,34 @@ from photo_classifier.training.run import Run, SilentRun
 N_SHOWN = 18  # images of the grid of augmented ones, three rows
 
 
-class Evaluator(Protocol):
-    """What `trainer.Trainer` has that measures weights."""
-
-    last: EpochResult
-
-    def evaluate(self, loader: Iterable, run: Run | SilentRun, split: str) -> PhaseResult:
-        """Evaluates the present weights on the split of that name."""
-
-
 def measure_last_and_best(
-    trainer: Evaluator,
+    evaluate: Callable[[Iterable, Run | SilentRun, str], PhaseResult],
     loaders: Mapping[str, Iterable],
     run: Run | SilentRun,
     checkpoint: BestCheckpoint,
+    last: EpochResult,
     best: EpochResult,
 ) -> tuple[Results, Results, EpochResult]:
     """Measures and writes the weights of the last and of the best epoch, and leaves the best in the model.
 
-    Returns:
-        The results of both, and the epoch that the best weights are of.
+    Returns the results of both, and the epoch that the best weights are of. `evaluate` is `Trainer.evaluate`.
     """
-    last_results = results = measure(trainer, loaders, run, trainer.last.valid)
-    if launcher.is_main():
-        checkpoint.save_measured(trainer.last.epoch, last_results, run.last_model)
-    if trainer.last is not best:
-        best = checkpoint.restore(best, trainer.last.epoch + 1)
-        results = measure(trainer, loaders, run, best.valid)
-    if launcher.is_main():
-        checkpoint.save_measured(best.epoch, results)
+
+    def measure(valid: PhaseResult) -> Results:
+        # validation was measured already, unless a resume has lost its outputs
+        results = {"valid": valid} if valid.outputs is not None else {}
+        for name in ("valid", "test"):
+            if name in loaders and name not in results:
+                results[name] = evaluate(loaders[name], run, name)
+        return results
+
+    last_results = results = measure(last.valid)
+    run.save_measured(last.epoch, last_results, is_best=False)
+    if last is not best:
+        best = checkpoint.restore(best, last.epoch + 1)
+        results = measure(best.valid)
+    run.save_measured(best.epoch, results, is_best=True)
     return last_results, results, best
-
-
-def measure(trainer: Evaluator, loaders: Mapping[str, Iterable], run: Run | SilentRun, valid: PhaseResult) -> Results:
-    """Returns the results of the present weights on each held-out split.
-
-    Args:
-        valid: those on validation, measured already unless a resume has lost their outputs.
-    """
-    results = {"valid": valid} if valid.outputs is not None else {}
-    for name in ("valid", "test"):
-        if name in loaders and name not in results:
-            results[name] = trainer.evaluate(loaders[name], run, name)
-    return results
-
-
-# --- reports ----------------------------------------------------------------------------------
 
 
 def report_splits(splits: Splits, results: Results, temperature: float) -> dict[str, dict]:
@@ -106,12 +86,7 @@ def show_in_tensorboard(
     reports: Mapping[str, Mapping],
     hyperparameters: Mapping[str, str | float],
 ) -> None:
-    """Adds what TensorBoard shows of the saved weights beside the curves.
-
-    Args:
-        loader: of validation, images or stored features.
-        best_epoch: counts from 0.
-    """
+    """Adds what TensorBoard shows of the saved weights beside the curves; `best_epoch` counts from 0."""
     outputs, step, writer = results["valid"].outputs, best_epoch + 1, run.epochs.writer
     if isinstance(loader, FeatureLoader):
         small = loader.features.dataset.thumbnails(tensorboard.THUMBNAIL)  # nothing but thumbnails is decoded
@@ -128,11 +103,7 @@ def show_in_tensorboard(
 
 
 def show_augmented(run: Run, dataset: Dataset) -> None:
-    """Adds a labelled grid of training images as the first epoch sees them, to the run folder and TensorBoard.
-
-    Args:
-        dataset: a `data_loader.ImageDataset`.
-    """
+    """Adds a labelled grid of training images as the first epoch sees them, to the run folder and TensorBoard."""
 
     def decoded(index: int) -> torch.Tensor | None:
         with contextlib.suppress(BadImage):

@@ -31,14 +31,9 @@ def make_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Returns the optimizer of that name over the parameters that train.
+    """Returns the optimizer of that name; raises UserError if there is none.
 
-    Args:
-        parameters: by the name of their group; a group without trained parameters is left out.
-        rates: the learning rate of each group.
-
-    Raises:
-        UserError: there is no such optimizer.
+    Parameters and learning rates are by group; a group without trained parameters is left out.
     """
     make = OPTIMIZERS[choose("--optimizer", name, OPTIMIZERS)]
     trained = {group: [p for p in members if p.requires_grad] for group, members in parameters.items()}
@@ -73,13 +68,9 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer, Plan], lr_scheduler.LRSch
 
 
 class Schedule:
-    """The learning rates of a run: a schedule by epochs times a warm-up by steps.
+    """The learning rates of a run: a schedule by epochs times a warm-up by steps; raises UserError for an unknown name.
 
-    Args:
-        warmup_steps: the factor grows linearly to 1 over these; the first step has `1 / warmup_steps`.
-
-    Raises:
-        UserError: there is no such schedule.
+    Over `warmup_steps` the factor grows linearly to 1; the first step has `1 / warmup_steps`.
     """
 
     def __init__(self, name: str, optimizer: torch.optim.Optimizer, plan: Plan, warmup_steps: int = 0) -> None:
@@ -175,8 +166,8 @@ class TrainingLoss:
             return logits.sum(), logits.new_zeros(())
         if weights is None:
             loss = nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
-            return loss, loss.new_tensor(len(targets))
-        weights = weights.to(logits.device)
+            return loss, loss.new_full((), len(targets))  # filled on the device: a copy would make a GPU wait
+        self.class_weights = weights = weights.to(logits.device)  # copied in the first step alone, for the same reason
         shares = targets if targets.is_floating_point() else nn.functional.one_hot(targets, len(weights)).float()
         loss = nn.functional.cross_entropy(logits, shares, weights, label_smoothing=smoothing, reduction="sum")
         return loss, (shares @ weights).sum()

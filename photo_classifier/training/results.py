@@ -1,4 +1,4 @@
-"""What an epoch comes to."""
+"""The sums of a pass over a split, and what an epoch comes to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from photo_classifier.evaluation.metrics import class_counts, confusion_matrix, macro_f1
+from photo_classifier.runtime import launcher
+from photo_classifier.runtime.distributed import all_reduce, all_reduce_max
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.plain_values import Finite
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class PhaseResult:
     that was read from a file, has none.
     """
 
-    loss: float
+    loss: Finite
     correct: int
     n_images: int
-    seconds: float
-    macro_f1: float = math.nan
+    seconds: Finite
+    macro_f1: Finite = math.nan
     outputs: Outputs | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -62,7 +66,7 @@ class EpochResult:
     epoch: int
     train: PhaseResult
     valid: PhaseResult
-    rates: Mapping[str, float]
+    rates: Mapping[str, Finite]
 
     def state_dict(self) -> dict:
         """Returns the numbers as plain values."""
@@ -72,11 +76,70 @@ class EpochResult:
         }
         return {"epoch": self.epoch, **phases, "rates": dict(self.rates)}
 
-    @classmethod
-    def from_state_dict(cls, state: Mapping) -> EpochResult:
-        """Returns the result that `state_dict` was taken of, without outputs."""
-        return cls(state["epoch"], PhaseResult(**state["train"]), PhaseResult(**state["valid"]), state["rates"])
-
 
 class Diverged(UserError):
     """A loss or a weight is not a finite number; such a state is never saved."""
+
+
+class RunningMetrics:
+    """Adds up a pass over a split, or over this process's share of it; the sums stay on the device.
+
+    They are read once at the end: an `.item()` per batch would make a GPU wait each time.
+
+    Args:
+        state: what `state_dict` returned, to go on from there.
+    """
+
+    def __init__(self, device: torch.device, state: Mapping | None = None) -> None:
+        state = state or {}
+        dtype = torch.float64 if device.type != "mps" else torch.float32
+        self.loss = torch.as_tensor(state.get("loss", 0.0), dtype=dtype, device=device)
+        self.confusion = torch.as_tensor(state.get("confusion", 0.0), dtype=torch.float32, device=device)
+        # a sum that is not finite stays so, hence this counts the steps before the first that spoils it
+        self.n_finite = torch.as_tensor(state.get("n_finite", 0), dtype=torch.int64, device=device)
+        self.n_steps: int = state.get("n_steps", 0)
+        self.n_batches: int = state.get("n_batches", 0)
+        self.seconds: float = state.get("seconds", 0.0)
+
+    def add(self, labels: torch.Tensor, logits: torch.Tensor, loss: torch.Tensor) -> None:
+        """Adds a batch: labels, int64 (n,), logits, (n, classes), and its summed loss."""
+        self.loss = self.loss + loss.detach()
+        if len(labels):
+            self.confusion = self.confusion + confusion_matrix(labels, logits.argmax(1), logits.shape[1])
+        self.n_finite = self.n_finite + self.loss.isfinite()
+        self.n_steps += 1
+
+    def all_reduced(self) -> RunningMetrics:
+        """Returns the sums of the whole split; every process has to call it."""
+        if launcher.world_size() == 1:
+            return self
+        n_classes = all_reduce_max(len(self.confusion) if self.confusion.dim() else 0)[0]
+        whole = RunningMetrics(self.loss.device, vars(self))
+        whole.loss = all_reduce(self.loss)
+        whole.confusion = all_reduce(self.confusion.new_zeros(n_classes, n_classes) + self.confusion)
+        whole.n_finite = all_reduce(self.n_finite, "MIN")
+        return whole
+
+    def keep_on_main(self) -> None:
+        """Clears the sums on all processes but the main one: those read from a file are of the whole split."""
+        if not launcher.is_main():
+            self.loss, self.confusion = torch.zeros_like(self.loss), torch.zeros_like(self.confusion)
+
+    def state_dict(self) -> dict:
+        """Returns plain values and tensors on the CPU."""
+        tensors = {name: getattr(self, name).cpu().clone() for name in ("loss", "confusion", "n_finite")}
+        return {**tensors, "n_steps": self.n_steps, "n_batches": self.n_batches, "seconds": self.seconds}
+
+    def check(self, what: str) -> None:
+        """Raises `Diverged`, which names the first step, if a loss was not finite."""
+        n_finite = int(self.n_finite.item())
+        if n_finite < self.n_steps:
+            raise Diverged(f"the {what} is {self.loss.item():g} from step {n_finite + 1} on")
+
+    def result(self, split: str) -> PhaseResult:
+        """Returns the means of the pass; raises UserError if no image could be read."""
+        if not self.confusion.sum():
+            raise UserError(f"no image of the {split} split could be read; see skipped.csv in the run folder")
+        counts = class_counts(self.confusion)
+        mean_loss = self.loss.item() / counts.n_images
+        return PhaseResult(mean_loss, counts.n_correct, counts.n_images, self.seconds, macro_f1(*counts))

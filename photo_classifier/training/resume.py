@@ -1,4 +1,4 @@
-"""Continues a stopped run: which flags may change, in which folder, and the trainer's state."""
+"""What a stopped run goes on with: its flags, its working folder and its images."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from torch import nn
 
 from photo_classifier.config import TrainConfig, checkpoint_name
 from photo_classifier.data.samples import Splits
-from photo_classifier.models import tensor_files
-from photo_classifier.models.state_dicts import check_fit
 from photo_classifier.runtime.console import say, warn
-from photo_classifier.runtime.distributed import broadcast_from_main
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import file_state
 from photo_classifier.runtime.flags import check_values
 from photo_classifier.runtime.text import pluralize
-from photo_classifier.training.optimization import Recipe
-from photo_classifier.training.results import EpochResult
 from photo_classifier.training.run_state import LAST, RunImages, StoppedRun
 
 # Flags that may change on --resume, and why; any other change would change the result and is an error.
@@ -38,15 +29,8 @@ MAY_CHANGE = {
 }
 
 
-# --- flags ------------------------------------------------------------------------------------
-
-
 def merge_flags(stopped: StoppedRun, given: Mapping[str, object]) -> TrainConfig:
-    """Returns the flags of the run, with those that were given again.
-
-    Raises:
-        UserError: one of them would change the result, or the stored flags are not valid.
-    """
+    """Returns the flags of the run, with those given again; raises UserError if one would change the result."""
     path, config = stopped.folder / LAST, stopped.state.config
     if unknown := config.keys() - {item.name for item in fields(TrainConfig)}:
         raise UserError(f"{path} has the unknown flag {min(unknown)}, from a newer version; update the tool")
@@ -83,16 +67,11 @@ def _check_epochs(old: TrainConfig, n_epochs: int) -> None:
         raise UserError(f"--n_epochs {n_epochs} is less than the {old.n_epochs} of the run; it may only grow")
 
 
-# --- the folder and its images ----------------------------------------------------------------
-
-
 def enter_working_folder(stopped: StoppedRun, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:
     """Changes to the folder that the run was started in, as its flags hold paths relative to that.
 
-    A run folder that was moved here from elsewhere stays here, and keeps its features here.
-
-    Raises:
-        UserError: the run would write its checkpoint outside of this folder, and nobody here has named that place.
+    A run folder that was moved here from elsewhere stays here, and keeps its features here. Raises UserError if it
+    would write its checkpoint outside of this folder, and nobody here has named that place.
     """
     cwd = stopped.state.cwd
     if stopped.is_where_it_was and os.path.isdir(cwd):
@@ -117,10 +96,9 @@ def _is_below_here(path: str) -> bool:
 
 
 def warn_of_changes(images: RunImages, load_data: Callable[[], Splits]) -> None:
-    """Warns of images that are missing or have changed since the run began.
+    """Warns of images that are missing or have changed since the run began, after reading the data once more.
 
-    Args:
-        load_data: reads the data again, which unpacks an archive or makes a known data set once more.
+    That unpacks an archive, or makes a known data set, if its images are gone.
     """
     missing, changed = changed_files(images)
     if missing:
@@ -143,80 +121,6 @@ def changed_files(images: RunImages) -> tuple[list[str], list[str]]:
             now = file_state(sample.path)
             if now is None and before is not None:
                 missing.append(sample.path)
-            elif now != (before and tuple(before)):
+            elif now != before:
                 changed.append(sample.path)
     return missing, changed
-
-
-# --- the trainer's state ----------------------------------------------------------------------
-
-
-class ResumableTrainer(Protocol):
-    """What `trainer.Trainer` has that a resume puts back."""
-
-    model: nn.Module
-    recipe: Recipe
-    scaler: torch.amp.GradScaler
-    best: EpochResult | None
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from where `state_dict` was taken."""
-
-
-def restore_training_state(
-    stopped: StoppedRun, trainer: ResumableTrainer, checkpoint: str, device: str, dtype: str
-) -> None:
-    """Puts the state of a stopped run into the trainer.
-
-    Args:
-        checkpoint: the file of the best weights.
-        device, dtype: what the trainer computes on and in.
-
-    Raises:
-        UserError: it does not fit, or the best weights so far have another name now.
-    """
-    state = stopped.state
-    if (state.device, state.dtype) != (device, dtype):
-        pairs = ((state.dtype, state.device), (dtype, device))
-        before, now = (f"{kind.removeprefix('torch.')} on {where}" for kind, where in pairs)
-        warn(f"the run computed in {before} and continues in {now}, which changes the result a little")
-    check_fit(trainer.model.state_dict(), stopped.trainer["model"], stopped.folder / LAST)
-    try:
-        _check_state(stopped.trainer, trainer, len(stopped.images.splits.class_names))
-        trainer.load_state_dict(stopped.trainer)
-    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
-        raise UserError(f"{stopped.folder / LAST} does not fit the run ({error}); start a new run") from error
-    if trainer.best and not broadcast_from_main(lambda: tensor_files.is_of_run(checkpoint, state.run_id)):
-        _forget_best(trainer, checkpoint, state.run_id)
-
-
-def _forget_best(trainer: ResumableTrainer, checkpoint: str, run_id: str) -> None:
-    lost = f"the best weights so far (epoch {trainer.best.epoch + 1}) were in {checkpoint}, which has been replaced"
-    if broadcast_from_main(lambda: tensor_files.is_of_run(f"{checkpoint}.prev", run_id)):
-        raise UserError(f"{lost}: they are in {checkpoint}.prev; restore both file names, then continue")
-    warn(f"{lost}; the best epoch is chosen from those to come")
-    trainer.best = None
-
-
-def _check_state(state: Mapping, trainer: ResumableTrainer, n_classes: int) -> None:
-    """Raises an error of `restore_training_state` where values have other types or shapes than the trainer's own."""
-    optimizer, sums = trainer.recipe.optimizer, state["sums"] or {}
-    parts = {"schedule": trainer.recipe.schedule.state_dict(), "scaler": trainer.scaler.state_dict()}
-    same_kind = _is_alike(state["optimizer"]["param_groups"], optimizer.state_dict()["param_groups"])
-    if not (same_kind and all(_is_alike(state[name], own) for name, own in parts.items())):
-        raise ValueError("the optimizer or its schedule is of another kind")
-    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
-    memory = [(value, shapes[n]) for n, slots in state["optimizer"]["state"].items() for value in slots.values()]
-    memory += [(value, (n_classes, n_classes) if name == "confusion" else ()) for name, value in sums.items()]
-    if any(torch.is_tensor(value) and value.shape not in ((), shape) for value, shape in memory):
-        raise ValueError("the optimizer's memory, or a sum of the epoch, has another shape")
-
-
-def _is_alike(value: object, own: object) -> bool:
-    """Returns whether plain values have the types of others; keys that only one has are left to their reader."""
-    if isinstance(own, dict):
-        return isinstance(value, dict) and all(_is_alike(value[key], own[key]) for key in own.keys() & value.keys())
-    if isinstance(own, (list, tuple)):
-        return isinstance(value, type(own)) and len(value) == len(own) and all(map(_is_alike, value, own))
-    numbers = {int, float}
-    return own is None or type(value) is type(own) or {type(value), type(own)} == numbers

@@ -21,7 +21,7 @@ from photo_classifier.runtime.text import shell_command
 from photo_classifier.training.run_state import FINISHED, LAST, SAMPLES
 
 LAUNCH = "launch.json"
-ENDED = "ended.json"  # marks a run that an error ended before its first save
+ENDED = "ended.json"  # marks a dry run, or a run that an error ended before its first save
 BEFORE_A_SAVE = {"config.json", "splits.csv", SAMPLES, "augmented.png", "skipped.csv", "duplicates.csv", LAUNCH, ENDED}
 
 
@@ -47,15 +47,8 @@ def resume_command(folder: str | Path) -> str:
     return shell_command("python", script, "--resume", folder)
 
 
-# --- who may use it ---------------------------------------------------------------------------
-
-
 def claim_folder(folder: Path, is_new: bool) -> None:
-    """Makes the folder of a new run, or prepares that of a stopped one.
-
-    Raises:
-        UserError: it holds something else, or cannot be written.
-    """
+    """Makes the folder of a new run, or prepares that of a stopped one; raises UserError if it cannot be used."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not is_new:
@@ -79,13 +72,12 @@ def _remove_leftovers(folder: Path) -> None:
 def _has_not_begun(folder: Path) -> bool:
     """Returns whether a folder holds a dry run, or a run that ended before its first save, and nothing else."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
-    # the names alone do not tell: a run that is under way may have written no more than these yet
-    is_over = ENDED in names or read_json(folder / "config.json").get("dry_run") is True
-    return is_over and names <= BEFORE_A_SAVE
+    # the other names alone do not tell: a run that is under way may have written no more than these yet
+    return ENDED in names and names <= BEFORE_A_SAVE
 
 
 def release_folder(folder: Path) -> None:
-    """Marks that the run ended before its first save, so that the next run may use the folder."""
+    """Marks that the run ended without a save, so that the next run may use the folder."""
     with contextlib.suppress(UserError):  # a full disk may be what ended it
         write_text(folder / ENDED, "{}\n")
 
@@ -96,13 +88,10 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"the run folder {folder} was removed during the run, with its saves; start again")
 
 
-# --- restarts by the launcher -----------------------------------------------------------------
-
-
 def agents_of(folder: str | Path) -> list[str]:
     """Returns the launcher's agents under which the run of that folder was started; none without the launcher."""
     found = read_json(Path(folder) / LAUNCH).get("agents")
-    return [] if first_mismatch(found, [str]) else found
+    return [] if first_mismatch(found, list[str]) else found
 
 
 def run_of_this_launch(run_dir: str | None) -> str | None:
@@ -123,14 +112,6 @@ def note_launch(folder: str | Path) -> None:
         own = agents()
         if launcher.is_main():
             write_text(Path(folder) / LAUNCH, json.dumps({"agents": own}) + "\n")
-
-
-# --- its files --------------------------------------------------------------------------------
-
-
-def write_config(folder: Path, config: Mapping[str, object]) -> None:
-    """Writes the flags of the run as `config.json`."""
-    write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_splits(folder: Path, splits: Splits) -> None:

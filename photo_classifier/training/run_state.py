@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, TypedDict
 
+import msgspec
 import torch
 from torch import nn
 
@@ -18,6 +20,7 @@ from photo_classifier.models.state_dicts import check_fit, load_into, state_dict
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import file_state, read_json, write_text
 from photo_classifier.runtime.plain_values import first_failed, first_mismatch
+from photo_classifier.training.results import EpochResult
 
 FORMAT_VERSION = 1
 LAST, SAMPLES, BACKBONE, FINISHED = "last.pth", "samples.json", "backbone.pth", "finished.json"
@@ -33,7 +36,7 @@ class RunState:
     run_id: str
     cwd: str
     folder: str
-    config: dict
+    config: dict[str, Any]
     device: str
     dtype: str
     is_folded: bool | None
@@ -48,7 +51,7 @@ class RunImages:
 
     splits: Splits
     n_found: int
-    files: dict[str, list] = field(default_factory=dict, repr=False)
+    files: dict[str, list[tuple[int, int] | None]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,6 @@ def new_run(splits: Splits) -> StoppedRun:
     return StoppedRun(None, state, {}, RunImages(splits, sum(map(len, splits.by_name().values()))))
 
 
-# --- writing ----------------------------------------------------------------------------------
-
-
 def write_last(folder: Path, state: RunState, trainer: dict) -> None:
     """Writes `last.pth`."""
     tensor_files.write(folder / LAST, {"format_version": FORMAT_VERSION, **vars(state), "trainer": trainer})
@@ -111,11 +111,7 @@ def write_backbone(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_backbone(stopped: StoppedRun, net: nn.Module) -> None:
-    """Loads the frozen backbone of a run into the network, if the run has one.
-
-    Raises:
-        UserError: its file is missing or broken, or does not fit.
-    """
+    """Loads the frozen backbone of a run, if it has one; raises UserError if its file is missing or does not fit."""
     if not stopped.state.has_backbone:
         return
     path = stopped.folder / BACKBONE
@@ -126,80 +122,65 @@ def load_backbone(stopped: StoppedRun, net: nn.Module) -> None:
     load_into(net, tensors, strict=False)
 
 
-# --- reading ----------------------------------------------------------------------------------
+class TrainerState(TypedDict):
+    """The state of the trainer; whether its parts fit is seen where they are put back."""
 
-ANYTHING = {str: object}
-PHASE = {**dict.fromkeys(("correct", "n_images"), int), **dict.fromkeys(("loss", "seconds", "macro_f1"), float)}
-RESULT = {"epoch": int, "train": PHASE, "valid": PHASE, "rates": {str: float}}
-SUMS = {**dict.fromkeys(("loss", "confusion", "n_finite"), torch.Tensor), "n_steps": int, "n_batches": int}
-STATE = {
-    **dict.fromkeys(("run_id", "cwd", "folder", "device", "dtype"), str),
-    "config": ANYTHING,
-    "is_folded": bool,
-    "has_backbone": bool,
-    "skipped": {str: str},
-    "rows": [{str: str}],
-    "trainer": {
-        "model": {str: torch.Tensor},
-        "step": int,
-        "epoch": int,
-        **dict.fromkeys(("optimizer", "schedule", "scaler"), ANYTHING),
-        "sums": (None, {**SUMS, "seconds": float}),
-        **dict.fromkeys(("best", "last"), (None, RESULT)),
-    },
-}
-ROWS = [[object]]
-IMAGES = {
-    "n_found": int,
-    "columns": [str],
-    "files": {str: [(None, [int])]},
-    "splits": {
-        "layout": str,
-        "root": str,
-        "class_names": [str],
-        "passed_over": {str: int},
-        **dict.fromkeys(SPLIT_FOLDERS, ROWS),
-        "made": [str],
-        "notes": [str],
-    },
-}
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    scaler: dict[str, Any]
+    step: int
+    epoch: int
+    sums: dict[str, Any] | None
+    best: EpochResult | None
+    last: EpochResult | None
+
+
+class Saved(TypedDict):
+    """What `last.pth` holds beside a `RunState`."""
+
+    trainer: TrainerState
+
+
+class SavedImages(TypedDict):
+    """What `samples.json` holds: `splits` are the fields of a `Splits`, with each sample as a row of `columns`."""
+
+    n_found: int
+    columns: list[str]
+    files: dict[str, list[tuple[int, int] | None]]
+    splits: dict[str, Any]
 
 
 def load_stopped_run(folder: str | Path) -> StoppedRun:
-    """Reads the folder of a stopped run.
-
-    Raises:
-        UserError: it is not such a folder, or its files are broken, from a newer version or not what they should be.
-    """
+    """Reads the folder of a stopped run; raises UserError if its files are missing, broken or from a newer version."""
     folder = Path(folder)
     _check_folder(folder)
     content = tensor_files.read(folder / LAST)
-    _check(content, STATE, folder / LAST)
-    if wrong := _first_contradiction(content):
+    _check_format(content, folder / LAST)
+    wrong = first_mismatch(content, RunState) or first_mismatch(content, Saved) or _first_contradiction(content)
+    if wrong:
         raise UserError(f"{folder / LAST} cannot be used: {wrong}; start a new run")
-    state = RunState(**{item.name: content[item.name] for item in fields(RunState)})
     # absolute, as the working folder may change before it is read again
+    state = msgspec.convert(content, RunState)
     return StoppedRun(folder.absolute(), state, content["trainer"], _read_images(folder))
 
 
 def _check_folder(folder: Path) -> None:
     if folder.is_file():
-        raise UserError(f"--resume {folder} is a file; give the folder of the run, such as {folder.parent}")
+        raise UserError(f"{folder} is a file; give the folder of the run, such as {folder.parent} (--resume)")
     if not folder.is_dir():
         hint = did_you_mean_path(folder)
-        raise UserError(f"--resume {folder}: there is no such folder{hint}; give the run folder of a training")
+        raise UserError(f"there is no folder {folder}{hint}; give the run folder of a training (--resume)")
     if not (folder / LAST).is_file():
         raise UserError(
-            f"--resume {folder}: there is no {LAST} in it; give the run folder of a training, or start a new run if "
+            f"there is no {LAST} in {folder}; give the run folder of a training (--resume), or start a new run if "
             "that one was stopped before its first save"
         )
 
 
-def _check(content: object, kind: Mapping, path: Path) -> None:
+def _check_format(content: object, path: Path) -> None:
     if not tensor_files.has_format(content, FORMAT_VERSION, path):
         raise UserError(f"{path} was not written by this tool; start a new run")
-    if wrong := first_mismatch(content, kind):
-        raise UserError(f"{path} cannot be used: {wrong}; start a new run")
 
 
 def _first_contradiction(content: Mapping) -> str:
@@ -228,22 +209,17 @@ def _read_images(folder: Path) -> RunImages:
         content = json.loads(path.read_text(encoding="ascii"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "it is broken"
-        raise UserError(f"--resume {folder}: cannot read {SAMPLES}: {reason}; start a new run") from error
-    _check(content, IMAGES, path)
-    stored, columns = content["splits"], content["columns"]
+        raise UserError(f"cannot read {path}: {reason}; start a new run") from error
+    _check_format(content, path)
     try:
-        samples = {
-            name: [Sample(**dict(zip(columns, row, strict=True))) for row in stored[name]] for name in SPLIT_FOLDERS
+        saved = msgspec.convert(content, SavedImages)
+        rows = {
+            name: [dict(zip(saved["columns"], row, strict=True)) for row in saved["splits"][name]]
+            for name in SPLIT_FOLDERS
         }
-        splits = Splits(**{**stored, **samples, "made": tuple(stored["made"]), "notes": tuple(stored["notes"])})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} was written by another version of this tool; start a new run") from error
-    _check_samples(splits, columns, path)
-    return RunImages(splits, content["n_found"], content["files"])
-
-
-def _check_samples(splits: Splits, columns: list[str], path: Path) -> None:
-    known, kinds = set(splits.class_names), dict.fromkeys(columns, str)
-    for sample in (sample for part in splits.by_name().values() for sample in part):
-        if first_mismatch({name: getattr(sample, name) for name in columns}, kinds) or sample.label not in known:
-            raise UserError(f"{path} cannot be used: it has a sample without a path or a known label; start a new run")
+        splits = msgspec.convert({**saved["splits"], **rows}, Splits)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be used ({error}); start a new run") from error
+    if any(sample.label not in splits.class_names for part in splits.by_name().values() for sample in part):
+        raise UserError(f"{path} cannot be used: it has a sample without a known label; start a new run")
+    return RunImages(splits, saved["n_found"], saved["files"])

@@ -10,13 +10,9 @@ from photo_classifier.training.run_folder import check_folder, write_table
 
 
 class SkippedImages:
-    """Lists the images that could not be read in `skipped.csv`.
+    """Lists the images that could not be read in `skipped.csv`: a share of `max_bad` of the `n_found` is allowed.
 
-    Args:
-        folder: of the run.
-        reasons: those of an earlier part of the run, by path.
-        n_found: images of the whole data set.
-        max_bad: the share of them that may be unreadable.
+    `reasons` are those of an earlier part of the run, by path.
     """
 
     def __init__(self, folder: Path, reasons: Mapping[str, str], n_found: int, max_bad: float) -> None:
@@ -24,11 +20,7 @@ class SkippedImages:
         self.n_found, self.max_bad = n_found, max_bad
 
     def add(self, reasons: Mapping[str, str]) -> None:
-        """Adds images, by path, with the reasons why they cannot be read.
-
-        Raises:
-            UserError: there are more of them than `max_bad` allows.
-        """
+        """Adds images, by path, with the reasons; raises UserError if there are more than `max_bad` allows."""
         new = {path: reason for path, reason in reasons.items() if path not in self.reasons}
         if not new:
             return
@@ -38,9 +30,9 @@ class SkippedImages:
         if len(self.reasons) > self.max_bad * self.n_found:
             path, reason = next(iter(new.items()))
             raise UserError(
-                f"{len(self.reasons)} of {self.n_found} images cannot be read, more than --max_bad {self.max_bad:g} "
-                f"allows; for example {path}: {reason}; all are listed in {self.path}: repair or remove them, or "
-                "raise --max_bad"
+                f"{len(self.reasons)} of {self.n_found} images cannot be read, more than a share of {self.max_bad:g}; "
+                f"for example {path}: {reason}; all are listed in {self.path}: repair or remove them, or allow more "
+                "(--max_bad)"
             )
 
     def write(self) -> None:

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+import torchinfo
 
 from photo_classifier.config import TrainConfig
 from photo_classifier.data.image_files import others_text
@@ -23,11 +23,9 @@ from photo_classifier.models.classifier import Classifier, count_parameters
 from photo_classifier.runtime.console import coloured, say, warn
 from photo_classifier.runtime.flags import group_of
 from photo_classifier.runtime.text import pluralize, shell_command
+from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.results import Results
-
-if TYPE_CHECKING:
-    from photo_classifier.training.best_checkpoint import BestCheckpoint
-    from photo_classifier.training.run import Run
+from photo_classifier.training.run import Run
 
 INDENT = " " * 8
 MOST_CLASSES = 20  # lines of the table; a hundred classes would push everything else off the screen
@@ -91,8 +89,6 @@ def class_lines(splits: Splits, most: int = MOST_CLASSES) -> list[str]:
 
 def model_lines(model: Classifier) -> list[str]:
     """Returns a line for each layer of the network that runs: its output for one image, parameters, what trains."""
-    import torchinfo
-
     summary = torchinfo.summary(
         model, input_data=model.example_image(), depth=2, col_names=("num_params", "trainable"), mode="eval", verbose=0
     )
@@ -116,12 +112,7 @@ def model_lines(model: Classifier) -> list[str]:
 
 
 def summarize(run: Run, checkpoint: BestCheckpoint, best_epoch: int, results: Results, reports: Mapping) -> None:
-    """Says what came out and what to type next; the last line is the accuracy that predict repeats.
-
-    Args:
-        best_epoch: counts from 0.
-        reports: by split.
-    """
+    """Says what came out, what to type next and the accuracy that predict repeats; `best_epoch` counts from 0."""
     _tell_skipped(run)
     for name, report in reports.items():
         say("\n".join(report_lines(name, report)))
@@ -151,13 +142,7 @@ def _tell_skipped(run: Run) -> None:
 
 
 def indistinguishable_epochs(accuracies: Sequence[float], epoch: int, n_images: int, chosen_by_accuracy: bool) -> str:
-    """Returns how many other epochs the validation images cannot tell from that one, or an empty text.
-
-    Args:
-        accuracies: of validation, by epoch.
-        epoch: counts from 0.
-        n_images: of validation.
-    """
+    """Returns how many other epochs the validation images cannot tell from that one, or an empty text."""
     low, high = wilson_interval(round(accuracies[epoch] * n_images), n_images)
     n = sum(low <= accuracy <= high for accuracy in accuracies) - 1
     if n < 1:

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from torch.utils.data import Dataset
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from torchvision.transforms.v2 import functional
 
 from photo_classifier.data.batches import stack
@@ -19,10 +21,6 @@ from photo_classifier.models.inference import Engine, run_in_fixed_batches
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.text import escape_surrogates
 from photo_classifier.training.results import Outputs, Results
-
-if TYPE_CHECKING:
-    from torch.utils.data import Dataset
-    from torch.utils.tensorboard import SummaryWriter
 
 MOST_CURVES = 50  # classes with a curve of precision and recall: the most frequent ones
 MOST_IMAGES = 1000  # in the embedding
@@ -36,9 +34,7 @@ def add_pr_curves(
 ) -> None:
     """Adds a curve of precision and recall for each class, one against the rest.
 
-    Args:
-        logits: fp32 (n, classes), divided by the temperature.
-        labels: int64 (n,).
+    `logits` are fp32 (n, classes), divided by the temperature; `labels` int64 (n,).
     """
     probabilities = logits.softmax(1).numpy()
     frequent = torch.bincount(labels, minlength=len(class_names)).argsort(descending=True, stable=True)
@@ -71,16 +67,11 @@ def add_hyperparameters(
     Args:
         metrics: by tag.
     """
-    from torch.utils.tensorboard.summary import hparams
-
     _columns, start, end = hparams(dict(hyperparameters), {})
     for summary in (start, end):
         writer.file_writer.add_summary(summary)
     for tag, value in metrics.items():
         writer.add_scalar(tag, value, step)
-
-
-# --- the embedding ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -116,10 +107,7 @@ def add_embedding(
 ) -> None:
     """Adds features of up to 1,000 images to the projector, with thumbnails, labels and predictions.
 
-    Args:
-        paths: of the whole split.
-        outputs: of the images that could be read.
-        seconds: to spend; the images that are left out when time is up are a random part of them.
+    `paths` are those of the whole split. When `seconds` are up, a random part of the images is left out.
     """
     predicted = dict(zip(outputs.indices.tolist(), outputs.logits.argmax(1).tolist(), strict=True))
     labels = dict(zip(outputs.indices.tolist(), outputs.labels.tolist(), strict=True))

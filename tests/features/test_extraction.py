@@ -293,7 +293,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_no_half_shard(engine, train
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"cannot write to --feature_cache .*\(No space left on device\).*--views 0"):
+    with pytest.raises(UserError, match=r"cannot write to the feature cache .*\(No space left on device\).*--views 0"):
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
@@ -509,7 +509,7 @@ def test_a_cache_that_cannot_be_written_is_reported_before_the_work(engine, trai
     monkeypatch.setattr(engine, "feature_example", lambda: torch.zeros(1, 512))
     monkeypatch.setattr(shards.tempfile, "TemporaryFile", refused)
     with pytest.raises(
-        UserError, match=r"cannot write to --feature_cache .*\(Permission denied\); free some space, give another DIR"
+        UserError, match=r"cannot write to the feature cache .*\(Permission denied\); free some space, give another"
     ):
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
 

@@ -24,6 +24,7 @@ from photo_classifier.prediction import task_queue
 from photo_classifier.prediction.results import Prediction
 from photo_classifier.runtime import data_parallel, distributed, launcher
 from photo_classifier.runtime.device import choose_device
+from utils import device_from_gpu_id
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at in /proc")
@@ -309,6 +310,14 @@ def test_without_cuda_one_process_uses_mps_and_several_use_the_cpu(n_processes, 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device().type == device
+
+
+def test_the_gpu_of_a_flag_is_the_current_one_so_that_nothing_goes_to_the_first(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert device_from_gpu_id(1) == torch.device("cuda", 1)
+    assert current == [torch.device("cuda", 1)]
 
 
 def test_a_single_process_does_not_import_torch_for_its_group():

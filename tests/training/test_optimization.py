@@ -137,3 +137,9 @@ def test_mixed_labels_are_weighted_by_their_shares(smoothing):
 
 def test_without_weights_the_loss_is_plain():
     assert TrainingLoss()(LOGITS, LABELS) == nn.functional.cross_entropy(LOGITS, LABELS)
+
+
+def test_class_weights_move_to_the_device_of_the_logits_once_and_not_in_every_step():
+    loss = TrainingLoss(WEIGHTS)
+    loss(LOGITS.to("meta"), LABELS.to("meta"))
+    assert loss.class_weights.device.type == "meta"

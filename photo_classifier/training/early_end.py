@@ -1,0 +1,59 @@
+"""What is said and kept when a run ends early."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+
+from photo_classifier.runtime import signals
+from photo_classifier.runtime.errors import UserError, WriteError
+from photo_classifier.training.results import Diverged
+from photo_classifier.training.run import Run, SilentRun
+from photo_classifier.training.run_folder import release_folder, resume_command
+
+
+@contextlib.contextmanager
+def explain_early_end(run: Run | SilentRun) -> Iterator[None]:
+    """Makes errors inside the block say what was kept and how to continue; frees a folder that holds no save."""
+    if isinstance(run, SilentRun):  # the main process speaks
+        yield
+        return
+    try:
+        yield
+    except signals.Stopped as stopped:
+        stopped.hint = _how_to_continue(run)
+        if not run.is_saved:  # or the same command would find the folder in its way
+            with contextlib.suppress(WriteError):
+                run.close()
+            shutil.rmtree(run.folder, ignore_errors=True)
+        raise
+    except (UserError, RuntimeError, MemoryError) as error:
+        if not (text := _text_of(error, run)):
+            raise
+        if not run.is_saved:
+            release_folder(run.folder)
+        raise UserError(text) from error
+
+
+def _text_of(error: Exception, run: Run) -> str:
+    """Returns what to say of an error, or an empty text for one of the tool itself."""
+    if isinstance(error, Diverged):
+        return f"{error}; {_what_is_kept(run)}; try a lower --lr in a new run"
+    if isinstance(error, UserError) and not isinstance(error, WriteError):
+        return str(error)
+    reason = str(error) if isinstance(error, WriteError) else signals.resource_hint(error)
+    if "--batch_size" not in reason:
+        return f"{reason}{_how_to_continue(run)}" if reason else ""
+    freed = "if other programs took the memory, end them and "  # a resumed run needs as much as before
+    return f"{reason}, in a new run{_how_to_continue(run, freed)}"
+
+
+def _how_to_continue(run: Run, first: str = "") -> str:
+    return f"; {first}continue with: {resume_command(run.folder)}" if run.is_saved else "; nothing was saved yet"
+
+
+def _what_is_kept(run: Run) -> str:
+    if run.best_epoch is None:
+        return "no epoch was finished before, so there is no checkpoint"
+    return f"{run.checkpoint.path} keeps the best weights so far, those of epoch {run.best_epoch}"
