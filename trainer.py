@@ -130,12 +130,13 @@ class Trainer:
         return bool(early_stop and self.best and self.epoch - 1 - self.best.epoch >= early_stop)
 
     def is_best(self, result: EpochResult) -> bool:
-        """Returns whether the epoch is better than all before it; on a tie the earlier one stays."""
-        return self.best is None or self._score(result) > self._score(self.best)
+        """Returns whether the epoch is better than all before it; on a tie one with a lower validation loss is."""
+        return self.best is None or self._scores(result) > self._scores(self.best)
 
-    def _score(self, result: EpochResult) -> float:
-        score = self.score(result.valid)
-        return -math.inf if math.isnan(score) else score  # any number is better than a loss that is not one
+    def _scores(self, result: EpochResult) -> list[float]:
+        # the loss tells apart epochs with equally many right answers, of which the first is the least trained
+        scores = (self.score(result.valid), -result.valid.loss)
+        return [-math.inf if math.isnan(score) else score for score in scores]  # any number is better than none
 
     def train_one_epoch(self, loader: DataLoader, run: Recorder, n_epochs: int) -> PhaseResult:
         """Trains on the batches of one epoch that are left, a step per batch."""
