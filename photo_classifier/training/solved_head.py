@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from photo_classifier.features.loader import SplitFeatures
+from photo_classifier.runtime import signals
+from photo_classifier.training.by_folds import phase_result
 from photo_classifier.training.logistic import Objective, minimize, penalties
+from photo_classifier.training.results import EpochResult, Outputs
 
 # C of scikit-learn, for features that are scaled to a mean squared length of 1: from a strong penalty to a weak one
 STRENGTHS = tuple(10 ** (k / 2) for k in range(-1, 11))
@@ -118,3 +124,55 @@ class PenaltyPath:
         own = held_out.double().log_softmax(1).gather(1, data.labels[:, None])[:, 0]
         log_likelihood = float((own * data.weights).sum() / data.weights.sum())
         return PathPoint(strength, coefficients, held_out, self.centre @ heads[:, -1], log_likelihood)
+
+
+def head_data(
+    train: SplitFeatures, valid: SplitFeatures, folds: Sequence[int], class_weights: torch.Tensor | None, n_classes: int
+) -> tuple[HeadData, torch.Tensor]:
+    """Returns the stored features of all photos that could be read, and their indices in the splits.
+
+    Args:
+        train, valid: the same photos, as they are trained on and as they are predicted.
+        class_weights: how much a photo of each class counts, (classes,), or None for the same.
+    """
+    indices = ((train.locations[..., 0] >= 0).all(1) & (valid.locations[..., 0] >= 0).all(1)).nonzero()[:, 0]
+    parts = [valid.rows(indices)]
+    if train is not valid:
+        parts += [train.rows(indices, view) for view in range(train.locations.shape[1])]
+    labels = torch.tensor([valid.dataset.label_of(index) for index in indices.tolist()], dtype=torch.int64)
+    weights = torch.ones(len(labels)) if class_weights is None else class_weights[labels]
+    return HeadData(torch.stack(parts, 1), labels, torch.tensor(folds)[indices], weights.double(), n_classes), indices
+
+
+def solve(
+    head: nn.Linear, data: HeadData, indices: torch.Tensor, log: Callable[[EpochResult, bool], None]
+) -> tuple[EpochResult, int]:
+    """Solves the head; logs each C of the path as if it were an epoch.
+
+    Args:
+        indices: of the photos in their split.
+
+    Returns:
+        What the best C comes to, and how many there were.
+    """
+    path, best, best_n, n_points = PenaltyPath(data), None, 0, 0
+
+    def result_of(n: int, point: PathPoint, start: float) -> EpochResult:
+        seen, held_out = (
+            phase_result(Outputs(logits, data.labels, indices), time.perf_counter() - start)
+            for logits in (point.seen, point.held_out)
+        )
+        return EpochResult(n, seen, held_out, {"C": point.strength})
+
+    start = time.perf_counter()
+    for n, point in enumerate(path.points()):
+        signals.raise_if_requested()
+        is_best = best is None or point.log_likelihood > best.log_likelihood
+        best, best_n, n_points = (point, n, n + 1) if is_best else (best, best_n, n + 1)
+        log(result_of(n, point, start), is_best)
+        start = time.perf_counter()
+    final = path.refined(best)
+    with torch.no_grad():
+        for parameter, value in zip((head.weight, head.bias), path.linear(final), strict=True):
+            parameter.copy_(value)
+    return result_of(best_n, final, start), n_points
