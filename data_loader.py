@@ -14,7 +14,7 @@ from photo_classifier.config import TrainConfig
 from photo_classifier.data.batches import make_loader
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.image_files import MAX_PIXELS
-from photo_classifier.data.preprocess import LimitAspect, Preprocess, eval_transform, resize_and_crop
+from photo_classifier.data.preprocess import Preprocess, eval_transform, fit_to, resize_and_crop
 from photo_classifier.data.samples import Sample, Splits
 from photo_classifier.features.extraction import FeatureRequest, extract
 from photo_classifier.features.loader import FeatureLoader
@@ -27,12 +27,13 @@ from photo_classifier.runtime.seeding import seeded_rng
 
 def _random_crop(p: Preprocess) -> list[v2.Transform]:
     interpolation = v2.InterpolationMode(p.interpolation)
-    return [v2.RandomResizedCrop(p.image_size, scale=(0.35, 1.0), interpolation=interpolation)]
+    square = [] if p.fit == "crop" else fit_to(p, p.decode_side)
+    return [*square, v2.RandomResizedCrop(p.image_size, scale=(0.35, 1.0), interpolation=interpolation)]
 
 
 def _shift(p: Preprocess) -> list[v2.Transform]:
     """Moves the picture by the margin that `resize` leaves around `image_size`, and shows nearly all of it."""
-    return [LimitAspect(), v2.Resize(p.resize, v2.InterpolationMode(p.interpolation)), v2.RandomCrop(p.image_size)]
+    return [*fit_to(p, p.resize), v2.RandomCrop(p.image_size)]
 
 
 # All of them work on 8-bit tensors: in floats, contrast differed with the number of threads.
@@ -135,7 +136,7 @@ class ImageDataset(Dataset):
 
     def thumbnails(self, side: int) -> ImageDataset:
         """Returns the same samples as small images, uint8 (3, side, side), without augmentation."""
-        small = self.preprocess.at(side, None, self.preprocess.bit_depth)
+        small = self.preprocess.at(side, None)
         return ImageDataset(self.samples, (), small, eval_transform(small), max_pixels=self.max_pixels)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[int, int, torch.Tensor | str]:

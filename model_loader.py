@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ def get_model(
     preferred_size: int | None = None,
     resize: int | None = None,
     bit_depth: int = 16,
+    fit: str = "crop",
     head_hidden: int | None = None,
     dropout: float = 0.0,
     seed: int = 0,
@@ -45,11 +47,12 @@ def get_model(
     backbone = find_backbone(model_name)
     with seeded_rng(seed, "init"):
         net, preprocess, source = build(backbone, will_load=pretrained or bool(weights_file))
+        preprocess = replace(preprocess, bit_depth=bit_depth, fit=fit)
         head_name = backbone.head or find_head(net, model_name)
         replace_head(net, head_name, n_classes, head_hidden, dropout)
-    model = Classifier(net, head_name, preprocess.at(image_size or preferred_size, resize, bit_depth))
+    model = Classifier(net, head_name, preprocess.at(image_size or preferred_size, resize))
     if not image_size and preferred_size and _try_size(model, preferred_size, n_classes):
-        model.preprocess = preprocess.at(None, resize, bit_depth)
+        model.preprocess = preprocess.at(None, resize)
     _check_size(model, n_classes, model_name, preprocess.image_size)  # before a download, which may take a while
     if weights_file:
         _load_file(net, weights_file, head_name, model_name)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from photo_classifier.prediction.stdout_rows import StdoutRows
 
 STDOUT = "-"
+MOST_AHEAD, LOOK_AHEAD_SECONDS = 100_000, 1.0  # inputs that are listed for the total of the progress bar
 READER_GONE = 141  # the usual exit status when the reader, such as `head`, has closed the pipe
 EXAMPLES = """examples:
   python predict.py --model_fn resnet.pth                     the held-out images of its training
@@ -83,11 +84,11 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     if not is_main():
         list(predict_distributed(predictor, ()))
         return 0
-    samples, title = find_samples(config, predictor)
+    samples, n_samples, title = find_samples(config, predictor)
     totals = make_totals(config, predictor)
     with open_target(config, predictor, pipe, agents) as target:
         if target.begin(config.resume, samples, totals, is_restart):
-            speed = write_rows(predictor, samples, target, totals)
+            speed = write_rows(predictor, samples, n_samples, target, totals)
             target.finish({"command": command, "counts": totals.state()["counts"]})
             print_counts(config, totals.counts, speed)
         else:
@@ -163,14 +164,14 @@ def make_predictor(config: PredictConfig) -> Predictor:
     return predictor
 
 
-def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[Sample], str]:
-    """Returns the samples to predict, and what to call their accuracy.
+def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[Sample], int | None, str]:
+    """Returns the samples to predict, their number if it is known already, and what to call their accuracy.
 
     Raises:
         UserError: no images were found.
     """
-    from photo_classifier.data.inputs import input_samples
-    from photo_classifier.data.tables import Columns
+    from photo_classifier.data.inputs import STDIN, input_samples
+    from photo_classifier.data.table_columns import Columns
 
     if not config.input:
         if not predictor.metadata["splits"]:
@@ -184,14 +185,29 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
         return held_out_samples(splits)
     columns = Columns(config.path_column, config.label_column)
     samples = input_samples(config.input, predictor.class_names, columns)
-    first = next(samples, None)
-    if first is None:
+    # names may arrive slowly on stdin
+    samples, n_samples = look_ahead(samples, most=1 if STDIN in config.input else MOST_AHEAD)
+    if n_samples == 0:
         raise UserError(f"--input {' '.join(config.input)}: no images were found; give photos, or folders of photos")
-    return itertools.chain([first], samples), "accuracy"
+    return samples, n_samples, "accuracy"
 
 
-def held_out_samples(splits: dict) -> tuple[Iterator[Sample], str]:
-    """Returns the images that training held out, and what it called their accuracy."""
+def look_ahead(samples: Iterator[Sample], most: int) -> tuple[Iterator[Sample], int | None]:
+    """Lists the samples that a second is enough for; returns all of them, and their number if that was the last.
+
+    Args:
+        most: samples to list, as they fill the memory.
+    """
+    start, ahead = time.monotonic(), []
+    for sample in samples:
+        ahead.append(sample)
+        if len(ahead) == most or time.monotonic() - start > LOOK_AHEAD_SECONDS:
+            return itertools.chain(ahead, samples), None
+    return iter(ahead), len(ahead)
+
+
+def held_out_samples(splits: dict) -> tuple[Iterator[Sample], int, str]:
+    """Returns the images that training held out, their number, and what it called their accuracy."""
     from photo_classifier.data.samples import Sample, split_title
 
     name = splits["held_out"]
@@ -202,7 +218,7 @@ def held_out_samples(splits: dict) -> tuple[Iterator[Sample], str]:
         return original if os.path.exists(original) and os.getcwd() != splits["cwd"] else path
 
     samples = [Sample(locate(path), label) for path, label in splits[name]]
-    return iter(samples), f"{split_title(name)} accuracy"
+    return iter(samples), len(samples), f"{split_title(name)} accuracy"
 
 
 def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
@@ -226,7 +242,8 @@ def open_target(
     from photo_classifier.prediction.result_file import ResultFile
     from photo_classifier.prediction.stdout_rows import StdoutRows
 
-    columns = columns_of(config.top_k, predictor.class_names if config.probabilities else ())
+    every = predictor.class_names if config.probabilities else ()
+    columns = columns_of(config.top_k, every, config.min_probability)
     if pipe:
         return StdoutRows(pipe, columns)
     checkpoint = {
@@ -247,13 +264,21 @@ def open_target(
 
 
 def write_rows(
-    predictor: Predictor, samples: Iterator[Sample], target: ResultFile | StdoutRows, totals: Totals
+    predictor: Predictor,
+    samples: Iterator[Sample],
+    n_samples: int | None,
+    target: ResultFile | StdoutRows,
+    totals: Totals,
 ) -> float:
-    """Predicts the samples and writes their rows batch by batch; returns the images per second."""
+    """Predicts the samples and writes their rows batch by batch; returns the images per second.
+
+    Args:
+        n_samples: with those that have a row already; the progress bar has no total without it.
+    """
     from photo_classifier.prediction.task_queue import predict_distributed
 
     start, n_before = time.perf_counter(), target.n_rows
-    with progress(desc="predicting", unit="image", initial=n_before) as bar:
+    with progress(desc="predicting", unit="image", initial=n_before, total=n_samples) as bar:
         for predictions in predict_distributed(predictor, samples):
             totals.add(predictions)
             target.write([row_of(prediction) for prediction in predictions], totals)

@@ -170,14 +170,15 @@ def load_data(config: TrainConfig) -> Splits:
     """Returns the samples in their splits; raises UserError if they cannot be used or `--n_classes` is wrong."""
     from photo_classifier.data.discovery import load_splits
     from photo_classifier.data.known_datasets import dataset_folder
-    from photo_classifier.data.tables import Columns
+    from photo_classifier.data.table_columns import Columns
 
     shares = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
-    columns = Columns(config.path_column, config.label_column, config.group_column)
+    columns = Columns(config.path_column, config.label_column, config.group_column, config.split_column)
     if config.dataset_name == "digits":
         say("training on the built-in digits; for your own photos give --data_dir DIR")
     root = str(dataset_folder(config.dataset_name)) if config.dataset_name else config.data_dir
-    splits = load_splits(root, shares, config.seed, config.labels, columns, config.splits)
+    train_new = config.new_photos == "train"
+    splits = load_splits(root, shares, config.seed, config.labels, columns, config.splits, config.min_images, train_new)
     n_classes = len(splits.class_names)
     if config.n_classes not in (None, n_classes):
         names = ", ".join(splits.class_names)
@@ -191,12 +192,15 @@ def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun,
     if not stopped.is_new:
         return stopped.images.splits
     from data_loader import make_datasets
+    from photo_classifier.data.survey import survey
     from photo_classifier.training import summary
     from photo_classifier.training.finish import show_augmented
 
     def prepare() -> Splits:
         splits = drop_unusable(config, stopped.images.splits, run)
         summary.warn_of_random_layers(config)
+        for line in survey(splits.train, model.preprocess, config.max_pixels):
+            warn(line)
         show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
         return splits
 
@@ -213,7 +217,7 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     from photo_classifier.training.run_folder import write_table
 
     samples = [sample for part in splits.by_name().values() for sample in part]
-    reasons = find_unreadable(samples, config.max_pixels)
+    reasons = {**splits.unread, **find_unreadable(samples, config.max_pixels)}
     run.skipped.add(reasons)
     duplicates = find_duplicates(splits)
     if duplicates.copies:
@@ -264,12 +268,14 @@ def check_choices(config: TrainConfig) -> None:
     """Checks every flag that names a row of a table; raises UserError if there is no such row."""
     from data_loader import AUGMENTS
     from photo_classifier.data.checks import ON_LEAK
+    from photo_classifier.data.preprocess import FITS
     from photo_classifier.training.optimization import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS
     from trainer import MONITORS
 
     tables = {
         "head": HEADS,
         "on_leak": ON_LEAK,
+        "fit": FITS,
         "augment": AUGMENTS,
         "class_weights": CLASS_WEIGHTS,
         "optimizer": OPTIMIZERS,
@@ -295,6 +301,7 @@ def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) 
             preferred_size=config.preferred_size,
             resize=config.resize,
             bit_depth=config.bit_depth,
+            fit=config.fit,
             head_hidden=config.head_hidden,
             dropout=config.dropout,
             seed=config.seed,

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from photo_classifier.data.image_files import MAX_PIXELS
-from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.flags import flag, group_of, number, parse_flags
+
+NEW_PHOTOS = ("skip", "train")
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class DataFlags:
     data_dir: str | None = flag(
         None,
         "your photos: a folder (train/ + val/ class folders, class folders, files like cat.1.jpg, or a table), "
-        "a .zip or .tar.gz of one, or a .csv (default: the digits)",
+        "a .zip or .tar.gz of one, or a table (default: the digits)",
         "DIR",
     )
     dataset_name: str | None = flag(
@@ -28,9 +30,9 @@ class DataFlags:
     )
     labels: str | None = flag(
         None,
-        "table of paths and labels instead of class folders; its paths are relative to --data_dir, or to itself "
-        "(default: none)",
-        "CSV",
+        "table of paths and labels instead of class folders (.csv, .xlsx, .json, .jsonl, or a .txt list); its paths "
+        "are relative to --data_dir, or to itself (default: none)",
+        "TABLE",
     )
     path_column: str | None = flag(None, "a table's column of paths (default: found by its usual names)", "NAME")
     label_column: str | None = flag(None, "a table's column of labels (default: found by its usual names)", "NAME")
@@ -39,13 +41,31 @@ class DataFlags:
         "a table's column of groups (plants, patients) that stay in one split (default: group, if there is one)",
         "NAME",
     )
+    split_column: str | None = flag(
+        None,
+        "a table's column of splits: train, val or test, or true and false if it is called is_valid "
+        "(default: found by its usual names)",
+        "NAME",
+    )
     splits: str | None = flag(None, "the splits.csv of an earlier run, to use the same splits (default: none)", "CSV")
+    new_photos: str = flag(
+        "skip",
+        "skip or train: what happens to the photos that --splits does not list; its validation and test photos stay",
+        "NAME",
+    )
     train_ratio: float = flag(0.6, "share of images for training", "R", number(float, 0, 1))
     valid_ratio: float = flag(
         0.2, "share of images for validation, if the data has no such split", "R", number(float, 0, 1)
     )
     test_ratio: float = flag(
         0.2, "share of images for the final test, if the data has no such split", "R", number(float, 0, 1)
+    )
+    min_images: int | None = flag(
+        None,
+        "leave out classes with fewer images to train on, and keep the others even if they are too few for every "
+        "split (default: such classes are an error)",
+        "N",
+        number(int, 1),
     )
     batch_size: int = flag(32, "images per step", "N", number(int, 1))
     n_workers: int | None = flag(
@@ -56,7 +76,12 @@ class DataFlags:
     resize: int | None = flag(
         None, "pixels of the shorter side before the crop (default: as the weights expect)", "N", number(int, 1)
     )
-    bit_depth: int = flag(16, "bits used in 16-bit greyscale files", "N", number(int, 10, 16))
+    fit: str = flag(
+        "crop",
+        "how a photo becomes square: crop (its middle), squash (all of it, distorted) or pad (all of it, with margins)",
+        "NAME",
+    )
+    bit_depth: int = flag(16, "bits used in PNG and TIFF files of 16 bits a channel", "N", number(int, 8, 16))
     augment: str = flag(
         "basic",
         "none, basic (crops, mirroring), flips (crops, mirroring both ways), shifts (nearly the whole image, mirroring "
@@ -240,6 +265,12 @@ def check(config: TrainConfig) -> None:
         raise UserError("--data_dir and --dataset_name were both given; give one of them")
     if config.labels and config.dataset_name:
         raise UserError("--labels and --dataset_name were both given; give one of them")
+    if choose("--new_photos", config.new_photos, NEW_PHOTOS) == "train" and not (
+        config.splits and (config.data_dir or config.labels or config.dataset_name)
+    ):
+        raise UserError(
+            "--new_photos train needs the splits of an earlier run and the photos; give --splits and --data_dir"
+        )
     if config.use_pretrained and config.weights:
         raise UserError("--use_pretrained and --weights were both given; give one of them")
     if config.scheduler == "plateau" and config.gamma >= 1:
@@ -318,7 +349,9 @@ class OutputFlags:
 
     title: ClassVar[str] = "output"
 
-    result: str = flag("result.csv", "the table to write: .csv, .jsonl or .parquet, or - for CSV on stdout", "FILE")
+    result: str = flag(
+        "result.csv", "the table to write: .csv, .jsonl, .parquet or .xlsx, or - for CSV on stdout", "FILE"
+    )
     resume: bool = flag(False, "continue a stopped run after its last row (default: start over)")
     top_k: int | None = flag(None, "add columns for the K most probable classes (default: none)", "K", number(int, 1))
     probabilities: bool = flag(False, "add a column for the probability of every class")

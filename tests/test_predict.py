@@ -44,7 +44,7 @@ def test_the_table_opens_in_excel_and_has_the_fixed_columns(cli, trained):
     cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0)
     assert open("result.csv", "rb").read(3) == b"\xef\xbb\xbf"
     header = open("result.csv", encoding="utf-8-sig").readline().strip()
-    assert header == "file_dir,predict,probability,label,status,reason"
+    assert header == "file_dir,predict,probability,label,correct,status,reason"
     assert {row["label"] for row in rows()} == {"cat", "dog", "개"}
     assert all(0 <= float(row["probability"]) <= 1 for row in rows())
 
@@ -160,6 +160,27 @@ def test_a_run_that_is_stopped_twice_resumes_to_the_same_file(cli, trained, imag
     assert counts["n_rows"] == 120
 
 
+def test_the_progress_bar_has_a_total_where_the_inputs_are_soon_listed(cli, trained, image_folder, monkeypatch):
+    totals, shown = [], predict.progress
+
+    def progress(**options):
+        totals.append(options["total"])
+        return shown(**options)
+
+    monkeypatch.setattr("predict.progress", progress)
+    photo = image_folder / "cat" / "00.png"
+    (image_folder / "t.csv").write_text("path\ncat/01.png\ncat/02.png\n")
+    argv = ("predict", "--model_fn", "tiny.pth", "--n_workers", 0)
+    cli(*argv)
+    cli(*argv, "--input", photo, image_folder, image_folder / "t.csv")
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=[f"{photo}\n".encode()] * 3))
+    cli(*argv, "--input", "-")
+    assert len(rows()) == 3, "names of stdin are not waited for"
+    monkeypatch.setattr("predict.MOST_AHEAD", 5)
+    cli(*argv, "--input", image_folder)
+    assert (totals, len(rows())) == ([15, 33, None, None], 30)
+
+
 def test_a_pipe_gets_the_rows_alone_and_the_console_the_rest(cli, trained, image_folder):
     cli("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0)
     done = cli("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0, "--result", "-")
@@ -179,7 +200,7 @@ def test_more_columns_on_request(cli, trained, image_folder):
     common = ("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0)
     cli(*common, "--top_k", 2, "--probabilities", "--min_probability", 0.4)
     added = "class_1,probability_1,class_2,probability_2,p_cat,p_dog,p_개"
-    assert ",".join(rows()[0]) == f"file_dir,predict,probability,{added},label,status,reason"
+    assert ",".join(rows()[0]) == f"file_dir,predict,probability,best_guess,{added},label,correct,status,reason"
     for row in rows():
         every = {name: float(row[f"p_{name}"]) for name in ("cat", "dog", "개")}
         assert sum(every.values()) == pytest.approx(1, abs=1e-5)
@@ -187,6 +208,25 @@ def test_more_columns_on_request(cli, trained, image_folder):
         assert [float(row["probability_1"]), float(row["probability_2"])] == ranked[:2]
         assert every[row["class_1"]] == ranked[0] == float(row["probability"])
         assert row["predict"] == ("unknown" if ranked[0] < 0.4 else row["class_1"])
+        assert row["best_guess"] == row["class_1"]
+
+
+def test_the_mean_of_the_column_correct_is_the_accuracy_of_the_answers(cli, trained, image_folder, tmp_path):
+    def mean():
+        values = [int(row["correct"]) for row in rows() if row["correct"]]
+        return f"{sum(values) / len(values):.4f} ({sum(values)}/{len(values)})"
+
+    (image_folder / "cat" / "bad.png").write_bytes(b"nothing")
+    common = ("predict", "--model_fn", "tiny.pth", "--input", image_folder, "--n_workers", 0)
+    assert cli(*common).out.splitlines()[-1] == f"accuracy {mean()}"
+    middle = sorted(float(row["probability"]) for row in rows() if row["probability"])[15]
+    done = cli(*common, "--min_probability", middle)
+    assert f"accuracy of those {mean()}" in done.out
+    for row in rows():
+        assert (row["correct"] == "") == (row["predict"] in ("unknown", ""))
+        assert bool(row["best_guess"]) == (row["status"] == "ok")
+    cli("predict", "--model_fn", "tiny.pth", "--input", image_folder / "cat" / "00.png", "--n_workers", 0)
+    assert rows()[0]["correct"] == "", "no label is known"
 
 
 def test_unknown_answers_do_not_change_the_accuracy_of_the_model(cli, trained):
@@ -261,7 +301,7 @@ MISTAKES = {
     "sheet over a photo": (["--model_fn", "tiny.pth", "--sheet", "mine.png"], "mine.png was not written by this tool"),
     "report into a run": (["--model_fn", "tiny.pth", "--report", "r"], "--report r is the folder of a training run"),
     "top_k": (["--model_fn", "tiny.pth", "--top_k", "4"], "--top_k 4: tiny.pth has 3 classes"),
-    "ending": (["--model_fn", "tiny.pth", "--result", "result.xlsx"], "choose from .csv, .jsonl, .parquet"),
+    "ending": (["--model_fn", "tiny.pth", "--result", "result.xls"], "choose from .csv, .jsonl, .parquet, .xlsx"),
     "pipe and resume": (["--model_fn", "tiny.pth", "--result", "-", "--resume"], "--resume needs a file"),
     "over the user's table": (
         ["--model_fn", "tiny.pth", "--result", "mine.csv"],

@@ -25,9 +25,11 @@ END_BYTES = 4096
 
 
 def find_unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
-    """Returns path -> reason for every file whose header shows that it cannot be used."""
+    """Returns path -> reason for every file that is known to be unreadable, or whose header shows it."""
 
     def reason_of(sample: Sample) -> str | None:
+        if sample.reason:
+            return sample.reason
         try:
             check_header(sample.path, max_pixels)
         except BadImage as error:
@@ -50,7 +52,10 @@ def drop_samples(splits: Splits, paths: Iterable[str]) -> Splits:
     left = {name: [s for s in getattr(splits, name) if s.path not in gone] for name in SPLIT_FOLDERS}
     missing = set(splits.class_names) - {sample.label for sample in left["train"]}
     if missing:
-        raise UserError(f"no image of {', '.join(sorted(missing))} is left to train on; see --max_bad and --on_leak")
+        raise UserError(
+            f"no image of {', '.join(sorted(missing))} is left to train on; see skipped.csv and duplicates.csv in the "
+            "run folder, and add other images of it, or remove the class"
+        )
     if not left["valid"]:
         raise UserError("no image is left to validate on; see --max_bad and --on_leak")
     return replace(splits, **left)

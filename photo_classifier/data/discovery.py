@@ -12,12 +12,16 @@ from pathlib import Path
 from photo_classifier.data.archives import is_archive_name, unpack_once
 from photo_classifier.data.image_files import Listing
 from photo_classifier.data.layout_hints import explain_undetected
-from photo_classifier.data.layout_readers import EXPECTED, LayoutReader, TableReader
-from photo_classifier.data.layouts import detect_layout, tables_in
+from photo_classifier.data.layout_readers import EXPECTED, LayoutReader
+from photo_classifier.data.layouts import detect_layout, find_tables
+from photo_classifier.data.rare_classes import refuse_small_classes, without_rare_classes
 from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Splits
 from photo_classifier.data.split_files import read_splits
 from photo_classifier.data.splitting import crossing_groups, stratified_split
-from photo_classifier.data.tables import USUAL, Columns, Table, is_table_name
+from photo_classifier.data.table_columns import USUAL, Columns
+from photo_classifier.data.table_files import is_table_name
+from photo_classifier.data.table_reader import TableReader
+from photo_classifier.data.tables import Table
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.text import pluralize
 
@@ -42,6 +46,8 @@ def load_splits(
     labels: str | Path | None = None,
     columns: Columns = USUAL,
     splits: str | Path | None = None,
+    min_images: int | None = None,
+    train_new: bool = False,
 ) -> Splits:
     """Recognises the layout of a data set and returns its samples in splits.
 
@@ -51,25 +57,33 @@ def load_splits(
         labels: a table of paths, relative to `root` or else to itself, and labels.
         columns: the names of its columns, if they are not the usual ones.
         splits: a `splits.csv` that assigns images to splits.
+        min_images: leaves out the classes with fewer images to train on, and keeps those that have more even if they
+            are too few for every split; None refuses these.
+        train_new: trains on the images that `splits` does not list, unless the data itself holds them out.
 
     Raises:
         UserError: no classifier can be trained on this data.
     """
-    parts, layout, name, notes, others = {}, "images", str(splits), [], {}
+    parts, layout, name, notes, others, unread, empty = {}, "images", str(splits), [], {}, {}, []
     if root is not None or labels is not None:
         layout, reader = open_data(root, labels, columns)
         root, name, (parts, notes) = reader.root, reader.name, _read(reader, columns)
-        others = dict(sorted(reader.others.items()))
+        others, unread, empty = dict(sorted(reader.others.items())), reader.unread, reader.empty
     if splits:
         known = [sample for part in parts.values() for sample in part] or None
-        parts, split_notes = read_splits(splits, known, root or "")
+        parts, split_notes = read_splits(splits, known, root or "", parts.get("train", []) if train_new else [])
         layout, notes = f"{layout} split as in {splits}", notes + split_notes
+    if min_images is None:
+        refuse_small_classes(parts, empty, [split for split, share in _splits_to_make(parts, ratios).items() if share])
+    else:
+        parts, rare_notes = without_rare_classes(parts, {place.label for place in empty if place.label}, min_images)
+        notes += rare_notes
     class_names = _class_names(parts, name)
-    filled = parts if "valid" in parts else _with_missing_splits(parts, ratios, seed)
+    filled = _with_missing_splits(parts, ratios, seed)
     notes += _group_notes(filled) + _absent_notes(filled, class_names)
     made = tuple(split for split in filled if split not in parts)
     three = [filled.get(split, []) for split in SPLIT_FOLDERS]
-    return Splits(layout, name, class_names, *three, made=made, passed_over=others, notes=tuple(notes))
+    return Splits(layout, name, class_names, *three, made=made, passed_over=others, unread=unread, notes=tuple(notes))
 
 
 def open_data(root: str | Path | None, labels: str | Path | None, columns: Columns) -> tuple[str, LayoutReader]:
@@ -94,7 +108,7 @@ def open_data(root: str | Path | None, labels: str | Path | None, columns: Colum
         raise UserError(explain_undetected(root, columns))
     name, reader = found
     if isinstance(reader, TableReader):
-        name += f" ({', '.join(table.description() for table in reader.tables.values())})"
+        name += f" ({', '.join(dict.fromkeys(table.description() for table in reader.tables.values()))})"
     return name, reader
 
 
@@ -105,7 +119,8 @@ def _folder(root: str | Path) -> str:
     if not os.path.isdir(root):
         what = "is a file, but neither an archive nor a table" if os.path.exists(root) else "does not exist"
         hint = did_you_mean_path(root)
-        raise UserError(f"the data folder {root} {what}{hint}; {EXPECTED}, or a .zip, .tar.gz or .csv file")
+        tables = "a table such as labels.csv or labels.xlsx, or a .zip or .tar.gz of these"
+        raise UserError(f"the data folder {root} {what}{hint}; {EXPECTED}, or {tables}")
     return str(Path(root))
 
 
@@ -118,7 +133,8 @@ def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
     if len(reader.missing) == n_samples:
         example = f", for example {reader.missing[0]}" if reader.missing else ""
         raise UserError(
-            f"{reader.name}: none of its images is in {reader.root}{example}; give their folder with --data_dir"
+            f"{reader.name}: none of its images is in {reader.root}{example}; give their folder with --data_dir, or "
+            "the right column with --path_column"
         )
     notes = []
     if reader.missing:
@@ -128,41 +144,58 @@ def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
         folders = Counter(os.path.dirname(path) for path in reader.left_out)
         shown = ", ".join(f"{folder} {count}" for folder, count in folders.most_common(5))
         notes.append(f"left out {pluralize(len(reader.left_out), 'image')} without a class ({shown})")
-    if isinstance(reader, TableReader):
-        notes += reader.find.notes()
-    else:
-        notes += [
-            f"{table.file} was not used, as folder or file names give the classes; to use it: --labels {table.file}"
-            for table in tables_in(Listing(reader.root), columns)
-        ]
+    notes += reader.notes()
+    if not isinstance(reader, TableReader):
+        notes += _unused_tables(reader.root, columns)
     return parts, notes
+
+
+def _unused_tables(root: str, columns: Columns) -> list[str]:
+    faults: dict[str, str] = {}
+    unused = [table.file for table in find_tables(Listing(root), columns, faults)]
+    why = "was not used, as folder or file names give the classes"
+    return [f"{file} {why}; to use it: --labels {file}" for file in unused] + [
+        f"{os.path.join(root, name)} {why}; as a table it could not be: {fault}" for name, fault in faults.items()
+    ]
 
 
 def _class_names(parts: Parts, root: str | Path) -> list[str]:
     if "train" not in parts:
         raise UserError(f"{root} has no images for training; {EXPECTED}")
     class_names = sorted({sample.label for sample in parts["train"]})
+    wrong = []
     for split, samples in parts.items():
         labels = {sample.label for sample in samples}
         if unknown := sorted(labels - set(class_names)):
             lacking = ", ".join(sorted(set(class_names) - labels))
-            raise UserError(
-                f"the {split} split has classes that the training split lacks: {', '.join(unknown)}"
-                f"{f' (and it lacks {lacking})' if lacking else ''}; "
-                f"training has {', '.join(class_names)}: rename or remove those folders or labels"
-            )
+            lacks = f" (and it lacks {lacking})" if lacking else ""
+            wrong.append(f"the {split} split has classes that the training split lacks: {', '.join(unknown)}{lacks}")
+    if wrong:
+        leave_out = ", or leave these classes out (--min_images 1)" if len(class_names) > 1 else ""
+        raise UserError(
+            f"{'; '.join(wrong)}; training has {', '.join(class_names)}: rename or remove those folders or labels"
+            f"{leave_out}"
+        )
     if len(class_names) < 2:
         raise UserError(f"{root} has only one class ({class_names[0]!r}); {EXPECTED}")
     return class_names
 
 
+def _splits_to_make(parts: Parts, ratios: Mapping[str, float]) -> dict[str, float]:
+    """Returns the shares of the splits that the training images are to be divided into, if they are."""
+    if "valid" in parts:
+        return {}
+    return {name: ratios[name] for name in SPLIT_FOLDERS if name not in parts or name == "train"}
+
+
 def _with_missing_splits(parts: Parts, ratios: Mapping[str, float], seed: int) -> Parts:
-    """Takes the splits that the layout lacks from its training images."""
-    wanted = {name: ratios[name] for name in SPLIT_FOLDERS if name not in parts or name == "train"}
+    """Takes the splits that the layout lacks from its training images, unless it has validation images."""
+    if not (wanted := _splits_to_make(parts, ratios)):
+        return parts
     cut = stratified_split(parts["train"], wanted, seed)
     if not cut["valid"]:
         raise UserError(
-            "every class has only one group, and a group stays in one split; add images of other groups, "
+            "every class has only one image or group, and a group stays in one split; add images (of other groups), "
             "or provide separate validation images"
         )
     return parts | {name: part for name, part in cut.items() if part}

@@ -13,9 +13,12 @@ def split_title(name: str) -> str:
 
 
 SPLIT_FOLDERS = {
-    "train": ("train", "training", "training_set"),
-    "valid": ("val", "valid", "validation", "validation_set", "val_set"),
-    "test": ("test", "testing", "test_set"),
+    "train": ("train", "training", "training_set", "train_set", "trainset", "train_data", "training_data"),
+    "valid": (
+        *("val", "valid", "validate", "validation", "dev", "eval", "evaluation", "development", "valset", "validset"),
+        *("val_set", "valid_set", "validation_set", "dev_set", "eval_set", "val_data", "validation_data", "publictest"),
+    ),
+    "test": ("test", "testing", "test_set", "testset", "test_data", "testing_set", "testing_data", "privatetest"),
 }
 
 
@@ -46,6 +49,7 @@ class Splits:
     test: list[Sample] = field(repr=False)
     made: tuple[str, ...] = ()  # the splits that were taken from the training images here
     passed_over: Mapping[str, int] = field(default_factory=dict)  # number of files that are not images, by ending
+    unread: Mapping[str, str] = field(default_factory=dict)  # reasons, by path, for photos of other formats in a class
     notes: tuple[str, ...] = ()  # what else the user should know
 
     def by_name(self) -> dict[str, list[Sample]]:
@@ -82,4 +86,5 @@ Parts = dict[str, list[Sample]]
 
 def split_of(name: str) -> str | None:
     """Returns the split that a folder or table cell of this name stands for, or None."""
-    return next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)
+    name = name.strip().lower().replace("-", "_").replace(" ", "_")
+    return next((split for split, names in SPLIT_FOLDERS.items() if name in names), None)

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from photo_classifier.data.samples import Parts, Sample
-from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.seeding import derive_seed
-from photo_classifier.runtime.text import pluralize
 
 Units = dict[str, list[list[Sample]]]  # groups of samples that stay together, by split or by class
 TOLERANCE = 0.03  # by how much of a class a split with groups may differ from its share
@@ -23,18 +21,11 @@ def stratified_split(samples: Sequence[Sample], ratios: Mapping[str, float], see
     rounding of the ratio: yesterday's test images do not become today's training images. A group draws
     one position for all its images, among the groups with the same most common class. It is moved only if
     a class is off its shares by more than `TOLERANCE` and the move brings it closer.
-
-    Raises:
-        UserError: a class has fewer images than there are splits.
+    A class with fewer images or groups than there are splits goes to the first ones.
     """
     shares = {name: ratio / sum(ratios.values()) for name, ratio in ratios.items() if ratio > 0}
     parts: Units = {name: [] for name in shares}
-    for label, units in _strata(samples, seed).items():
-        if len(units) < len(shares) and not units[0][0].group:
-            raise UserError(
-                f"the class {label!r} has {pluralize(len(units), 'image')}, too few for {' + '.join(shares)}; "
-                "add images, or set --test_ratio 0"
-            )
+    for units in _strata(samples, seed).values():
         ends = _ends([len(unit) for unit in units], list(shares.values()))
         for name, start, end in zip(shares, [0, *ends], ends, strict=False):
             parts[name] += units[start:end]

@@ -13,7 +13,7 @@ import torch
 from msgspec import Meta
 from torchvision.transforms.v2 import InterpolationMode
 
-from photo_classifier.data.preprocess import Preprocess
+from photo_classifier.data.preprocess import FITS, Preprocess
 from photo_classifier.models import tensor_files
 from photo_classifier.models.backbones import build, find_backbone, find_head
 from photo_classifier.models.classifier import Classifier
@@ -44,7 +44,8 @@ class Content:
     eval_batch_size: Annotated[int, Meta(ge=1, le=eval_batch_size(256))]
     splits: dict[str, Any]
     state_dict: dict[str, torch.Tensor]
-    bit_depth: Annotated[int, Meta(ge=10, le=16)] = 16
+    bit_depth: Annotated[int, Meta(ge=8, le=16)] = 16
+    fit: Literal[FITS] = "crop"
     temperature: Positive = 1.0
 
 
@@ -56,11 +57,12 @@ class HeldOut(TypedDict):
 
 
 def save_checkpoint(
-    path: str | Path, model: Classifier, metadata: Mapping[str, object], keep_previous: bool = False
+    path: str | Path, model: Classifier, metadata: Mapping[str, object], keep_existing: bool = False
 ) -> None:
     """Writes the file that prediction needs: plain values and the state_dict.
 
     `metadata` is what the model itself does not know: `model_name, class_names, splits, metrics, config, ...`.
+    With `keep_existing`, an existing file is kept as `<path>.prev`.
     """
     content = {
         "format_version": FORMAT_VERSION,
@@ -72,7 +74,7 @@ def save_checkpoint(
         "versions": {"torch": str(torch.__version__)},
         "state_dict": {key: value.detach().cpu().clone() for key, value in model.net.state_dict().items()},
     }
-    tensor_files.write(path, content, previous=f"{path}.prev" if keep_previous else None)
+    tensor_files.write(path, content, keep_existing)
 
 
 def load_checkpoint(

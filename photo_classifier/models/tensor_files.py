@@ -66,9 +66,9 @@ def has_format(content: object, version: int, path: str | Path) -> bool:
     return type(declared) is int and declared == version
 
 
-def write(path: str | Path, content: dict, previous: str | Path | None = None) -> None:
-    """Writes plain values and tensors as a `.pth` file, atomically; an existing file is kept as `previous`."""
-    with atomic_write(path, previous=previous) as file:
+def write(path: str | Path, content: dict, keep_existing: bool = False) -> None:
+    """Writes plain values and tensors as a `.pth` file, atomically; `keep_existing` keeps an old one as `.prev`."""
+    with atomic_write(path, keep_existing=keep_existing) as file:
         recorder = _ErrorRecorder(file)
         try:
             torch.save(content, recorder)

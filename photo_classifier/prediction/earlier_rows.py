@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from photo_classifier.data.samples import Sample
 from photo_classifier.prediction.formats import BOM, CsvFile, JsonlFile, Row
+from photo_classifier.prediction.results import LATER_COLUMNS
+from photo_classifier.prediction.xlsx_file import is_own_workbook
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import escape_surrogates, pluralize
 
@@ -14,7 +16,16 @@ def is_result(path: str) -> bool:
     """Returns whether the file is empty or starts like a result of this tool."""
     with open(path, "rb") as file:
         start = file.read(40)
-    return not start or start.removeprefix(BOM).startswith((b"file_dir,", b'{"file_dir": ', b"PAR1"))
+    texts = (b"file_dir,", b'{"file_dir": ', b"PAR1")
+    return not start or start.removeprefix(BOM).startswith(texts) or is_own_workbook(path)
+
+
+def columns_of_rows(path: str, file_format: type[CsvFile | JsonlFile], columns: Sequence[str]) -> list[str]:
+    """Returns the columns to continue a file with: those asked for, without the later ones if its rows lack these."""
+    with open(path, "rb") as file:
+        first, _ = next(file_format.whole_rows(file), ({}, 0))
+    earlier = [name for name in columns if name not in LATER_COLUMNS]
+    return earlier if list(first) == earlier else list(columns)
 
 
 def matching_rows(

@@ -1,4 +1,4 @@
-"""The formats of a prediction's rows: CSV, JSON lines and Parquet, written batch by batch and read back."""
+"""The formats of a prediction's rows: CSV, JSON lines, Parquet and Excel, written batch by batch and read back."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import contextlib
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
+from photo_classifier.prediction.xlsx_file import XlsxFile
 from photo_classifier.runtime.text import escape_surrogates
+
+if TYPE_CHECKING:
+    import pyarrow
 
 ROW_GROUP = 16_384  # rows of a Parquet file that are buffered in memory
 BOM = b"\xef\xbb\xbf"
@@ -25,6 +30,7 @@ class CsvFile:
     """
 
     resumes = True
+    max_columns = math.inf
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
         self.file, self.columns = file, columns
@@ -74,13 +80,14 @@ def texts(row: Row, columns: Sequence[str]) -> list[str]:
 def _text(value: str | float | None) -> str:
     if isinstance(value, float):
         return f"{value:.6f}"
-    return "" if value is None else escape_surrogates(value)
+    return "" if value is None else escape_surrogates(str(value))
 
 
 class JsonlFile:
     """One JSON object per line."""
 
     resumes = True
+    max_columns = math.inf
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
         self.file, self.columns = file, columns
@@ -113,13 +120,13 @@ class ParquetFile:
     """Apache Parquet; readable only once it is closed."""
 
     resumes = False
+    max_columns = math.inf
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], is_new: bool = True) -> None:
         import pyarrow
         from pyarrow import parquet
 
-        types = {True: pyarrow.float64(), False: pyarrow.string()}
-        self.schema = pyarrow.schema([(name, types[name.startswith(("probability", "p_"))]) for name in columns])
+        self.schema = pyarrow.schema([(name, self._type_of(name)) for name in columns])
         self.parquet = parquet.ParquetWriter(file, self.schema)
         self._buffer: list[dict] = []
 
@@ -138,6 +145,14 @@ class ParquetFile:
         self._flush()
         self.parquet.close()
 
+    @staticmethod
+    def _type_of(column: str) -> pyarrow.DataType:
+        import pyarrow
+
+        if column == "correct":
+            return pyarrow.int8()
+        return pyarrow.float64() if column.startswith(("probability", "p_")) else pyarrow.string()
+
     def _flush(self) -> None:
         import pyarrow
 
@@ -146,4 +161,4 @@ class ParquetFile:
             self._buffer.clear()
 
 
-FORMATS = {".csv": CsvFile, ".jsonl": JsonlFile, ".parquet": ParquetFile}
+FORMATS = {".csv": CsvFile, ".jsonl": JsonlFile, ".parquet": ParquetFile, ".xlsx": XlsxFile}

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 from photo_classifier.data.samples import Sample
-from photo_classifier.prediction.earlier_rows import check_complete, is_result, matching_rows
+from photo_classifier.prediction.earlier_rows import check_complete, columns_of_rows, is_result, matching_rows
 from photo_classifier.prediction.formats import FORMATS, Row
 from photo_classifier.prediction.results import Totals
 from photo_classifier.prediction.state_file import StateFile, read_state
-from photo_classifier.runtime.console import warn
+from photo_classifier.runtime.console import say, warn
 from photo_classifier.runtime.errors import UserError, choose
+from photo_classifier.runtime.files import keep_previous
 from photo_classifier.runtime.signals import Stopped, resource_hint
 from photo_classifier.runtime.text import pluralize
 
@@ -31,12 +32,17 @@ class ResultFile:
         metadata: see `StateFile`.
 
     Raises:
-        UserError: the format is unknown, or the name is that of a file of the user.
+        UserError: the format is unknown or cannot hold the columns, or the name is that of a file of the user.
     """
 
     def __init__(self, path: str, columns: Sequence[str], metadata: Mapping[str, object]) -> None:
         self.path, self.columns, self.partial = path, list(columns), f"{path}.partial"
         self.format = FORMATS[choose("the ending of --result", os.path.splitext(path)[1].lower(), FORMATS)]
+        if len(self.columns) > self.format.max_columns:
+            raise UserError(
+                f"{path} cannot hold {len(self.columns):,} columns, only {self.format.max_columns:,}; give a name in "
+                ".csv or .parquet (--result)"
+            )
         self.state = StateFile(path, metadata)
         self.n_rows = 0
         self.file: IO[bytes] | None = None
@@ -93,7 +99,7 @@ class ResultFile:
                 self._saved = now
 
     def finish(self, content: Mapping[str, object]) -> None:
-        """Renames the file, and writes `result.json` with that content.
+        """Renames the file, keeps an earlier one as `.prev`, and writes `result.json` with that content.
 
         Raises:
             UserError: the disk is full, or a file of that name cannot be replaced; the rows stay in `.partial`.
@@ -106,6 +112,7 @@ class ResultFile:
         except UserError as error:
             raise UserError(f"{error}; {self._advice(is_closed)}") from error
         try:
+            is_kept = keep_previous(self.path)
             os.replace(self.partial, self.path)
         except OSError as error:
             raise UserError(
@@ -114,6 +121,8 @@ class ResultFile:
                 "again with --resume"
             ) from error
         self.state.publish()
+        if is_kept:
+            say(f"the earlier {self.path} is now {self.path}.prev")
 
     def close(self) -> None:
         """Closes the file after the rows written so far, which makes Parquet readable.
@@ -148,10 +157,9 @@ class ResultFile:
             raise UserError(f"{text}; {self._advice(is_closed)}") from error
 
     def _start(self, resume: bool, totals: Totals) -> None:
-        """Opens a new file, and keeps what an earlier run left as `.prev`."""
+        """Opens a new file, and keeps the rows of a stopped run as `.partial.prev`."""
         if resume and os.path.exists(self.path):
-            os.replace(self.path, f"{self.path}.prev")
-            warn(f"there is no {self.partial} to resume: starting again; the earlier result is now {self.path}.prev")
+            warn(f"there is no {self.partial} to resume: starting again; the earlier result will be {self.path}.prev")
         if os.path.exists(self.partial):
             os.replace(self.partial, f"{self.partial}.prev")
         self.file = open(self.partial, "wb")  # noqa: SIM115
@@ -161,6 +169,7 @@ class ResultFile:
     def _continue(self, samples: Iterator[Sample], totals: Totals) -> None:
         """Opens the file of a stopped run after its last saved row, and cuts off what follows."""
         state = read_state(self.state.partial)
+        self.columns = columns_of_rows(self.partial, self.format, self.columns)
         if state and (name := self.state.difference(state)):
             raise UserError(f"{self.partial} was made with another {name}; use the same, or leave out --resume")
         end = 0
@@ -184,10 +193,12 @@ class ResultFile:
         for path in (self.state.partial, self.state.path):
             content = read_state(path)
             if content and os.path.exists(self.path) and not self.state.difference(content):
-                self.n_rows = sum(1 for _ in matching_rows(self.path, self.format, self.columns, samples))
+                columns = columns_of_rows(self.path, self.format, self.columns)
+                self.n_rows = sum(1 for _ in matching_rows(self.path, self.format, columns, samples))
                 check_complete(self.path, self.n_rows, content["counts"]["n_rows"], samples)
                 totals.restore(content)
-                os.replace(path, self.state.path)
+                if path == self.state.partial:
+                    self.state.publish()
                 return True
         return False
 

@@ -29,22 +29,44 @@ class Prediction:
     status: str = "ok"
     reason: str = ""
 
+    @property
+    def best_guess(self) -> str:
+        """The most probable class, also where the answer is `unknown`; empty without a prediction."""
+        return self.top[0][0] if self.top else ""
 
-def columns_of(top_k: int | None = None, class_names: Sequence[str] = ()) -> list[str]:
+    @property
+    def correct(self) -> int | None:
+        """1 if the answer is the label, 0 if it is another class; None without a label or an answer, and for `unknown`.
+
+        So the mean of a column of these is the accuracy of the answers.
+        """
+        is_answer = bool(self.top) and self.predict == self.best_guess
+        return int(self.predict == self.label) if is_answer and self.label else None
+
+
+LATER_COLUMNS = ("best_guess", "correct")  # those that the first version did not write
+
+
+def columns_of(top_k: int | None = None, class_names: Sequence[str] = (), min_probability: float = 0.0) -> list[str]:
     """Returns the columns of a result, in order; the first two are fixed.
 
     Args:
         top_k: adds that many classes with their probabilities.
         class_names: adds the probability of each.
+        min_probability: adds the best guess, which the answer `unknown` would hide, if it is above 0.
     """
+    guess = ["best_guess"] if min_probability else []
     ranks = [f"{what}_{rank}" for rank in range(1, (top_k or 0) + 1) for what in ("class", "probability")]
     every = (f"p_{name}" for name in class_names)
-    return ["file_dir", "predict", "probability", *ranks, *every, "label", "status", "reason"]
+    return ["file_dir", "predict", "probability", *guess, *ranks, *every, "label", "correct", "status", "reason"]
+
+
+ATTRIBUTES = ("predict", "probability", "best_guess", "label", "correct", "status", "reason")
 
 
 def row_of(prediction: Prediction) -> dict[str, str | float | None]:
     """Returns the values of all possible columns, by name."""
-    row = {name: getattr(prediction, name) for name in ("predict", "probability", "label", "status", "reason")}
+    row = {name: getattr(prediction, name) for name in ATTRIBUTES}
     for rank, (name, p) in enumerate(prediction.top, start=1):
         row |= {f"class_{rank}": name, f"probability_{rank}": p}
     row |= {f"p_{name}": p for name, p in (prediction.probabilities or {}).items()}
@@ -124,13 +146,14 @@ class Totals:
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Adds a batch."""
         for p in predictions:
-            self.counts.add(p.status, p.top[0][0] if p.top else "", p.predict, p.label)
+            self.counts.add(p.status, p.best_guess, p.predict, p.label)
         for part in self.parts.values():
             part.add_predictions(predictions)
 
     def add_row(self, row: Mapping[str, str]) -> None:
         """Counts a row that was read back; only `restore` recovers the parts."""
-        self.counts.add(row["status"], row.get("class_1", row["predict"]), row["predict"], row["label"])
+        best = row.get("best_guess") or row.get("class_1", row["predict"])
+        self.counts.add(row["status"], best, row["predict"], row["label"])
         self.n_missing += bool(self.parts)
 
     def state(self) -> dict:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from photo_classifier.prediction.results import Counts, Totals
-from photo_classifier.runtime.files import read_json, write_text
+from photo_classifier.runtime.files import keep_previous, read_json, write_text
 from photo_classifier.runtime.plain_values import first_mismatch
 
 COUNTS = TypedDict("COUNTS", dict.fromkeys((item.name for item in fields(Counts)), int))
@@ -55,7 +55,8 @@ class StateFile:
         write_text(self.partial, json.dumps({**self.metadata, **content}, indent=1, ensure_ascii=False) + "\n")
 
     def publish(self) -> None:
-        """Renames the final content to `result.json`."""
+        """Renames the final content to `result.json`, and keeps an earlier one as `.prev`."""
+        keep_previous(self.path)
         os.replace(self.partial, self.path)
 
     def difference(self, content: Mapping) -> str:

@@ -21,13 +21,11 @@ LEFTOVER_FOLDER_SECONDS = 86_400.0  # no folder takes a day to fill
 
 
 @contextlib.contextmanager
-def atomic_write(
-    path: str | Path, mode: str = "wb", previous: str | Path | None = None, **options: Any
-) -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = "wb", keep_existing: bool = False, **options: Any) -> Iterator[IO]:
     """Opens a file that gets its name only once it is complete and on the disk.
 
     Args:
-        previous: where an existing file of that name is kept, once the new one is complete.
+        keep_existing: keeps an existing file of that name as `.prev`, once the new one is complete.
 
     Raises:
         WriteError: the folder cannot be created, is read-only or full; an existing file stays as it was.
@@ -46,8 +44,8 @@ def atomic_write(
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600, which others in a shared folder cannot read
-        if previous and path.exists():
-            _keep(path, previous, temporary)
+        if keep_existing:
+            keep_previous(path)
         os.replace(temporary, path)
     except OSError as error:
         _remove(temporary)
@@ -55,6 +53,24 @@ def atomic_write(
     except BaseException:
         _remove(temporary)
         raise
+
+
+def keep_previous(path: str | Path) -> bool:
+    """Keeps an existing file also as `<path>.prev`, and returns whether there is one; its own name always exists.
+
+    Raises:
+        OSError: it cannot be kept.
+    """
+    path = Path(path)
+    if not path.exists():
+        return False
+    second = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp.prev")
+    try:
+        os.link(path, second)
+    except OSError:  # not every file system has links
+        shutil.copy2(path, second)
+    os.replace(second, f"{path}.prev")
+    return True
 
 
 def remove_leftovers(path: str | Path) -> None:
@@ -141,16 +157,6 @@ def sha256_file(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _keep(path: Path, previous: str | Path, temporary: str) -> None:
-    """Gives the file a second name first, so that its own name always exists."""
-    second = f"{temporary}.prev"
-    try:
-        os.link(path, second)
-    except OSError:  # not every file system has links
-        shutil.copy2(path, second)
-    os.replace(second, previous)
 
 
 def _umask() -> int:

@@ -50,9 +50,9 @@ class BestCheckpoint:
 
         Under the run's own name a file of another run is kept as `.prev`, whenever it came.
         """
-        keep_previous = path is None and not tensor_files.is_of_run(self.path, self.run_id)
+        keep_existing = path is None and not tensor_files.is_of_run(self.path, self.run_id)
         content = {**self.metadata, "temperature": self.temperature, "metrics": metrics}
-        save_checkpoint(path or self.path, self.model, content, keep_previous)
+        save_checkpoint(path or self.path, self.model, content, keep_existing)
 
     def save_measured(self, epoch: int, results: Results, path: str | Path | None = None) -> None:
         """Writes the present weights, those of that epoch, with their temperature and all that was measured."""

@@ -50,7 +50,7 @@ def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(ending, keeps_state,
         (tmp_path / f"r{ending}.partial").write_bytes(whole[:cut])
         assert write(path, resume=True) == counts
         assert path.read_bytes() == whole, cut
-        assert set(os.listdir(tmp_path)) == {"r.json", f"r{ending}"}
+        assert {name.removesuffix(".prev") for name in os.listdir(tmp_path)} == {"r.json", f"r{ending}"}
 
 
 def test_a_complete_result_is_not_written_again(tmp_path):
@@ -69,7 +69,22 @@ def test_a_resume_without_a_partial_file_keeps_the_earlier_result(tmp_path, caps
     before = path.read_bytes()
     assert write(path, ["other.jpg"], resume=True, metadata={**METADATA, "settings": {"input": ["others"]}}).n_rows == 1
     assert (tmp_path / "r.csv.prev").read_bytes() == before
-    assert f"starting again; the earlier result is now {path}.prev" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert f"starting again; the earlier result will be {path}.prev" in printed.err
+    assert f"the earlier {path} is now {path}.prev" in printed.out
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".xlsx"])
+def test_an_earlier_result_and_its_json_are_kept_until_and_after_the_new_ones_are_complete(ending, tmp_path):
+    path = tmp_path / f"r{ending}"
+    write(path)
+    before = {name: (tmp_path / name).read_bytes() for name in (path.name, "r.json")}
+    with pytest.raises(Stopped):
+        write(path, NAMES[::-1], n_stop=2)
+    assert path.read_bytes() == before[path.name]
+    write(path, NAMES[::-1], resume=ending in (".csv", ".jsonl"))
+    assert {name: (tmp_path / f"{name}.prev").read_bytes() for name in before} == before
+    assert path.read_bytes() != before[path.name]
 
 
 CHANGES = {
@@ -170,7 +185,7 @@ def test_a_file_that_cannot_be_replaced_leaves_its_rows(tmp_path, monkeypatch):
     assert not (tmp_path / "r.csv.partial").exists()
 
 
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".xlsx"])
 @pytest.mark.parametrize("where", ["photo_classifier.prediction.state_file.write_text", "os.fsync"])
 def test_a_disk_that_is_full_at_the_end_is_reported_with_advice(where, ending, tmp_path, monkeypatch):
     def full(*_):
@@ -187,9 +202,9 @@ def test_a_disk_that_is_full_at_the_end_is_reported_with_advice(where, ending, t
         if where == "photo_classifier.prediction.state_file.write_text"
         else "; its rows are lost; run the command again"
     )
-    assert re.search(lost if ending == ".parquet" else goes_on, str(stopped.value))
+    assert re.search(goes_on if ending in (".csv", ".jsonl") else lost, str(stopped.value))
     monkeypatch.undo()
-    if ending != ".parquet":
+    if ending in (".csv", ".jsonl"):
         assert write(tmp_path / f"r{ending}", resume=True).n_rows == 6
         assert os.path.exists(tmp_path / f"r{ending}")
 
@@ -233,6 +248,76 @@ def test_parquet_holds_the_same_rows(tmp_path):
     with pytest.raises(Stopped):
         write(tmp_path / "s.parquet", n_stop=4)
     assert parquet.read_table(tmp_path / "s.parquet.partial").num_rows == 4
+
+
+HARD_NAMES = ["=1+1.jpg", "+a.jpg", "-b.jpg", "@c.jpg", "#N/A", "00012", " padded ", "\x00\x1b.jpg", "cr\r.jpg",
+              "\uffff.jpg", "caf\udce9.jpg", "개 <&>.jpg", "two\nlines\t.jpg"]  # fmt: skip
+
+
+def sheets_of(path):
+    from openpyxl import load_workbook
+
+    return [list(sheet.values) for sheet in load_workbook(path, read_only=True)]
+
+
+def test_excel_holds_the_same_rows_and_every_name_as_text(tmp_path):
+    write(tmp_path / "r.xlsx", HARD_NAMES)
+    write(tmp_path / "r.jsonl", HARD_NAMES)
+    expected = [json.loads(line) for line in open(tmp_path / "r.jsonl", encoding="utf-8", newline="\n")]
+    ((header, *rows),) = sheets_of(tmp_path / "r.xlsx")
+    as_shown = {"\x00\x1b.jpg": r"\x00\x1b.jpg", "cr\r.jpg": r"cr\x0d.jpg", "\uffff.jpg": r"\xffff.jpg"}
+    assert [row[0] for row in rows] == [as_shown.get(row["file_dir"], row["file_dir"]) for row in expected]
+    assert list(header) == columns_of(2)
+    assert [row[1:] for row in rows] == [tuple(v if v != "" else None for v in row.values())[1:] for row in expected]
+
+
+def test_more_rows_than_a_sheet_of_excel_holds_go_on_in_the_next(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("photo_classifier.prediction.xlsx_file.MAX_ROWS", 4)
+    write(tmp_path / "r.xlsx", HARD_NAMES[:7])
+    assert [[row[0] for row in rows[1:]] for rows in sheets_of(tmp_path / "r.xlsx")] == [
+        HARD_NAMES[:3], HARD_NAMES[3:6], HARD_NAMES[6:7]
+    ]  # fmt: skip
+    assert "a sheet of Excel holds 4 rows: the rest are in the sheets rows 2, rows 3" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"r\.xlsx cannot hold 20,009 columns, only 16,384; give a name in \.csv"):
+        write(tmp_path / "r.xlsx", columns=columns_of(10_000 + 1))
+
+
+def test_a_stopped_workbook_can_be_read_and_is_not_continued(tmp_path):
+    with pytest.raises(Stopped) as stopped:
+        write(tmp_path / "r.xlsx", n_stop=4)
+    assert stopped.value.hint == f"; {tmp_path / 'r.xlsx.partial'} has 4 rows"
+    os.rename(tmp_path / "r.xlsx.partial", tmp_path / "part.xlsx")
+    assert len(sheets_of(tmp_path / "part.xlsx")[0]) == 5
+    with pytest.raises(
+        UserError, match=r"--resume needs a result that ends in \.csv or \.jsonl; .*cannot be continued"
+    ):
+        write(tmp_path / "r.xlsx", resume=True)
+
+
+def test_a_workbook_of_the_user_is_not_overwritten(tmp_path):
+    from openpyxl import Workbook
+
+    Workbook().save(tmp_path / "mine.xlsx")
+    before = (tmp_path / "mine.xlsx").read_bytes()
+    with pytest.raises(UserError, match=r"mine\.xlsx exists and was not written by this tool"):
+        write(tmp_path / "mine.xlsx")
+    assert (tmp_path / "mine.xlsx").read_bytes() == before
+
+
+def test_a_disk_that_is_full_under_a_workbook_is_reported(tmp_path, monkeypatch):
+    import openpyxl.worksheet._writer as writer
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def rows_then_full(*arguments):
+        calls.append(arguments)
+        return (write_row if len(calls) < 4 else full)(*arguments)
+
+    calls, write_row = [], writer.WorksheetWriter.write_row
+    monkeypatch.setattr(writer.WorksheetWriter, "write_row", rows_then_full)
+    with pytest.raises(UserError, match=r"cannot write .*r\.xlsx\.partial: No space left on device"):
+        write(tmp_path / "r.xlsx")
 
 
 def test_a_run_that_ends_before_its_first_row_leaves_nothing(tmp_path):
