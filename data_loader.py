@@ -171,17 +171,24 @@ def make_feature_loaders(
 ) -> dict[str, FeatureLoader]:
     """Returns loaders of stored features, after computing those that the cache lacks.
 
+    A head that is solved takes the view of evaluation as one of its views; if there is no other, both are one loader.
+
     Args:
         skip: records images that could not be read, as `trainer.Recorder.skip`.
     """
-    n_views = 1 if config.augment == "none" else min(config.views, config.n_epochs)
+    is_solved = config.head == "logistic"
+    n_views = config.views - 1 if is_solved else min(config.views, config.n_epochs)
     requests = {name: FeatureRequest(dataset, "evaluation") for name, dataset in datasets.items()}
+    if config.augment == "none":
+        n_views = int(not is_solved)
     requests["train"] = FeatureRequest(datasets["train"], config.augment, n_views)
+    if not n_views:
+        del requests["train"]
     sizes, loaders = batch_sizes(config, datasets, engine), {}
     for name, features in extract(engine, requests, cache, config.n_workers):
         skip(features.bad, name)
         loaders[name] = features.loader(sizes[name])
-    return loaders
+    return {"train": loaders["valid"], **loaders} if not n_views else loaders
 
 
 def batch_sizes(config: TrainConfig, datasets: Iterable[str], engine: Engine) -> dict[str, int]:

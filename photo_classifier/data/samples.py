@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 def split_title(name: str) -> str:
@@ -54,6 +55,25 @@ class Splits:
     def by_name(self) -> dict[str, list[Sample]]:
         """Returns the splits that hold images, by name."""
         return {name: samples for name in SPLIT_FOLDERS if (samples := getattr(self, name))}
+
+    def pooled(self) -> Splits:
+        """Returns the splits of a run by folds: all images that are not test train, and validate by folds."""
+        pool = sorted([*self.train, *self.valid], key=lambda sample: (sample.label, sample.key))
+        return replace(self, train=pool, valid=pool)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether these are the splits of a run by folds."""
+        return self.valid is self.train
+
+    def training_counts(self) -> list[int]:
+        """Returns the number of training images of each class."""
+        counts = Counter(sample.label for sample in self.train)
+        return [counts[name] for name in self.class_names]
+
+    def title(self, name: str) -> str:
+        """Returns the name of a split for messages; what validates by folds is `out-of-fold`."""
+        return "out-of-fold" if self.is_pooled and name == "valid" else split_title(name)
 
     @property
     def held_out(self) -> str:
