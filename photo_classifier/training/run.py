@@ -165,7 +165,7 @@ class Run:
             raise UserError(f"{error}; {self._what_is_kept()}; try a lower --lr in a new run") from error
         except WriteError as error:
             raise UserError(f"{error}{self._how_to_continue()}") from error
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if not (reason := signals.resource_hint(error)):
                 raise
             raise UserError(f"{reason}{self._how_to_continue()}") from error
