@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from photo_classifier.data.image_files import MAX_PIXELS
+from photo_classifier.runtime.signals import resource_hint
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, which says how to raise it
 
@@ -83,6 +84,8 @@ def _opened(path: str | os.PathLike | Image.Image, max_pixels: int) -> Iterator[
     # Pillow's plugins raise many kinds of errors for damaged files (SyntaxError, struct.error,
     # zlib.error, IndexError, ...); to the user all mean the same: this file cannot be read.
     except Exception as error:
+        if isinstance(error, OSError) and resource_hint(error):  # not the file's fault, as a lack of memory may be
+            raise
         raise BadImage(_reason(error)) from error
 
 
