@@ -107,8 +107,10 @@ def defer_signals() -> Iterator[None]:
 
 def stop_requested() -> bool:
     """Returns whether a signal came; called at the end of a step, which a stop no longer waits for."""
+    if _SignalState.signum is None:
+        return False
     _wake_after(0)
-    return _SignalState.signum is not None
+    return True
 
 
 def exit_if_requested() -> None:
