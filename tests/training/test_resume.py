@@ -352,8 +352,8 @@ BROKEN = {
         (),
         "type of num",
     ),
-    "no best weights": (lambda: change("m.pth", state_dict={"fc.weight": torch.ones(3, 512)}), (), "it lacks conv1"),
-    "best weights of no epoch": (lambda: change("m.pth", metrics={"epoch": 9}), (), "is not from an epoch of this run"),
+    "no best weights": (lambda: change_best(state_dict={"fc.weight": torch.ones(3, 512)}), (), "it lacks conv1"),
+    "best weights of no epoch": (lambda: change_best(metrics={"epoch": 9}), (), "is not from an epoch of this run"),
     "no list of images": (lambda: os.unlink("r/samples.json"), (), "samples.json: "),
     "a broken list": (lambda: open("r/samples.json", "w").write("[" * 100_000), (), "samples.json: "),
     "no backbone": (lambda: os.unlink("r/backbone.pth"), (), "the run has lost its backbone.pth"),
@@ -376,6 +376,13 @@ def change_flags(**values):
 
 def change_state(**values):
     change("r/last.pth", trainer={**torch.load("r/last.pth", weights_only=True)["trainer"], **values})
+
+
+def change_best(**values):
+    """Changes the best weights, which stay the best: no later epoch can have a loss below 0."""
+    best = state_of("best")
+    change_state(best={**best, "valid": {**best["valid"], "loss": -1.0}})
+    change("m.pth", **values)
 
 
 ZEROS = {**dict.fromkeys(("loss", "n_finite"), torch.zeros(())), "n_steps": 0, "n_batches": 0, "seconds": 0.0}
