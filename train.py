@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from photo_classifier.config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
+from photo_classifier.config import (
+    TrainConfig,
+    check,
+    checkpoint_name,
+    known_set_defaults,
+    parse_args,
+    pass_size,
+    ratios,
+)
 from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import quiet, say, set_verbosity, warn
 from photo_classifier.runtime.errors import UserError, choose
@@ -330,7 +338,7 @@ def make_strategy(config: TrainConfig, engine: Engine) -> Strategy:
     from photo_classifier.training.strategy import choose_strategy
 
     stores_features = bool(config.views) and not config.dry_run  # a dry run leaves none behind
-    return choose_strategy(engine, config.batch_size, stores_features, bool(config.cutmix))
+    return choose_strategy(engine, pass_size(config) or config.batch_size, stores_features, bool(config.cutmix))
 
 
 def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy) -> Trainer:
@@ -373,7 +381,7 @@ def make_recipe(config: TrainConfig, model: Classifier, splits: Splits) -> Recip
     weights = CLASS_WEIGHTS[config.class_weights]([counts[name] for name in splits.class_names])
     mixes = config.mixup or config.cutmix
     mix = Mixer(config.mixup, config.cutmix, len(splits.class_names)) if mixes else None
-    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix)
+    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix, pass_size(config))
 
 
 def try_one_step(session: Session) -> None:

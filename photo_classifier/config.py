@@ -61,6 +61,9 @@ class DataFlags:
         number(int, 1),
     )
     batch_size: int = flag(32, "images per step", "N", number(int, 1))
+    accumulate: int = flag(
+        1, "compute each step in N smaller passes, which need less memory and more time", "N", number(int, 1)
+    )
     n_workers: int | None = flag(
         None, "processes that decode images (default: by number of cores)", "N", number(int, 0)
     )
@@ -252,6 +255,11 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--scheduler plateau needs a --gamma below 1, not {config.gamma:g}; 0.1 is usual")
     if config.freeze and config.freeze_until:
         raise UserError("--freeze and --freeze_until were both given; --freeze alone freezes all but the head")
+
+
+def pass_size(config: TrainConfig) -> int | None:
+    """Returns the images that a step computes at once, or None if that is its whole batch."""
+    return -(-config.batch_size // config.accumulate) if config.accumulate > 1 else None
 
 
 def checkpoint_name(config: TrainConfig) -> str:

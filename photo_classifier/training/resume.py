@@ -21,6 +21,7 @@ from photo_classifier.training.run_state import LAST, RunImages, StoppedRun
 MAY_CHANGE = {
     "n_epochs": "it may grow, and the first epochs stay the same",
     "n_workers": "no draw depends on who makes it",
+    "accumulate": "the same step in smaller passes, but for rounding, batch norm and dropout",
     "max_bad": "it only stops a run",
     "feature_cache": "what is missing there is computed again",
     "gpu_id": "another device of the same kind",

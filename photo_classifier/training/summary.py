@@ -48,10 +48,11 @@ def describe(
     if config.verbose:
         say("\n".join(model_lines(model)))
     say(model.net, level=2)
+    passes = f" ({config.accumulate} passes each)" if config.accumulate > 1 else ""
     rates = f"{config.lr:g}" + (f" (backbone {config.backbone_lr:g})" if config.backbone_lr else "")
     say(
         f"train   up to {pluralize(config.n_epochs, 'epoch')} in steps of "
-        f"{pluralize(min(config.batch_size, len(splits.train)), 'image')}; "
+        f"{pluralize(min(config.batch_size, len(splits.train)), 'image')}{passes}; "
         f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
     )
 
