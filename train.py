@@ -79,7 +79,7 @@ def start(config: TrainConfig) -> None:
 
 def resume(given: Mapping[str, object]) -> int:
     """Continues a stopped run; returns the exit status."""
-    from photo_classifier.training.resume import enter_working_folder, merge_flags, warn_of_changes
+    from photo_classifier.training.resume import enter_working_folder, merge_flags, warn_of_changes, why_finished
     from photo_classifier.training.run_state import load_stopped_run
 
     stopped = distributed.broadcast_from_main(lambda: load_stopped_run(given["resume"]))
@@ -87,9 +87,11 @@ def resume(given: Mapping[str, object]) -> int:
     set_verbosity(config.verbose)
     config = enter_working_folder(stopped, config, given)
     check_flags(config)
-    if stopped.is_finished and config.n_epochs == stopped.state.config["n_epochs"]:
+    if reason := why_finished(stopped, config):
         what = f"{pluralize(len(stopped.state.rows), 'epoch')}, {where_best(config, stopped)}"
-        say(f"{config.run_dir} is finished: {what}; raise --n_epochs to train longer")
+        if config.n_epochs > stopped.state.config["n_epochs"]:
+            raise UserError(f"--n_epochs {config.n_epochs} trains nothing more of {config.run_dir}: {reason}")
+        say(f"{config.run_dir} is finished: {what}; {reason}")
         return 0
 
     def load_again() -> Splits:
@@ -413,6 +415,7 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
     from data_loader import make_datasets, make_feature_loaders, make_loaders
     from photo_classifier.features.cache import open_cache
     from photo_classifier.training.finish import measure_last_and_best
+    from photo_classifier.training.resume import early_stop_text
 
     config, engine, trainer, run = session.config, session.engine, session.trainer, session.run
     with open_cache(config.feature_cache) as cache, signals.defer_signals():
@@ -423,6 +426,9 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
         else:
             loaders = make_loaders(config, datasets, engine)
         best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
+        if trainer.epoch < config.n_epochs:
+            text = early_stop_text(replace(config, run_dir=str(run.folder)), trainer.epoch, best.epoch)
+            say(f"stopped after {trainer.epoch} of {config.n_epochs} epochs: {text}")
         measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
         return loaders, *measured
 
@@ -439,7 +445,8 @@ def start_or_restore(session: Session) -> None:
         return
     restore_training_state(stopped, trainer, checkpoint.path, trainer.device.type, str(trainer.dtype))
     say(f"continuing after {trainer.epoch} of {config.n_epochs} epochs: {config.run_dir}")
-    if config.n_epochs != stopped.state.config["n_epochs"]:  # so that the next resume need not repeat it
+    kept = ("n_epochs", "early_stop", "accumulate")  # so that the next resume need not repeat them
+    if any(getattr(config, name) != stopped.state.config.get(name) for name in kept):
         run.save_last(trainer.state_dict())
 
 

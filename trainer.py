@@ -130,7 +130,9 @@ class Trainer:
             self.epoch, self.sums = self.epoch + 1, None
             run.save_last(self.state_dict())
         if self.best is None:  # its weights were lost between a stop and a resume
-            raise UserError("no epoch is left to choose from; raise --n_epochs")
+            raise UserError(
+                "no epoch is left to choose from; raise --n_epochs, or under --scheduler cosine start a new run"
+            )
         return self.best
 
     def has_stalled(self, early_stop: int | None) -> bool:

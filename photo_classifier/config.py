@@ -169,7 +169,8 @@ class RunFlags:
     )
     resume: str | None = flag(
         None,
-        "continue the run in that folder with its own flags; --n_epochs may be raised (default: a new run)",
+        "continue the run in that folder with its own flags; --n_epochs may be raised, --early_stop be another "
+        "(default: a new run)",
         "RUN_DIR",
     )
     save_every: float = flag(
