@@ -131,7 +131,7 @@ def train(config: TrainConfig, stopped: StoppedRun) -> None:
         computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
         run.begin(asdict(config), splits, checkpoint, computing)
         strategy = make_strategy(config, engine)
-        trainer = make_trainer(config, splits, engine, strategy)
+        trainer = make_trainer(config, splits, engine, strategy, stopped)
         session = Session(config, stopped, splits, engine, strategy, trainer, checkpoint, run)
         if config.dry_run:
             try_one_step(session)
@@ -343,7 +343,9 @@ def make_strategy(config: TrainConfig, engine: Engine) -> Strategy:
     return choose_strategy(engine, pass_size(config) or config.batch_size, stores_features, bool(config.cutmix))
 
 
-def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy) -> Trainer:
+def make_trainer(
+    config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy, stopped: StoppedRun
+) -> Trainer:
     """Returns the trainer of what trains."""
     from trainer import Trainer
 
@@ -351,7 +353,7 @@ def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, strategy: 
         strategy.model,
         strategy.evaluate,
         strategy.refresh,
-        make_recipe(config, engine.model, splits),
+        make_recipe(config, engine.model, splits, stopped),
         engine.device,
         engine.dtype,
         config.seed,
@@ -360,7 +362,7 @@ def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, strategy: 
     )
 
 
-def make_recipe(config: TrainConfig, model: Classifier, splits: Splits) -> Recipe:
+def make_recipe(config: TrainConfig, model: Classifier, splits: Splits, stopped: StoppedRun) -> Recipe:
     """Returns how the weights learn: optimizer, schedule, loss and mixing."""
     from data_loader import Mixer
     from photo_classifier.data.batches import AddressedSampler
@@ -372,10 +374,13 @@ def make_recipe(config: TrainConfig, model: Classifier, splits: Splits) -> Recip
         TrainingLoss,
         make_optimizer,
     )
+    from photo_classifier.training.restore import decays_all
 
     rates = {"backbone": config.backbone_lr or config.lr, "head": config.lr}
     parameters = model.parameters_by_part()
-    optimizer = make_optimizer(config.optimizer, parameters, rates, config.momentum, config.weight_decay)
+    optimizer = make_optimizer(
+        config.optimizer, parameters, rates, config.momentum, config.weight_decay, decays_all(stopped)
+    )
     n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
     plan = Plan(config.n_epochs, config.step_size, config.gamma, config.patience)
     schedule = Schedule(config.scheduler, optimizer, plan, round(config.warmup_epochs * n_steps))

@@ -141,7 +141,9 @@ class OptimizationFlags:
     backbone_lr: float | None = flag(
         None, "learning rate of all but the head (default: same as --lr)", "X", number(float, above=0)
     )
-    weight_decay: float = flag(0.0, "how strongly weights are pulled towards zero", "X", number(float, 0))
+    weight_decay: float = flag(
+        0.0, "how strongly weights are pulled towards zero (not norms and biases)", "X", number(float, 0)
+    )
     momentum: float = flag(0.9, "momentum of sgd", "X", number(float, 0, 1))
     scheduler: str = flag("step", "learning rate schedule: step, plateau, cosine or none", "NAME")
     step_size: int = flag(7, "step: epochs between drops", "N", number(int, 1))

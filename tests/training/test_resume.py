@@ -23,7 +23,7 @@ import data_loader
 import train
 from photo_classifier.config import TrainConfig
 from photo_classifier.runtime import signals
-from photo_classifier.training import resume
+from photo_classifier.training import optimization, resume
 from photo_classifier.training.run import Run
 from trainer import Trainer
 
@@ -208,6 +208,19 @@ def test_flags_that_change_nothing_may_be_given_anew(cli, stopped):
     assert done.status == 0, done.err
     assert done.out.count("\n") == 1
     assert json.load(open("r/config.json", encoding="utf-8"))["max_bad"] == 0.5
+
+
+def test_a_run_that_decays_norms_and_biases_goes_on_so(cli, split_folder, monkeypatch):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--weight_decay", 0.1, "--optimizer", "adamw")
+    real = optimization.make_optimizer
+    with monkeypatch.context() as patch:
+        patch.setattr(optimization, "make_optimizer", lambda *values: real(*values[:-1], True))
+        for n_epochs, name in ((2, "a"), (1, "b")):
+            flags = ("--n_epochs", n_epochs, "--model_fn", f"{name}.pth", "--run_dir", name)
+            assert cli("train", *argv, *flags).status == 0
+    assert cli("train", "--resume", "b", "--n_epochs", 2).status == 0
+    first, second = weights_of("a.pth"), weights_of("b.pth")
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_a_cosine_was_planned_for_its_epochs(cli, split_folder):
