@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from photo_classifier.models.heads import replace_head
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.seeding import seeded_rng
+from photo_classifier.runtime.signals import resource_hint
 
 SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
 
@@ -29,6 +31,7 @@ def get_model(
     preferred_size: int | None = None,
     resize: int | None = None,
     bit_depth: int = 16,
+    fit: str = "crop",
     head_hidden: int | None = None,
     dropout: float = 0.0,
     seed: int = 0,
@@ -45,11 +48,12 @@ def get_model(
     backbone = find_backbone(model_name)
     with seeded_rng(seed, "init"):
         net, preprocess, source = build(backbone, will_load=pretrained or bool(weights_file))
+        preprocess = replace(preprocess, bit_depth=bit_depth, fit=fit)
         head_name = backbone.head or find_head(net, model_name)
         replace_head(net, head_name, n_classes, head_hidden, dropout)
-    model = Classifier(net, head_name, preprocess.at(image_size or preferred_size, resize, bit_depth))
+    model = Classifier(net, head_name, preprocess.at(image_size or preferred_size, resize))
     if not image_size and preferred_size and _try_size(model, preferred_size, n_classes):
-        model.preprocess = preprocess.at(None, resize, bit_depth)
+        model.preprocess = preprocess.at(None, resize)
     _check_size(model, n_classes, model_name, preprocess.image_size)  # before a download, which may take a while
     if weights_file:
         _load_file(net, weights_file, head_name, model_name)
@@ -109,6 +113,8 @@ def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
         with torch.no_grad():
             logits = model(model.example_image(size))
     except REFUSALS as error:
+        if resource_hint(error):  # not the model's fault
+            raise
         return str(error) or type(error).__name__
     return None if logits.shape == (1, n_classes) else f"its output has the shape {tuple(logits.shape)}"
 
@@ -150,6 +156,8 @@ def _timm_with(name: str, path: Path) -> nn.Module:
         overlay = {"file": str(path), "custom_load": False}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, ValueError, KeyError) as error:
+        if resource_hint(error):
+            raise
         raise UserError(f"{path} does not fit timm/{name}: {error}; delete it to download it again") from error
 
 

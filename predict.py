@@ -171,12 +171,18 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
         UserError: no images were found.
     """
     from photo_classifier.data.inputs import STDIN, input_samples
-    from photo_classifier.data.tables import Columns
+    from photo_classifier.data.table_columns import Columns
 
     if not config.input:
         if not predictor.metadata["splits"]:
             raise UserError(f"{config.model_fn} is a plain state_dict and lists no images; give some with --input")
-        return held_out_samples(predictor.metadata["splits"])
+        splits = predictor.metadata["splits"]
+        if not splits[splits["held_out"]]:
+            raise UserError(
+                f"{config.model_fn} was fitted on all photos of its training, by folds, so none is left to predict; "
+                "give new ones with --input"
+            )
+        return held_out_samples(splits)
     columns = Columns(config.path_column, config.label_column)
     samples = input_samples(config.input, predictor.class_names, columns)
     # names may arrive slowly on stdin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -103,12 +103,14 @@ class Trainer:
         run: Recorder,
         n_epochs: int,
         early_stop: int | None = None,
+        by_folds: Sequence[PhaseResult] = (),
     ) -> EpochResult:
         """Runs the epochs and returns the best one.
 
         Args:
             n_epochs: of the whole run, those before a resume among them.
             early_stop: end after this many epochs without a better one.
+            by_folds: the validation of every epoch by folds, which then takes the place of the loader's.
 
         Raises:
             Diverged: a loss or a weight is not a finite number; what was saved before stays.
@@ -118,7 +120,7 @@ class Trainer:
         """
         while self.epoch < n_epochs and not self.has_stalled(early_stop):
             train = self.train_one_epoch(train_loader, run, n_epochs)
-            valid = self.evaluate(valid_loader, run)
+            valid = by_folds[self.epoch] if by_folds else self.evaluate(valid_loader, run)
             result = EpochResult(self.epoch, train, valid, self.recipe.schedule.rates)
             self.last, is_best = result, self.is_best(result)
             if is_best:
@@ -140,12 +142,13 @@ class Trainer:
         return bool(early_stop and self.best and self.epoch - 1 - self.best.epoch >= early_stop)
 
     def is_best(self, result: EpochResult) -> bool:
-        """Returns whether the epoch is better than all before it; on a tie the earlier one stays."""
-        return self.best is None or self._score(result) > self._score(self.best)
+        """Returns whether the epoch is better than all before it; on a tie one with a lower validation loss is."""
+        return self.best is None or self._scores(result) > self._scores(self.best)
 
-    def _score(self, result: EpochResult) -> float:
-        score = self.score(result.valid)
-        return -math.inf if math.isnan(score) else score  # any number is better than a loss that is not one
+    def _scores(self, result: EpochResult) -> list[float]:
+        # the loss tells apart epochs with equally many right answers, of which the first is the least trained
+        scores = (self.score(result.valid), -result.valid.loss)
+        return [-math.inf if math.isnan(score) else score for score in scores]  # any number is better than none
 
     def train_one_epoch(self, loader: DataLoader, run: Recorder, n_epochs: int) -> PhaseResult:
         """Trains on the batches of one epoch that are left, a step per batch."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.runtime.errors import UserError, choose
-from photo_classifier.runtime.flags import flag, number, parse_flags
+from photo_classifier.runtime.flags import flag, group_of, number, parse_flags
 
 NEW_PHOTOS = ("skip", "train")
 
@@ -21,7 +22,7 @@ class DataFlags:
     data_dir: str | None = flag(
         None,
         "your photos: a folder (train/ + val/ class folders, class folders, files like cat.1.jpg, or a table), "
-        "a .zip or .tar.gz of one, or a .csv (default: the digits)",
+        "a .zip or .tar.gz of one, or a table (default: the digits)",
         "DIR",
     )
     dataset_name: str | None = flag(
@@ -29,15 +30,21 @@ class DataFlags:
     )
     labels: str | None = flag(
         None,
-        "table of paths and labels instead of class folders; its paths are relative to --data_dir, or to itself "
-        "(default: none)",
-        "CSV",
+        "table of paths and labels instead of class folders (.csv, .xlsx, .json, .jsonl, or a .txt list); its paths "
+        "are relative to --data_dir, or to itself (default: none)",
+        "TABLE",
     )
     path_column: str | None = flag(None, "a table's column of paths (default: found by its usual names)", "NAME")
     label_column: str | None = flag(None, "a table's column of labels (default: found by its usual names)", "NAME")
     group_column: str | None = flag(
         None,
         "a table's column of groups (plants, patients) that stay in one split (default: group, if there is one)",
+        "NAME",
+    )
+    split_column: str | None = flag(
+        None,
+        "a table's column of splits: train, val or test, or true and false if it is called is_valid "
+        "(default: found by its usual names)",
         "NAME",
     )
     splits: str | None = flag(None, "the splits.csv of an earlier run, to use the same splits (default: none)", "CSV")
@@ -72,7 +79,12 @@ class DataFlags:
     resize: int | None = flag(
         None, "pixels of the shorter side before the crop (default: as the weights expect)", "N", number(int, 1)
     )
-    bit_depth: int = flag(16, "bits used in 16-bit greyscale files", "N", number(int, 10, 16))
+    fit: str = flag(
+        "crop",
+        "how a photo becomes square: crop (its middle), squash (all of it, distorted) or pad (all of it, with margins)",
+        "NAME",
+    )
+    bit_depth: int = flag(16, "bits used in PNG and TIFF files of 16 bits a channel", "N", number(int, 8, 16))
     augment: str = flag(
         "basic",
         "none, basic (crops, mirroring), flips (crops, mirroring both ways), shifts (nearly the whole image, mirroring "
@@ -122,6 +134,19 @@ class ModelFlags:
     )
     freeze_bn: bool = flag(False, "freeze only batch norm (default: train it)")
     sync_bn: bool = flag(False, "share batch-norm statistics between all GPUs of the launcher (default: separate ones)")
+    head: str = flag(
+        "epochs",
+        "epochs (trained for --n_epochs), or with --freeze logistic: solved exactly, on all images that are not test, "
+        "its penalty chosen by --folds",
+        "NAME",
+    )
+    folds: int | None = flag(
+        None,
+        "with --freeze: test on each of K folds a head that the others trained, and train the final head on all images "
+        "that are not test (default: none, or 5 with --head logistic)",
+        "K",
+        number(int, 2),
+    )
     head_hidden: int | None = flag(
         None, "units of a hidden layer in the head (default: no hidden layer)", "N", number(int, 1, 10**6)
     )
@@ -258,6 +283,43 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--scheduler plateau needs a --gamma below 1, not {config.gamma:g}; 0.1 is usual")
     if config.freeze and config.freeze_until:
         raise UserError("--freeze and --freeze_until were both given; --freeze alone freezes all but the head")
+    if config.head == "logistic" or config.folds:
+        _check_folds(config)
+
+
+def _check_folds(config: TrainConfig) -> None:
+    """Raises a UserError for flags that leave no stored features to fit heads on."""
+    flag = "--head logistic" if config.head == "logistic" else f"--folds {config.folds}"
+    if not config.freeze and config.head == "logistic":
+        raise UserError("--head logistic solves the head on a frozen backbone; add --freeze, or leave it out")
+    if not config.freeze:
+        raise UserError(
+            f"{flag} without --freeze would train the whole network {config.folds + 1} times, once for each fold and "
+            f"once on all images: about {config.folds + 1} times as long; add --freeze, or leave it out"
+        )
+    if not config.views or config.cutmix:
+        other = "--cutmix" if config.cutmix else "--views 0"
+        raise UserError(f"{flag} needs stored features, and with {other} none are stored; leave one of them out")
+    if config.head == "logistic" and config.head_hidden:
+        raise UserError("--head logistic is a single layer, and --head_hidden makes two; leave one of them out")
+
+
+HEADS = ("epochs", "logistic")
+
+
+def n_folds(config: TrainConfig) -> int | None:
+    """Returns the number of folds, or None for a run without."""
+    return config.folds or (5 if config.head == "logistic" else None)
+
+
+# Of no effect on a head that is solved, with all flags of the optimization.
+IDLE_WHEN_SOLVED = ("mixup", "dropout")
+
+
+def idle_flags(given: Mapping[str, object]) -> list[str]:
+    """Returns those of the flags given that have no effect on a head that is solved."""
+    names = {*IDLE_WHEN_SOLVED, *(name for name in given if group_of(TrainConfig, name) == OptimizationFlags.title)}
+    return [f"--{name}" for name in given if name in names] if given.get("head") == "logistic" else []
 
 
 def pass_size(config: TrainConfig) -> int | None:

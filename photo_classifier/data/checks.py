@@ -25,9 +25,11 @@ END_BYTES = 4096
 
 
 def find_unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
-    """Returns path -> reason for every file whose header shows that it cannot be used."""
+    """Returns path -> reason for every file that is known to be unreadable, or whose header shows it."""
 
     def reason_of(sample: Sample) -> str | None:
+        if sample.reason:
+            return sample.reason
         try:
             check_header(sample.path, max_pixels)
         except BadImage as error:

@@ -13,7 +13,7 @@ import torch
 from msgspec import Meta
 from torchvision.transforms.v2 import InterpolationMode
 
-from photo_classifier.data.preprocess import Preprocess
+from photo_classifier.data.preprocess import FITS, Preprocess
 from photo_classifier.models import tensor_files
 from photo_classifier.models.backbones import build, find_backbone, find_head
 from photo_classifier.models.classifier import Classifier
@@ -44,7 +44,8 @@ class Content:
     eval_batch_size: Annotated[int, Meta(ge=1, le=eval_batch_size(256))]
     splits: dict[str, Any]
     state_dict: dict[str, torch.Tensor]
-    bit_depth: Annotated[int, Meta(ge=10, le=16)] = 16
+    bit_depth: Annotated[int, Meta(ge=8, le=16)] = 16
+    fit: Literal[FITS] = "crop"
     temperature: Positive = 1.0
 
 
