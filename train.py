@@ -13,7 +13,6 @@ from photo_classifier.config import (
     TrainConfig,
     check,
     checkpoint_name,
-    idle_flags,
     known_set_defaults,
     n_folds,
     parse_args,
@@ -51,15 +50,13 @@ def main(argv: list[str] | None = None) -> int:
             return resume(given)
     config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
     check_flags(config)
-    if idle := idle_flags(given):
-        warn(f"without effect with --head logistic: {', '.join(idle)}")
     with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         if launcher.is_launched():
             from photo_classifier.training.run_folder import run_of_this_launch
 
             if folder := run_of_this_launch(config.run_dir):
                 return resume({**given, "resume": folder})
-        start(config)
+        start(config, given)
     return 0
 
 
@@ -72,7 +69,7 @@ def check_flags(config: TrainConfig) -> None:
         raise UserError(f"--model_fn {model_fn} exists and is not a checkpoint; give another name")
 
 
-def start(config: TrainConfig) -> None:
+def start(config: TrainConfig, given: Mapping[str, object]) -> None:
     """Starts a new run."""
     set_verbosity(config.verbose)
     # before the slow imports: a wrong folder is reported at once
@@ -80,7 +77,7 @@ def start(config: TrainConfig) -> None:
 
     from photo_classifier.training.run_state import new_run
 
-    train(config, new_run(splits))
+    train(config, new_run(splits), given)
 
 
 def resume(given: Mapping[str, object]) -> int:
@@ -108,7 +105,7 @@ def resume(given: Mapping[str, object]) -> int:
             return load_data(config)
 
     distributed.broadcast_from_main(lambda: warn_of_changes(stopped.images, load_again))
-    train(config, stopped)
+    train(config, stopped, given)
     return 0
 
 
@@ -124,8 +121,11 @@ def where_best(config: TrainConfig, stopped: StoppedRun) -> str:
 # --- the stages -------------------------------------------------------------------------------
 
 
-def train(config: TrainConfig, stopped: StoppedRun) -> None:
-    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images."""
+def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object]) -> None:
+    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images.
+
+    `given` are the flags that the user typed.
+    """
     from photo_classifier.training import summary
     from photo_classifier.training.early_end import explain_early_end
 
@@ -135,6 +135,7 @@ def train(config: TrainConfig, stopped: StoppedRun) -> None:
     with explain_early_end(run):
         splits = prepare_data(config, stopped, run, model)
         summary.describe(config, splits, run.n_skipped, model, device, dtype)
+        warn_of_idle(config, given, splits, model)
         engine = make_engine(config, model, device, dtype, stopped)
         folds, used = divide(config, splits)
         checkpoint = open_checkpoint(config, model, used, stopped)
@@ -233,6 +234,15 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
         warn(f"{text}{hint}")
     dropped = duplicates.to_drop() if config.on_leak == "drop" else []
     return drop_samples(splits, [*reasons, *dropped]) if reasons or dropped else splits
+
+
+def warn_of_idle(config: TrainConfig, given: Mapping[str, object], splits: Splits, model: Classifier) -> None:
+    """Warns of flags that were given and do nothing in this run."""
+    from photo_classifier.models.classifier import has_batch_norm, is_wholly_frozen
+    from photo_classifier.unused_flags import TRAINING, Training, warn_of_unused_flags
+
+    situation = Training(config, splits, is_wholly_frozen(model), has_batch_norm(model), launcher.world_size())
+    warn_of_unused_flags(TRAINING, given, situation)
 
 
 def divide(config: TrainConfig, splits: Splits) -> tuple[list[int], Splits]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.runtime.errors import UserError, choose
-from photo_classifier.runtime.flags import flag, group_of, number, parse_flags
+from photo_classifier.runtime.flags import flag, number, parse_flags
 
 NEW_PHOTOS = ("skip", "train")
 
@@ -310,16 +309,6 @@ HEADS = ("epochs", "logistic")
 def n_folds(config: TrainConfig) -> int | None:
     """Returns the number of folds, or None for a run without."""
     return config.folds or (5 if config.head == "logistic" else None)
-
-
-# Of no effect on a head that is solved, with all flags of the optimization.
-IDLE_WHEN_SOLVED = ("mixup", "dropout")
-
-
-def idle_flags(given: Mapping[str, object]) -> list[str]:
-    """Returns those of the flags given that have no effect on a head that is solved."""
-    names = {*IDLE_WHEN_SOLVED, *(name for name in given if group_of(TrainConfig, name) == OptimizationFlags.title)}
-    return [f"--{name}" for name in given if name in names] if given.get("head") == "logistic" else []
 
 
 def pass_size(config: TrainConfig) -> int | None:

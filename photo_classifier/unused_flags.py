@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from photo_classifier.config import PredictConfig, TrainConfig
+from photo_classifier.config import OptimizationFlags, PredictConfig, TrainConfig
 from photo_classifier.data.samples import Splits
-from photo_classifier.data.tables import is_table_name
+from photo_classifier.data.table_files import is_table_name
 from photo_classifier.runtime.console import warn
 
 
@@ -54,11 +55,16 @@ HAS_SPLITS = "has no effect: the data is in splits already"
 NO_NORM = "has no effect: {c.model_name} has no batch norm"
 ONE_IMAGE = "has no effect on batches of one image; give a larger --batch_size"
 
+SOLVED = "has no effect with --head logistic, which solves the head without epochs"
+EPOCHS_ALONE = ("accumulate", "mixup", "cutmix", "dropout", *inspect.get_annotations(OptimizationFlags))
+
 # The first row of a flag that does not hold is shown.
 TRAINING: Sequence[Row] = (
+    *(Row(name, lambda t: t.config.head != "logistic", SOLVED) for name in EPOCHS_ALONE if name != "title"),
     Row("path_column", lambda t: t.reads_table, NO_TABLE),
     Row("label_column", lambda t: t.reads_table, NO_TABLE),
     Row("group_column", lambda t: t.reads_table, NO_TABLE),
+    Row("split_column", lambda t: t.reads_table, NO_TABLE),
     Row("new_photos", lambda t: t.config.splits, "has no effect without --splits"),
     Row("train_ratio", lambda t: t.splits.made, HAS_SPLITS),
     Row("valid_ratio", lambda t: "valid" in t.splits.made, HAS_SPLITS),
