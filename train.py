@@ -234,6 +234,7 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
 
 def divide(config: TrainConfig, splits: Splits) -> tuple[list[int], Splits]:
     """Returns the folds of a run by folds, and the splits as the run uses them."""
+    from photo_classifier.data.checks import group_copies
     from photo_classifier.data.folds import assign_folds
 
     k = n_folds(config)
@@ -241,7 +242,7 @@ def divide(config: TrainConfig, splits: Splits) -> tuple[list[int], Splits]:
         return [], splits
     pooled = splits.pooled()
     say(f"folds   {k} of {pluralize(len(pooled.train), 'image')}: each is tested by a head that has not seen it")
-    return assign_folds(pooled.train, k, config.seed), pooled
+    return distributed.broadcast_from_main(lambda: assign_folds(group_copies(pooled.train), k, config.seed)), pooled
 
 
 # --- model and run ----------------------------------------------------------------------------
