@@ -17,6 +17,7 @@ from photo_classifier.models.heads import replace_head
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.seeding import seeded_rng
+from photo_classifier.runtime.signals import resource_hint
 
 SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
 
@@ -112,6 +113,8 @@ def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
         with torch.no_grad():
             logits = model(model.example_image(size))
     except REFUSALS as error:
+        if resource_hint(error):  # not the model's fault
+            raise
         return str(error) or type(error).__name__
     return None if logits.shape == (1, n_classes) else f"its output has the shape {tuple(logits.shape)}"
 
@@ -153,6 +156,8 @@ def _timm_with(name: str, path: Path) -> nn.Module:
         overlay = {"file": str(path), "custom_load": False}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, ValueError, KeyError) as error:
+        if resource_hint(error):
+            raise
         raise UserError(f"{path} does not fit timm/{name}: {error}; delete it to download it again") from error
 
 

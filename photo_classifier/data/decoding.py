@@ -27,6 +27,7 @@ from photo_classifier.data.pixels import (
     with_raw_mode,
 )
 from photo_classifier.data.unended_jpeg import read_unended
+from photo_classifier.runtime.signals import resource_hint
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, which says how to raise it
 # Pillow refuses a sound PNG for more than 1 MB of compressed text or profile. These bounds still hold off bombs.
@@ -130,6 +131,8 @@ def _opened(path: str | os.PathLike | Image.Image, max_pixels: int) -> Iterator[
         # Pillow's plugins raise many kinds of errors for damaged files (SyntaxError, struct.error,
         # zlib.error, IndexError, ...); to the user all mean the same: this file cannot be read.
         except Exception as error:
+            if isinstance(error, OSError) and resource_hint(error):  # not the file's fault, as a lack of memory may be
+                raise
             raise BadImage(_reason(error, path)) from error
 
 

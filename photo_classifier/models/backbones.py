@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models import pretrained
 from photo_classifier.runtime.errors import UserError, did_you_mean
+from photo_classifier.runtime.signals import resource_hint
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ def _build_timm(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretrained.S
         if not net.num_classes:  # built without a head
             net = timm.create_model(backbone.name, pretrained=False, num_classes=1000)
     except (RuntimeError, ValueError, TypeError) as error:
+        if resource_hint(error):
+            raise
         raise UserError(f"timm cannot build timm/{backbone.name}: {error}") from error
     config = net.pretrained_cfg
     size = config["input_size"][-1]

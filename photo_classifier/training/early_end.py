@@ -28,7 +28,7 @@ def explain_early_end(run: Run | SilentRun) -> Iterator[None]:
                 run.close()
             shutil.rmtree(run.folder, ignore_errors=True)
         raise
-    except (UserError, RuntimeError, MemoryError) as error:
+    except (UserError, RuntimeError, MemoryError, OSError) as error:
         if not (text := _text_of(error, run)):
             raise
         if not run.is_saved:
