@@ -17,6 +17,7 @@ from photo_classifier.config import (
     known_set_defaults,
     n_folds,
     parse_args,
+    rate_defaults,
     ratios,
 )
 from photo_classifier.runtime import distributed, launcher, signals
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     if "resume" in given:
         with distributed.process_group(lambda: device_from_gpu_id(given.get("gpu_id"))):
             return resume(given)
-    config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
+    config = TrainConfig(**{**known_set_defaults(given), **rate_defaults(given), **given, **ratios(given)})
     check_flags(config)
     if idle := idle_flags(given):
         warn(f"without effect with --head logistic: {', '.join(idle)}")
