@@ -17,6 +17,7 @@ from photo_classifier.config import (
     n_folds,
     parse_args,
     pass_size,
+    rate_defaults,
     ratios,
 )
 from photo_classifier.runtime import distributed, launcher, signals
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     if "resume" in given:
         with distributed.process_group(lambda: device_from_gpu_id(given.get("gpu_id"))):
             return resume(given)
-    config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
+    config = TrainConfig(**{**known_set_defaults(given), **rate_defaults(given), **given, **ratios(given)})
     check_flags(config)
     with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         if launcher.is_launched():
@@ -247,6 +248,7 @@ def warn_of_idle(config: TrainConfig, given: Mapping[str, object], splits: Split
 
 def divide(config: TrainConfig, splits: Splits) -> tuple[list[int], Splits]:
     """Returns the folds of a run by folds, and the splits as the run uses them."""
+    from photo_classifier.data.checks import group_copies
     from photo_classifier.data.folds import assign_folds
 
     k = n_folds(config)
@@ -254,7 +256,7 @@ def divide(config: TrainConfig, splits: Splits) -> tuple[list[int], Splits]:
         return [], splits
     pooled = splits.pooled()
     say(f"folds   {k} of {pluralize(len(pooled.train), 'image')}: each is tested by a head that has not seen it")
-    return assign_folds(pooled.train, k, config.seed), pooled
+    return distributed.broadcast_from_main(lambda: assign_folds(group_copies(pooled.train), k, config.seed)), pooled
 
 
 # --- model and run ----------------------------------------------------------------------------

@@ -163,7 +163,11 @@ class OptimizationFlags:
     optimizer: str = flag("adam", "adam, adamw or sgd", "NAME")
     lr: float = flag(1e-3, "learning rate", "X", number(float, above=0))
     backbone_lr: float | None = flag(
-        None, "learning rate of all but the head (default: same as --lr)", "X", number(float, above=0)
+        None,
+        "learning rate of all but the head (default: same as --lr; if that is not given either, 3e-4 for a pretrained "
+        "backbone with adam or adamw)",
+        "X",
+        number(float, above=0),
     )
     weight_decay: float = flag(
         0.0, "how strongly weights are pulled towards zero (not norms and biases)", "X", number(float, 0)
@@ -243,6 +247,18 @@ def known_set_defaults(given: dict) -> dict:
     is_own = given.keys() & {"data_dir", "labels", "splits"}
     name = given.get("dataset_name", None if is_own else "digits")
     return {"dataset_name": name, **DATASETS[name].defaults} if name in DATASETS else {}
+
+
+def rate_defaults(given: dict) -> dict:
+    """Returns the learning rate that suits a pretrained backbone that trains, if no rate was given.
+
+    At the rate of the head it forgets: after five epochs of EfficientNet-Lite0 with Adam on 144 ants and bees, 146
+    leaves and 180 hand signs, test accuracy was 85, 75 and 75 % at 1e-3, 94, 79 and 73 % at 3e-4, and 94, 75 and 65 %
+    at 1e-4. An epoch of warm-up made it 96 and 77 % on the first two at 3e-4: no clear gain.
+    """
+    is_pretrained, is_adam = given.get("use_pretrained") or given.get("weights"), given.get("optimizer") != "sgd"
+    is_open = not given.keys() & {"lr", "backbone_lr", "freeze"}
+    return {"backbone_lr": 3e-4} if is_pretrained and is_adam and is_open else {}
 
 
 def ratios(given: dict) -> dict:

@@ -111,3 +111,22 @@ def test_squeezenet_whose_head_is_a_convolution_takes_every_recipe(frozen, cli, 
     assert done.status == 0, done.err
     assert [row["backbone_lr"] for row in metrics_of("r")] == (["", ""] if frozen else ["0.0001", "5e-05"])
     assert cli("predict", "--model_fn", "m.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate"),
+    [
+        (("--weights", "tiny.pth"), 3e-4),
+        (("--weights", "tiny.pth", "--freeze_until", "layer1"), 3e-4),
+        (("--weights", "tiny.pth", "--lr", 1e-3), 1e-3),
+        (("--weights", "tiny.pth", "--optimizer", "sgd"), 1e-3),
+        ((), 1e-3),
+    ],
+)
+def test_a_pretrained_backbone_learns_slower_unless_a_rate_is_given(flags, rate, cli, trained, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, *flags, "--n_epochs", 1, "--run_dir", "own", "--model_fn", "own.pth")
+    done = cli("train", *argv)
+    assert done.status == 0, done.err
+    (row,) = metrics_of("own")
+    assert (float(row["lr"]), float(row["backbone_lr"])) == (1e-3, rate)
+    assert ("at 0.001 (backbone 0.0003)" in done.out) == (rate == 3e-4), "what was chosen is said at the start"

@@ -1,7 +1,10 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+from helpers import save_image
 
+from photo_classifier.data.checks import group_copies
 from photo_classifier.data.folds import assign_folds
 from photo_classifier.data.samples import Sample
 from photo_classifier.runtime.errors import UserError
@@ -47,6 +50,15 @@ def test_folds_depend_on_the_seed_and_the_keys_and_one_photo_more_moves_few():
     grown = [*samples, Sample("cat/new", "cat", "cat/new")]
     moved = [s for s, fold in zip(grown, assign_folds(grown, 5, 0), strict=True) if by_key.get(s.key, fold) != fold]
     assert len(moved) <= 5
+
+
+def test_copies_of_a_file_stay_in_one_fold(tmp_path):
+    made = [save_image(tmp_path / f"{n}.png", 0, n // 2) for n in range(20)]  # each photo twice
+    samples = group_copies([Sample(str(path), "cat", path.name) for path in made])
+    folds = assign_folds(samples, 5, 0)
+    assert folds[::2] == folds[1::2]
+    assert len(set(folds)) == 5
+    assert group_copies([replace(sample, group="plant") for sample in samples[:2]])[0].group == "plant"
 
 
 def test_fewer_photos_or_groups_than_folds_are_an_error():
