@@ -508,7 +508,7 @@ def validate_by_folds(session: Session, loaders: Mapping[str, FeatureLoader]) ->
         head_engine = HeadEngine(head, engine.device, engine.dtype, engine.batch_size)
         strategy = replace(session.strategy, model=head, evaluate=head_engine, refresh=head_engine.refresh)
         part = replace(session.splits, train=[session.splits.train[index] for index in seen])
-        trainer, recorder = make_trainer(config, part, engine, strategy), FoldRecorder()
+        trainer, recorder = make_trainer(config, part, engine, strategy, session.stopped), FoldRecorder()
         train, valid = (
             loaders[name].features.loader(loaders[name].batch_sampler.batch_size, only)
             for name, only in (("train", seen), ("valid", sorted(held_out)))

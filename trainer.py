@@ -193,8 +193,8 @@ class Trainer:
                 run.skip([pair for part in distributed.all_gather(batch.bad) for pair in part], split)
             if n_images:
                 labels = to_device(batch.labels, self.device)
-                logits, loss = step(batch, labels, n_images)
-                sums.add(labels, logits, loss)
+                logits, loss, *shares = step(batch, labels, n_images)
+                sums.add(labels, logits, loss, *shares)
                 if kept is not None and len(labels):
                     kept.append((logits, labels, batch.indices))
             sums.n_batches += 1
@@ -211,8 +211,11 @@ class Trainer:
         if is_asked:
             signals.raise_stopped()
 
-    def _train_step(self, batch: Batch, labels: torch.Tensor, n_images: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes a step; returns the logits of this process's share of `n_images`, and its part of their summed loss."""
+    def _train_step(self, batch: Batch, labels: torch.Tensor, n_images: int) -> tuple[torch.Tensor, ...]:
+        """Takes a step with this process's share of `n_images`.
+
+        Returns its logits, its part of the summed loss, and the shares of classes of mixed images.
+        """
         torch.manual_seed(derive_seed(self.seed, "step", self.step))
         images, targets = to_device(batch.images, self.device), labels
         if self.recipe.mix:
@@ -226,7 +229,7 @@ class Trainer:
         self.scaler.update()
         self.recipe.schedule.after_step()
         self.step += 1
-        return logits, loss * n_images / launcher.world_size()
+        return logits, loss * n_images / launcher.world_size(), *((targets,) if targets.is_floating_point() else ())
 
     def _add_gradients(
         self, images: torch.Tensor, targets: torch.Tensor, n_images: int

@@ -6,7 +6,7 @@ from sklearn.metrics import f1_score
 
 from photo_classifier.evaluation.metrics import class_counts, confusion_matrix, macro_f1
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.training.results import EpochResult, PhaseResult
+from photo_classifier.training.results import EpochResult, PhaseResult, RunningMetrics
 from trainer import Trainer
 
 NAN = math.nan
@@ -52,6 +52,20 @@ def test_macro_f1_is_that_of_scikit_learn(n_classes):
     assert confusion.sum() == 50
     expected = f1_score(labels, predicted, average="macro", zero_division=0)
     assert macro_f1(*class_counts(confusion)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_mixed_image_counts_by_the_share_of_the_class_that_was_predicted():
+    sums = RunningMetrics(torch.device("cpu"))
+    shares = torch.tensor([[0.7, 0.3, 0.0], [0.6, 0.4, 0.0], [0.0, 0.1, 0.9]])
+    logits = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [1.0, 0, 0]])
+    sums.add(torch.tensor([0, 0, 2]), logits, torch.zeros(()), shares)
+    again = RunningMetrics(torch.device("cpu"), sums.state_dict())
+    again.add(torch.tensor([1]), torch.tensor([[0, 1.0, 0]]), torch.zeros(()))
+    assert again.result("train").correct == pytest.approx(0.7 + 0.4 + 0.0 + 1)
+    assert again.result("train").n_images == 4
+    plain = RunningMetrics(torch.device("cpu"))
+    plain.add(torch.tensor([0, 0, 2]), logits, torch.zeros(()))
+    assert plain.result("train").correct == 1
 
 
 def test_a_pass_over_nothing_has_no_accuracy():

@@ -30,13 +30,13 @@ class PhaseResult:
     """One pass over a split. `seconds` and images/s are of the whole pass.
 
     `loss` is a mean over the images, in nats: of plain cross entropy in evaluation, of the training loss in training,
-    which may weigh classes, smooth labels and mix images. `correct` counts the images whose own class was predicted,
-    mixed or not. `macro_f1` is the mean of the classes' F1. Only an evaluation has `outputs`; a training pass, or one
-    that was read from a file, has none.
+    which may weigh classes, smooth labels and mix images. `correct` counts the images whose class was predicted; of a
+    mixed image, the share of that class. `macro_f1` is the mean of the classes' F1. Only an evaluation has `outputs`;
+    a training pass, or one that was read from a file, has none.
     """
 
     loss: Finite
-    correct: int
+    correct: int | float
     n_images: int
     seconds: Finite
     macro_f1: Finite = math.nan
@@ -44,7 +44,7 @@ class PhaseResult:
 
     @property
     def accuracy(self) -> float:
-        """The share of images whose class was predicted."""
+        """The share of images whose class was predicted, where mixed images count by their shares."""
         return self.correct / self.n_images if self.n_images else math.nan
 
     @property
@@ -111,17 +111,28 @@ class RunningMetrics:
         dtype = torch.float64 if device.type != "mps" else torch.float32
         self.loss = torch.as_tensor(state.get("loss", 0.0), dtype=dtype, device=device)
         self.confusion = torch.as_tensor(state.get("confusion", 0.0), dtype=torch.float32, device=device)
+        # what mixed images count more or less than whole ones of their own class
+        self.mixed = torch.as_tensor(state.get("mixed", 0.0), dtype=dtype, device=device)
         # a sum that is not finite stays so, hence this counts the steps before the first that spoils it
         self.n_finite = torch.as_tensor(state.get("n_finite", 0), dtype=torch.int64, device=device)
         self.n_steps: int = state.get("n_steps", 0)
         self.n_batches: int = state.get("n_batches", 0)
         self.seconds: float = state.get("seconds", 0.0)
 
-    def add(self, labels: torch.Tensor, logits: torch.Tensor, loss: torch.Tensor) -> None:
-        """Adds a batch: labels, int64 (n,), logits, (n, classes), and its summed loss."""
+    def add(
+        self, labels: torch.Tensor, logits: torch.Tensor, loss: torch.Tensor, shares: torch.Tensor | None = None
+    ) -> None:
+        """Adds a batch: labels, int64 (n,), logits, (n, classes), its summed loss, and mixed images' shares of classes.
+
+        The shares are fp32 (n, classes).
+        """
         self.loss = self.loss + loss.detach()
         if len(labels):
-            self.confusion = self.confusion + confusion_matrix(labels, logits.argmax(1), logits.shape[1])
+            predicted = logits.argmax(1)
+            self.confusion = self.confusion + confusion_matrix(labels, predicted, logits.shape[1])
+            if shares is not None:
+                counted = shares.gather(1, predicted[:, None]).sum() - (predicted == labels).sum()
+                self.mixed = self.mixed + counted
         self.n_finite = self.n_finite + self.loss.isfinite()
         self.n_steps += 1
 
@@ -131,7 +142,7 @@ class RunningMetrics:
             return self
         n_classes = all_reduce_max(len(self.confusion) if self.confusion.dim() else 0)[0]
         whole = RunningMetrics(self.loss.device, vars(self))
-        whole.loss = all_reduce(self.loss)
+        whole.loss, whole.mixed = all_reduce(self.loss), all_reduce(self.mixed)
         whole.confusion = all_reduce(self.confusion.new_zeros(n_classes, n_classes) + self.confusion)
         whole.n_finite = all_reduce(self.n_finite, "MIN")
         return whole
@@ -139,11 +150,12 @@ class RunningMetrics:
     def keep_on_main(self) -> None:
         """Clears the sums on all processes but the main one: those read from a file are of the whole split."""
         if not launcher.is_main():
-            self.loss, self.confusion = torch.zeros_like(self.loss), torch.zeros_like(self.confusion)
+            for name in ("loss", "mixed", "confusion"):
+                setattr(self, name, torch.zeros_like(getattr(self, name)))
 
     def state_dict(self) -> dict:
         """Returns plain values and tensors on the CPU."""
-        tensors = {name: getattr(self, name).cpu().clone() for name in ("loss", "confusion", "n_finite")}
+        tensors = {name: getattr(self, name).cpu().clone() for name in ("loss", "mixed", "confusion", "n_finite")}
         return {**tensors, "n_steps": self.n_steps, "n_batches": self.n_batches, "seconds": self.seconds}
 
     def check(self, what: str) -> None:
@@ -158,4 +170,6 @@ class RunningMetrics:
             raise UserError(f"no image of the {split} split could be read; see skipped.csv in the run folder")
         counts = class_counts(self.confusion)
         mean_loss = self.loss.item() / counts.n_images
-        return PhaseResult(mean_loss, counts.n_correct, counts.n_images, self.seconds, macro_f1(*counts))
+        mixed = self.mixed.item()
+        correct = counts.n_correct + mixed if mixed else counts.n_correct
+        return PhaseResult(mean_loss, correct, counts.n_images, self.seconds, macro_f1(*counts))
