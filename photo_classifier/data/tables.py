@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,8 +77,7 @@ class Table:
 
     def lists_images(self) -> bool:
         """Returns whether the first lines name images, as a text or JSON file of something else does not."""
-        paths = [row.path for row in itertools.islice(self.rows(), 20)] if self.path else []
-        return any(is_image_name(os.path.basename(path)) for path in paths)
+        return any(is_image_name(cell) for _, cells in self.cells.lines[:20] for cell in cells)
 
     def require(self, *kinds: str) -> None:
         """Checks that the table has columns of these kinds, such as `path` and `label`.
