@@ -113,7 +113,9 @@ class Table:
         """Returns what was guessed of the file: its columns, its encoding, the names of numbered classes."""
         found = [f"{self.file} {note}" for note in self.cells.notes()]
         if self.split and not self.has_splits and any(split_of(row.split) for row in self.rows()):
-            found.append(f"{self.file}: {self.split} does not split, as not all of its cells are train, val or test")
+            found.append(
+                f"{self.file}: {self.split} is not used for the splits, as not all of its cells are train, val or test"
+            )
         names = self._names_of_numbers[0]
         return found + ([f"{self.file}: {names} gives the names of its numbers"] if names else [])
 
