@@ -9,7 +9,7 @@ import shlex
 from photo_classifier.data.archives import is_archive_name
 from photo_classifier.data.detection_sets import find_annotations
 from photo_classifier.data.file_finder import FileFinder
-from photo_classifier.data.image_files import Listing, ending_of, has_images, subfolders, what_is_in
+from photo_classifier.data.image_files import Listing, ending_of, has_images, holds_images, subfolders, what_is_in
 from photo_classifier.data.json_tables import FORM
 from photo_classifier.data.layout_readers import EXPECTED, flat_class
 from photo_classifier.data.layouts import (
@@ -69,13 +69,14 @@ def _table_hints(here: Listing, columns: Columns) -> str:
 def _tables_nearby(here: Listing) -> list[str]:
     """Returns how to use the tables in the folders above, beside and below whose first line names an image here."""
     found, find, above = [], FileFinder(here.root), os.path.dirname(os.path.abspath(here.root))
-    for folder in (above, *list(subfolders(above).values())[:MAX_BESIDE], *here.folders.values()):
+    beside = [folder for folder in subfolders(above).values() if not holds_images(folder)][:MAX_BESIDE]
+    for folder in (above, *beside, *here.folders.values()):
         with contextlib.suppress(UserError, OSError):
             near = Listing(folder)
             near.files = [name for name in near.files if os.path.getsize(os.path.join(folder, name)) < MAX_NEARBY]
             firsts = [(table.file, next(table.rows(), None)) for table in find_tables(near, USUAL)]
             found += [file for file, row in firsts if row and find.find_unambiguous(row.path)]
-    return [f"for the labels in {file} add --labels {shlex.quote(file)}" for file in found]
+    return [f"for the labels in {file} add --labels {shlex.quote(file)}" for file in found[:3]]
 
 
 def _what_is_wrong(here: Listing) -> str:

@@ -124,6 +124,8 @@ def _fault_of(row: Row, table: Table) -> str:
     if row.fault == "has no label":
         return f"has no {table.label or 'label'}"
     if not row.fault and table.has_splits and not split_of(row.split):
+        if not row.split:
+            return f"has no {table.split}"
         return f"has the {table.split} {row.split!r} instead of train, valid or test"
     return row.fault
 

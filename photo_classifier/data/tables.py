@@ -112,7 +112,7 @@ class Table:
     def notes(self) -> list[str]:
         """Returns what was guessed of the file: its columns, its encoding, the names of numbered classes."""
         found = [f"{self.file} {note}" for note in self.cells.notes()]
-        if self.split and not self.has_splits and any(split_of(row.split) for row in self.rows()):
+        if self.split and not self.has_splits:
             found.append(
                 f"{self.file}: {self.split} is not used for the splits, as not all of its cells are train, val or test"
             )

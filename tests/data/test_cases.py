@@ -72,6 +72,8 @@ def test_the_flags_that_a_message_names_lead_to_the_training_that_was_meant(tmp_
 
 def test_a_table_in_another_folder_is_named_and_its_flag_works(tmp_path):
     REFUSED["a table in a folder beside"][0](tmp_path / "d")
+    with pytest.raises(UserError, match=r"add --labels '\S+/lists/my labels.csv'$"):
+        load_splits(tmp_path / "d" / "images", RATIOS, 0)
     shutil.move(tmp_path / "d" / "lists" / "my labels.csv", tmp_path / "d" / "labels.csv")
     with pytest.raises(UserError, match=r"add --labels \S+labels.csv$"):
         load_splits(tmp_path / "d" / "images", RATIOS, 0)
