@@ -157,7 +157,8 @@ class Faults:
         if not self.n_faults:
             return
         more = f", and {self.n_faults - SHOWN:,} more" if self.n_faults > SHOWN else ""
-        gone = f"; {pluralize(len(missing), 'file')} not found (for example {missing[0]})" if missing else ""
+        names = ", ".join(missing[:SHOWN]) + ", ..." * (len(missing) > SHOWN)
+        gone = f"; {pluralize(len(missing), 'file')} not found ({names})" if missing else ""
         advice = "correct or remove these lines"
         if self.n_several:
             advice = f"{pluralize(self.n_several, 'line')} with several labels: {ONE_LABEL}; {advice}"
