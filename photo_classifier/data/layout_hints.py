@@ -63,7 +63,7 @@ def _table_hints(here: Listing, columns: Columns) -> str:
     if unsure := [name for name in unsure if name not in faults]:
         form = "such as lines of `a.jpg cat`" if unsure[0].lower().endswith(LISTS) else f"such as {FORM}"
         found.append(f"{', '.join(unsure[:3])}: not a list of images and labels, {form}")
-    return "; ".join(found + _tables_nearby(here))
+    return "; ".join(found + ([] if faults else _tables_nearby(here)))
 
 
 def _tables_nearby(here: Listing) -> list[str]:
