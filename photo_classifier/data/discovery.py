@@ -65,10 +65,12 @@ def load_splits(
         UserError: no classifier can be trained on this data.
     """
     parts, layout, name, notes, others, unread, empty = {}, "images", str(splits), [], {}, {}, []
+    advice = EXPECTED
     if root is not None or labels is not None:
         layout, reader = open_data(root, labels, columns)
         root, name, (parts, notes) = reader.root, reader.name, _read(reader, columns)
         others, unread, empty = dict(sorted(reader.others.items())), reader.unread, reader.empty
+        advice = reader.advice
     if splits:
         known = [sample for part in parts.values() for sample in part] or None
         parts, split_notes = read_splits(splits, known, root or "", parts.get("train", []) if train_new else [])
@@ -76,9 +78,10 @@ def load_splits(
     if min_images is None:
         refuse_small_classes(parts, empty, [split for split, share in _splits_to_make(parts, ratios).items() if share])
     else:
-        parts, rare_notes = without_rare_classes(parts, {place.label for place in empty if place.label}, min_images)
+        parts, rare_notes = without_rare_classes(parts, empty, min_images)
         notes += rare_notes
-    class_names = _class_names(parts, name)
+    class_names = _class_names(parts, name, advice)
+    unread = {path: reason for path, reason in unread.items() if reader.label_of(path) in class_names}
     filled = _with_missing_splits(parts, ratios, seed)
     notes += _group_notes(filled) + _absent_notes(filled, class_names)
     made = tuple(split for split in filled if split not in parts)
@@ -159,7 +162,7 @@ def _unused_tables(root: str, columns: Columns) -> list[str]:
     ]
 
 
-def _class_names(parts: Parts, root: str | Path) -> list[str]:
+def _class_names(parts: Parts, root: str | Path, advice: str) -> list[str]:
     if "train" not in parts:
         raise UserError(f"{root} has no images for training; {EXPECTED}")
     class_names = sorted({sample.label for sample in parts["train"]})
@@ -177,7 +180,7 @@ def _class_names(parts: Parts, root: str | Path) -> list[str]:
             f"{leave_out}"
         )
     if len(class_names) < 2:
-        raise UserError(f"{root} has only one class ({class_names[0]!r}); {EXPECTED}")
+        raise UserError(f"{root} has only one class ({class_names[0]!r}); {advice}")
     return class_names
 
 

@@ -87,7 +87,16 @@ class FileFinder:
             exact = [hit for hit in self._by_stem.get(os.path.splitext(name)[0], ()) if _key(hit)[0] == name]
             if hits := exact or ([] if is_image_name(name) else self._by_stem.get(name, [])):
                 return hits
-        return []
+        return self._by_number.get(parts[-1].lstrip("0"), []) if parts[-1].isdigit() else []
+
+    @cached_property
+    def _by_number(self) -> dict[str, list[str]]:
+        """The images whose name is a number, without its leading zeros, which Excel drops."""
+        found: dict[str, list[str]] = {}
+        for stem, hits in self._by_stem.items():
+            if stem.isdigit():
+                found.setdefault(stem.lstrip("0"), []).extend(hits)
+        return found
 
     def _likeness(self, hit: str, parts: list[str]) -> tuple[int, bool]:
         """Returns how many folders of a file are those of the path, and whether these are all that it has."""

@@ -33,10 +33,11 @@ _REASONS = {
 # Endings and names of files that belong to a data set but hold no photo.
 NO_PHOTO = frozenset(
     ".7z .aac .aae .arrow .bak .bat .bib .bz2 .cfg .ckpt .conf .css .csv .cube .db .dbf .dll .doc .docx .exe .feather "
-    ".flac .geojson .gpx .gz .htm .html .ini .ipynb .iso .jgw .js .json .jsonl .keep .keras .kml .lnk .list .lock .log "
-    ".lst .m .m4a .md .md5 .mp3 .names .ndjson .odf .ods .odt .ogg .onnx .parquet .pgw .pickle .pkl .ppt .pptx .prj "
-    ".pt .pth .py .r .rar .rst .rtf .safetensors .sav .sh .sha1 .sha256 .shp .shx .sql .sqlite .tab .tar .tex .tflite "
-    ".tfw .tgz .thm .toml .tsv .txt .url .wav .webloc .xls .xlsm .xlsx .xml .xmp .xz .yaml .yml .zip".split()
+    ".ffs_db .flac .geojson .gpx .gz .htm .html .ini .ipynb .iso .jgw .js .json .jsonl .keep .keras .kml .list .lnk "
+    ".lock .log .lst .m .m4a .manifest .md .md5 .mp3 .names .ndjson .odf .ods .odt .ogg .onnx .parquet .pgw .pickle "
+    ".pkl .ppt .pptx .prj .pt .pth .py .r .rar .rst .rtf .safetensors .sav .sh .sha1 .sha256 .shp .shx .sql .sqlite "
+    ".tab .tar .tex .tflite .tfw .tgz .thm .toml .tsv .txt .url .wav .webloc .xls .xlsm .xlsx .xml .xmp .xz .yaml "
+    ".yml .zip".split()
 )
 NO_PHOTO_NAMES = frozenset(
     "authors changelog changes contributors copying dockerfile install licence license makefile notice readme todo "

@@ -17,7 +17,7 @@ from photo_classifier.runtime.text import pluralize
 SYSTEM = frozenset(
     "thumbs.db,ehthumbs.db,desktop.ini,icon\r,__macosx,$recycle.bin,recycler,recycled,system volume information,"
     "network trash folder,temporary items,found.000,#recycle,#snapshot,@eadir,@recycle,@recently-snapshot,"
-    "@synoresource,@tmp,lost+found,__pycache__".split(",")
+    "@synoresource,@tmp,lost+found,wpsystem,__pycache__".split(",")
 )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from photo_classifier.data.encodings import encoding_of
+from photo_classifier.data.file_kinds import is_image_name
+from photo_classifier.data.table_columns import Lines
 from photo_classifier.runtime.errors import UserError
 
-Lines = list[tuple[int, Sequence[str]]]
-EXPECTED = 'expected objects such as {"file_name": "a.jpg", "label": "cat"}, one a line or in a list'
+FORM = 'objects such as {"file_name": "a.jpg", "label": "cat"}, one a line or in a list'
+EXPECTED = f"expected {FORM}"
 
 
 def read_json(file: str, raw: bytes) -> Lines:
@@ -62,7 +64,7 @@ def _json_lines(text: str) -> list:
 
 
 def _records(file: str, document: object) -> list:
-    """Returns the list that a document is or holds, or the pairs of a mapping from path to label."""
+    """Returns the list that a document is or holds, or the pairs of a mapping from path to label or back."""
     if isinstance(document, list):
         return document
     if not isinstance(document, dict):
@@ -72,12 +74,21 @@ def _records(file: str, document: object) -> list:
         return _coco(file, lists)
     if len(lists) == 1 and isinstance(next(iter(lists.values()))[0], dict):
         return next(iter(lists.values()))
-    if len(document) > 1 and all(isinstance(label, (str, int)) for label in document.values()):
-        from photo_classifier.data.image_files import is_image_name
+    if all(isinstance(label, (str, int)) for label in document.values()) and any(map(is_image_name, document)):
+        return [{"path": path, "label": label} for path, label in document.items()]
+    return _columns(document) or [document]
 
-        if any(map(is_image_name, document)):
-            return [{"path": path, "label": label} for path, label in document.items()]
-    return [document]
+
+def _columns(document: Mapping[str, object]) -> list:
+    """Returns the records of columns, as pandas writes them, or of a list of paths for each label."""
+    columns = {name: list(cells.values()) if isinstance(cells, dict) else cells for name, cells in document.items()}
+    if len(columns) < 2 or not all(isinstance(cells, list) for cells in columns.values()):
+        return []
+    texts = [isinstance(cell, str) and is_image_name(cell) for cells in columns.values() for cell in cells]
+    if texts and all(texts):
+        return [{"path": path, "label": label} for label, paths in columns.items() for path in paths]
+    is_even = any(texts) and len({len(cells) for cells in columns.values()}) == 1
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)] if is_even else []
 
 
 def _coco(file: str, lists: Mapping[str, list]) -> list:

@@ -13,7 +13,7 @@ from photo_classifier.data.image_files import nfc
 from photo_classifier.runtime.text import pluralize
 
 ReadLabel = Callable[[str], tuple[str, str]]  # cell -> label, and why it is empty
-ONES, ZEROS = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false", ""})
+ONES, ZEROS = frozenset("1 1.0 true yes x".split()), frozenset(["", *"0 0.0 -1 -1.0 false no".split()])
 
 
 def one_hot_columns(header: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]], used: set) -> list[int]:

@@ -9,7 +9,8 @@ import shlex
 from photo_classifier.data.archives import is_archive_name
 from photo_classifier.data.detection_sets import find_annotations
 from photo_classifier.data.file_finder import FileFinder
-from photo_classifier.data.image_files import Listing, ending_of, has_images, subfolders, what_is_in
+from photo_classifier.data.image_files import Listing, ending_of, has_images, holds_images, subfolders, what_is_in
+from photo_classifier.data.json_tables import FORM
 from photo_classifier.data.layout_readers import EXPECTED, flat_class
 from photo_classifier.data.layouts import (
     GENERIC,
@@ -21,12 +22,13 @@ from photo_classifier.data.layouts import (
     without_classes,
 )
 from photo_classifier.data.table_columns import USUAL, Columns
-from photo_classifier.data.table_files import NOT_READ, SURE, is_table_name
+from photo_classifier.data.table_files import LISTS, NOT_READ, SURE, is_table_name
 from photo_classifier.data.tables import ONE_LABEL
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import pluralize
 
 MAX_NEARBY = 1 << 24  # bytes of a table in another folder
+MAX_BESIDE = 20  # folders
 
 
 def explain_undetected(root: str, columns: Columns = USUAL) -> str:
@@ -59,20 +61,22 @@ def _table_hints(here: Listing, columns: Columns) -> str:
     found += [f"{name}: save it as .xlsx or .csv" for name in sorted(here.files) if ending_of(name) in NOT_READ]
     unsure = sorted(name for name in here.files if is_table_name(name) and not name.lower().endswith(SURE))
     if unsure := [name for name in unsure if name not in faults]:
-        found.append(f"{', '.join(unsure[:3])}: not a list of images and labels, such as lines of `a.jpg cat`")
-    return "; ".join(found + _tables_nearby(here))
+        form = "such as lines of `a.jpg cat`" if unsure[0].lower().endswith(LISTS) else f"such as {FORM}"
+        found.append(f"{', '.join(unsure[:3])}: not a list of images and labels, {form}")
+    return "; ".join(found + ([] if faults else _tables_nearby(here)))
 
 
 def _tables_nearby(here: Listing) -> list[str]:
-    """Returns how to use the tables in the folder above and in those below whose first line names an image here."""
-    found, find = [], FileFinder(here.root)
-    for folder in (os.path.dirname(os.path.abspath(here.root)), *here.folders.values()):
+    """Returns how to use the tables in the folders above, beside and below whose first line names an image here."""
+    found, find, above = [], FileFinder(here.root), os.path.dirname(os.path.abspath(here.root))
+    beside = [folder for folder in subfolders(above).values() if not holds_images(folder)][:MAX_BESIDE]
+    for folder in (above, *beside, *here.folders.values()):
         with contextlib.suppress(UserError, OSError):
             near = Listing(folder)
             near.files = [name for name in near.files if os.path.getsize(os.path.join(folder, name)) < MAX_NEARBY]
             firsts = [(table.file, next(table.rows(), None)) for table in find_tables(near, USUAL)]
             found += [file for file, row in firsts if row and find.find_unambiguous(row.path)]
-    return [f"for the labels in {file} add --labels {shlex.quote(file)}" for file in found]
+    return [f"for the labels in {file} add --labels {shlex.quote(file)}" for file in found[:3]]
 
 
 def _what_is_wrong(here: Listing) -> str:

@@ -21,14 +21,15 @@ EXPECTED = (
 class LayoutReader(Protocol):
     """Reads the labelled images of one layout.
 
-    `name` is what the user calls the data. After `samples` has run, `others` counts the files that are not
-    images, by ending, `left_out` lists images without a label, `missing` lists images that do not exist, `empty` lists
-    class folders without images, and `unread` gives the reasons for files of a class that may hold a photo but are
-    not read.
+    `name` is what the user calls the data, and `advice` says what to do if it has a single class. After `samples` has
+    run, `others` counts the files that are not images, by ending, `left_out` lists images without a label, `missing`
+    lists images that do not exist, `empty` lists class folders without images, and `unread` gives the reasons for files
+    of a class that may hold a photo but are not read.
     """
 
     root: str
     name: str
+    advice: str
     others: Counter[str]
     left_out: list[str]
     missing: list[str]
@@ -63,6 +64,8 @@ class ClassFolder(NamedTuple):
 
 class FolderReader:
     """A `LayoutReader` for images whose label is the name of their folder or the start of their own name."""
+
+    advice = EXPECTED
 
     def __init__(self, root: str, places: Sequence[ClassFolder]) -> None:
         self.root, self.name, self.places = root, root, places

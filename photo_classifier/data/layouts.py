@@ -48,12 +48,16 @@ def without_classes(folder: str) -> str:
 def splits_in(here: Listing) -> dict[str, str]:
     """Returns split -> folder; for `training_set/training_set` it is the inner folder.
 
+    Names such as `train2017` and `training_images` count if every folder has one of another split.
+
     Raises:
         UserError: two folders have names of the same split.
     """
     found: dict[str, str] = {}
+    loose = [_split_in_name(name) for name in here.folders]
+    is_loose = "train" in loose and None not in loose and len({*loose}) == len(loose) > 1
     for name, path in here.folders.items():
-        split = split_of(name)
+        split = _split_in_name(name) if is_loose else split_of(name)
         if split in found:
             raise UserError(f"{found[split]} and {path} are both the {split} split; merge them or remove one")
         if split:
@@ -167,7 +171,7 @@ def _in_order(tables: dict[str, Table]) -> dict[str, Table]:
 
 def _split_in_name(name: str) -> str | None:
     """Returns the split that a table is for: `val` and `val_labels` for valid; None if it names none or several."""
-    splits = {split_of(word) for word in (name, *re.split(r"[\W_]+", name))} - {None}
+    splits = {split_of(word) for word in (name, *re.split(r"[\W\d_]+", name))} - {None}
     return splits.pop() if len(splits) == 1 else None
 
 

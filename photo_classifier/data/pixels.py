@@ -78,7 +78,7 @@ def _grey_to_8_bits(image: Image.Image, bit_depth: int) -> Image.Image:
         bit_depth = 12
     grey = np.asarray(image)
     if grey.min() < 0 or grey.max() > 65535:
-        raise BadImage("has 32-bit integer pixels, whose range is unknown")
+        raise BadImage("has values below 0 or above 65535, whose range is unknown; save it with 8 or 16 bits")
     grey = _scaled(grey, bit_depth)
     return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)
 

@@ -14,17 +14,19 @@ from photo_classifier.runtime.text import pluralize
 MOST_NAMES = 50  # in one message
 
 
-def without_rare_classes(parts: Parts, empty: Collection[str], least: int) -> tuple[Parts, list[str]]:
+def without_rare_classes(parts: Parts, empty: Sequence[ClassFolder], least: int) -> tuple[Parts, list[str]]:
     """Leaves out the classes with fewer images to train on; returns the others by split, and a note.
 
     Args:
-        empty: classes without an image.
+        empty: class folders without images.
 
     Raises:
         UserError: fewer than two classes have that many.
     """
     labels = {sample.label for part in parts.values() for sample in part}
-    counts = dict.fromkeys(sorted(labels.union(empty)), 0) | Counter(sample.label for sample in parts.get("train", ()))
+    counts = dict.fromkeys(sorted(labels.union(place.label for place in empty if place.label)), 0) | Counter(
+        sample.label for sample in parts.get("train", ())
+    )
     rare = {label: n for label, n in counts.items() if n < least}
     first, second = sorted([*counts.values(), 0], reverse=True)[:2]
     if not rare or not second:  # a single class is reported as such
@@ -36,6 +38,7 @@ def without_rare_classes(parts: Parts, empty: Collection[str], least: int) -> tu
         )
     kept = {split: [sample for sample in part if sample.label not in rare] for split, part in parts.items()}
     note = f"left out, with fewer than {pluralize(least, 'image')} to train on: {_counts_text(rare)}"
+    note += _contents_text([place for place in empty if place.label in rare])
     return {split: part for split, part in kept.items() if part}, [note]
 
 
@@ -57,10 +60,12 @@ def refuse_small_classes(parts: Parts, empty: Sequence[ClassFolder], splits: Col
     rare |= {place.label: 0 for place in empty if place.label not in sizes}
     advice = ["add images"]
     if len(sizes.keys() - rare) > 1:
-        advice.append(f"leave out the classes with fewer than {len(splits)} (--min_images {len(splits)})")
+        least = max(rare.values()) + 1
+        advice.append(f"leave out the classes with fewer than {least} (--min_images {least})")
     if max(sizes.values()) > 1:
-        advice.append("keep what has any, first for training (--min_images 1)")
-    raise UserError(f"too few images for {' + '.join(splits)}: {_counts_text(rare)}; {', or '.join(advice)}")
+        advice.append("keep every class that has an image, if need be for training alone (--min_images 1)")
+    counts = _counts_text(rare) + _contents_text(empty)
+    raise UserError(f"too few images for {' + '.join(splits)}: {counts}; {', or '.join(advice)}")
 
 
 def _refuse_empty_classes(parts: Parts, empty: Sequence[ClassFolder]) -> None:
@@ -72,11 +77,15 @@ def _refuse_empty_classes(parts: Parts, empty: Sequence[ClassFolder]) -> None:
         is_needed = any(place.split == "train" and place.label in labels for place in empty)
         advice += [*["remove what is no class"] * (not is_needed), "leave out the classes without any (--min_images 1)"]
     what = "look like classes but contain" if len(empty) > 1 else "looks like a class but contains"
+    names = _names_text([place.folder for place in empty])
+    raise UserError(f"{names} {what} no images{_contents_text(empty)}; {', or '.join(advice)}")
+
+
+def _contents_text(empty: Sequence[ClassFolder]) -> str:
+    """Returns in brackets which files class folders without images hold instead, or an empty string."""
     holds = {place.folder: what_is_in(place.folder).replace(";", ",") for place in empty}
     others = [f"{folder} {text}" for folder, text in holds.items() if " but " in text]
-    names = _names_text([place.folder for place in empty])
-    shown = f" ({_names_text(others)})" if others else ""
-    raise UserError(f"{names} {what} no images{shown}; {', or '.join(advice)}")
+    return f" ({_names_text(others)})" if others else ""
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from photo_classifier.data.file_kinds import is_image_name
 from photo_classifier.runtime.errors import choose
 
 # in the order in which they are preferred
 PATH_COLUMNS = (
     "path file_path filepath image_path img_path photo_path file filename file_name file_dir image image_file "
-    "image_name image_id img photo picture external_id id_code id name "
+    "image_name image_id img photo picture external_id id_code id name url image_url img_url uri image_uri source_ref "
     "경로 파일 파일명 이미지 datei dateiname dateipfad bild bilddatei foto pfad fichier nom_fichier chemin archivo "
     "nombre_archivo imagen ruta immagine arquivo imagem "
     "ファイル ファイル名 画像 画像名 パス 文件 文件名 图片 图像 路径 檔案 檔名 圖片 файл имя_файла изображение путь"
@@ -55,6 +56,18 @@ class Columns:
 
 
 USUAL = Columns()
+Lines = list[tuple[int, Sequence[str]]]
+
+
+def without_titles(lines: Lines) -> Lines:
+    """Returns the lines from the header on, without a title or the names of groups of columns above it.
+
+    Such a line fills at most half as many cells as another of the first ten, and there is a header below it.
+    """
+    n_filled = [sum(map(bool, cells)) for _, cells in lines[:10]]
+    n = next(n for n, filled in enumerate([*n_filled, 0]) if 2 * filled > max(n_filled, default=0) or not filled)
+    is_header = 0 < n < len(n_filled) and not any(is_image_name(cell) for _, cells in lines[: n + 1] for cell in cells)
+    return lines[n:] if is_header else lines
 
 
 def find_column(where: str, header: Sequence[str], given: str | None, usual: Sequence[str]) -> str | None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from photo_classifier.data.encodings import encoding_of
 from photo_classifier.data.image_files import ending_of, is_image_name
 from photo_classifier.data.json_tables import read_json
+from photo_classifier.data.table_columns import Lines, without_titles
 from photo_classifier.data.workbooks import read_workbook
 from photo_classifier.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Lines = list[tuple[int, Sequence[str]]]
 MAX_BYTES = 500_000_000  # of a table: some five million lines
 
 LANGUAGES = {
@@ -106,10 +106,20 @@ def decode_text(file: str, raw: bytes) -> tuple[str, str]:
 # --- CSV and lists ----------------------------------------------------------------------------
 
 
+def _n_lines_above(text: str) -> int:
+    """Returns how many lines stand above the header: blank ones, Excel's `sep=;`, and a title or comments."""
+    lines = text.split("\n", 12)[:12]
+    first = next((n for n, line in enumerate(lines) if line.strip() and not re.fullmatch(r"sep=.\r?", line)), 0)
+    is_row = (re.search(r"[,;\t|]", line) and not line.startswith("#") for line in lines[first:])
+    header = next((n for n, holds in enumerate(is_row, first) if holds), first)
+    cells = re.split(r"[,;\t|\s]", "\n".join(lines[first : header + 1]))
+    return first if any(is_image_name(clean(cell)) for cell in cells) else header
+
+
 def _read_text(file: str, raw: bytes) -> Cells:
     """Reads cells between commas, semicolons, tabs or bars, or lines of a path and a label."""
     text, encoding = decode_text(file, raw)
-    n_before = re.match(r"(\s*\n)?(sep=.\r?\n)?", text)[0].count("\n")  # Excel writes `sep=;` for itself
+    n_before = _n_lines_above(text)
     text = text.split("\n", n_before)[n_before]
     first = re.split("[\r\n]", text, maxsplit=1)[0].strip()
     if not first.strip(",;\t| "):
@@ -121,7 +131,8 @@ def _read_text(file: str, raw: bytes) -> Cells:
     lines = _list_lines(text) if is_list else _Csv(file, text, delimiter).lines()
     if not lines:
         raise UserError(f"{file} has nothing but comments; expected lines such as `a.jpg cat`")
-    return _cells([(number + n_before, [clean(cell) for cell in cells]) for number, cells in lines], encoding, is_list)
+    lines = [(number + n_before, [clean(cell) for cell in cells]) for number, cells in lines]
+    return _cells(lines if is_list else without_titles(lines), encoding, is_list)
 
 
 def _cells(lines: Lines, encoding: str = "utf-8", is_list: bool = False) -> Cells:
@@ -222,4 +233,5 @@ OTHERS: dict[str, Callable[[str, bytes], Lines]] = {
     ".jsonl": read_json,
     ".ndjson": read_json,
     ".json": read_json,
+    ".manifest": read_json,
 }

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from photo_classifier.data.file_finder import FileFinder
-from photo_classifier.data.image_files import nfc, walk_images
+from photo_classifier.data.image_files import ending_of, nfc, walk_images
 from photo_classifier.data.layout_readers import ClassFolder, sample_key
 from photo_classifier.data.samples import Sample, split_of
 from photo_classifier.data.table_files import SURE
@@ -66,6 +66,14 @@ class TableReader:
         if self.is_whole:
             self._count_the_rest(set(seen))
 
+    @property
+    def advice(self) -> str:
+        """What to do if all labels are the same."""
+        table = next(iter(self.tables.values()))
+        others = [name for name in table.header if name and name not in (table.path, table.label)]
+        hint = f", or name another column with --label_column ({', '.join(others)})" if others else ""
+        return f"add lines of other classes to {table.file}{hint}"
+
     def _find(self, split: str, row: Row) -> tuple[str, str]:
         """Returns the path of the image, also of one that is missing, and a fault if two files match."""
         fault = ""
@@ -86,6 +94,7 @@ class TableReader:
     def _count_the_rest(self, seen: set[str]) -> None:
         others: Counter[str] = Counter()
         self.left_out += [path for path in walk_images(self.root, others) if os.path.normpath(path) not in seen]
+        others.subtract(ending_of(table.file) for table in self.tables.values())
         self.others += Counter({ending: n for ending, n in others.items() if ending not in SURE})
 
     def labels(self) -> set[str]:
@@ -115,6 +124,8 @@ def _fault_of(row: Row, table: Table) -> str:
     if row.fault == "has no label":
         return f"has no {table.label or 'label'}"
     if not row.fault and table.has_splits and not split_of(row.split):
+        if not row.split:
+            return f"has no {table.split}"
         return f"has the {table.split} {row.split!r} instead of train, valid or test"
     return row.fault
 
@@ -146,7 +157,8 @@ class Faults:
         if not self.n_faults:
             return
         more = f", and {self.n_faults - SHOWN:,} more" if self.n_faults > SHOWN else ""
-        gone = f"; {pluralize(len(missing), 'file')} not found (for example {missing[0]})" if missing else ""
+        names = ", ".join(missing[:SHOWN]) + ", ..." * (len(missing) > SHOWN)
+        gone = f"; {pluralize(len(missing), 'file')} not found ({names})" if missing else ""
         advice = "correct or remove these lines"
         if self.n_several:
             advice = f"{pluralize(self.n_several, 'line')} with several labels: {ONE_LABEL}; {advice}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,8 +77,7 @@ class Table:
 
     def lists_images(self) -> bool:
         """Returns whether the first lines name images, as a text or JSON file of something else does not."""
-        paths = [row.path for row in itertools.islice(self.rows(), 20)] if self.path else []
-        return any(is_image_name(os.path.basename(path)) for path in paths)
+        return any(is_image_name(cell) for _, cells in self.cells.lines[:20] for cell in cells)
 
     def require(self, *kinds: str) -> None:
         """Checks that the table has columns of these kinds, such as `path` and `label`.
@@ -114,8 +112,10 @@ class Table:
     def notes(self) -> list[str]:
         """Returns what was guessed of the file: its columns, its encoding, the names of numbered classes."""
         found = [f"{self.file} {note}" for note in self.cells.notes()]
-        if self.split and not self.has_splits and any(split_of(row.split) for row in self.rows()):
-            found.append(f"{self.file}: {self.split} does not split, as not all of its cells are train, val or test")
+        if self.split and not self.has_splits:
+            found.append(
+                f"{self.file}: {self.split} is not used for the splits, as not all of its cells are train, val or test"
+            )
         names = self._names_of_numbers[0]
         return found + ([f"{self.file}: {names} gives the names of its numbers"] if names else [])
 

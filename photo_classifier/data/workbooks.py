@@ -1,4 +1,4 @@
-"""Reads the first sheet of an Excel workbook, which may come from a stranger."""
+"""Reads the table in an Excel workbook, which may come from a stranger."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import datetime
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 from xml.parsers import expat
 
+from photo_classifier.data.file_kinds import is_image_name
+from photo_classifier.data.table_columns import Lines, without_titles
 from photo_classifier.runtime.errors import UserError
 
-Lines = list[tuple[int, Sequence[str]]]
+if TYPE_CHECKING:
+    from openpyxl.worksheet._read_only import ReadOnlyWorksheet
+
 MAX_UNPACKED = 250_000_000  # bytes: a million lines have 120 MB
 MAX_ROWS, MAX_COLUMNS = 1 << 20, 1 << 14  # Excel's own limits
 MAX_ELEMENTS = 12_000_000  # of a sheet, a million lines of five cells; the other parts have a third of that
@@ -19,7 +24,9 @@ TOO_LARGE = "it has more cells than a table of images needs; save the table as C
 
 
 def read_workbook(file: str, raw: bytes) -> Lines:
-    """Returns the lines of the first visible sheet that are not empty; the first of them is the header.
+    """Returns the lines of a sheet that are not empty; the first of them is the header.
+
+    It is the first visible sheet that names images, or else that has two columns.
 
     Raises:
         UserError: it is no workbook, has no table, or is larger than Excel could make it.
@@ -29,14 +36,27 @@ def read_workbook(file: str, raw: bytes) -> Lines:
     _check_size(file, raw)
     try:
         book = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
-        sheet = next(sheet for sheet in book.worksheets if sheet.sheet_state == "visible")
-        sheet.reset_dimensions()  # what a file says of itself may be wrong
-        return _with_even_width(file, list(_filled_lines(file, sheet.iter_rows(values_only=True))))
+        sheets = [_lines_of(file, sheet) for sheet in book.worksheets if sheet.sheet_state == "visible"]
+        found = (lines for is_it in (_names_images, _has_columns, bool) for lines in sheets if is_it(lines))
+        return _with_even_width(file, next(found, []))
     except UserError:
         raise
     except Exception as error:  # openpyxl raises whatever a broken file leads to
         reason = str(error) or type(error).__name__
         raise UserError(f"{file} cannot be read as a workbook ({reason}); save it again, or as CSV") from error
+
+
+def _lines_of(file: str, sheet: ReadOnlyWorksheet) -> Lines:
+    sheet.reset_dimensions()  # what a file says of itself may be wrong
+    return list(_filled_lines(file, sheet.iter_rows(values_only=True)))
+
+
+def _names_images(lines: Lines) -> bool:
+    return any(is_image_name(cell) for _, cells in lines[:20] for cell in cells)
+
+
+def _has_columns(lines: Lines) -> bool:
+    return any(sum(map(bool, cells)) > 1 for _, cells in lines[:20])
 
 
 def _filled_lines(file: str, rows: Iterator[Sequence[object]]) -> Iterator[tuple[int, Sequence[str]]]:
@@ -52,9 +72,8 @@ def _filled_lines(file: str, rows: Iterator[Sequence[object]]) -> Iterator[tuple
 
 def _with_even_width(file: str, lines: Lines) -> Lines:
     if not lines:
-        raise UserError(f"{file} has an empty first sheet; expected a line that names its columns, such as path, label")
-    # a title may stand above the header
-    lines = lines[next((n for n, (_, cells) in enumerate(lines[:10]) if sum(map(bool, cells)) > 1), 0) :]
+        raise UserError(f"{file} has only empty sheets; expected a line that names its columns, such as path, label")
+    lines = without_titles(lines)
     width = max(n for n, cell in enumerate(lines[0][1], start=1) if cell)
     return [(number, [*cells, *[""] * width][:width]) for number, cells in lines if any(cells[:width])]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from photo_classifier.data.file_kinds import ending_of
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.training.run_folder import check_folder, write_table
 
@@ -29,11 +31,16 @@ class SkippedImages:
         self.write()
         if len(self.reasons) > self.max_bad * self.n_found:
             path, reason = next(iter(new.items()))
+            counts = f"{len(self.reasons)} of {self.n_found} images cannot be read ({self._kinds()})"
             raise UserError(
-                f"{len(self.reasons)} of {self.n_found} images cannot be read, more than a share of {self.max_bad:g}; "
-                f"for example {path}: {reason}; all are listed in {self.path}: repair or remove them, or allow more "
-                "(--max_bad)"
+                f"{counts}, more than a share of {self.max_bad:g}; for example {path}: {reason}; all are listed in "
+                f"{self.path}: repair or remove them, or allow more (--max_bad)"
             )
+
+    def _kinds(self) -> str:
+        """Returns how many there are of each ending."""
+        kinds = Counter(ending_of(path) or "no ending" for path in self.reasons).most_common()
+        return ", ".join(f"{ending} {n}" for ending, n in kinds[:5]) + (", ..." if len(kinds) > 5 else "")
 
     def write(self) -> None:
         """Writes the list as it is now."""

@@ -72,6 +72,8 @@ def test_the_flags_that_a_message_names_lead_to_the_training_that_was_meant(tmp_
 
 def test_a_table_in_another_folder_is_named_and_its_flag_works(tmp_path):
     REFUSED["a table in a folder beside"][0](tmp_path / "d")
+    with pytest.raises(UserError, match=r"add --labels '\S+/lists/my labels.csv'$"):
+        load_splits(tmp_path / "d" / "images", RATIOS, 0)
     shutil.move(tmp_path / "d" / "lists" / "my labels.csv", tmp_path / "d" / "labels.csv")
     with pytest.raises(UserError, match=r"add --labels \S+labels.csv$"):
         load_splits(tmp_path / "d" / "images", RATIOS, 0)
@@ -113,7 +115,7 @@ def test_photos_of_formats_that_are_not_read_count_as_unreadable(cli, tmp_path):
     splits = load_splits(tmp_path / "d", RATIOS, 0)
     assert (len(splits.unread), sum(map(len, splits.by_name().values()))) == (4, 12), "the splits stay as they are"
     done = cli("train", "--data_dir", "d", *TINY, "--run_dir", "r")
-    assert_one_line_error(done, "4 of 16 images cannot be read, more than")
+    assert_one_line_error(done, "4 of 16 images cannot be read (.dng 4), more than a share of 0.05;")
     assert (tmp_path / "r" / "skipped.csv").read_text(encoding="utf-8-sig").count("is a camera raw file") == 4
     found = list(input_samples(["d"], ["red", "blue"]))
     assert [sample.reason.partition(",")[0] for sample in found if sample.reason] == ["is a camera raw file"] * 4

@@ -128,7 +128,7 @@ def test_too_many_bad_files_stop_before_the_first_epoch(cli, split_folder):
         (split_folder / "train" / "cat" / f"0{n}.png").write_bytes(b"text")
     done = cli("train", "--data_dir", split_folder, *TINY, "--run_dir", "r")
     assert done.status == 2
-    assert "4 of 39 images cannot be read, more than a share of 0.05" in done.err
+    assert "4 of 39 images cannot be read (.png 4), more than a share of 0.05" in done.err
     assert "epoch" not in done.out
     assert len(rows("r/skipped.csv")) == 4
 

@@ -99,3 +99,14 @@ def test_a_class_of_one_photo_trains_and_every_report_copes(cli, tmp_path):
     assert predicted.out.splitlines()[-1] == done.out.splitlines()[-1]
     shutil.rmtree(tmp_path / "d" / "fox")
     assert "--min_images 2 would change the result" in cli("train", "--resume", "r", "--min_images", 2).err
+
+
+def test_files_of_other_formats_in_a_class_that_is_left_out_do_not_count(tmp_path):
+    make(tmp_path / "d", {"cat": 6, "dog": 6, "raw": 0, "fox": 1})
+    (tmp_path / "d" / "raw" / "a.dng").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"raw 0 \(.*1 .dng \(is a camera raw file.*--min_images 2") as error:
+        load(tmp_path / "d")
+    assert str(error.value).count("raw contains no images") == 1
+    splits = load(tmp_path / "d", 2)
+    assert (splits.class_names, splits.unread) == (["cat", "dog"], {})
+    assert "1 .dng" in " ".join(splits.notes)

@@ -131,7 +131,9 @@ def test_a_column_of_another_meaning_does_not_split(tmp_path):
     rows = "".join(f"{n}.jpg,{'ab'[n % 2]},{('control', 'test')[n % 2]}\n" for n in range(4))
     table = Table(write(tmp_path / "t.csv", "file,label,phase\n" + rows))
     assert not table.has_splits
-    assert table.notes() == [f"{table.file}: phase does not split, as not all of its cells are train, val or test"]
+    assert table.notes() == [
+        f"{table.file}: phase is not used for the splits, as not all of its cells are train, val or test"
+    ]
     assert Table(table.file, Columns(split="phase")).has_splits, "but if it is named it must"
 
 

@@ -47,7 +47,7 @@ HOSTILE = {
     ),
     "deep": ("<a>" * 1000 + "</a>" * 1000, "more cells than a table"),
     "no XML": ("hello", "is not an Excel workbook"),
-    "another XML": ("<a/>", "has an empty first sheet"),
+    "another XML": ("<a/>", "has only empty sheets"),
 }
 
 

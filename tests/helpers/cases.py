@@ -148,6 +148,23 @@ def _network_disk(root: Path) -> None:
         photos(root / name)
 
 
+def _lost_zeros(root: Path) -> None:
+    photos(root, [f"{n:04d}.jpg" for n in range(12)])
+    workbook(root / "t.xlsx", [("id", "label"), *((n, ("red", "blue")[n % 2]) for n in range(12))])
+
+
+def _second_sheet(root: Path) -> None:
+    import openpyxl
+
+    photos(root)
+    book = openpyxl.Workbook()
+    book.active.append(("Author", "me"))
+    sheet = book.create_sheet("Data")
+    for row in (("Photo",), ("file", "date", "label"), *((f, 2020, c) for f, c in ROWS)):
+        sheet.append(row)
+    book.save(root / "t.xlsx")
+
+
 def _splits(*names: str) -> Callable[[Path], None]:
     return lambda root: [class_folders(root / name) for name in names]
 
@@ -185,6 +202,13 @@ READ: dict[str, tuple[Callable[[Path], None], tuple[int, int, int], tuple[str, s
             ("Grevy’s zebra", "Käfer"),
         ),
         "korean": (_lines("labels.csv", csv("파일명,라벨", _named(KOREAN)), "cp949"), (8, 2, 2), ("개", "고양이")),
+        "Excel with its table on the second sheet, below a title": (_second_sheet, (8, 2, 2)),
+        "numbers whose zeros Excel dropped": (_lost_zeros, (8, 2, 2)),
+        "a title above the header": (
+            _lines("t.csv", ["Series 7;;", "file;label;note", *(f"{f};{c};" for f, c in ROWS)]),
+            (8, 2, 2),
+        ),
+        "comments above the header": (_lines("t.csv", ["# by me", "# in May", *csv("file,label")]), (8, 2, 2)),
         "UTF-16": (_lines("labels.csv", csv("file\tlabel", ROWS, "\t"), "utf-16", "\r\n"), (8, 2, 2)),
         "Excel's sep line": (
             _lines("labels.csv", ["sep=;", *csv("file;label", ROWS, ";")], "utf-8-sig", "\r\n"),
@@ -210,6 +234,31 @@ READ: dict[str, tuple[Callable[[Path], None], tuple[int, int, int], tuple[str, s
         "no header": (_lines("labels.csv", csv(",".join(ROWS[0]), ROWS[1:])), (8, 2, 2)),
         "one-hot in each split": (_roboflow, (12, 12, 12)),
         "one-hot": (_lines("GroundTruth.csv", one_hot()), (8, 2, 2)),
+        "crosses for the classes": (
+            _lines("t.csv", csv("file;red;blue", [(f, *("x ", " x")[c == "blue"].split(" ")) for f, c in ROWS], ";")),
+            (8, 2, 2),
+        ),
+        "JSON of columns": (
+            _lines(
+                "x.json", [json.dumps(dict(zip(("file", "label"), map(list, zip(*ROWS, strict=True)), strict=True)))]
+            ),
+            (8, 2, 2),
+        ),
+        "JSON of the files of each class": (
+            _lines("x.json", [json.dumps({c: [f for f, label in ROWS if label == c] for c in ("red", "blue")})]),
+            (8, 2, 2),
+        ),
+        "addresses": (
+            _lines("t.csv", csv("url,label", [(f"https://a.org/b/{f}?size=3", c) for f, c in ROWS])),
+            (8, 2, 2),
+        ),
+        "a cloud's manifest": (
+            _lines(
+                "x.manifest",
+                [json.dumps({"source-ref": f"s3://b/{f}", "k-metadata": {"class-name": c}}) for f, c in ROWS],
+            ),
+            (8, 2, 2),
+        ),
         "JSON lines": (
             _lines("metadata.jsonl", [json.dumps({"file_name": f, "label": c}) for f, c in ROWS]),
             (8, 2, 2),
@@ -233,6 +282,11 @@ READ: dict[str, tuple[Callable[[Path], None], tuple[int, int, int], tuple[str, s
         "a network disk": (_network_disk, (6, 2, 2)),
         "train and validate": (_splits("train", "validate"), (10, 10, 0)),
         "Training, Dev and Testing": (_splits("Training", "Dev", "Testing"), (10, 10, 10)),
+        "train2017 and val2017": (_splits("train2017", "val2017"), (10, 10, 0)),
+        "training_images, validation_images, test_images": (
+            _splits("training_images", "validation_images", "test_images"),
+            (10, 10, 10),
+        ),
         "train, eval": (_splits("train", "eval"), (10, 10, 0)),
         "a table for each split, named after it": (_tables_of_splits, (6, 6, 0)),
         "lines that repeat each other": (_lines("labels.csv", csv("file,label", [*ROWS, *ROWS[:3]])), (8, 2, 2)),
@@ -313,6 +367,14 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "no header, three columns": (
         _lines("labels.csv", csv("p00.jpg,red,3", [(*row, 4) for row in ROWS[1:]])),
         ("has no header line; its columns are called path (p00.jpg), column 2 (red), column 3 (3)", "--label_column"),
+    ),
+    "one label in all lines": (
+        _lines("t.csv", csv("file,species,class", [(f, c, "x") for f, c in ROWS])),
+        ("only one class ('x')", "name another column with --label_column (species)"),
+    ),
+    "JSON of something else": (
+        _lines("x.json", [json.dumps({"a": [1, 2], "b": [3, 4]})]),
+        ("x.json: not a list of images and labels, such as objects",),
     ),
     "a table in a folder beside": (_table_aside, ("add --labels '", "lists/my labels.csv'")),
     "a labelling tool's JSON without a usual column": (
