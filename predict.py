@@ -21,6 +21,7 @@ from photo_classifier.runtime.files import sha256_file
 from photo_classifier.runtime.flags import parse_flags
 from photo_classifier.runtime.launcher import is_main
 from photo_classifier.runtime.text import pluralize, shell_command
+from photo_classifier.unused_flags import PREDICTION, Predicting, warn_of_unused_flags
 from utils import check_output_path, device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
@@ -52,10 +53,12 @@ def parse_args(argv: list[str] | None = None) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses, checks and predicts; returns the exit status, 3 if some inputs could not be read."""
-    config = PredictConfig(**parse_args(argv))
+    given = parse_args(argv)
+    config = PredictConfig(**given)
     check_checkpoint(config)
     check_report(config)
     check_result(config)
+    warn_of_unused_flags(PREDICTION, given, Predicting(config))
     with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         if config.result == STDOUT:
             return predict_to_stdout(config)

@@ -13,10 +13,10 @@ from photo_classifier.config import (
     TrainConfig,
     check,
     checkpoint_name,
-    idle_flags,
     known_set_defaults,
     n_folds,
     parse_args,
+    pass_size,
     rate_defaults,
     ratios,
 )
@@ -51,15 +51,13 @@ def main(argv: list[str] | None = None) -> int:
             return resume(given)
     config = TrainConfig(**{**known_set_defaults(given), **rate_defaults(given), **given, **ratios(given)})
     check_flags(config)
-    if idle := idle_flags(given):
-        warn(f"without effect with --head logistic: {', '.join(idle)}")
     with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         if launcher.is_launched():
             from photo_classifier.training.run_folder import run_of_this_launch
 
             if folder := run_of_this_launch(config.run_dir):
                 return resume({**given, "resume": folder})
-        start(config)
+        start(config, given)
     return 0
 
 
@@ -72,7 +70,7 @@ def check_flags(config: TrainConfig) -> None:
         raise UserError(f"--model_fn {model_fn} exists and is not a checkpoint; give another name")
 
 
-def start(config: TrainConfig) -> None:
+def start(config: TrainConfig, given: Mapping[str, object]) -> None:
     """Starts a new run."""
     set_verbosity(config.verbose)
     # before the slow imports: a wrong folder is reported at once
@@ -80,12 +78,12 @@ def start(config: TrainConfig) -> None:
 
     from photo_classifier.training.run_state import new_run
 
-    train(config, new_run(splits))
+    train(config, new_run(splits), given)
 
 
 def resume(given: Mapping[str, object]) -> int:
     """Continues a stopped run; returns the exit status."""
-    from photo_classifier.training.resume import enter_working_folder, merge_flags, warn_of_changes
+    from photo_classifier.training.resume import enter_working_folder, merge_flags, warn_of_changes, why_finished
     from photo_classifier.training.run_state import load_stopped_run
 
     stopped = distributed.broadcast_from_main(lambda: load_stopped_run(given["resume"]))
@@ -96,9 +94,11 @@ def resume(given: Mapping[str, object]) -> int:
     if stopped.is_finished and config.head == "logistic":
         say(f"{config.run_dir} is finished: its head is solved, {where_best(config, stopped)}")
         return 0
-    if stopped.is_finished and config.n_epochs == stopped.state.config["n_epochs"]:
+    if reason := why_finished(stopped, config):
         what = f"{pluralize(len(stopped.state.rows), 'epoch')}, {where_best(config, stopped)}"
-        say(f"{config.run_dir} is finished: {what}; raise --n_epochs to train longer")
+        if config.n_epochs > stopped.state.config["n_epochs"]:
+            raise UserError(f"--n_epochs {config.n_epochs} trains nothing more of {config.run_dir}: {reason}")
+        say(f"{config.run_dir} is finished: {what}; {reason}")
         return 0
 
     def load_again() -> Splits:
@@ -106,7 +106,7 @@ def resume(given: Mapping[str, object]) -> int:
             return load_data(config)
 
     distributed.broadcast_from_main(lambda: warn_of_changes(stopped.images, load_again))
-    train(config, stopped)
+    train(config, stopped, given)
     return 0
 
 
@@ -122,8 +122,11 @@ def where_best(config: TrainConfig, stopped: StoppedRun) -> str:
 # --- the stages -------------------------------------------------------------------------------
 
 
-def train(config: TrainConfig, stopped: StoppedRun) -> None:
-    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images."""
+def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object]) -> None:
+    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images.
+
+    `given` are the flags that the user typed.
+    """
     from photo_classifier.training import summary
     from photo_classifier.training.early_end import explain_early_end
 
@@ -133,13 +136,14 @@ def train(config: TrainConfig, stopped: StoppedRun) -> None:
     with explain_early_end(run):
         splits = prepare_data(config, stopped, run, model)
         summary.describe(config, splits, run.n_skipped, model, device, dtype)
+        warn_of_idle(config, given, splits, model)
         engine = make_engine(config, model, device, dtype, stopped)
         folds, used = divide(config, splits)
         checkpoint = open_checkpoint(config, model, used, stopped)
         computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
         run.begin(asdict(config), splits, used, checkpoint, computing)
         strategy = make_strategy(config, engine)
-        trainer = make_trainer(config, used, engine, strategy)
+        trainer = make_trainer(config, used, engine, strategy, stopped)
         session = Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run)
         if config.dry_run:
             try_one_step(session)
@@ -231,6 +235,15 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
         warn(f"{text}{hint}")
     dropped = duplicates.to_drop() if config.on_leak == "drop" else []
     return drop_samples(splits, [*reasons, *dropped]) if reasons or dropped else splits
+
+
+def warn_of_idle(config: TrainConfig, given: Mapping[str, object], splits: Splits, model: Classifier) -> None:
+    """Warns of flags that were given and do nothing in this run."""
+    from photo_classifier.models.classifier import has_batch_norm, is_wholly_frozen
+    from photo_classifier.unused_flags import TRAINING, Training, warn_of_unused_flags
+
+    situation = Training(config, splits, is_wholly_frozen(model), has_batch_norm(model), launcher.world_size())
+    warn_of_unused_flags(TRAINING, given, situation)
 
 
 def divide(config: TrainConfig, splits: Splits) -> tuple[list[int], Splits]:
@@ -369,7 +382,7 @@ def make_strategy(config: TrainConfig, engine: Engine) -> Strategy:
     from photo_classifier.training.strategy import choose_strategy
 
     stores_features = bool(config.views) and not config.dry_run  # a dry run leaves none behind
-    strategy = choose_strategy(engine, config.batch_size, stores_features, bool(config.cutmix))
+    strategy = choose_strategy(engine, pass_size(config) or config.batch_size, stores_features, bool(config.cutmix))
     if n_folds(config) and not strategy.has_head:
         raise UserError(f"--folds needs a head apart from its network, which {config.model_name} has not; leave it out")
     if config.head == "logistic" and not strategy.has_linear_head:
@@ -379,7 +392,9 @@ def make_strategy(config: TrainConfig, engine: Engine) -> Strategy:
     return strategy
 
 
-def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy) -> Trainer:
+def make_trainer(
+    config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy, stopped: StoppedRun
+) -> Trainer:
     """Returns the trainer of what trains."""
     from trainer import Trainer
 
@@ -389,7 +404,7 @@ def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, strategy: 
         strategy.model,
         strategy.evaluate,
         strategy.refresh,
-        make_recipe(config, parameters, splits),
+        make_recipe(config, parameters, splits, stopped),
         engine.device,
         engine.dtype,
         config.seed,
@@ -398,7 +413,9 @@ def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, strategy: 
     )
 
 
-def make_recipe(config: TrainConfig, parameters: Mapping[str, list[nn.Parameter]], splits: Splits) -> Recipe:
+def make_recipe(
+    config: TrainConfig, parameters: Mapping[str, list[nn.Parameter]], splits: Splits, stopped: StoppedRun
+) -> Recipe:
     """Returns how the weights learn: optimizer, schedule, loss and mixing."""
     from data_loader import Mixer
     from photo_classifier.data.batches import AddressedSampler
@@ -410,16 +427,19 @@ def make_recipe(config: TrainConfig, parameters: Mapping[str, list[nn.Parameter]
         TrainingLoss,
         make_optimizer,
     )
+    from photo_classifier.training.restore import decays_all
 
     rates = {"backbone": config.backbone_lr or config.lr, "head": config.lr}
-    optimizer = make_optimizer(config.optimizer, parameters, rates, config.momentum, config.weight_decay)
+    optimizer = make_optimizer(
+        config.optimizer, parameters, rates, config.momentum, config.weight_decay, decays_all(stopped)
+    )
     n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
     plan = Plan(config.n_epochs, config.step_size, config.gamma, config.patience)
     schedule = Schedule(config.scheduler, optimizer, plan, round(config.warmup_epochs * n_steps))
     weights = CLASS_WEIGHTS[config.class_weights](splits.training_counts())
     mixes = config.mixup or config.cutmix
     mix = Mixer(config.mixup, config.cutmix, len(splits.class_names)) if mixes else None
-    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix)
+    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix, pass_size(config))
 
 
 def try_one_step(session: Session) -> None:
@@ -451,6 +471,7 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
     from data_loader import make_datasets, make_feature_loaders, make_loaders
     from photo_classifier.features.cache import open_cache
     from photo_classifier.training.finish import measure_last_and_best
+    from photo_classifier.training.resume import early_stop_text
 
     config, engine, trainer, run = session.config, session.engine, session.trainer, session.run
     with open_cache(config.feature_cache) as cache, signals.defer_signals():
@@ -464,6 +485,9 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
             return loaders, *solve_head(session, loaders)
         by_folds = validate_by_folds(session, loaders) if session.folds else ()
         best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop, by_folds)
+        if trainer.epoch < config.n_epochs:
+            text = early_stop_text(replace(config, run_dir=str(run.folder)), trainer.epoch, best.epoch)
+            say(f"stopped after {trainer.epoch} of {config.n_epochs} epochs: {text}")
         measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
         return loaders, *measured
 
@@ -536,7 +560,8 @@ def start_or_restore(session: Session) -> None:
         say(f"solving the head again: {config.run_dir}")
     else:
         say(f"continuing after {trainer.epoch} of {config.n_epochs} epochs: {config.run_dir}")
-    if config.n_epochs != stopped.state.config["n_epochs"]:  # so that the next resume need not repeat it
+    kept = ("n_epochs", "early_stop", "accumulate")  # so that the next resume need not repeat them
+    if any(getattr(config, name) != stopped.state.config.get(name) for name in kept):
         run.save_last(trainer.state_dict())
 
 

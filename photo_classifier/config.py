@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.runtime.errors import UserError, choose
-from photo_classifier.runtime.flags import flag, group_of, number, parse_flags
+from photo_classifier.runtime.flags import flag, number, parse_flags
 
 NEW_PHOTOS = ("skip", "train")
 
@@ -68,6 +67,9 @@ class DataFlags:
         number(int, 1),
     )
     batch_size: int = flag(32, "images per step", "N", number(int, 1))
+    accumulate: int = flag(
+        1, "compute each step in N smaller passes, which need less memory and more time", "N", number(int, 1)
+    )
     n_workers: int | None = flag(
         None, "processes that decode images (default: by number of cores)", "N", number(int, 0)
     )
@@ -167,7 +169,9 @@ class OptimizationFlags:
         "X",
         number(float, above=0),
     )
-    weight_decay: float = flag(0.0, "how strongly weights are pulled towards zero", "X", number(float, 0))
+    weight_decay: float = flag(
+        0.0, "how strongly weights are pulled towards zero (not norms and biases)", "X", number(float, 0)
+    )
     momentum: float = flag(0.9, "momentum of sgd", "X", number(float, 0, 1))
     scheduler: str = flag("step", "learning rate schedule: step, plateau, cosine or none", "NAME")
     step_size: int = flag(7, "step: epochs between drops", "N", number(int, 1))
@@ -195,7 +199,8 @@ class RunFlags:
     )
     resume: str | None = flag(
         None,
-        "continue the run in that folder with its own flags; --n_epochs may be raised (default: a new run)",
+        "continue the run in that folder with its own flags; --n_epochs may be raised, --early_stop be another "
+        "(default: a new run)",
         "RUN_DIR",
     )
     save_every: float = flag(
@@ -322,14 +327,9 @@ def n_folds(config: TrainConfig) -> int | None:
     return config.folds or (5 if config.head == "logistic" else None)
 
 
-# Of no effect on a head that is solved, with all flags of the optimization.
-IDLE_WHEN_SOLVED = ("mixup", "dropout")
-
-
-def idle_flags(given: Mapping[str, object]) -> list[str]:
-    """Returns those of the flags given that have no effect on a head that is solved."""
-    names = {*IDLE_WHEN_SOLVED, *(name for name in given if group_of(TrainConfig, name) == OptimizationFlags.title)}
-    return [f"--{name}" for name in given if name in names] if given.get("head") == "logistic" else []
+def pass_size(config: TrainConfig) -> int | None:
+    """Returns the images that a step computes at once, or None if that is its whole batch."""
+    return -(-config.batch_size // config.accumulate) if config.accumulate > 1 else None
 
 
 def checkpoint_name(config: TrainConfig) -> str:

@@ -17,14 +17,16 @@ from photo_classifier.data.file_kinds import RAW, ending_of, image_formats, pass
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.data.pixels import (
     BadImage,
+    drops_low_byte,
     has_further_band,
     is_16_bit,
     join_bytes,
     largest_value,
-    other_byte_mode,
+    low_byte_mode,
+    read_whole_planes,
+    set_raw_modes,
     spread_of,
     to_rgb,
-    with_raw_mode,
 )
 from photo_classifier.data.unended_jpeg import read_unended
 from photo_classifier.runtime.signals import resource_hint
@@ -125,7 +127,7 @@ def _opened(path: str | os.PathLike | Image.Image, max_pixels: int) -> Iterator[
                 _check_file(path)
             with contextlib.nullcontext(path) if is_image else Image.open(path, formats=image_formats()) as image:
                 _check_picture(image, max_pixels)
-                yield image
+                yield read_whole_planes(image)
         except BadImage:
             raise
         # Pillow's plugins raise many kinds of errors for damaged files (SyntaxError, struct.error,
@@ -168,7 +170,7 @@ def _loaded(image: Image.Image, path: str | os.PathLike, shorter_side: int | Non
         image.draft(None, (shorter_side, shorter_side))
     if image.format == "TIFF":
         _forget_unused_tags(image)
-    low_mode = other_byte_mode(image) if bit_depth < 16 else None
+    is_halved = bit_depth < 16 and drops_low_byte(image)
     try:
         image.load()
     except OSError:
@@ -178,10 +180,10 @@ def _loaded(image: Image.Image, path: str | os.PathLike, shorter_side: int | Non
             if whole := read_unended(file.read()):
                 return whole
         raise
-    if not low_mode:
+    if not is_halved:
         return image
     with Image.open(path, formats=[image.format]) as again:
-        return join_bytes(image, with_raw_mode(again, low_mode), bit_depth)
+        return join_bytes(image, set_raw_modes(read_whole_planes(again), low_byte_mode), bit_depth)
 
 
 def _forget_unused_tags(image: TiffImagePlugin.TiffImageFile) -> None:

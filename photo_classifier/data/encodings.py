@@ -9,19 +9,24 @@ from collections.abc import Iterator
 # The letters beyond ASCII of each language, by the code page in which Windows writes it.
 WESTERN = "äöüß éèêëàâçîïôûùüœæ áéíóúñü áâãàçéêíóôõú åäöæøé àèéìíòóù áðéíóúýþæö äöüõ".split()
 EASTERN = "ąćęłńóśźż áčďéěíňóřšťúůýž áäčďéíĺľňóôŕšťúýž áéíóöőúüű ăâîşţ čćđšž".split()
-CYRILLIC = "абвгдежзийклмнопрстуфхцчшщъыьэюяё абвгдеєжзиіїйклмнопрстуфхцчшщьюя".split()
+# from here on the most frequent ones first
+CYRILLIC = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё оаніивретслкумдпязьбгчйхжшєюцщїф".split()
 LETTERS = {
     "cp1252": WESTERN,
     "cp1250": EASTERN,
     "cp1251": CYRILLIC,
-    "cp1253": ["αβγδεζηθικλμνξοπρστυφχψωςάέήίόύώϊϋ"],
+    "cp1253": ["αοιετσνηρςυκλπμάίόέγωδθήχφώβύξζψϊϋ"],
     "cp1254": ["çğıöşüâİ"],
-    "cp1255": ["אבגדהוזחטיךכלםמןנסעףפץצקרשת"],
-    "cp1256": ["ءآأؤإئابةتثجحخدذرزسشصضطظعغفقكلمنهوىي"],
+    "cp1255": ["יוהלאתרמבשנםחדקפעכטגסזןצךףץ"],
+    "cp1256": ["الينمترويبةعدسفهكقحجشطأصخضىإذئثغزءظؤآ"],
     "cp1257": ["āčēģīķļņšūž", "ąčęėįšųūž"],
+    "koi8_r": CYRILLIC[:1],
+    "cp874": ["านรอกเงมยลวดทสตะ่ปบค้ีัิแจพหใ็ไุูโชขึื์ถผศซณภฟธฉญำษฐฎฝฮ๊ฏฆฒฬ๋ฑฌฤๆ"],
+    "mac_roman": WESTERN,
 }
 DOS_LETTERS = {"cp437": WESTERN, "cp850": WESTERN, "cp852": EASTERN, "cp866": CYRILLIC[:1]}  # names in old zip files
-SYMBOLS = "°’‘“”„–—…€²³µ±×§®©™«»´½·"
+RARE = ("koi8_r", "cp874", "mac_roman")
+SYMBOLS = "°’‘“”„–—…€²³µªº±×§®©™«»´½·"
 # Half of all syllables in Korean text are among these; other text read as Korean rarely has them.
 KOREAN = (
     "가각간갈감강갖같개거건걸검것게격견결경계고곡곰공과관광교구국군굴권귀균그극근금급기긴길김깨꼬꽃끼나난날남내냉너노녹논농누눈뉴느"
@@ -81,7 +86,8 @@ def _scores(raw: bytes, letters: dict[str, list[str]]) -> dict[str, float]:
         if _decodes(raw, encoding):
             words = re.findall(r"\S+", raw.decode(encoding))
             if encoding in letters:
-                scores[encoding] = max(_mean(_of_alphabet(words, alphabet)) for alphabet in letters[encoding])
+                best = max(_mean(_of_alphabet(words, alphabet)) for alphabet in letters[encoding])
+                scores[encoding] = best * (0.85 if encoding in RARE else 1.0)
             else:
                 scores[encoding] = _mean(_of_east_asia(words, encoding))
     return scores
@@ -92,22 +98,29 @@ def _mean(values: Iterator[float]) -> float:
     return sum(found) / max(1, len(found))
 
 
+WORD = re.compile("(?:[^\\W\\d_]|[\u0e31-\u0e4e])+|\\W")  # the vowels of Thai are marks
+
+
 def _of_alphabet(words: list[str], alphabet: str) -> Iterator[float]:
     """Yields how plausible each letter and symbol is in a language with this alphabet."""
     is_latin = bool(set(alphabet) & set("éóöäüč"))
-    for part in (part for word in words for part in re.findall(r"[^\W\d_]+|\W", word) if not part.isascii()):
+    for part in (part for word in words for part in WORD.findall(word) if not part.isascii()):
         trust = _trust(part, is_latin)
         for letter in part:
-            if not letter.isascii():
-                is_usual = letter.lower() in alphabet or letter in alphabet
-                yield trust * is_usual if letter.isalpha() else 0.95 * (letter in SYMBOLS)
+            if letter in SYMBOLS:
+                yield 0.95
+            elif not letter.isascii():
+                rank = max(alphabet.find(letter), alphabet.find(letter.lower()))
+                yield 0.0 if rank < 0 else trust if is_latin else trust * (1 - 0.05 * rank / len(alphabet))
 
 
 def _trust(word: str, is_latin: bool) -> float:
     """Returns 1 for a word in one script with usual capitals, 0 for another."""
     if word not in (word.lower(), word.upper(), word.capitalize()) or (not is_latin and re.search("[A-Za-z]", word)):
         return 0.0
-    return 0.85 if not is_latin and len(word) > 1 and word.isupper() else 1.0  # a chance result of other scripts
+    if len(word) == 1:  # rather a symbol, as in `2×2`
+        return 0.94 if is_latin else 0.85
+    return 0.88 if not is_latin and word.isupper() else 1.0  # a chance result of other scripts
 
 
 def _of_east_asia(words: list[str], encoding: str) -> Iterator[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -115,16 +116,37 @@ def largest_value(image: Image.Image) -> int:
     return max(most for _, most in image.convert("RGB").getextrema()) << 8 | 255
 
 
-def other_byte_mode(image: Image.Image) -> str | None:
-    """Returns the raw mode that reads the other byte of 16-bit colours than the image's own, which reads the high byte.
+def set_raw_modes(image: Image.Image, change: Callable[[str], str]) -> Image.Image:
+    """Changes how the bytes of an image that is not yet loaded are read; returns it."""
+    tiles = []
+    for tile in image.tile:
+        args = change(tile.args) if isinstance(tile.args, str) else (change(tile.args[0]), *tile.args[1:])
+        tiles.append(tile._replace(args=args))
+    image.tile = tiles
+    return image
 
-    Pillow has no mode of 16 bits a channel, and drops the low byte.
+
+def read_whole_planes(image: Image.Image) -> Image.Image:
+    """Lets Pillow read a TIFF with a plane of 16 bits for each colour, which it takes for 8 bits; returns it."""
+    if image.format == "TIFF" and image.mode.startswith("RGB") and set(image.tag_v2.get(BITS, ())) == {16}:
+        order = "B" if image.tag_v2.prefix == b"MM" else "L"
+        set_raw_modes(image, lambda mode: f"{mode};16{order}" if len(mode) == 1 else mode)
+    return image
+
+
+def low_byte_mode(raw_mode: str) -> str:
+    """Returns the raw mode that reads the low byte of 16-bit colours, or an empty string for other pixels.
+
+    Pillow has no mode of 16 bits a channel in colour, and drops the low byte.
     """
-    if image.format not in UNSCALED:
-        return None
-    kind, _, order = _raw_mode(image).partition(";16")
+    kind, _, order = raw_mode.partition(";16")
     order = order.replace("N", sys.byteorder[0].upper())
-    return f"{kind};16{'B' if order == 'L' else 'L'}" if kind in ("RGB", "RGBA", "RGBX") and order else None
+    return f"{kind};16{'B' if order == 'L' else 'L'}" if order and set(kind) <= set("RGBAX") else ""
+
+
+def drops_low_byte(image: Image.Image) -> bool:
+    """Returns whether Pillow reads only half of each 16-bit value, all of which may be needed."""
+    return image.format in UNSCALED and bool(low_byte_mode(_raw_mode(image)))
 
 
 def join_bytes(high: Image.Image, low: Image.Image, bit_depth: int) -> Image.Image:
@@ -136,16 +158,6 @@ def join_bytes(high: Image.Image, low: Image.Image, bit_depth: int) -> Image.Ima
     values = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
     high.im = Image.fromarray(_scaled(values, bit_depth), high.mode).im
     return high
-
-
-def with_raw_mode(image: Image.Image, raw_mode: str) -> Image.Image:
-    """Sets how the bytes of an image that is not yet loaded are read; returns it."""
-    tiles = []
-    for tile in image.tile:
-        args = raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:])
-        tiles.append(tile._replace(args=args))
-    image.tile = tiles
-    return image
 
 
 def _raw_mode(image: Image.Image) -> str:

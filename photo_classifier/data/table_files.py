@@ -29,6 +29,15 @@ LANGUAGES = {
     "cp932": "Japanese",
     "gb18030": "Chinese",
     "cp950": "traditional Chinese",
+    "cp1253": "Greek",
+    "cp1254": "Turkish",
+    "cp1255": "Hebrew",
+    "cp1256": "Arabic",
+    "cp1257": "Baltic",
+    "cp874": "Thai",
+    "euc_jp": "Japanese",
+    "koi8_r": "Cyrillic",
+    "mac_roman": "Macintosh",
 }
 
 

@@ -113,6 +113,11 @@ def is_wholly_frozen(model: Classifier) -> bool:
     return not changing
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Returns whether a network has batch norm, frozen or not."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
 def count_parameters(model: Classifier) -> tuple[int, int]:
     """Returns the number of all parameters and of those that train."""
     sizes = [(p.numel(), p.requires_grad) for p in model.net.parameters()]

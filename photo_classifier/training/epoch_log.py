@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from photo_classifier.training.results import EpochResult
 from photo_classifier.training.run_folder import check_folder, write_table
 
 EVENTS = "events.out.tfevents.*"
+PROJECTOR = "projector_config.pbtxt"  # names the embeddings, each in a folder called by its step
 REPORT = ".report"  # ends the name of the event file that a finished run writes last
 
 
@@ -36,8 +38,10 @@ class EpochLog:
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, str]], n_epochs: int, is_new: bool) -> None:
         self.folder, self.rows, self.n_epochs = folder, list(rows), n_epochs
-        for path in folder.glob(f"{EVENTS}{REPORT}"):
+        for path in (*folder.glob(f"{EVENTS}{REPORT}"), *folder.glob(PROJECTOR)):
             path.unlink()  # the run goes on after its report
+        for embedding in folder.glob("[0-9]" * 5):
+            shutil.rmtree(embedding, ignore_errors=True)
         newest = max((path.stat().st_mtime for path in folder.glob(EVENTS)), default=0.0)
         while int(newest) == int(time.time()):  # TensorBoard reads files in the order of the seconds in their names
             time.sleep(0.05)

@@ -31,6 +31,14 @@ class ResumableTrainer(Protocol):
         """Goes on from where `state_dict` was taken."""
 
 
+def decays_all(stopped: StoppedRun) -> bool:
+    """Returns whether weight decay acts on norms and biases too in a stopped run, as it did in earlier versions."""
+    if stopped.is_new:
+        return False
+    groups = stopped.trainer["optimizer"].get("param_groups")
+    return isinstance(groups, list) and all(isinstance(group, dict) and group.get("weight_decay") for group in groups)
+
+
 def restore_training_state(
     stopped: StoppedRun, trainer: ResumableTrainer, checkpoint: str, device: str, dtype: str
 ) -> None:

@@ -30,7 +30,7 @@ def choose_strategy(engine: Engine, batch_size: int, stores_features: bool, mixe
     """Returns how to train: a wholly frozen backbone is computed once for all epochs, anything else in every epoch.
 
     Args:
-        batch_size: images of a training step, over all processes.
+        batch_size: images that a training step computes at once, over all processes.
         stores_features: whether features may be kept; if not, a frozen backbone computes them in every epoch.
         mixes_regions: whether parts of one image are put into another, which their features cannot show.
     """

@@ -54,10 +54,13 @@ def describe(
             f"its penalty chosen by folds, augmentation {config.augment}"
         )
         return
-    rates = f"{config.lr:g}" + (f" (backbone {config.backbone_lr:g})" if config.backbone_lr else "")
+    passes = f" ({config.accumulate} passes each)" if config.accumulate > 1 else ""
+    trains_backbone = any(p.requires_grad for p in model.parameters_by_part()["backbone"])
+    backbone = f" (backbone {config.backbone_lr:g})" if config.backbone_lr and trains_backbone else ""
+    rates = f"{config.lr:g}{backbone}"
     say(
         f"train   up to {pluralize(config.n_epochs, 'epoch')} in steps of "
-        f"{pluralize(min(config.batch_size, len(splits.train)), 'image')}; "
+        f"{pluralize(min(config.batch_size, len(splits.train)), 'image')}{passes}; "
         f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
     )
 

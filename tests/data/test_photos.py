@@ -139,7 +139,7 @@ def test_colours_of_16_bits_are_scaled_by_their_bit_depth(bit_depth, tmp_path):
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     png = b"\x89PNG\r\n\x1a\n" + photos.png_chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
     png += photos.png_chunk(b"IDAT", zlib.compress(rows)) + photos.png_chunk(b"IEND", b"")
-    for content in (raw_tiff(values), png):
+    for content in (raw_tiff(values), raw_tiff(values, in_planes=True), png):
         assert decoded(tmp_path, content, bit_depth=bit_depth)[0, 0].tolist() == [255, 127, 0]
     if bit_depth == 12:
         with pytest.raises(BadImage, match="the value 4095, more than --bit_depth 8"):

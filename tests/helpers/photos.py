@@ -64,18 +64,21 @@ def _directory(tags: list[Tag], at: int) -> bytes:
     return struct.pack("<H", len(tags)) + entries + bytes(4) + values
 
 
-def raw_tiff(pixels: np.ndarray, extra: tuple[int, ...] = (), more: tuple[Tag, ...] = (), **folder) -> bytes:
+def raw_tiff(
+    pixels: np.ndarray, extra: tuple[int, ...] = (), more: tuple[Tag, ...] = (), in_planes: bool = False, **folder
+) -> bytes:
     """An uncompressed TIFF of pixels, (height, width, channels), with the kinds of its extra channels."""
     height, width, channels = pixels.shape
-    bits = pixels.dtype.itemsize * 8
+    bits, n_strips = pixels.dtype.itemsize * 8, channels if in_planes else 1
     values = {256: width, 257: height, 259: 1, 262: 2 if channels >= 3 else 1, 277: channels, 278: height}
-    tags = [(tag, LONG, 1, struct.pack("<I", value)) for tag, value in values.items()]
+    tags = [(tag, LONG, 1, struct.pack("<I", value)) for tag, value in (values | {284: 1 + in_planes}).items()]
     tags += [(258, SHORT, channels, struct.pack(f"<{channels}H", *[bits] * channels)), *more]
     tags += [(338, SHORT, len(extra), struct.pack(f"<{len(extra)}H", *extra))] if extra else []
-    tags += [(279, LONG, 1, struct.pack("<I", pixels.nbytes)), (273, LONG, 1, bytes(4))]
+    length = pixels.nbytes // n_strips
+    tags += [(279, LONG, n_strips, struct.pack("<I", length) * n_strips), (273, LONG, n_strips, bytes(4 * n_strips))]
     size = len(tiff(tags, **folder))
-    tags[-1] = (273, LONG, 1, struct.pack("<I", size))
-    return tiff(tags, **folder, after=pixels.tobytes())
+    tags[-1] = (273, LONG, n_strips, b"".join(struct.pack("<I", size + n * length) for n in range(n_strips)))
+    return tiff(tags, **folder, after=(pixels.transpose(2, 0, 1) if in_planes else pixels).tobytes())
 
 
 def with_exif(jpeg: bytes, exif: bytes) -> bytes:
