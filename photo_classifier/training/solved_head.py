@@ -19,7 +19,7 @@ from photo_classifier.training.results import EpochResult, Outputs
 STRENGTHS = tuple(10 ** (k / 2) for k in range(-1, 11))
 PATIENCE = 2  # strengths without a higher log-likelihood that end the path
 # shares of the loss that are left when fitting ends: on the path, then the heads of the folds, and the final head
-COARSE, FINE, EXACT = 1e-3, 1e-6, 1e-14
+COARSE, FINE, EXACT = 3e-3, 1e-5, 1e-12
 
 
 @dataclass(frozen=True)
