@@ -118,7 +118,12 @@ def train(config: TrainConfig, stopped: StoppedRun) -> None:
         summary.describe(config, splits, run.n_skipped, model, device, dtype)
         engine = make_engine(config, model, device, dtype, stopped)
         checkpoint = open_checkpoint(config, model, splits, stopped)
-        computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
+        computing = {
+            "device": device.type,
+            "dtype": str(dtype),
+            "is_folded": engine.is_folded,
+            "preprocess": asdict(model.preprocess),
+        }
         run.begin(asdict(config), splits, checkpoint, computing)
         strategy = make_strategy(config, engine)
         trainer = make_trainer(config, splits, engine, strategy)
@@ -268,6 +273,9 @@ def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) 
             head_hidden=config.head_hidden,
             dropout=config.dropout,
             seed=config.seed,
+            weights_key=config.weights_key,
+            class_names=stopped.images.splits.class_names,
+            preprocess=stopped.preprocess,
         )
         if config.freeze or config.freeze_until:
             freeze(model, config.freeze_until)
