@@ -12,7 +12,7 @@ from torch import nn
 from photo_classifier.config import TrainConfig, checkpoint_name
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models import pretrained, tensor_files
-from photo_classifier.models.backbones import Backbone, build, find_backbone, find_head
+from photo_classifier.models.backbones import Backbone, build, find_backbone, find_head, published_preprocess
 from photo_classifier.models.checkpoint import check_content, describes_itself
 from photo_classifier.models.classifier import REFUSALS, Classifier
 from photo_classifier.models.foreign_weights import drop_beside, find_weights
@@ -61,7 +61,10 @@ def get_model(
         net, published, source = build(backbone, will_load=pretrained or bool(weights_file))
         head_name = backbone.head or find_head(net, model_name)
         replace_head(net, head_name, n_classes, head_hidden, dropout)
-    expected = msgspec.convert(content, Preprocess) if describes_itself(content) else published
+    if describes_itself(content):
+        expected = msgspec.convert(content, Preprocess)
+    else:
+        expected = (path and published_preprocess(backbone, path)) or published
     model = Classifier(net, head_name, preprocess or expected.at(image_size or preferred_size, resize, bit_depth))
     if not image_size and preferred_size and not preprocess and _try_size(model, preferred_size, n_classes):
         model.preprocess = expected.at(None, resize, bit_depth)
@@ -200,12 +203,15 @@ def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_nam
 def read_weights(path: str | Path, model_name: str) -> tuple[Path, dict]:
     """Returns the file that a path leads to and its content; that of a run is its checkpoint.
 
-    A run folder leads to the run's best weights, and `last.pth` to those of its last save.
+    A run folder leads to the run's best weights, `last.pth` to those of its last save, and a folder of the Hugging
+    Face hub to its file of weights.
 
     Raises:
         UserError: the file is missing or broken, or a checkpoint of another network.
     """
     path = Path(path)
+    hub_files = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
+    path = hub_files[0] if hub_files else path
     if path.is_dir():
         path, content = _best_of_run(load_stopped_run(path))
     elif path.name == LAST and "trainer" in tensor_files.read(path):
@@ -216,7 +222,8 @@ def read_weights(path: str | Path, model_name: str) -> tuple[Path, dict]:
         content = tensor_files.read(path)
     if describes_itself(content):
         check_content(content, path)
-        if (inside := content["model_name"]) != model_name:
+        inside = content["model_name"]
+        if inside != model_name and find_backbone(inside).network != find_backbone(model_name).network:
             raise UserError(
                 f"{path} is a checkpoint of {inside}; take that model (--model_name) or another file (--weights)"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -262,7 +263,7 @@ def check(config: TrainConfig) -> None:
 
 def checkpoint_name(config: TrainConfig) -> str:
     """Returns `--model_fn`, or a name derived from the model."""
-    return config.model_fn or f"{config.model_name.replace('/', '_')}.pth"
+    return config.model_fn or f"{re.sub('[/:]+', '_', config.model_name)}.pth"
 
 
 @dataclass(frozen=True)

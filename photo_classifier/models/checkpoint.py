@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models import tensor_files
-from photo_classifier.models.backbones import build, find_backbone, find_head
+from photo_classifier.models.backbones import build, find_backbone, find_head, published_preprocess
 from photo_classifier.models.classifier import Classifier
 from photo_classifier.models.foreign_weights import drop_beside, find_weights, with_head_beside
 from photo_classifier.models.heads import add_zero_output, head_of, last_layer
@@ -164,6 +164,7 @@ def _load_plain(content: Mapping, path: str | Path, description: Description) ->
     _load(net, weights.head, tensors, class_names, description.head_activation, path)
     # the default batch of evaluation, as that of the training is unknown
     defaults = {"precision": "auto", "eval_batch_size": eval_batch_size(1), "splits": None, "notes": weights.notes}
+    published = published_preprocess(find_backbone(model_name), Path(path)) or published
     model = _ready(net, weights.head, description.preprocess(published))
     return model, {"model_name": model_name, "class_names": class_names, **defaults}
 
