@@ -151,12 +151,13 @@ RESNET50 = ("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth")
 def test_images_are_prepared_as_the_weights_in_a_file_want(tmp_path):
     import json
 
+    import timm
     from safetensors.torch import save_file
 
     first, second = (published_preprocess(find_backbone("resnet50"), tmp_path / name) for name in RESNET50)
     assert (first.resize, second.resize) == (256, 232)
     assert published_preprocess(find_backbone("resnet50"), tmp_path / "mine.pth") is None
-    net = get_model("timm/test_resnet", 3).net
+    net = timm.create_model("test_resnet")
     (tmp_path / "hub").mkdir()
     save_file(net.state_dict(), tmp_path / "hub" / "model.safetensors")
     config = {
