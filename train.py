@@ -131,6 +131,7 @@ def train(config: TrainConfig, stopped: StoppedRun) -> None:
         if config.dry_run:
             try_one_step(session)
             return
+        distributed.broadcast_from_main(lambda: note_answers_before(session))
         loaders, last_results, results, best = fit(session)
         if launcher.is_main():  # which alone has the outputs of all images
             report(session, loaders["valid"], last_results, results, best)
@@ -427,6 +428,22 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
         return loaders, *measured
 
 
+def note_answers_before(session: Session) -> None:
+    """Notes what a checkpoint of this tool, from which a new run starts, says of the held-out photos."""
+    from model_loader import read_weights
+    from photo_classifier.models.checkpoint import classifier_of, describes_itself
+    from photo_classifier.models.inference import Engine
+    from photo_classifier.training.changed_answers import write_answers_before
+
+    config, engine, splits, names = session.config, session.engine, session.splits, []
+    if config.weights and session.stopped.is_new:
+        path, content = read_weights(config.weights, config.model_name)
+        names = content["class_names"] if describes_itself(content) else []
+    if set(names) & set(splits.class_names):
+        before = Engine(classifier_of(content, path).to(engine.device), engine.device, engine.dtype, engine.batch_size)
+        write_answers_before(session.run.folder, before, names, splits, config.max_pixels, config.n_workers)
+
+
 def start_or_restore(session: Session) -> None:
     """Restores what a stopped run had saved, or saves a new one for the first time."""
     from photo_classifier.training.restore import restore_training_state
@@ -451,6 +468,7 @@ def report(
 ) -> None:
     """Writes and says how good the saved weights are."""
     from photo_classifier.training import summary
+    from photo_classifier.training.changed_answers import report_changed_answers
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
 
     config, splits, run, last = session.config, session.splits, session.run, session.trainer.last
@@ -463,6 +481,7 @@ def report(
     run.epochs.close()
     if last is not best:
         say(f"last    {run.last_model} (epoch {last.epoch + 1}): {', '.join(summary.accuracy_texts(last_results))}")
+    report_changed_answers(run.folder, splits, results, config.weights)
     summary.summarize(run, session.checkpoint, best.epoch, results, reports)
     run.finish()
 

@@ -137,6 +137,11 @@ def load_checkpoint(path: str | Path, description: Description | None = None) ->
         raise UserError(
             f"{path} names its own network and classes, and how images are prepared for it; leave out --{other[0]}"
         )
+    return classifier_of(content, path), {key: value for key, value in content.items() if key != "state_dict"}
+
+
+def classifier_of(content: Mapping, path: str | Path) -> Classifier:
+    """Returns the model of a checkpoint of this tool, in eval mode; raises UserError if its tensors do not fit."""
     preprocess = msgspec.convert(content, Preprocess)
     tensors = state_dict_of(content, path)
     net, head, _ = _build(content["model_name"])
@@ -145,7 +150,7 @@ def load_checkpoint(path: str | Path, description: Description | None = None) ->
             f"{path} has {content['head']!r} as its head, but {content['model_name']} has {head!r}; train it again"
         )
     _load(net, head, tensors, content["class_names"], ("relu",), path)
-    return _ready(net, head, preprocess), {key: value for key, value in content.items() if key != "state_dict"}
+    return _ready(net, head, preprocess)
 
 
 def _load_plain(content: Mapping, path: str | Path, description: Description) -> tuple[Classifier, dict]:

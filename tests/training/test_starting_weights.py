@@ -1,5 +1,6 @@
 """What a run has learnt is kept when the next one starts from it."""
 
+import csv
 import shutil
 
 import pytest
@@ -9,6 +10,11 @@ from helpers import CLASSES, TINY, assert_one_line_error, make_class_folders, sa
 from model_loader import get_model
 
 START = (*TINY, "--n_epochs", 1, "--lr", 1e-9, "--model_fn", "next.pth", "--run_dir", "n")
+
+
+def rows(path):
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def add_class(folder, name="ant"):
@@ -76,3 +82,22 @@ def test_a_run_without_a_checkpoint_is_named(cli, trained, tmp_path):
     again = (*TINY, "--run_dir", "m", "--weights")
     assert_one_line_error(cli("train", *data, *again, "n"), "has no checkpoint any more")
     assert_one_line_error(cli("train", *data, *again, "nowhere"), "there is no")
+
+
+def test_after_a_class_was_added_the_photos_are_listed_whose_answer_changed(cli, trained, tmp_path):
+    shutil.copytree(trained.folder.parent / "split", tmp_path / "split")
+    add_class(tmp_path / "split")
+    predict = ("--input", "split/val", "--gpu_id", -1, "--model_fn", "tiny.pth", "--result")
+    assert cli("predict", *predict, "a.csv").status == 0
+    done = cli("train", "--data_dir", "split", *TINY, "--n_epochs", 2, "--weights", "tiny.pth", "--run_dir", "n",
+               "--model_fn", "tiny.pth", "--lr", 0.01)  # fmt: skip
+    assert done.status == 0, done.err
+    assert cli("predict", *predict, "b.csv").status == 0
+    before, now = ({row["file_dir"]: row["predict"] for row in rows(name)} for name in ("a.csv", "b.csv"))
+    expected = {path for path in now if before[path] != now[path] and "ant/" not in path}
+    changed = rows("n/changed_answers.csv") if expected else []
+    assert expected, "the test shows something"
+    assert {row["path"] for row in changed} == expected
+    assert all((row["before"], row["now"]) == (before[row["path"]], now[row["path"]]) for row in changed)
+    assert f"changed {len(expected)} of 15 held-out photos of the earlier classes" in done.out
+    assert all(f"{path} (" in done.out for path in expected)
