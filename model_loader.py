@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from photo_classifier.models.checkpoint import check_content, describes_itself
 from photo_classifier.models.classifier import REFUSALS, Classifier
 from photo_classifier.models.foreign_weights import drop_beside, find_weights
 from photo_classifier.models.heads import copy_rows, replace_head
+from photo_classifier.models.positions import fit_positions
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean
@@ -57,22 +59,30 @@ def get_model(
     """
     backbone = find_backbone(model_name)
     path, content = read_weights(weights_file, model_name) if weights_file else (None, {})
-    with seeded_rng(seed, "init"):
-        net, published, source = build(backbone, will_load=pretrained or bool(weights_file))
-        head_name = backbone.head or find_head(net, model_name)
-        replace_head(net, head_name, n_classes, head_hidden, dropout)
+
+    def make(size: int | None) -> tuple[Classifier, pretrained.Source | None]:
+        with seeded_rng(seed, "init"):
+            net, published, source = build(backbone, bool(pretrained or weights_file), size)
+            head_name = backbone.head or find_head(net, model_name)
+            replace_head(net, head_name, n_classes, head_hidden, dropout)
+        return Classifier(net, head_name, published), source
+
+    model, source = make(None)
+    own_size = model.preprocess.image_size
     if describes_itself(content):
         expected = msgspec.convert(content, Preprocess)
     else:
-        expected = (path and published_preprocess(backbone, path)) or published
-    model = Classifier(net, head_name, preprocess or expected.at(image_size or preferred_size, resize, bit_depth))
+        expected = (path and published_preprocess(backbone, path)) or model.preprocess
+    prepared = preprocess or expected.at(image_size or preferred_size, resize, bit_depth)
     if not image_size and preferred_size and not preprocess and _try_size(model, preferred_size, n_classes):
-        model.preprocess = expected.at(None, resize, bit_depth)
-    _check_size(model, n_classes, model_name, published.image_size)  # before a download, which may take a while
+        prepared = expected.at(None, resize, bit_depth)
+    # before a download, which may take a while
+    net = _at_size(model, lambda size: make(size)[0], prepared.image_size, n_classes, model_name, own_size).net
+    model = Classifier(net, model.head_name, prepared)
     if weights_file:
         _load_file(model, content, path, weights_key, class_names)
     elif pretrained:
-        _load_pretrained(net, backbone, source, head_name, model_name)
+        _load_pretrained(model, backbone, source, model_name)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -106,14 +116,33 @@ def freeze_batch_norm(model: Classifier) -> None:
     model.train(model.training)
 
 
-def _check_size(model: Classifier, n_classes: int, model_name: str, own_size: int) -> None:
-    size = model.preprocess.image_size
-    error = _try_size(model, size, n_classes)
-    if error is None:
-        return
+def _at_size(
+    model: Classifier,
+    make: Callable[[int], Classifier],
+    size: int,
+    n_classes: int,
+    model_name: str,
+    own_size: int,
+) -> Classifier:
+    """Returns the model, or one that is made for images of that size if it can take no other than its own.
+
+    Raises:
+        UserError: there is none; the message lists sizes that work.
+    """
+
+    def fitting(size: int) -> Classifier | None:
+        if _try_size(model, size, n_classes) is None:
+            return model
+        with contextlib.suppress(UserError, *REFUSALS):
+            made = make(size)
+            return None if _try_size(made, size, n_classes) else made
+
+    if found := fitting(size):
+        return found
     if size == own_size:
+        error = _try_size(model, size, n_classes)
         raise UserError(f"{model_name} cannot be used as a classifier: {error}; choose another model (--model_name)")
-    works = [str(s) for s in sorted({own_size, *SIZES_TO_TRY}) if _try_size(model, s, n_classes) is None]
+    works = [str(s) for s in sorted({own_size, *SIZES_TO_TRY}) if fitting(s)]
     raise UserError(
         f"{model_name} cannot take images of {size} pixels (--image_size); of the usual sizes it takes "
         f"{', '.join(works)}, and its own is {own_size}"
@@ -153,9 +182,7 @@ def _load_file(
         say(f"        none is kept, because the head of {path} has another hidden layer (--head_hidden)")
 
 
-def _load_pretrained(
-    net: nn.Module, backbone: Backbone, source: pretrained.Source | None, head_name: str, model_name: str
-) -> None:
+def _load_pretrained(model: Classifier, backbone: Backbone, source: pretrained.Source | None, model_name: str) -> None:
     if source is None:
         raise UserError(
             f"timm has no pretrained weights for {model_name}; choose another model, or give --weights FILE"
@@ -165,13 +192,13 @@ def _load_pretrained(
     tensors = state_dict_of(content, path)
     if backbone.packaged:
         # matched by order: the package has other names for the same layers
-        names = [name for name in net.state_dict() if not name.startswith(f"{head_name}.")]
+        names = [name for name in model.net.state_dict() if not name.startswith(f"{model.head_name}.")]
         tensors = dict(zip(names, tensors.values(), strict=False))  # the head's come last
     elif backbone.library == "timm":
         tensors = _timm_with(backbone.name, path).state_dict()
     else:
-        tensors = find_weights(content, net.state_dict().keys(), [head_name], path).tensors
-    _load_backbone(net, tensors, head_name, path)
+        tensors = find_weights(content, model.net.state_dict().keys(), [model.head_name], path).tensors
+    _load_backbone(model.net, tensors, model.head_name, path)
 
 
 def _timm_with(name: str, path: Path) -> nn.Module:
@@ -192,7 +219,7 @@ def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_nam
     def without_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: value for name, value in state.items() if not name.startswith(f"{head_name}.")}
 
-    loaded = without_head(drop_beside(tensors, net.state_dict(), head_name))
+    loaded = fit_positions(net, without_head(drop_beside(tensors, net.state_dict(), head_name)))
     check_fit(without_head(net.state_dict()), loaded, path)
     load_into(net, loaded, strict=False)
 

@@ -18,8 +18,9 @@ from photo_classifier.models.backbones import (
     find_head,
     published_preprocess,
 )
-from photo_classifier.models.checkpoint import load_checkpoint, save_checkpoint
+from photo_classifier.models.checkpoint import Description, load_checkpoint, save_checkpoint
 from photo_classifier.models.classifier import count_parameters, is_wholly_frozen
+from photo_classifier.models.positions import fit_positions
 from photo_classifier.runtime.errors import UserError
 
 SMALL = {"alexnet": 64, "inception_v3": 75, "vit_b_16": 224, "timm/vit_tiny_patch16_224": 224}
@@ -106,8 +107,8 @@ def test_size_and_normalisation_come_with_the_weights():
 
 
 def test_a_size_that_a_backbone_cannot_take_names_those_it_can():
-    with pytest.raises(UserError, match=r"images of 64 pixels \(--image_size\); of the usual sizes it takes 224"):
-        get_model("vit_b_16", 2, image_size=64)
+    with pytest.raises(UserError, match=r"images of 65 pixels \(--image_size\); of the usual .* 32, 48, 64"):
+        get_model("timm/test_vit", 2, image_size=65)
     with pytest.raises(UserError, match=r"it takes 64, 96"):
         get_model("alexnet", 2, image_size=20)
 
@@ -278,6 +279,34 @@ def test_a_hidden_layer_in_the_head():
     assert count_parameters(model)[0] > count_parameters(small_model("resnet18"))[0]
     with pytest.raises(UserError, match="is a convolution"):
         small_model("squeezenet", head_hidden=16)
+
+
+def test_positions_of_a_transformer_are_interpolated_for_another_size(tmp_path):
+    from timm.layers import resample_abs_pos_embed
+
+    name = "timm/deit_tiny_patch16_224"
+    own = get_model(name, 3)
+    torch.save(own.net.state_dict(), tmp_path / "w.pth")
+    model = get_model(name, 3, image_size=96, weights_file=tmp_path / "w.pth").eval()
+    assert torch.allclose(model.net.pos_embed, resample_abs_pos_embed(own.net.pos_embed, [6, 6]), atol=1e-6)
+    logits = model(images_for(model))
+    save_checkpoint(tmp_path / "m.pth", model, metadata(name))
+    assert torch.equal(load_checkpoint(tmp_path / "m.pth")[0](images_for(model)), logits)
+    described = load_checkpoint(tmp_path / "w.pth", Description(name, ["a", "b", "c"], image_size=96))[0]
+    assert torch.equal(described.net.pos_embed, model.net.pos_embed)
+    assert get_model(name, 3, weights_file=tmp_path / "m.pth").preprocess.image_size == 96
+
+
+def test_positions_of_torchvisions_transformers_are_interpolated_as_it_does():
+    from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+    small, large = (VisionTransformer(size, 16, 1, 1, 8, 8) for size in (64, 96))
+    expected = interpolate_embeddings(96, 16, small.state_dict())
+    found = fit_positions(large, small.state_dict())
+    assert found["encoder.pos_embedding"].shape == (1, 37, 8)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    vit = build(find_backbone("vit_b_16"), True, 64)[0]
+    assert vit.encoder.pos_embedding.shape == (1, 17, 768)
 
 
 # --- weights ----------------------------------------------------------------------------------

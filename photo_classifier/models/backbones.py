@@ -118,15 +118,21 @@ def _unknown_tag(name: str, tag: str, tags: Sequence[str]) -> str:
     return f"--model_name {name!r}: there are no weights {tag!r}; {choice}{did_you_mean(tag, tags)}"
 
 
-def build(backbone: Backbone, will_load: bool) -> tuple[nn.Module, Preprocess, pretrained.Source | None]:
+def build(
+    backbone: Backbone, will_load: bool, image_size: int | None = None
+) -> tuple[nn.Module, Preprocess, pretrained.Source | None]:
     """Builds the library's network, and returns it with its preprocessing and the source of its pretrained weights.
 
     Args:
         will_load: weights are loaded next, so that none need to be drawn.
+        image_size: for networks that are built for one size, such as ViT; None builds for that of the weights.
+
+    Raises:
+        UserError: the library cannot build it, or not for that size.
     """
     with warnings.catch_warnings(), _NoRandomFills() if will_load else contextlib.nullcontext():
         warnings.simplefilter("ignore")  # libraries warn about their own deprecations
-        return BUILDERS[backbone.library](backbone)
+        return BUILDERS[backbone.library](backbone, image_size)
 
 
 def find_head(net: nn.Module, model_name: str) -> str:
@@ -151,7 +157,7 @@ def find_head(net: nn.Module, model_name: str) -> str:
     )
 
 
-def _build_torchvision(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretrained.Source]:
+def _build_torchvision(backbone: Backbone, image_size: int | None) -> tuple[nn.Module, Preprocess, pretrained.Source]:
     from torchvision import models
 
     options = {}
@@ -162,7 +168,10 @@ def _build_torchvision(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretr
     enum = models.get_model_weights(backbone.name)[backbone.tag]
     preset = enum.transforms()
     if backbone.name.startswith("vit_"):
-        options = {"image_size": preset.crop_size[0]}  # vit_h_14 has a default size that differs from its weights'
+        # vit_h_14 has a default size that differs from its weights'
+        options = {"image_size": image_size or preset.crop_size[0]}
+    elif image_size:
+        raise UserError(f"{backbone.name} cannot be built for another image size")
     net = models.get_model(backbone.name, weights=None, **options)
     file_name = enum.url.rpartition("/")[2]
     preprocess = _torchvision_preprocess(preset)
@@ -170,14 +179,15 @@ def _build_torchvision(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretr
     return net, preprocess, pretrained.Source(enum.url, file_name, hashed and hashed[1])
 
 
-def _build_timm(backbone: Backbone) -> tuple[nn.Module, Preprocess, pretrained.Source | None]:
+def _build_timm(backbone: Backbone, image_size: int | None) -> tuple[nn.Module, Preprocess, pretrained.Source | None]:
     import timm
 
+    options = {"img_size": image_size} if image_size else {}
     try:
-        net = timm.create_model(backbone.name, pretrained=False)
+        net = timm.create_model(backbone.name, pretrained=False, **options)
         if not net.num_classes:  # built without a head
-            net = timm.create_model(backbone.name, pretrained=False, num_classes=1000)
-    except (RuntimeError, ValueError, TypeError) as error:
+            net = timm.create_model(backbone.name, pretrained=False, num_classes=1000, **options)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise UserError(f"timm cannot build timm/{backbone.name}: {error}") from error
     config = net.pretrained_cfg
     preprocess = _timm_preprocess(config)

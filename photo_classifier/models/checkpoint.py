@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from photo_classifier.models.classifier import Classifier
 from photo_classifier.models.foreign_weights import drop_beside, find_weights, with_head_beside
 from photo_classifier.models.heads import add_zero_output, head_of, last_layer
 from photo_classifier.models.inference import eval_batch_size
+from photo_classifier.models.positions import fit_positions
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.device import PRECISIONS
 from photo_classifier.runtime.errors import UserError
@@ -144,11 +146,14 @@ def classifier_of(content: Mapping, path: str | Path) -> Classifier:
     """Returns the model of a checkpoint of this tool, in eval mode; raises UserError if its tensors do not fit."""
     preprocess = msgspec.convert(content, Preprocess)
     tensors = state_dict_of(content, path)
-    net, head, _ = _build(content["model_name"])
+    net, head, published = _build(content["model_name"])
     if head != content["head"]:
         raise UserError(
             f"{path} has {content['head']!r} as its head, but {content['model_name']} has {head!r}; train it again"
         )
+    if _has_other_shapes(net, head, tensors) and preprocess.image_size != published.image_size:
+        with contextlib.suppress(UserError):  # not a transformer: what does not fit is named below
+            net, *_ = _build(content["model_name"], preprocess.image_size)
     _load(net, head, tensors, content["class_names"], ("relu",), path)
     return _ready(net, head, preprocess)
 
@@ -166,6 +171,11 @@ def _load_plain(content: Mapping, path: str | Path, description: Description) ->
     heads = [head, parent] if parent and isinstance(net.get_submodule(parent), nn.Sequential) else [head]
     weights = with_head_beside(find_weights(content, net.state_dict().keys(), heads, path, description.weights_key))
     tensors = drop_beside(weights.tensors, net.state_dict(), weights.head)
+    size = description.image_size
+    if size and size != published.image_size:
+        with contextlib.suppress(UserError):  # others take any size as they are
+            net, *_ = _build(model_name, size)
+        tensors = _with_positions(net, weights.head, tensors)
     _load(net, weights.head, tensors, class_names, description.head_activation, path)
     # the default batch of evaluation, as that of the training is unknown
     defaults = {"precision": "auto", "eval_batch_size": eval_batch_size(1), "splits": None, "notes": weights.notes}
@@ -191,10 +201,10 @@ def read_class_names(words: Sequence[str]) -> list[str]:
     return names
 
 
-def _build(model_name: str) -> tuple[nn.Module, str, Preprocess]:
+def _build(model_name: str, image_size: int | None = None) -> tuple[nn.Module, str, Preprocess]:
     """Returns the network without its weights, the name of its head, and how its published weights expect images."""
     backbone = find_backbone(model_name)
-    net, preprocess, _ = build(backbone, will_load=True)
+    net, preprocess, _ = build(backbone, True, image_size)
     return net, backbone.head or find_head(net, model_name), preprocess
 
 
@@ -221,6 +231,20 @@ def _load(
     load_into(net, tensors, strict=False)  # older files have no counters of batches
     if is_sigmoid:
         add_zero_output(last)
+
+
+def _with_positions(net: nn.Module, head: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the tensors with positions interpolated for the network, and their head as it was."""
+    inside = {name: value for name, value in tensors.items() if name.startswith(f"{head}.")}
+    outside = {name: value for name, value in tensors.items() if name not in inside}
+    return fit_positions(net, outside) | inside
+
+
+def _has_other_shapes(net: nn.Module, head: str, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Returns whether a layer before the head has another shape, as a transformer's positions at another image size."""
+    own = net.state_dict()
+    common = [name for name in own if name in tensors and not name.startswith(f"{head}.")]
+    return any(own[name].shape != tensors[name].shape for name in common)
 
 
 def _ready(net: nn.Module, head: str, preprocess: Preprocess) -> Classifier:

@@ -37,7 +37,8 @@ def check_fit(own: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Tensor
     for what, keys in mistakes.items():
         if keys:
             raise UserError(
-                f"{path} does not fit the model: it {what} {first_few(keys)}; was it made with another --model_name?"
+                f"{path} does not fit the model: it {what} {first_few(keys)}; "
+                "was it made with another --model_name or --image_size?"
             )
     # in fp32, as they are kept
     infinite = [key for key, value in loaded.items() if not value.float().isfinite().all()]
