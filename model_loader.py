@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import nn
 
+from photo_classifier.config import TrainConfig, checkpoint_name
+from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models import pretrained, tensor_files
-from photo_classifier.models.backbones import Backbone, build, find_backbone, find_head
+from photo_classifier.models.backbones import Backbone, build, find_backbone, find_head, published_preprocess
+from photo_classifier.models.checkpoint import check_content, describes_itself
 from photo_classifier.models.classifier import REFUSALS, Classifier
-from photo_classifier.models.heads import replace_head
+from photo_classifier.models.foreign_weights import drop_beside, find_weights
+from photo_classifier.models.heads import copy_rows, replace_head
+from photo_classifier.models.positions import fit_positions
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
+from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.seeding import seeded_rng
 from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.training.run_state import BACKBONE, LAST, StoppedRun, load_stopped_run
 
 SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
 
@@ -35,30 +42,50 @@ def get_model(
     head_hidden: int | None = None,
     dropout: float = 0.0,
     seed: int = 0,
+    weights_key: str | None = None,
+    class_names: Sequence[str] = (),
+    preprocess: Preprocess | None = None,
 ) -> Classifier:
     """Builds a backbone with a new head for `n_classes`.
 
     Args:
+        weights_file: a file of any script, or a checkpoint or a run folder of this tool, which also gives the rows of
+            its head for classes of the same name.
         preferred_size: used without an `image_size`, if the backbone can take it; otherwise the weights' own is.
+        weights_key: where the weights are in the file, if it holds several.
+        preprocess: how images are prepared, if that is settled: for a run that goes on.
 
     Raises:
         UserError: the name is unknown, weights are missing or do not fit, the backbone cannot take the size, or its
             head cannot be found.
     """
     backbone = find_backbone(model_name)
-    with seeded_rng(seed, "init"):
-        net, preprocess, source = build(backbone, will_load=pretrained or bool(weights_file))
-        preprocess = replace(preprocess, bit_depth=bit_depth, fit=fit)
-        head_name = backbone.head or find_head(net, model_name)
-        replace_head(net, head_name, n_classes, head_hidden, dropout)
-    model = Classifier(net, head_name, preprocess.at(image_size or preferred_size, resize))
-    if not image_size and preferred_size and _try_size(model, preferred_size, n_classes):
-        model.preprocess = preprocess.at(None, resize)
-    _check_size(model, n_classes, model_name, preprocess.image_size)  # before a download, which may take a while
+    path, content = read_weights(weights_file, model_name) if weights_file else (None, {})
+
+    def make(size: int | None) -> tuple[Classifier, pretrained.Source | None]:
+        with seeded_rng(seed, "init"):
+            net, published, source = build(backbone, bool(pretrained or weights_file), size)
+            head_name = backbone.head or find_head(net, model_name)
+            replace_head(net, head_name, n_classes, head_hidden, dropout)
+        return Classifier(net, head_name, published), source
+
+    model, source = make(None)
+    own_size = model.preprocess.image_size
+    if describes_itself(content):
+        expected = msgspec.convert(content, Preprocess)
+    else:
+        expected = (path and published_preprocess(backbone, path)) or model.preprocess
+    expected = replace(expected, bit_depth=bit_depth, fit=expected.fit if fit == "crop" else fit)
+    prepared = preprocess or expected.at(image_size or preferred_size, resize)
+    if not image_size and preferred_size and not preprocess and _try_size(model, preferred_size, n_classes):
+        prepared = expected.at(None, resize)
+    # before a download, which may take a while
+    net = _at_size(model, lambda size: make(size)[0], prepared.image_size, n_classes, model_name, own_size).net
+    model = Classifier(net, model.head_name, prepared)
     if weights_file:
-        _load_file(net, weights_file, head_name, model_name)
+        _load_file(model, content, path, weights_key, class_names)
     elif pretrained:
-        _load_pretrained(net, backbone, source, head_name, model_name)
+        _load_pretrained(model, backbone, source, model_name)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -92,14 +119,37 @@ def freeze_batch_norm(model: Classifier) -> None:
     model.train(model.training)
 
 
-def _check_size(model: Classifier, n_classes: int, model_name: str, own_size: int) -> None:
-    size = model.preprocess.image_size
-    error = _try_size(model, size, n_classes)
-    if error is None:
-        return
+def _at_size(
+    model: Classifier,
+    make: Callable[[int], Classifier],
+    size: int,
+    n_classes: int,
+    model_name: str,
+    own_size: int,
+) -> Classifier:
+    """Returns the model, or one that is made for images of that size if it can take no other than its own.
+
+    Raises:
+        UserError: there is none; the message lists sizes that work.
+    """
+
+    def fitting(size: int) -> Classifier | None:
+        if _try_size(model, size, n_classes) is None:
+            return model
+        try:
+            made = make(size)
+            return None if _try_size(made, size, n_classes) else made
+        except (UserError, *REFUSALS) as error:
+            if resource_hint(error):
+                raise
+            return None
+
+    if found := fitting(size):
+        return found
     if size == own_size:
+        error = _try_size(model, size, n_classes)
         raise UserError(f"{model_name} cannot be used as a classifier: {error}; choose another model (--model_name)")
-    works = [str(s) for s in sorted({own_size, *SIZES_TO_TRY}) if _try_size(model, s, n_classes) is None]
+    works = [str(s) for s in sorted({own_size, *SIZES_TO_TRY}) if fitting(s)]
     raise UserError(
         f"{model_name} cannot take images of {size} pixels (--image_size); of the usual sizes it takes "
         f"{', '.join(works)}, and its own is {own_size}"
@@ -119,32 +169,45 @@ def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
     return None if logits.shape == (1, n_classes) else f"its output has the shape {tuple(logits.shape)}"
 
 
-def _load_file(net: nn.Module, path: str | Path, head_name: str, model_name: str) -> None:
-    content = tensor_files.read(path)
-    inside = content.get("model_name", model_name)
-    if inside != model_name:
-        raise UserError(
-            f"{path} is a checkpoint of {inside}; take that model (--model_name) or another file (--weights)"
-        )
-    _load_backbone(net, state_dict_of(content, path), head_name, path)
-
-
-def _load_pretrained(
-    net: nn.Module, backbone: Backbone, source: pretrained.Source | None, head_name: str, model_name: str
+def _load_file(
+    model: Classifier, content: dict, path: Path, weights_key: str | None, class_names: Sequence[str]
 ) -> None:
+    """Loads the backbone, and of a checkpoint of this tool the rows of the head for classes of the same name."""
+    if not describes_itself(content):
+        weights = find_weights(content, model.net.state_dict().keys(), [model.head_name], path, weights_key)
+        for note in weights.notes:
+            say(note)
+        _load_backbone(model.net, weights.tensors, model.head_name, path)
+        return
+    tensors = state_dict_of(content, path)
+    _load_backbone(model.net, tensors, model.head_name, path)
+    prefix, old_names = f"{model.head_name}.", content["class_names"]
+    head = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    kept = copy_rows(model.head, head, old_names, class_names)
+    new, gone = ([n for n in names if n not in others] for names, others in ((class_names, kept), (old_names, kept)))
+    parts = {f"kept from {path}": kept, "new": new, "left out": gone}
+    say("head    " + "; ".join(f"{what}: {', '.join(names[:20])}" for what, names in parts.items() if names))
+    if not kept and set(old_names) & set(class_names):
+        say(f"        none is kept, because the head of {path} has another hidden layer (--head_hidden)")
+
+
+def _load_pretrained(model: Classifier, backbone: Backbone, source: pretrained.Source | None, model_name: str) -> None:
     if source is None:
         raise UserError(
             f"timm has no pretrained weights for {model_name}; choose another model, or give --weights FILE"
         )
     path = pretrained.lite0_file() if backbone.packaged else pretrained.cached_or_downloaded(source, model_name)
-    tensors = state_dict_of(tensor_files.read(path), path)
+    content = tensor_files.read(path)
+    tensors = state_dict_of(content, path)
     if backbone.packaged:
         # matched by order: the package has other names for the same layers
-        names = [name for name in net.state_dict() if not name.startswith(f"{head_name}.")]
+        names = [name for name in model.net.state_dict() if not name.startswith(f"{model.head_name}.")]
         tensors = dict(zip(names, tensors.values(), strict=False))  # the head's come last
     elif backbone.library == "timm":
         tensors = _timm_with(backbone.name, path).state_dict()
-    _load_backbone(net, tensors, head_name, path)
+    else:
+        tensors = find_weights(content, model.net.state_dict().keys(), [model.head_name], path).tensors
+    _load_backbone(model.net, tensors, model.head_name, path)
 
 
 def _timm_with(name: str, path: Path) -> nn.Module:
@@ -164,17 +227,69 @@ def _timm_with(name: str, path: Path) -> nn.Module:
 def _load_backbone(net: nn.Module, tensors: Mapping[str, torch.Tensor], head_name: str, path: str | Path) -> None:
     """Loads everything but the head, whatever head the file has; raises UserError if the tensors do not fit."""
 
-    def is_head(name: str) -> bool:
-        return name.startswith(head_name + ".")
+    def without_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in state.items() if not name.startswith(f"{head_name}.")}
 
-    # DenseNet's published files call "norm.1" what the library calls "norm1"
-    renamed = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in tensors.items()}
-    own = {key: value for key, value in net.state_dict().items() if not is_head(key)}
-    loaded = {
-        key: value for key, value in renamed.items() if not is_head(key) and not re.match(r"(AuxLogits|aux\d)\.", key)
-    }
-    check_fit(own, loaded, path)
+    loaded = fit_positions(net, without_head(drop_beside(tensors, net.state_dict(), head_name)))
+    check_fit(without_head(net.state_dict()), loaded, path)
     load_into(net, loaded, strict=False)
+
+
+# --- weights of an earlier run ----------------------------------------------------------------
+
+
+def read_weights(path: str | Path, model_name: str) -> tuple[Path, dict]:
+    """Returns the file that a path leads to and its content; that of a run is its checkpoint.
+
+    A run folder leads to the run's best weights, `last.pth` to those of its last save, and a folder of the Hugging
+    Face hub to its file of weights.
+
+    Raises:
+        UserError: the file is missing or broken, or a checkpoint of another network.
+    """
+    path = Path(path)
+    hub_files = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
+    path = hub_files[0] if hub_files else path
+    if path.is_dir():
+        path, content = _best_of_run(load_stopped_run(path))
+    elif path.name == LAST and "trainer" in tensor_files.read(path):
+        stopped = load_stopped_run(path.parent)
+        _, content = _best_of_run(stopped)
+        content = {**content, "state_dict": _last_weights(stopped, content["head"])}
+    else:
+        content = tensor_files.read(path)
+    if describes_itself(content):
+        check_content(content, path)
+        inside = content["model_name"]
+        if inside != model_name and find_backbone(inside).network != find_backbone(model_name).network:
+            raise UserError(
+                f"{path} is a checkpoint of {inside}; take that model (--model_name) or another file (--weights)"
+            )
+    return path, content
+
+
+def _best_of_run(stopped: StoppedRun) -> tuple[Path, dict]:
+    """Returns the best weights of a run: its checkpoint, wherever it is now, or else its `last_model.pth`."""
+    state = stopped.state
+    name = Path(state.cwd, checkpoint_name(TrainConfig(**state.config)))
+    for path in (name, Path(f"{name}.prev"), stopped.folder.parent / name.name, stopped.folder / "last_model.pth"):
+        if tensor_files.is_of_run(path, state.run_id):
+            return path, tensor_files.read(path)
+    raise UserError(f"the run in {stopped.folder} has no checkpoint any more: {name} is gone; give another (--weights)")
+
+
+def _last_weights(stopped: StoppedRun, head_name: str) -> dict[str, torch.Tensor]:
+    """Returns the weights of a run's last save, by the network's names."""
+    saved = stopped.trainer["model"]
+    if not stopped.state.has_backbone:
+        return {name.removeprefix("net."): value for name, value in saved.items()}
+    path = stopped.folder / BACKBONE
+    # the model of a frozen run ends in its head: `head.weight` or `top.head.weight`
+    head = {head_name + name[name.index("head.") + 4 :]: value for name, value in saved.items() if "head." in name}
+    return state_dict_of(tensor_files.read(path), path) | head
+
+
+# --- freezing ---------------------------------------------------------------------------------
 
 
 def _all_but(module: nn.Module, name: str) -> list[nn.Module]:

@@ -158,7 +158,19 @@ def make_predictor(config: PredictConfig) -> Predictor:
         min_probability=config.min_probability,
         model_name=config.model_name,
         class_names=read_class_names(config.class_names) if config.class_names else None,
+        weights_key=config.weights_key,
+        head_activation=config.head_activation,
+        image_size=config.image_size,
+        resize=config.resize,
+        interpolation=config.interpolation,
+        mean=config.mean,
+        std=config.std,
     )
+    if is_main() and not predictor.metadata["splits"]:
+        for note in predictor.metadata["notes"]:
+            say(note)
+        preprocess = predictor.engine.model.preprocess
+        say(f"images  {preprocess.text()}; as {config.model_name} expects unless flags say otherwise")
     if is_main() and config.min_probability and UNKNOWN in predictor.class_names:
         warn(
             f"a class is called {UNKNOWN!r}, like the answer below --min_probability; the column `probability` tells "

@@ -140,7 +140,12 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
         engine = make_engine(config, model, device, dtype, stopped)
         folds, used = divide(config, splits)
         checkpoint = open_checkpoint(config, model, used, stopped)
-        computing = {"device": device.type, "dtype": str(dtype), "is_folded": engine.is_folded}
+        computing = {
+            "device": device.type,
+            "dtype": str(dtype),
+            "is_folded": engine.is_folded,
+            "preprocess": asdict(model.preprocess),
+        }
         run.begin(asdict(config), splits, used, checkpoint, computing)
         strategy = make_strategy(config, engine)
         trainer = make_trainer(config, used, engine, strategy, stopped)
@@ -148,6 +153,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
         if config.dry_run:
             try_one_step(session)
             return
+        distributed.broadcast_from_main(lambda: note_answers_before(session))
         loaders, last_results, results, best = fit(session)
         if launcher.is_main():  # which alone has the outputs of all images
             report(session, loaders["valid"], last_results, results, best)
@@ -320,6 +326,9 @@ def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) 
             head_hidden=config.head_hidden,
             dropout=config.dropout,
             seed=config.seed,
+            weights_key=config.weights_key,
+            class_names=stopped.images.splits.class_names,
+            preprocess=stopped.preprocess,
         )
         if config.freeze or config.freeze_until:
             freeze(model, config.freeze_until)
@@ -545,6 +554,22 @@ def solve_head(session: Session, loaders: Mapping[str, FeatureLoader]) -> tuple[
     return results, results, best
 
 
+def note_answers_before(session: Session) -> None:
+    """Notes what a checkpoint of this tool, from which a new run starts, says of the held-out photos."""
+    from model_loader import read_weights
+    from photo_classifier.models.checkpoint import classifier_of, describes_itself
+    from photo_classifier.models.inference import Engine
+    from photo_classifier.training.changed_answers import write_answers_before
+
+    config, engine, splits, names = session.config, session.engine, session.splits, []
+    if config.weights and session.stopped.is_new:
+        path, content = read_weights(config.weights, config.model_name)
+        names = content["class_names"] if describes_itself(content) else []
+    if set(names) & set(splits.class_names):
+        before = Engine(classifier_of(content, path).to(engine.device), engine.device, engine.dtype, engine.batch_size)
+        write_answers_before(session.run.folder, before, names, splits, config.max_pixels, config.n_workers)
+
+
 def start_or_restore(session: Session) -> None:
     """Restores what a stopped run had saved, or saves a new one for the first time."""
     from photo_classifier.training.restore import restore_training_state
@@ -574,6 +599,7 @@ def report(
     """Writes and says how good the saved weights are."""
     from photo_classifier.training import summary
     from photo_classifier.training.by_folds import spread_text, write_folds
+    from photo_classifier.training.changed_answers import report_changed_answers
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
 
     config, splits, run, last = session.config, session.splits, session.run, session.trainer.last
@@ -590,6 +616,7 @@ def report(
     if last is not best:
         accuracies = ", ".join(summary.accuracy_texts(splits, last_results))
         say(f"last    {run.last_model} (epoch {last.epoch + 1}): {accuracies}")
+    report_changed_answers(run.folder, splits, results, config.weights)
     spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
     summary.summarize(run, session.checkpoint, best, results, reports, spread)
     run.finish()

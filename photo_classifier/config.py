@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -125,7 +126,13 @@ class ModelFlags:
     )
     use_pretrained: bool = flag(False, "start from ImageNet weights (default: random)")
     weights: str | None = flag(
-        None, "start from a local .pth or .safetensors file, whatever its head (default: none)", "FILE"
+        None,
+        "start from a local .pth or .safetensors file, whatever its head; a checkpoint or run folder of this tool also "
+        "gives its classes (default: none)",
+        "FILE",
+    )
+    weights_key: str | None = flag(
+        None, "where the weights are in that file, if it holds several (default: averaged ones)", "KEY"
     )
     freeze: bool = flag(False, "train only the new head (default: train everything)")
     freeze_until: str | None = flag(
@@ -334,7 +341,7 @@ def pass_size(config: TrainConfig) -> int | None:
 
 def checkpoint_name(config: TrainConfig) -> str:
     """Returns `--model_fn`, or a name derived from the model."""
-    return config.model_fn or f"{config.model_name.replace('/', '_')}.pth"
+    return config.model_fn or f"{re.sub('[/:]+', '_', config.model_name)}.pth"
 
 
 @dataclass(frozen=True)
@@ -350,6 +357,38 @@ class InputFlags:
         "class names of a plain state_dict in the order of training, or a text file with one per line "
         "(default: from the checkpoint)",
         "NAME",
+        many=True,
+    )
+    weights_key: str | None = flag(
+        None, "where the weights are in a file of another script, if it holds several (default: averaged ones)", "KEY"
+    )
+    head_activation: tuple[str, ...] = flag(
+        (),
+        "activation between two layers in the head of a plain state_dict: relu, tanh, ... (default: none)",
+        "NAME",
+        many=True,
+    )
+    image_size: int | None = flag(
+        None, "pixels per side for a plain state_dict (default: as the published weights)", "N", number(int, 1, 8192)
+    )
+    resize: int | None = flag(
+        None, "its pixels of the shorter side before the crop (default: in their ratio)", "N", number(int, 1, 16384)
+    )
+    interpolation: str | None = flag(
+        None, "its filter of that: bilinear, bicubic, nearest, ... (default: as the published weights)", "NAME"
+    )
+    mean: tuple[float, ...] = flag(
+        (),
+        "its mean of red, green and blue from 0 to 1, or one (default: as the published weights)",
+        "X",
+        number(float, -10, 10),
+        many=True,
+    )
+    std: tuple[float, ...] = flag(
+        (),
+        "its standard deviation of them, or one (default: as the published weights)",
+        "X",
+        number(float, above=0),
         many=True,
     )
     input: tuple[str, ...] = flag(

@@ -82,9 +82,9 @@ def narrow_classifiers(monkeypatch):
 
     from photo_classifier.models import backbones
 
-    def build(backbone, will_load):
+    def build(backbone, will_load, image_size=None):
         is_wide = backbone.name in ("alexnet", "vgg16_bn")
-        net, *about = backbones.build(backbone, will_load or is_wide)
+        net, *about = backbones.build(backbone, will_load or is_wide, image_size)
         if is_wide:
             for layer in net.features:
                 if isinstance(layer, nn.Conv2d):

@@ -7,10 +7,21 @@ from helpers.families import FURTHER
 from torch import nn
 
 from model_loader import freeze, freeze_batch_norm, get_model
+from photo_classifier.config import TrainConfig, checkpoint_name
+from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models import pretrained, tensor_files
-from photo_classifier.models.backbones import BACKBONES, _NoRandomFills, find_head
-from photo_classifier.models.checkpoint import load_checkpoint, save_checkpoint
+from photo_classifier.models.backbones import (
+    BACKBONES,
+    Backbone,
+    _NoRandomFills,
+    build,
+    find_backbone,
+    find_head,
+    published_preprocess,
+)
+from photo_classifier.models.checkpoint import Description, load_checkpoint, save_checkpoint
 from photo_classifier.models.classifier import count_parameters, is_wholly_frozen
+from photo_classifier.models.positions import fit_positions
 from photo_classifier.runtime.errors import UserError
 
 SMALL = {"alexnet": 64, "inception_v3": 75, "vit_b_16": 224, "timm/vit_tiny_patch16_224": 224}
@@ -88,8 +99,8 @@ def test_size_and_normalisation_come_with_the_weights():
 
 
 def test_a_size_that_a_backbone_cannot_take_names_those_it_can():
-    with pytest.raises(UserError, match=r"images of 64 pixels \(--image_size\); of the usual sizes it takes 224"):
-        get_model("vit_b_16", 2, image_size=64)
+    with pytest.raises(UserError, match=r"images of 65 pixels \(--image_size\); of the usual .* 32, 48, 64"):
+        get_model("timm/test_vit", 2, image_size=65)
     with pytest.raises(UserError, match=r"it takes 64, 96"):
         get_model("alexnet", 2, image_size=20)
 
@@ -99,6 +110,64 @@ def test_an_unknown_model_names_the_nearest():
         get_model("resnet5O", 2)
     with pytest.raises(UserError, match=r"did you mean timm/resnet50"):
         get_model("timm/resnett50", 2)
+
+
+def test_a_tag_chooses_among_the_weights_of_a_library():
+    first, second = (get_model(f"resnet50.IMAGENET1K_V{n}", 2).preprocess for n in (1, 2))
+    assert (first.resize, second.resize) == (256, 232)
+    assert get_model("resnet50", 2).preprocess == second
+    assert build(find_backbone("resnet50.IMAGENET1K_V1"), True)[2].file_name == "resnet50-0676ba61.pth"
+    assert get_model("vit_b_16.IMAGENET1K_SWAG_E2E_V1", 2).preprocess.image_size == 384
+    for name in ("resnet18.bogus", "timm/resnet18.bogus", "resnet.bogus", "hf_hub:timm/resnet18.bogus"):
+        with pytest.raises(UserError, match=r"there are no weights 'bogus'; choose from .*(IMAGENET1K_V1|a1_in1k)"):
+            get_model(name, 2)
+    with pytest.raises(UserError, match="did you mean IMAGENET1K_V1"):
+        get_model("resnet34.IMAGENET_V1", 2)
+
+
+def test_names_as_timm_and_the_hub_show_them_are_known():
+    for name, expected in {
+        "efficientnet_b0.ra_in1k": "efficientnet_b0.ra_in1k",
+        "deit_tiny_patch16_224": "deit_tiny_patch16_224",
+        "hf_hub:timm/deit_tiny_patch16_224.fb_in1k": "deit_tiny_patch16_224.fb_in1k",
+        "hf-hub:timm/resnet18.a1_in1k": "resnet18.a1_in1k",
+        "https://huggingface.co/timm/resnet18.a1_in1k": "resnet18.a1_in1k",
+        "resnet50.a1_in1k": "resnet50.a1_in1k",
+    }.items():
+        assert find_backbone(name) == Backbone("timm", expected)
+    assert checkpoint_name(TrainConfig(model_name="hf_hub:timm/x")) == "hf_hub_timm_x.pth"
+
+
+RESNET50 = ("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth")
+
+
+def test_images_are_prepared_as_the_weights_in_a_file_want(tmp_path):
+    import json
+
+    import timm
+    from safetensors.torch import save_file
+
+    first, second = (published_preprocess(find_backbone("resnet50"), tmp_path / name) for name in RESNET50)
+    assert (first.resize, second.resize) == (256, 232)
+    assert published_preprocess(find_backbone("resnet50"), tmp_path / "mine.pth") is None
+    net = timm.create_model("test_resnet")
+    (tmp_path / "hub").mkdir()
+    save_file(net.state_dict(), tmp_path / "hub" / "model.safetensors")
+    config = {
+        "input_size": [3, 96, 96],
+        "crop_pct": 1.0,
+        "mean": [0.1] * 3,
+        "std": [0.2] * 3,
+        "interpolation": "bicubic",
+    }
+    (tmp_path / "hub" / "config.json").write_text(json.dumps({"architecture": "x", "pretrained_cfg": config}))
+    for path in ("hub", "hub/model.safetensors"):
+        preprocess = get_model("timm/test_resnet", 3, weights_file=tmp_path / path).preprocess
+        assert preprocess == Preprocess(96, 96, "bicubic", (0.1,) * 3, (0.2,) * 3)
+    for wrong in ({"std": [0, 0, 0]}, {"input_size": [3, 10**9, 1]}, {"interpolation": "magic"}, {"mean": "x"}):
+        (tmp_path / "hub" / "config.json").write_text(json.dumps({"pretrained_cfg": {**config, **wrong}}))
+        with pytest.raises(UserError, match=r"config\.json cannot be used"):
+            get_model("timm/test_resnet", 3, weights_file=tmp_path / "hub")
 
 
 # --- freezing ---------------------------------------------------------------------------------
@@ -202,6 +271,34 @@ def test_a_hidden_layer_in_the_head():
     assert count_parameters(model)[0] > count_parameters(small_model("resnet18"))[0]
     with pytest.raises(UserError, match="is a convolution"):
         small_model("squeezenet", head_hidden=16)
+
+
+def test_positions_of_a_transformer_are_interpolated_for_another_size(tmp_path):
+    from timm.layers import resample_abs_pos_embed
+
+    name = "timm/deit_tiny_patch16_224"
+    own = get_model(name, 3)
+    torch.save(own.net.state_dict(), tmp_path / "w.pth")
+    model = get_model(name, 3, image_size=96, weights_file=tmp_path / "w.pth").eval()
+    assert torch.allclose(model.net.pos_embed, resample_abs_pos_embed(own.net.pos_embed, [6, 6]), atol=1e-6)
+    logits = model(images_for(model))
+    save_checkpoint(tmp_path / "m.pth", model, metadata(name))
+    assert torch.equal(load_checkpoint(tmp_path / "m.pth")[0](images_for(model)), logits)
+    described = load_checkpoint(tmp_path / "w.pth", Description(name, ["a", "b", "c"], image_size=96))[0]
+    assert torch.equal(described.net.pos_embed, model.net.pos_embed)
+    assert get_model(name, 3, weights_file=tmp_path / "m.pth").preprocess.image_size == 96
+
+
+def test_positions_of_torchvisions_transformers_are_interpolated_as_it_does():
+    from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+    small, large = (VisionTransformer(size, 16, 1, 1, 8, 8) for size in (64, 96))
+    expected = interpolate_embeddings(96, 16, small.state_dict())
+    found = fit_positions(large, small.state_dict())
+    assert found["encoder.pos_embedding"].shape == (1, 37, 8)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    vit = build(find_backbone("vit_b_16"), True, 64)[0]
+    assert vit.encoder.pos_embedding.shape == (1, 17, 768)
 
 
 # --- weights ----------------------------------------------------------------------------------
@@ -311,8 +408,6 @@ def test_a_model_without_a_head_gets_one_and_one_with_two_is_refused():
     assert model(images_for(model)).shape == (2, 3)
     with pytest.raises(UserError, match="its head cannot be found"):
         get_model("timm/deit_tiny_distilled_patch16_224", 3)
-    with pytest.raises(UserError, match=r"timm cannot build timm/resnet18\.bogus"):
-        get_model("timm/resnet18.bogus", 3)
 
 
 def test_a_model_whose_head_cannot_be_found_is_named():

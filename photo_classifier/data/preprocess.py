@@ -46,6 +46,12 @@ class Preprocess:
             raise UserError(f"--resize {resize} is smaller than --image_size {size}; give at least {size}")
         return replace(self, image_size=size, resize=resize)
 
+    def text(self) -> str:
+        """Returns it as the flags that choose it."""
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        sizes = f"--image_size {self.image_size} --resize {self.resize} --interpolation {self.interpolation}"
+        return f"{sizes} --mean {mean} --std {std}"
+
     @property
     def decode_side(self) -> int:
         """Returns the least number of pixels to decode on the shorter side: twice the resize keeps crops sharp."""

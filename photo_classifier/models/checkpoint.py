@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import torch
 from msgspec import Meta
+from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 
 from photo_classifier.data.preprocess import FITS, Preprocess
 from photo_classifier.models import tensor_files
-from photo_classifier.models.backbones import build, find_backbone, find_head
+from photo_classifier.models.backbones import build, find_backbone, find_head, published_preprocess
 from photo_classifier.models.classifier import Classifier
-from photo_classifier.models.heads import replace_head
+from photo_classifier.models.foreign_weights import drop_beside, find_weights, with_head_beside
+from photo_classifier.models.heads import add_zero_output, head_of, last_layer
 from photo_classifier.models.inference import eval_batch_size
+from photo_classifier.models.positions import fit_positions
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.device import PRECISIONS
 from photo_classifier.runtime.errors import UserError
@@ -77,47 +81,108 @@ def save_checkpoint(
     tensor_files.write(path, content, keep_existing)
 
 
-def load_checkpoint(
-    path: str | Path, model_name: str | None = None, class_names: Sequence[str] | None = None
-) -> tuple[Classifier, dict]:
+@dataclass(frozen=True)
+class Description:
+    """What a plain state_dict does not tell, as its user describes it.
+
+    Args:
+        model_name: the network that it is of.
+        class_names: in the order of training.
+        weights_key: where its weights are in the file, if there are several.
+        head_activation: what its head computes between two layers with weights, as in `heads.ACTIVATIONS`.
+        image_size, resize, interpolation, mean, std: how it expects its images; None takes what the published weights
+            of the network expect.
+    """
+
+    model_name: str | None = None
+    class_names: Sequence[str] | None = None
+    weights_key: str | None = None
+    head_activation: Sequence[str] = ()
+    image_size: int | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def preprocess(self, published: Preprocess) -> Preprocess:
+        """Returns how images are prepared; raises UserError if it makes no sense."""
+        given = {name: getattr(self, name) for name in ("interpolation", "mean", "std") if getattr(self, name)}
+        given |= {name: tuple(given[name]) * (3 // len(given[name])) for name in ("mean", "std") if name in given}
+        if wrong := first_mismatch(given, Looks):
+            raise UserError(f"the preparation of images cannot be used: {wrong}")
+        return replace(published.at(self.image_size, self.resize), **given)
+
+
+class Looks(TypedDict, total=False):
+    """The parts of `Preprocess` that are not sizes."""
+
+    interpolation: InterpolationMode
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
+
+
+def load_checkpoint(path: str | Path, description: Description | None = None) -> tuple[Classifier, dict]:
     """Returns the model, in eval mode, and everything else that its checkpoint holds.
 
     Args:
-        model_name, class_names: for a plain state_dict alone, which holds neither; the names in the order of training.
+        description: for a plain state_dict alone, which does not describe itself.
 
     Raises:
         UserError: the file is damaged, too new, or neither a checkpoint of this tool nor a state_dict of that network.
     """
-    content = tensor_files.read(path)
-    if "format_version" not in content:
-        return _load_plain(content, path, model_name, class_names)
-    _check(content, path)
-    if model_name not in (None, content["model_name"]) or list(class_names or ()) not in ([], content["class_names"]):
-        raise UserError(f"{path} names its own network and classes; leave out yours (--model_name, --class_names)")
+    content, description = tensor_files.read(path), description or Description()
+    if not describes_itself(content):
+        return _load_plain(content, path, description)
+    check_content(content, path)
+    known = {name: content.get(name) for name in ("model_name", "class_names")}
+    given = {name: value for name, value in vars(description).items() if value}
+    if other := [name for name, value in given.items() if value not in (known.get(name), tuple(known.get(name) or ()))]:
+        raise UserError(
+            f"{path} names its own network and classes, and how images are prepared for it; leave out --{other[0]}"
+        )
+    return classifier_of(content, path), {key: value for key, value in content.items() if key != "state_dict"}
+
+
+def classifier_of(content: Mapping, path: str | Path) -> Classifier:
+    """Returns the model of a checkpoint of this tool, in eval mode; raises UserError if its tensors do not fit."""
     preprocess = msgspec.convert(content, Preprocess)
     tensors = state_dict_of(content, path)
-    model = _build_with(content["model_name"], len(content["class_names"]), tensors, path, preprocess)
-    if model.head_name != content["head"]:
+    net, head, published = _build(content["model_name"])
+    if head != content["head"]:
         raise UserError(
-            f"{path} has {content['head']!r} as its head, but {content['model_name']} has {model.head_name!r}; "
-            "train it again"
+            f"{path} has {content['head']!r} as its head, but {content['model_name']} has {head!r}; train it again"
         )
-    return model, {key: value for key, value in content.items() if key != "state_dict"}
+    if _has_other_shapes(net, head, tensors) and preprocess.image_size != published.image_size:
+        with contextlib.suppress(UserError):  # not a transformer: what does not fit is named below
+            net, *_ = _build(content["model_name"], preprocess.image_size)
+    _load(net, head, tensors, content["class_names"], ("relu",), path)
+    return _ready(net, head, preprocess)
 
 
-def _load_plain(
-    content: Mapping, path: str | Path, model_name: str | None, class_names: Sequence[str] | None
-) -> tuple[Classifier, dict]:
-    tensors = state_dict_of(content, path)
+def _load_plain(content: Mapping, path: str | Path, description: Description) -> tuple[Classifier, dict]:
+    model_name, class_names = description.model_name, list(description.class_names or ())
     if not model_name or not class_names:
         raise UserError(
             f"{path} is a plain state_dict, which names neither its network nor its classes; give both: --model_name "
             "NAME --class_names A B C, in the order of training"
         )
-    model = _build_with(model_name, len(class_names), tensors, path)
+    net, head, published = _build(model_name)
+    parent = head.rpartition(".")[0]
+    # scripts replace the last layer, or the whole sequence that holds it
+    heads = [head, parent] if parent and isinstance(net.get_submodule(parent), nn.Sequential) else [head]
+    weights = with_head_beside(find_weights(content, net.state_dict().keys(), heads, path, description.weights_key))
+    tensors = drop_beside(weights.tensors, net.state_dict(), weights.head)
+    size = description.image_size
+    if size and size != published.image_size:
+        with contextlib.suppress(UserError):  # others take any size as they are
+            net, *_ = _build(model_name, size)
+        tensors = _with_positions(net, weights.head, tensors)
+    _load(net, weights.head, tensors, class_names, description.head_activation, path)
     # the default batch of evaluation, as that of the training is unknown
-    defaults = {"precision": "auto", "eval_batch_size": eval_batch_size(1), "splits": None}
-    return model, {"model_name": model_name, "class_names": list(class_names), **defaults}
+    defaults = {"precision": "auto", "eval_batch_size": eval_batch_size(1), "splits": None, "notes": weights.notes}
+    published = published_preprocess(find_backbone(model_name), Path(path)) or published
+    model = _ready(net, weights.head, description.preprocess(published))
+    return model, {"model_name": model_name, "class_names": class_names, **defaults}
 
 
 def read_class_names(words: Sequence[str]) -> list[str]:
@@ -137,30 +202,63 @@ def read_class_names(words: Sequence[str]) -> list[str]:
     return names
 
 
-def _build_with(
-    model_name: str,
-    n_classes: int,
-    tensors: Mapping[str, torch.Tensor],
-    path: str | Path,
-    preprocess: Preprocess | None = None,
-) -> Classifier:
-    """Builds the network for those tensors, with or without a hidden layer in its head, and loads them."""
+def _build(model_name: str, image_size: int | None = None) -> tuple[nn.Module, str, Preprocess]:
+    """Returns the network without its weights, the name of its head, and how its published weights expect images."""
     backbone = find_backbone(model_name)
-    net, own_preprocess, _ = build(backbone, will_load=True)
-    head = backbone.head or find_head(net, model_name)
-    first, last = (tensors.get(f"{head}.{name}weight") for name in ("0.", "3."))
-    hidden = len(first) if first is not None and last is not None and first.dim() and last.dim() else None
-    output = last if hidden else tensors.get(f"{head}.weight")
-    if output is not None and output.dim() and len(output) != n_classes:
-        raise UserError(f"{path} has {len(output)} outputs but {n_classes} class names; give one name for each output")
-    replace_head(net, head, n_classes, hidden, dropout=0.0)
+    net, preprocess, _ = build(backbone, True, image_size)
+    return net, backbone.head or find_head(net, model_name), preprocess
+
+
+def _load(
+    net: nn.Module,
+    head: str,
+    tensors: dict[str, torch.Tensor],
+    class_names: Sequence[str],
+    activations: Sequence[str],
+    path: str | Path,
+) -> None:
+    """Gives the network the head that those tensors have, and loads all of them."""
+    prefix = f"{head}."
+    inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    parent, _, child = head.rpartition(".")
+    if inside:
+        setattr(net.get_submodule(parent), child, head_of(inside, head, activations, path))
+    last, n_classes = last_layer(net.get_submodule(head)), len(class_names)
+    n_outputs = len(last.weight)
+    is_sigmoid = n_outputs == 1 and n_classes == 2
+    if inside and n_outputs != n_classes and not is_sigmoid:
+        raise UserError(f"{path} has {n_outputs} outputs but {n_classes} class names; give one name for each output")
     check_fit(net.state_dict(), tensors, path)
-    load_into(net, tensors)
-    return Classifier(net, head, preprocess or own_preprocess).to(memory_format=torch.channels_last).eval()
+    load_into(net, tensors, strict=False)  # older files have no counters of batches
+    if is_sigmoid:
+        add_zero_output(last)
 
 
-def _check(content: Mapping, path: str | Path) -> None:
-    """Checks the values of a checkpoint before any of them is used."""
+def _with_positions(net: nn.Module, head: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the tensors with positions interpolated for the network, and their head as it was."""
+    inside = {name: value for name, value in tensors.items() if name.startswith(f"{head}.")}
+    outside = {name: value for name, value in tensors.items() if name not in inside}
+    return fit_positions(net, outside) | inside
+
+
+def _has_other_shapes(net: nn.Module, head: str, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Returns whether a layer before the head has another shape, as a transformer's positions at another image size."""
+    own = net.state_dict()
+    common = [name for name in own if name in tensors and not name.startswith(f"{head}.")]
+    return any(own[name].shape != tensors[name].shape for name in common)
+
+
+def _ready(net: nn.Module, head: str, preprocess: Preprocess) -> Classifier:
+    return Classifier(net, head, preprocess).to(memory_format=torch.channels_last).eval()
+
+
+def describes_itself(content: Mapping) -> bool:
+    """Returns whether a file is a checkpoint of this tool, in whatever state."""
+    return "format_version" in content
+
+
+def check_content(content: Mapping, path: str | Path) -> None:
+    """Checks the values of a checkpoint before any of them is used; raises UserError."""
     if "trainer" in content:
         last_model = Path(path).with_name("last_model.pth")
         hint = f"the checkpoint that train.py named in its line 'saved', or {last_model}"

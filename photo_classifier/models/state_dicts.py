@@ -10,20 +10,15 @@ import torch
 from torch import nn
 
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.text import first_few
 
 WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def state_dict_of(content: dict, path: str | Path) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a state_dict, or of one inside a checkpoint; raises UserError if there are none."""
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    """Returns the tensors of a plain state_dict or of a checkpoint of this tool; raises UserError if it has none."""
+    content = content["state_dict"] if isinstance(content.get("state_dict"), dict) else content
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and torch.is_tensor(value)}
-    for prefix in ("module.", "model."):  # of wrappers around the network
-        if tensors and all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     if not tensors:
         raise UserError(f"{path} holds no tensors; give a state_dict or a checkpoint of this tool")
     return tensors
@@ -42,8 +37,8 @@ def check_fit(own: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Tensor
     for what, keys in mistakes.items():
         if keys:
             raise UserError(
-                f"{path} does not fit the model: it {what} {', '.join(keys[:3])}"
-                f"{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; was it made with another --model_name?"
+                f"{path} does not fit the model: it {what} {first_few(keys)}; "
+                "was it made with another --model_name or --image_size?"
             )
     # in fp32, as they are kept
     infinite = [key for key, value in loaded.items() if not value.float().isfinite().all()]

@@ -11,6 +11,7 @@ from typing import IO
 
 import torch
 
+from photo_classifier.models import foreign_values
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import atomic_write
 from photo_classifier.runtime.signals import resource_hint
@@ -104,7 +105,7 @@ def _load(path: Path, mmap: bool) -> object:
     is_zip = zipfile.is_zipfile(path)
     if is_zip:
         _check_zip(path)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), foreign_values.allowed():
         warnings.simplefilter("ignore")  # torch warns about files that it then refuses
         # only the zip format can be memory-mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)

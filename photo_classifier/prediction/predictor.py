@@ -28,7 +28,7 @@ from photo_classifier.data.batches import (
 )
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.data.samples import Sample
-from photo_classifier.models.checkpoint import load_checkpoint
+from photo_classifier.models.checkpoint import Description, load_checkpoint
 from photo_classifier.models.inference import Engine
 from photo_classifier.prediction.results import UNKNOWN, Prediction
 from photo_classifier.runtime.device import choose_device, choose_precision, n_cores
@@ -51,6 +51,8 @@ class Predictor:
         probabilities: whether to fill `Prediction.probabilities`.
         min_probability: answers `unknown` below it.
         model_name, class_names: needed for a plain state_dict, which does not contain them.
+        description: further fields of `models.checkpoint.Description`, for a plain state_dict alone, such as
+            `image_size`, `mean` and `std`.
 
     Raises:
         UserError: the checkpoint or a value cannot be used.
@@ -69,9 +71,10 @@ class Predictor:
         min_probability: float = 0.0,
         model_name: str | None = None,
         class_names: Sequence[str] | None = None,
+        **description: object,
     ) -> None:
         device = choose_device(device)
-        model, self.metadata = load_checkpoint(model_fn, model_name, class_names)
+        model, self.metadata = load_checkpoint(model_fn, Description(model_name, class_names, **description))
         self.class_names: list[str] = self.metadata["class_names"]
         self.temperature: float = self.metadata.get("temperature", 1.0)
         if not 1 <= top_k <= (n := len(self.class_names)):

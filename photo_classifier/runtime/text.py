@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 
 
 def escape_surrogates(name: str) -> str:
@@ -15,6 +16,11 @@ def escape_surrogates(name: str) -> str:
 def pluralize(n: int, noun: str) -> str:
     """Returns a count with its noun: `1 image`, `2 images`."""
     return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Returns the first three names and the number of the others: `a, b, c and 4 more`."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def shell_command(*words: object) -> str:

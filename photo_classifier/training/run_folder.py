@@ -21,8 +21,19 @@ from photo_classifier.runtime.text import shell_command
 from photo_classifier.training.run_state import FINISHED, LAST, SAMPLES
 
 LAUNCH = "launch.json"
+ANSWERS_BEFORE = "answers_before.json"
 ENDED = "ended.json"  # marks a dry run, or a run that an error ended before its first save
-BEFORE_A_SAVE = {"config.json", "splits.csv", SAMPLES, "augmented.png", "skipped.csv", "duplicates.csv", LAUNCH, ENDED}
+BEFORE_A_SAVE = {
+    "config.json",
+    "splits.csv",
+    SAMPLES,
+    "augmented.png",
+    "skipped.csv",
+    "duplicates.csv",
+    LAUNCH,
+    ENDED,
+    ANSWERS_BEFORE,
+}
 
 
 def default_run_dir(model_name: str, words: Sequence[str] = ()) -> str:

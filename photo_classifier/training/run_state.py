@@ -14,6 +14,7 @@ import msgspec
 import torch
 from torch import nn
 
+from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.data.samples import SPLIT_FOLDERS, Sample, Splits
 from photo_classifier.models import tensor_files
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
@@ -43,6 +44,7 @@ class RunState:
     has_backbone: bool
     skipped: dict[str, str]
     rows: list[dict[str, str]]
+    preprocess: dict[str, Any] | None = None  # older runs prepare images as the published weights expect
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class StoppedRun:
     def is_new(self) -> bool:
         """Whether nothing of it was saved yet."""
         return not self.trainer
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """How the run prepares its images, if that was saved."""
+        return msgspec.convert(self.state.preprocess, Preprocess) if self.state.preprocess else None
 
     @property
     def is_finished(self) -> bool:
@@ -192,6 +199,8 @@ def _first_contradiction(content: Mapping) -> str:
         "rows do not match its epochs": len(rows) == trainer["epoch"]
         and all(row.get("epoch") == str(n + 1) and row.keys() == rows[0].keys() for n, row in enumerate(rows)),
         "valid_accuracy of a row is not a number": all(_is_number(row.get("valid_accuracy")) for row in rows),
+        "preprocess does not say how images are prepared": not content.get("preprocess")
+        or not first_mismatch(content["preprocess"], Preprocess),
         "best or last names an epoch that was never trained": all(0 <= epoch < trainer["epoch"] for epoch in epochs),
     }
     return first_failed(claims)

@@ -172,7 +172,10 @@ def test_what_a_plain_state_dict_does_not_hold_is_asked_for(cli, trained, tmp_pa
         (("--model_name", NAME, "--class_names", "a"), "give two or more names, or a text file"),
         (("--model_name", NAME, "--class_names", "a", "a"), "2 names, 1 different"),
         (("--model_name", NAME, "--class_names", "a", "b"), "has 3 outputs but 2 class names"),
-        (("--model_name", "resnet34", "--class_names", "a", "b", "c"), "was it made with another --model_name?"),
+        (
+            ("--model_name", "resnet34", "--class_names", "a", "b", "c"),
+            "was it made with another --model_name",
+        ),
         (("--model_name", NAME, "--class_names", "a", "b", "c"), "give some with --input"),
     ):
         assert_one_line_error(cli("predict", *plain, *flags, *PREDICT), expected)
