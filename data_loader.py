@@ -14,7 +14,7 @@ from photo_classifier.config import TrainConfig
 from photo_classifier.data.batches import make_loader
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.image_files import MAX_PIXELS
-from photo_classifier.data.preprocess import LimitAspect, Preprocess, eval_transform, resize_and_crop
+from photo_classifier.data.preprocess import Preprocess, eval_transform, fit_to, resize_and_crop
 from photo_classifier.data.samples import Sample, Splits
 from photo_classifier.features.extraction import FeatureRequest, extract
 from photo_classifier.features.loader import FeatureLoader
@@ -27,12 +27,13 @@ from photo_classifier.runtime.seeding import seeded_rng
 
 def _random_crop(p: Preprocess) -> list[v2.Transform]:
     interpolation = v2.InterpolationMode(p.interpolation)
-    return [v2.RandomResizedCrop(p.image_size, scale=(0.35, 1.0), interpolation=interpolation)]
+    square = [] if p.fit == "crop" else fit_to(p, p.decode_side)
+    return [*square, v2.RandomResizedCrop(p.image_size, scale=(0.35, 1.0), interpolation=interpolation)]
 
 
 def _shift(p: Preprocess) -> list[v2.Transform]:
     """Moves the picture by the margin that `resize` leaves around `image_size`, and shows nearly all of it."""
-    return [LimitAspect(), v2.Resize(p.resize, v2.InterpolationMode(p.interpolation)), v2.RandomCrop(p.image_size)]
+    return [*fit_to(p, p.resize), v2.RandomCrop(p.image_size)]
 
 
 # All of them work on 8-bit tensors: in floats, contrast differed with the number of threads.
@@ -135,7 +136,7 @@ class ImageDataset(Dataset):
 
     def thumbnails(self, side: int) -> ImageDataset:
         """Returns the same samples as small images, uint8 (3, side, side), without augmentation."""
-        small = self.preprocess.at(side, None, self.preprocess.bit_depth)
+        small = self.preprocess.at(side, None)
         return ImageDataset(self.samples, (), small, eval_transform(small), max_pixels=self.max_pixels)
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[int, int, torch.Tensor | str]:
@@ -170,17 +171,24 @@ def make_feature_loaders(
 ) -> dict[str, FeatureLoader]:
     """Returns loaders of stored features, after computing those that the cache lacks.
 
+    A head that is solved takes the view of evaluation as one of its views; if there is no other, both are one loader.
+
     Args:
         skip: records images that could not be read, as `trainer.Recorder.skip`.
     """
-    n_views = 1 if config.augment == "none" else min(config.views, config.n_epochs)
+    is_solved = config.head == "logistic"
+    n_views = config.views - 1 if is_solved else min(config.views, config.n_epochs)
     requests = {name: FeatureRequest(dataset, "evaluation") for name, dataset in datasets.items()}
+    if config.augment == "none":
+        n_views = int(not is_solved)
     requests["train"] = FeatureRequest(datasets["train"], config.augment, n_views)
+    if not n_views:
+        del requests["train"]
     sizes, loaders = batch_sizes(config, datasets, engine), {}
     for name, features in extract(engine, requests, cache, config.n_workers):
         skip(features.bad, name)
         loaders[name] = features.loader(sizes[name])
-    return loaders
+    return {"train": loaders["valid"], **loaders} if not n_views else loaders
 
 
 def batch_sizes(config: TrainConfig, datasets: Iterable[str], engine: Engine) -> dict[str, int]:

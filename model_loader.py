@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ from photo_classifier.models.state_dicts import check_fit, load_into, state_dict
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.seeding import seeded_rng
+from photo_classifier.runtime.signals import resource_hint
 from photo_classifier.training.run_state import BACKBONE, LAST, StoppedRun, load_stopped_run
 
 SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
@@ -37,6 +39,7 @@ def get_model(
     preferred_size: int | None = None,
     resize: int | None = None,
     bit_depth: int = 16,
+    fit: str = "crop",
     head_hidden: int | None = None,
     dropout: float = 0.0,
     seed: int = 0,
@@ -51,6 +54,7 @@ def get_model(
             its head for classes of the same name.
         preferred_size: used without an `image_size`, if the backbone can take it; otherwise the weights' own is.
         weights_key: where the weights are in the file, if it holds several.
+        class_names: of the new head, for the rows that are kept; none are without them.
         preprocess: how images are prepared, if that is settled: for a run that goes on.
 
     Raises:
@@ -73,9 +77,13 @@ def get_model(
         expected = msgspec.convert(content, Preprocess)
     else:
         expected = (path and published_preprocess(backbone, path)) or model.preprocess
-    prepared = preprocess or expected.at(image_size or preferred_size, resize, bit_depth)
+    changes = {"bit_depth": bit_depth, "fit": fit}  # where a flag says so; else as the weights expect
+    expected = replace(
+        expected, **{name: value for name, value in changes.items() if value != getattr(TrainConfig, name)}
+    )
+    prepared = preprocess or expected.at(image_size or preferred_size, resize)
     if not image_size and preferred_size and not preprocess and _try_size(model, preferred_size, n_classes):
-        prepared = expected.at(None, resize, bit_depth)
+        prepared = expected.at(None, resize)
     # before a download, which may take a while
     net = _at_size(model, lambda size: make(size)[0], prepared.image_size, n_classes, model_name, own_size).net
     model = Classifier(net, model.head_name, prepared)
@@ -156,6 +164,8 @@ def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
         with torch.no_grad():
             logits = model(model.example_image(size))
     except REFUSALS as error:
+        if resource_hint(error):  # not the model's fault
+            raise
         return str(error) or type(error).__name__
     return None if logits.shape == (1, n_classes) else f"its output has the shape {tuple(logits.shape)}"
 
@@ -172,6 +182,8 @@ def _load_file(
         return
     tensors = state_dict_of(content, path)
     _load_backbone(model.net, tensors, model.head_name, path)
+    if not class_names:
+        return
     prefix, old_names = f"{model.head_name}.", content["class_names"]
     head = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     kept = copy_rows(model.head, head, old_names, class_names)
@@ -210,6 +222,8 @@ def _timm_with(name: str, path: Path) -> nn.Module:
         overlay = {"file": str(path), "custom_load": False}
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, ValueError, KeyError) as error:
+        if resource_hint(error):
+            raise
         raise UserError(f"{path} does not fit timm/{name}: {error}; delete it to download it again") from error
 
 

@@ -21,6 +21,7 @@ from photo_classifier.runtime.files import sha256_file
 from photo_classifier.runtime.flags import parse_flags
 from photo_classifier.runtime.launcher import is_main
 from photo_classifier.runtime.text import pluralize, shell_command
+from photo_classifier.unused_flags import PREDICTION, Predicting, warn_of_unused_flags
 from utils import check_output_path, device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
@@ -52,10 +53,12 @@ def parse_args(argv: list[str] | None = None) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses, checks and predicts; returns the exit status, 3 if some inputs could not be read."""
-    config = PredictConfig(**parse_args(argv))
+    given = parse_args(argv)
+    config = PredictConfig(**given)
     check_checkpoint(config)
     check_report(config)
     check_result(config)
+    warn_of_unused_flags(PREDICTION, given, Predicting(config))
     with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         if config.result == STDOUT:
             return predict_to_stdout(config)
@@ -159,6 +162,7 @@ def make_predictor(config: PredictConfig) -> Predictor:
         head_activation=config.head_activation,
         image_size=config.image_size,
         resize=config.resize,
+        fit=config.fit,
         interpolation=config.interpolation,
         mean=config.mean,
         std=config.std,
@@ -183,12 +187,18 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
         UserError: no images were found.
     """
     from photo_classifier.data.inputs import STDIN, input_samples
-    from photo_classifier.data.tables import Columns
+    from photo_classifier.data.table_columns import Columns
 
     if not config.input:
         if not predictor.metadata["splits"]:
             raise UserError(f"{config.model_fn} is a plain state_dict and lists no images; give some with --input")
-        return held_out_samples(predictor.metadata["splits"])
+        splits = predictor.metadata["splits"]
+        if not splits[splits["held_out"]]:
+            raise UserError(
+                f"{config.model_fn} was fitted on all photos of its training, by folds, so none is left to predict; "
+                "give new ones with --input"
+            )
+        return held_out_samples(splits)
     columns = Columns(config.path_column, config.label_column)
     samples = input_samples(config.input, predictor.class_names, columns)
     # names may arrive slowly on stdin

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from photo_classifier.config import TrainConfig, check, checkpoint_name, known_set_defaults, parse_args, ratios
+from photo_classifier.config import (
+    HEADS,
+    TrainConfig,
+    check,
+    checkpoint_name,
+    known_set_defaults,
+    n_folds,
+    parse_args,
+    pass_size,
+    rate_defaults,
+    ratios,
+)
 from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import quiet, say, set_verbosity, warn
 from photo_classifier.runtime.errors import UserError, choose
@@ -18,13 +28,15 @@ from utils import check_output_path, device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
+    from torch import nn
 
     from photo_classifier.data.samples import Splits
+    from photo_classifier.features.loader import FeatureLoader
     from photo_classifier.models.classifier import Classifier
     from photo_classifier.models.inference import Engine
     from photo_classifier.training.best_checkpoint import BestCheckpoint
     from photo_classifier.training.optimization import Recipe
-    from photo_classifier.training.results import EpochResult, Results
+    from photo_classifier.training.results import EpochResult, PhaseResult, Results
     from photo_classifier.training.run import Run, SilentRun
     from photo_classifier.training.run_state import StoppedRun
     from photo_classifier.training.strategy import Strategy
@@ -37,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     if "resume" in given:
         with distributed.process_group(lambda: device_from_gpu_id(given.get("gpu_id"))):
             return resume(given)
-    config = TrainConfig(**{**known_set_defaults(given), **given, **ratios(given)})
+    config = TrainConfig(**{**known_set_defaults(given), **rate_defaults(given), **given, **ratios(given)})
     check_flags(config)
     with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         if launcher.is_launched():
@@ -45,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
             if folder := run_of_this_launch(config.run_dir):
                 return resume({**given, "resume": folder})
-        start(config)
+        start(config, given)
     return 0
 
 
@@ -58,7 +70,7 @@ def check_flags(config: TrainConfig) -> None:
         raise UserError(f"--model_fn {model_fn} exists and is not a checkpoint; give another name")
 
 
-def start(config: TrainConfig) -> None:
+def start(config: TrainConfig, given: Mapping[str, object]) -> None:
     """Starts a new run."""
     set_verbosity(config.verbose)
     # before the slow imports: a wrong folder is reported at once
@@ -66,12 +78,12 @@ def start(config: TrainConfig) -> None:
 
     from photo_classifier.training.run_state import new_run
 
-    train(config, new_run(splits))
+    train(config, new_run(splits), given)
 
 
 def resume(given: Mapping[str, object]) -> int:
     """Continues a stopped run; returns the exit status."""
-    from photo_classifier.training.resume import enter_working_folder, merge_flags, warn_of_changes
+    from photo_classifier.training.resume import enter_working_folder, merge_flags, warn_of_changes, why_finished
     from photo_classifier.training.run_state import load_stopped_run
 
     stopped = distributed.broadcast_from_main(lambda: load_stopped_run(given["resume"]))
@@ -79,9 +91,14 @@ def resume(given: Mapping[str, object]) -> int:
     set_verbosity(config.verbose)
     config = enter_working_folder(stopped, config, given)
     check_flags(config)
-    if stopped.is_finished and config.n_epochs == stopped.state.config["n_epochs"]:
+    if stopped.is_finished and config.head == "logistic":
+        say(f"{config.run_dir} is finished: its head is solved, {where_best(config, stopped)}")
+        return 0
+    if reason := why_finished(stopped, config):
         what = f"{pluralize(len(stopped.state.rows), 'epoch')}, {where_best(config, stopped)}"
-        say(f"{config.run_dir} is finished: {what}; raise --n_epochs to train longer")
+        if config.n_epochs > stopped.state.config["n_epochs"]:
+            raise UserError(f"--n_epochs {config.n_epochs} trains nothing more of {config.run_dir}: {reason}")
+        say(f"{config.run_dir} is finished: {what}; {reason}")
         return 0
 
     def load_again() -> Splits:
@@ -89,7 +106,7 @@ def resume(given: Mapping[str, object]) -> int:
             return load_data(config)
 
     distributed.broadcast_from_main(lambda: warn_of_changes(stopped.images, load_again))
-    train(config, stopped)
+    train(config, stopped, given)
     return 0
 
 
@@ -105,8 +122,11 @@ def where_best(config: TrainConfig, stopped: StoppedRun) -> str:
 # --- the stages -------------------------------------------------------------------------------
 
 
-def train(config: TrainConfig, stopped: StoppedRun) -> None:
-    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images."""
+def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object]) -> None:
+    """Trains one run, from its data to the checkpoint and the accuracy on the held-out images.
+
+    `given` are the flags that the user typed.
+    """
     from photo_classifier.training import summary
     from photo_classifier.training.early_end import explain_early_end
 
@@ -116,18 +136,20 @@ def train(config: TrainConfig, stopped: StoppedRun) -> None:
     with explain_early_end(run):
         splits = prepare_data(config, stopped, run, model)
         summary.describe(config, splits, run.n_skipped, model, device, dtype)
+        warn_of_idle(config, given, splits, model)
         engine = make_engine(config, model, device, dtype, stopped)
-        checkpoint = open_checkpoint(config, model, splits, stopped)
+        folds, used = divide(config, splits)
+        checkpoint = open_checkpoint(config, model, used, stopped)
         computing = {
             "device": device.type,
             "dtype": str(dtype),
             "is_folded": engine.is_folded,
             "preprocess": asdict(model.preprocess),
         }
-        run.begin(asdict(config), splits, checkpoint, computing)
+        run.begin(asdict(config), splits, used, checkpoint, computing)
         strategy = make_strategy(config, engine)
-        trainer = make_trainer(config, splits, engine, strategy)
-        session = Session(config, stopped, splits, engine, strategy, trainer, checkpoint, run)
+        trainer = make_trainer(config, used, engine, strategy, stopped)
+        session = Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run)
         if config.dry_run:
             try_one_step(session)
             return
@@ -144,6 +166,7 @@ class Session:
     config: TrainConfig
     stopped: StoppedRun
     splits: Splits
+    folds: list[int]  # of each training image in a run by folds
     engine: Engine
     strategy: Strategy
     trainer: Trainer
@@ -158,10 +181,10 @@ def load_data(config: TrainConfig) -> Splits:
     """Returns the samples in their splits; raises UserError if they cannot be used or `--n_classes` is wrong."""
     from photo_classifier.data.discovery import load_splits
     from photo_classifier.data.known_datasets import dataset_folder
-    from photo_classifier.data.tables import Columns
+    from photo_classifier.data.table_columns import Columns
 
     shares = {"train": config.train_ratio, "valid": config.valid_ratio, "test": config.test_ratio}
-    columns = Columns(config.path_column, config.label_column, config.group_column)
+    columns = Columns(config.path_column, config.label_column, config.group_column, config.split_column)
     if config.dataset_name == "digits":
         say("training on the built-in digits; for your own photos give --data_dir DIR")
     root = str(dataset_folder(config.dataset_name)) if config.dataset_name else config.data_dir
@@ -180,12 +203,15 @@ def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun,
     if not stopped.is_new:
         return stopped.images.splits
     from data_loader import make_datasets
+    from photo_classifier.data.survey import survey
     from photo_classifier.training import summary
     from photo_classifier.training.finish import show_augmented
 
     def prepare() -> Splits:
         splits = drop_unusable(config, stopped.images.splits, run)
         summary.warn_of_random_layers(config)
+        for line in survey(splits.train, model.preprocess, config.max_pixels):
+            warn(line)
         show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
         return splits
 
@@ -202,7 +228,7 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     from photo_classifier.training.run_folder import write_table
 
     samples = [sample for part in splits.by_name().values() for sample in part]
-    reasons = find_unreadable(samples, config.max_pixels)
+    reasons = {**splits.unread, **find_unreadable(samples, config.max_pixels)}
     run.skipped.add(reasons)
     duplicates = find_duplicates(splits)
     if duplicates.copies:
@@ -215,6 +241,28 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
         warn(f"{text}{hint}")
     dropped = duplicates.to_drop() if config.on_leak == "drop" else []
     return drop_samples(splits, [*reasons, *dropped]) if reasons or dropped else splits
+
+
+def warn_of_idle(config: TrainConfig, given: Mapping[str, object], splits: Splits, model: Classifier) -> None:
+    """Warns of flags that were given and do nothing in this run."""
+    from photo_classifier.models.classifier import has_batch_norm, is_wholly_frozen
+    from photo_classifier.unused_flags import TRAINING, Training, warn_of_unused_flags
+
+    situation = Training(config, splits, is_wholly_frozen(model), has_batch_norm(model), launcher.world_size())
+    warn_of_unused_flags(TRAINING, given, situation)
+
+
+def divide(config: TrainConfig, splits: Splits) -> tuple[list[int], Splits]:
+    """Returns the folds of a run by folds, and the splits as the run uses them."""
+    from photo_classifier.data.checks import group_copies
+    from photo_classifier.data.folds import assign_folds
+
+    k = n_folds(config)
+    if not k:
+        return [], splits
+    pooled = splits.pooled()
+    say(f"folds   {k} of {pluralize(len(pooled.train), 'image')}: each is tested by a head that has not seen it")
+    return distributed.broadcast_from_main(lambda: assign_folds(group_copies(pooled.train), k, config.seed)), pooled
 
 
 # --- model and run ----------------------------------------------------------------------------
@@ -241,11 +289,14 @@ def check_choices(config: TrainConfig) -> None:
     """Checks every flag that names a row of a table; raises UserError if there is no such row."""
     from data_loader import AUGMENTS
     from photo_classifier.data.checks import ON_LEAK
+    from photo_classifier.data.preprocess import FITS
     from photo_classifier.training.optimization import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS
     from trainer import MONITORS
 
     tables = {
+        "head": HEADS,
         "on_leak": ON_LEAK,
+        "fit": FITS,
         "augment": AUGMENTS,
         "class_weights": CLASS_WEIGHTS,
         "optimizer": OPTIMIZERS,
@@ -271,11 +322,12 @@ def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) 
             preferred_size=config.preferred_size,
             resize=config.resize,
             bit_depth=config.bit_depth,
+            fit=config.fit,
             head_hidden=config.head_hidden,
             dropout=config.dropout,
             seed=config.seed,
             weights_key=config.weights_key,
-            class_names=stopped.images.splits.class_names,
+            class_names=[] if config.head == "logistic" else stopped.images.splits.class_names,  # that is solved anew
             preprocess=stopped.preprocess,
         )
         if config.freeze or config.freeze_until:
@@ -339,18 +391,29 @@ def make_strategy(config: TrainConfig, engine: Engine) -> Strategy:
     from photo_classifier.training.strategy import choose_strategy
 
     stores_features = bool(config.views) and not config.dry_run  # a dry run leaves none behind
-    return choose_strategy(engine, config.batch_size, stores_features, bool(config.cutmix))
+    strategy = choose_strategy(engine, pass_size(config) or config.batch_size, stores_features, bool(config.cutmix))
+    if n_folds(config) and not strategy.has_head:
+        raise UserError(f"--folds needs a head apart from its network, which {config.model_name} has not; leave it out")
+    if config.head == "logistic" and not strategy.has_linear_head:
+        raise UserError(
+            f"--head logistic needs a last layer that is linear, and that of {config.model_name} is not; leave it out"
+        )
+    return strategy
 
 
-def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy) -> Trainer:
+def make_trainer(
+    config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy, stopped: StoppedRun
+) -> Trainer:
     """Returns the trainer of what trains."""
     from trainer import Trainer
 
+    parts = engine.model.parameters_by_part()
+    parameters = {"head": list(strategy.model.parameters())} if strategy.uses_stored_features else parts
     return Trainer(
         strategy.model,
         strategy.evaluate,
         strategy.refresh,
-        make_recipe(config, engine.model, splits),
+        make_recipe(config, parameters, splits, stopped),
         engine.device,
         engine.dtype,
         config.seed,
@@ -359,7 +422,9 @@ def make_trainer(config: TrainConfig, splits: Splits, engine: Engine, strategy: 
     )
 
 
-def make_recipe(config: TrainConfig, model: Classifier, splits: Splits) -> Recipe:
+def make_recipe(
+    config: TrainConfig, parameters: Mapping[str, list[nn.Parameter]], splits: Splits, stopped: StoppedRun
+) -> Recipe:
     """Returns how the weights learn: optimizer, schedule, loss and mixing."""
     from data_loader import Mixer
     from photo_classifier.data.batches import AddressedSampler
@@ -371,18 +436,19 @@ def make_recipe(config: TrainConfig, model: Classifier, splits: Splits) -> Recip
         TrainingLoss,
         make_optimizer,
     )
+    from photo_classifier.training.restore import decays_all
 
     rates = {"backbone": config.backbone_lr or config.lr, "head": config.lr}
-    parameters = model.parameters_by_part()
-    optimizer = make_optimizer(config.optimizer, parameters, rates, config.momentum, config.weight_decay)
+    optimizer = make_optimizer(
+        config.optimizer, parameters, rates, config.momentum, config.weight_decay, decays_all(stopped)
+    )
     n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
     plan = Plan(config.n_epochs, config.step_size, config.gamma, config.patience)
     schedule = Schedule(config.scheduler, optimizer, plan, round(config.warmup_epochs * n_steps))
-    counts = Counter(sample.label for sample in splits.train)
-    weights = CLASS_WEIGHTS[config.class_weights]([counts[name] for name in splits.class_names])
+    weights = CLASS_WEIGHTS[config.class_weights](splits.training_counts())
     mixes = config.mixup or config.cutmix
     mix = Mixer(config.mixup, config.cutmix, len(splits.class_names)) if mixes else None
-    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix)
+    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix, pass_size(config))
 
 
 def try_one_step(session: Session) -> None:
@@ -414,6 +480,7 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
     from data_loader import make_datasets, make_feature_loaders, make_loaders
     from photo_classifier.features.cache import open_cache
     from photo_classifier.training.finish import measure_last_and_best
+    from photo_classifier.training.resume import early_stop_text
 
     config, engine, trainer, run = session.config, session.engine, session.trainer, session.run
     with open_cache(config.feature_cache) as cache, signals.defer_signals():
@@ -423,7 +490,13 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
             loaders = make_feature_loaders(config, datasets, engine, cache, run.skip)
         else:
             loaders = make_loaders(config, datasets, engine)
-        best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop)
+        if config.head == "logistic":
+            return loaders, *solve_head(session, loaders)
+        by_folds = validate_by_folds(session, loaders) if session.folds else ()
+        best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop, by_folds)
+        if trainer.epoch < config.n_epochs:
+            text = early_stop_text(replace(config, run_dir=str(run.folder)), trainer.epoch, best.epoch)
+            say(f"stopped after {trainer.epoch} of {config.n_epochs} epochs: {text}")
         measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
         return loaders, *measured
 
@@ -444,6 +517,59 @@ def note_answers_before(session: Session) -> None:
         write_answers_before(session.run.folder, before, names, splits, config.max_pixels, config.n_workers)
 
 
+def validate_by_folds(session: Session, loaders: Mapping[str, FeatureLoader]) -> list[PhaseResult]:
+    """Trains a head on all but each fold; returns the validation of every epoch, each image by the one without it."""
+    import copy
+
+    from photo_classifier.models.inference import HeadEngine
+    from photo_classifier.training.by_folds import FoldRecorder, joined
+
+    config, engine, by_fold = session.config, session.engine, []
+    for fold in sorted(set(session.folds)):
+        held_out = {index for index, other in enumerate(session.folds) if other == fold}
+        seen = [index for index in range(len(session.folds)) if index not in held_out]
+        head = copy.deepcopy(session.strategy.model)
+        head.reset(config.seed, fold)
+        head_engine = HeadEngine(head, engine.device, engine.dtype, engine.batch_size)
+        strategy = replace(session.strategy, model=head, evaluate=head_engine, refresh=head_engine.refresh)
+        part = replace(session.splits, train=[session.splits.train[index] for index in seen])
+        trainer, recorder = make_trainer(config, part, engine, strategy), FoldRecorder()
+        train, valid = (
+            loaders[name].features.loader(loaders[name].batch_sampler.batch_size, only)
+            for name, only in (("train", seen), ("valid", sorted(held_out)))
+        )
+        with quiet():  # its epochs are not those of the run
+            trainer.fit(train, valid, recorder, config.n_epochs)
+        by_fold.append(recorder.validations)
+    # the outputs of all images are on the main process alone
+    return distributed.broadcast_from_main(lambda: [joined(parts) for parts in zip(*by_fold, strict=True)])
+
+
+def solve_head(session: Session, loaders: Mapping[str, FeatureLoader]) -> tuple[Results, Results, EpochResult]:
+    """Solves the head in place of training it; returns what `measure_last_and_best` does."""
+    from photo_classifier.runtime import data_parallel
+    from photo_classifier.training.optimization import CLASS_WEIGHTS
+    from photo_classifier.training.solved_head import head_data, solve
+
+    config, splits, run, trainer = session.config, session.splits, session.run, session.trainer
+    head = session.engine.model.head
+    weights = CLASS_WEIGHTS[config.class_weights](splits.training_counts())
+    features = [loaders[name].features for name in ("train", "valid")]
+
+    def solve_on_main() -> tuple[EpochResult, int]:
+        return solve(head, *head_data(*features, session.folds, weights, len(splits.class_names)), run.log)
+
+    best, trainer.epoch = distributed.broadcast_from_main(solve_on_main)
+    data_parallel.broadcast_model(head)
+    trainer.last = trainer.best = best
+    results = {"valid": best.valid}
+    if "test" in loaders:
+        results["test"] = trainer.evaluate(loaders["test"], run, "test")
+    run.save_measured(best.epoch, results, is_best=True)
+    run.save_last(trainer.state_dict())
+    return results, results, best
+
+
 def start_or_restore(session: Session) -> None:
     """Restores what a stopped run had saved, or saves a new one for the first time."""
     from photo_classifier.training.restore import restore_training_state
@@ -455,8 +581,12 @@ def start_or_restore(session: Session) -> None:
         run.save_first(trainer.state_dict(), backbone, schedule.rates if schedule.warmup else None)
         return
     restore_training_state(stopped, trainer, checkpoint.path, trainer.device.type, str(trainer.dtype))
-    say(f"continuing after {trainer.epoch} of {config.n_epochs} epochs: {config.run_dir}")
-    if config.n_epochs != stopped.state.config["n_epochs"]:  # so that the next resume need not repeat it
+    if config.head == "logistic":
+        say(f"solving the head again: {config.run_dir}")
+    else:
+        say(f"continuing after {trainer.epoch} of {config.n_epochs} epochs: {config.run_dir}")
+    kept = ("n_epochs", "early_stop", "accumulate")  # so that the next resume need not repeat them
+    if any(getattr(config, name) != stopped.state.config.get(name) for name in kept):
         run.save_last(trainer.state_dict())
 
 
@@ -468,21 +598,27 @@ def report(
 ) -> None:
     """Writes and says how good the saved weights are."""
     from photo_classifier.training import summary
+    from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
 
     config, splits, run, last = session.config, session.splits, session.run, session.trainer.last
     preprocess = session.engine.model.preprocess
-    reports = report_splits(splits, results, session.checkpoint.temperature)
+    temperature = session.checkpoint.temperature
+    reports = report_splits(splits, results, temperature)
     hyperparameters = summary.hyperparameters(config, splits, preprocess)
     run.epochs.begin_report()
+    if session.folds:
+        write_folds(run.folder / "folds.csv", splits, session.folds, results["valid"].outputs, temperature)
     write_reports(run, reports, best.epoch + 1, config.max_pixels, preprocess.bit_depth)
     show_in_tensorboard(run, splits, session.engine, valid_loader, best.epoch, results, reports, hyperparameters)
     run.epochs.close()
     if last is not best:
-        say(f"last    {run.last_model} (epoch {last.epoch + 1}): {', '.join(summary.accuracy_texts(last_results))}")
+        accuracies = ", ".join(summary.accuracy_texts(splits, last_results))
+        say(f"last    {run.last_model} (epoch {last.epoch + 1}): {accuracies}")
+    spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
     report_changed_answers(run.folder, splits, results, config.weights)
-    summary.summarize(run, session.checkpoint, best.epoch, results, reports)
+    summary.summarize(run, session.checkpoint, best, results, reports, spread)
     run.finish()
 
 

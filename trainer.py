@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,7 +20,14 @@ from photo_classifier.runtime.device import to_device
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.training.optimization import Recipe
-from photo_classifier.training.results import Diverged, EpochResult, Outputs, PhaseResult, RunningMetrics
+from photo_classifier.training.results import (
+    Diverged,
+    EpochResult,
+    Outputs,
+    PhaseResult,
+    RunningMetrics,
+    explain_memory_of_step,
+)
 
 # What the best epoch is chosen by, from its validation: higher is better.
 MONITORS: dict[str, Callable[[PhaseResult], float]] = {
@@ -79,7 +86,8 @@ class Trainer:
     sync_bn: bool = False
 
     def __post_init__(self) -> None:
-        self.ddp_model = data_parallel.wrap_ddp(self.model, self.device, self.sync_bn)
+        in_passes = bool(self.recipe and self.recipe.pass_size)
+        self.ddp_model = data_parallel.wrap_ddp(self.model, self.device, self.sync_bn, in_passes)
         self.score = MONITORS[choose("--monitor", self.monitor, MONITORS)]
         self.step, self.epoch = 0, 0
         self.sums: RunningMetrics | None = None  # of the epoch that is under way
@@ -95,12 +103,14 @@ class Trainer:
         run: Recorder,
         n_epochs: int,
         early_stop: int | None = None,
+        by_folds: Sequence[PhaseResult] = (),
     ) -> EpochResult:
         """Runs the epochs and returns the best one.
 
         Args:
             n_epochs: of the whole run, those before a resume among them.
             early_stop: end after this many epochs without a better one.
+            by_folds: the validation of every epoch by folds, which then takes the place of the loader's.
 
         Raises:
             Diverged: a loss or a weight is not a finite number; what was saved before stays.
@@ -110,7 +120,7 @@ class Trainer:
         """
         while self.epoch < n_epochs and not self.has_stalled(early_stop):
             train = self.train_one_epoch(train_loader, run, n_epochs)
-            valid = self.evaluate(valid_loader, run)
+            valid = by_folds[self.epoch] if by_folds else self.evaluate(valid_loader, run)
             result = EpochResult(self.epoch, train, valid, self.recipe.schedule.rates)
             self.last, is_best = result, self.is_best(result)
             if is_best:
@@ -122,7 +132,9 @@ class Trainer:
             self.epoch, self.sums = self.epoch + 1, None
             run.save_last(self.state_dict())
         if self.best is None:  # its weights were lost between a stop and a resume
-            raise UserError("no epoch is left to choose from; raise --n_epochs")
+            raise UserError(
+                "no epoch is left to choose from; raise --n_epochs, or under --scheduler cosine start a new run"
+            )
         return self.best
 
     def has_stalled(self, early_stop: int | None) -> bool:
@@ -130,12 +142,13 @@ class Trainer:
         return bool(early_stop and self.best and self.epoch - 1 - self.best.epoch >= early_stop)
 
     def is_best(self, result: EpochResult) -> bool:
-        """Returns whether the epoch is better than all before it; on a tie the earlier one stays."""
-        return self.best is None or self._score(result) > self._score(self.best)
+        """Returns whether the epoch is better than all before it; on a tie one with a lower validation loss is."""
+        return self.best is None or self._scores(result) > self._scores(self.best)
 
-    def _score(self, result: EpochResult) -> float:
-        score = self.score(result.valid)
-        return -math.inf if math.isnan(score) else score  # any number is better than a loss that is not one
+    def _scores(self, result: EpochResult) -> list[float]:
+        # the loss tells apart epochs with equally many right answers, of which the first is the least trained
+        scores = (self.score(result.valid), -result.valid.loss)
+        return [-math.inf if math.isnan(score) else score for score in scores]  # any number is better than none
 
     def train_one_epoch(self, loader: DataLoader, run: Recorder, n_epochs: int) -> PhaseResult:
         """Trains on the batches of one epoch that are left, a step per batch."""
@@ -206,16 +219,37 @@ class Trainer:
             images, targets = self.recipe.mix(images, labels)
         if not launcher.is_main():  # or all processes would drop the same features
             torch.manual_seed(derive_seed(self.seed, "step", self.step, launcher.rank()))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self._forward(images)
-        loss = self.recipe.loss(logits, targets)
         self.recipe.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        with explain_memory_of_step():
+            logits, loss = self._add_gradients(images, targets, n_images)
         self.scaler.step(self.recipe.optimizer)
         self.scaler.update()
         self.recipe.schedule.after_step()
         self.step += 1
-        return logits, loss.detach() * n_images / launcher.world_size()
+        return logits, loss * n_images / launcher.world_size()
+
+    def _add_gradients(
+        self, images: torch.Tensor, targets: torch.Tensor, n_images: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Computes the gradients of a step, in several passes if the recipe says so; returns the logits and the loss.
+
+        Every process makes the same number of passes.
+        """
+        n_passes = -(-n_images // (self.recipe.pass_size or n_images))
+        total_weight = self.recipe.loss.total_weight(targets) if n_passes > 1 else None
+        logits, losses = [], []
+        parts = zip(images.tensor_split(n_passes), targets.tensor_split(n_passes), strict=True)
+        for inputs, wanted in parts:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                outputs = self._forward(inputs)
+            loss = self.recipe.loss(outputs, wanted, total_weight)
+            self.scaler.scale(loss).backward()
+            if len(inputs) or not logits:  # without images there is not even a column for each class
+                logits = [*(part for part in logits if len(part)), outputs.detach()]
+            losses.append(loss.detach())
+        if self.recipe.pass_size:
+            data_parallel.average_gradients(self.model)
+        return torch.cat(logits), torch.stack(losses).sum()
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         try:
@@ -224,8 +258,8 @@ class Trainer:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError(
-                "batch norm cannot train on a batch of one image of this size; give larger batches (--batch_size) or "
-                "images (--image_size), or freeze it (--freeze_bn)"
+                "batch norm cannot train on one image of this size at a time; give larger batches (--batch_size), "
+                "fewer passes (--accumulate) or larger images (--image_size), or freeze it (--freeze_bn)"
             ) from error
 
     def _evaluate_step(self, batch: Batch, labels: torch.Tensor, _n: int) -> tuple[torch.Tensor, torch.Tensor]:

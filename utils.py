@@ -69,7 +69,7 @@ def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = N
     with ignore_closed_pipes(), signals.handle_signals():
         try:
             status = main(argv)
-        except (UserError, RuntimeError, MemoryError, signals.Stopped) as error:
+        except (UserError, RuntimeError, MemoryError, OSError, signals.Stopped) as error:
             signals.end_workers()
             status = _report(error)
             if status is None:

@@ -2,25 +2,33 @@
 
     python benchmarks/hostile.py                   four minutes on 2 cores
 
-Checkpoints, weights, run folders, split files, archives and entries of the feature cache. The short form is part of
-the tests. Ends with status 1 if anything was not as it should be.
+Checkpoints, weights, run folders, split files, archives, tables, photos and entries of the feature cache. The short
+form is part of the tests. Ends with status 1 if anything was not as it should be.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import csv
 import io
 import os
 import pickle
+import resource
+import struct
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+import pillow_heif
 import torch
 from common import SMALL, Findings, described, make_photos, must, prove, run, weights
+from PIL import Image
+
+from photo_classifier.data.file_kinds import image_formats
 
 MARKER = "payload-was-here"
 
@@ -127,6 +135,53 @@ def archives() -> dict[str, Callable[[Path], Path]]:
     }
 
 
+SHEET = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>%s</sheetData></worksheet>'
+
+
+def tables() -> dict[str, Callable[[Path], Path]]:
+    """What strangers may send as a table of paths and labels, by name."""
+
+    def workbook(sheet: bytes, more: int = 0) -> Callable[[Path], Path]:
+        """A workbook whose sheet is this XML, with a part of that many zeros."""
+        import openpyxl
+
+        plain = io.BytesIO()
+        openpyxl.Workbook().save(plain)
+
+        def write(path: Path) -> Path:
+            path = path.with_suffix(".xlsx")
+            with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+                for entry in old.infolist():
+                    new.writestr(entry, sheet if "worksheets/" in entry.filename else old.read(entry))
+                new.writestr("xl/more.bin", bytes(more))
+            return path
+
+        return write
+
+    def written(content: bytes, ending: str) -> Callable[[Path], Path]:
+        def write(path: Path) -> Path:
+            path = path.with_suffix(ending)
+            path.write_bytes(content)
+            return path
+
+        return write
+
+    cell = b'<row r="%d"><c r="A%d" t="inlineStr"><is><t>x</t></is></c></row>'
+    entities = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>' + SHEET % b"<row/>"
+    return {
+        "a workbook bomb": workbook(SHEET % b"", 1_000_000_000),
+        "a workbook of a billion lines": workbook(SHEET % (cell % (1, 1) + cell % (10**12, 10**12))),
+        "a workbook with a line of ten million cells": workbook(SHEET % (b"<row>" + b"<c/>" * 10_000_000 + b"</row>")),
+        "a workbook a million levels deep": workbook(b"<a>" * 1_000_000 + b"</a>" * 1_000_000),
+        "a workbook with entities": workbook(entities),
+        "half a workbook": written(b"PK\3\4" + bytes(1000), ".xlsx"),
+        "JSON a million levels deep": written(b"[" * 1_000_000, ".json"),
+        "JSON with an endless number": written(b'[{"path": ' + b"9" * 1_000_000 + b"}]", ".json"),
+        "JSON without the fields of COCO": written(b'{"images":[1],"annotations":[2],"categories":[3]}', ".json"),
+        "a pickle as a table": written(pickle.dumps(Payload()) + b"\0" * 99, ".csv"),
+    }
+
+
 def hostile(_: argparse.Namespace, findings: Findings) -> None:
     """Gives every file to every flag that takes one, and compares the folders before and after."""
     make_photos(Path("photos"), 32, 16)
@@ -159,10 +214,81 @@ def hostile(_: argparse.Namespace, findings: Findings) -> None:
         before.add(path.absolute())
         refused(what, "train", *SMALL[2:], "--data_dir", path, "--n_epochs", 1, "--run_dir", f"a{n}")
         refused(f"{what}, predicted", "predict", "--model_fn", "good.pth", "--input", path, "--result", f"r{n}.csv")
+    for n, (what, make) in enumerate(tables().items()):
+        path = make(Path(f"table{n}"))
+        before.add(path.absolute())
+        refused(what, "train", *SMALL[2:], "--labels", path, "--n_epochs", 1, "--run_dir", f"t{n}")
+        refused(f"{what}, predicted", "predict", "--model_fn", "good.pth", "--input", path, "--result", f"t{n}.csv")
     after = {path for path in Path.cwd().parent.rglob("*") if ".cache" not in path.parts}
     findings.expect(after == before, f"written outside: {sorted(after - before)}")
     poison_the_cache(findings)
     print(f"hostile: {len(names)} files refused, {MARKER} was never there", flush=True)
+
+
+def photos() -> dict[str, bytes]:
+    """Returns what strangers may send as a photo, by name; none can be read."""
+    image_formats()  # makes Pillow write HEIC
+
+    def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        return file.getvalue()
+
+    def of_size(content: bytes, old: int, new: int) -> bytes:
+        """Returns a HEIC that declares another size than it has."""
+        return content.replace(*(b"ispe" + struct.pack(">3I", 0, side, side) for side in (old, new)))
+
+    def zeros(n_mb: int) -> bytes:
+        """Returns compressed zeros, made in little memory: the peak of a process begins with that of its parent."""
+        packer = zlib.compressobj()
+        return b"".join(packer.compress(bytes(1_000_000)) for _ in range(n_mb)) + packer.flush()
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    small, large = (saved(Image.new("RGB", (side, side), "red"), "HEIF") for side in (64, 4096))
+    pillow_heif.options.GRID_TILE_SIZE = 512
+    tiles = saved(Image.new("RGB", (2048, 2048), "red"), "HEIF")
+    place = tiles.find(struct.pack(">4B2H", 0, 0, 3, 3, 2048, 2048))
+    png = saved(Image.new("RGB", (64, 64)), "PNG")
+    text = chunk(b"zTXt", b"a\0\0" + zeros(1000))
+    header = chunk(b"IHDR", struct.pack(">2I5B", 30_000, 30_000, 1, 0, 0, 0, 0))
+    bomb = png[:8] + header + chunk(b"IDAT", zeros(113)) + chunk(b"IEND", b"")
+    icon = struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(bomb), 22) + bomb
+    return {
+        "HEIC of 60,000 x 60,000 pixels": of_size(small, 64, 60_000),
+        "HEIC whose picture is larger than it says": of_size(large, 4096, 64),
+        "HEIC whose picture is smaller than it says": of_size(small, 64, 14_000),
+        "HEIC whose tiles are more than it says": of_size(tiles, 2048, 64),
+        "HEIC whose tiles make 60,000 x 60,000 pixels": tiles[: place + 4] + b"\xea\x60" * 2 + tiles[place + 8 :],
+        "HEIC with a box of no end": small.replace(b"\0\0\0\x14ispe", b"\xff\xff\xff\xffispe"),
+        "HEIC without its pictures": small[: small.find(b"mdat")],
+        "HEIC of noise": small[:32] + bytes(n * 97 % 251 for n in range(4000)),
+        "PNG of 900 million pixels": bomb,
+        "PNG with 1 GB of text": png[:33] + text + png[33:],
+        "icon of 900 million pixels": icon,
+        "program for a printer": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(marker) (w) file closefile\n",
+    }
+
+
+def strangers(_: argparse.Namespace, findings: Findings) -> None:
+    """Predicts the photos of strangers: each gets a row with a reason, and memory stays as for any photo."""
+    make_photos(Path("photos"), 32, 16)
+    must(run(*SMALL, "--freeze", "--n_epochs", 1, "--model_fn", "good.pth", "--run_dir", "good"))
+    Path("strange").mkdir()
+    sent = photos()
+    for name, content in sent.items():
+        Path("strange", f"{name}.jpg").write_bytes(content)
+    done = run("--model_fn", "good.pth", "--input", "strange", "photos/val", "--gpu_id", -1, script="predict")
+    with open("result.csv", encoding="utf-8-sig") as file:
+        rows = {Path(row["file_dir"]).stem: row for row in csv.DictReader(file)}
+    findings.expect(done.returncode == 3, f"status {done.returncode}: {done.stderr}")
+    findings.expect("Traceback" not in done.stderr, done.stderr)
+    for name in sent:
+        findings.expect(rows[name]["status"].startswith("error"), f"{name}: {rows[name]}")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+    findings.expect(peak < 2000, f"{peak:.0f} MB of memory")
+    print(f"strangers: {len(sent)} photos of strangers have a row with a reason, within {peak:.0f} MB", flush=True)
 
 
 def poison_the_cache(findings: Findings) -> None:
@@ -179,4 +305,4 @@ def poison_the_cache(findings: Findings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(prove(described(__doc__), {"hostile": hostile}))
+    sys.exit(prove(described(__doc__), {"hostile": hostile, "strangers": strangers}))

@@ -22,7 +22,7 @@ class DataFlags:
     data_dir: str | None = flag(
         None,
         "your photos: a folder (train/ + val/ class folders, class folders, files like cat.1.jpg, or a table), "
-        "a .zip or .tar.gz of one, or a .csv (default: the digits)",
+        "a .zip or .tar.gz of one, or a table (default: the digits)",
         "DIR",
     )
     dataset_name: str | None = flag(
@@ -30,15 +30,21 @@ class DataFlags:
     )
     labels: str | None = flag(
         None,
-        "table of paths and labels instead of class folders; its paths are relative to --data_dir, or to itself "
-        "(default: none)",
-        "CSV",
+        "table of paths and labels instead of class folders (.csv, .xlsx, .json, .jsonl, or a .txt list); its paths "
+        "are relative to --data_dir, or to itself (default: none)",
+        "TABLE",
     )
     path_column: str | None = flag(None, "a table's column of paths (default: found by its usual names)", "NAME")
     label_column: str | None = flag(None, "a table's column of labels (default: found by its usual names)", "NAME")
     group_column: str | None = flag(
         None,
         "a table's column of groups (plants, patients) that stay in one split (default: group, if there is one)",
+        "NAME",
+    )
+    split_column: str | None = flag(
+        None,
+        "a table's column of splits: train, val or test, or true and false if it is called is_valid "
+        "(default: found by its usual names)",
         "NAME",
     )
     splits: str | None = flag(None, "the splits.csv of an earlier run, to use the same splits (default: none)", "CSV")
@@ -62,6 +68,9 @@ class DataFlags:
         number(int, 1),
     )
     batch_size: int = flag(32, "images per step", "N", number(int, 1))
+    accumulate: int = flag(
+        1, "compute each step in N smaller passes, which need less memory and more time", "N", number(int, 1)
+    )
     n_workers: int | None = flag(
         None, "processes that decode images (default: by number of cores)", "N", number(int, 0)
     )
@@ -70,7 +79,12 @@ class DataFlags:
     resize: int | None = flag(
         None, "pixels of the shorter side before the crop (default: as the weights expect)", "N", number(int, 1)
     )
-    bit_depth: int = flag(16, "bits used in 16-bit greyscale files", "N", number(int, 10, 16))
+    fit: str = flag(
+        "crop",
+        "how a photo becomes square: crop (its middle), squash (all of it, distorted) or pad (all of it, with margins)",
+        "NAME",
+    )
+    bit_depth: int = flag(16, "bits used in PNG and TIFF files of 16 bits a channel", "N", number(int, 8, 16))
     augment: str = flag(
         "basic",
         "none, basic (crops, mirroring), flips (crops, mirroring both ways), shifts (nearly the whole image, mirroring "
@@ -126,6 +140,19 @@ class ModelFlags:
     )
     freeze_bn: bool = flag(False, "freeze only batch norm (default: train it)")
     sync_bn: bool = flag(False, "share batch-norm statistics between all GPUs of the launcher (default: separate ones)")
+    head: str = flag(
+        "epochs",
+        "epochs (trained for --n_epochs), or with --freeze logistic: solved exactly, on all images that are not test, "
+        "its penalty chosen by --folds",
+        "NAME",
+    )
+    folds: int | None = flag(
+        None,
+        "with --freeze: test on each of K folds a head that the others trained, and train the final head on all images "
+        "that are not test (default: none, or 5 with --head logistic)",
+        "K",
+        number(int, 2),
+    )
     head_hidden: int | None = flag(
         None, "units of a hidden layer in the head (default: no hidden layer)", "N", number(int, 1, 10**6)
     )
@@ -143,9 +170,15 @@ class OptimizationFlags:
     optimizer: str = flag("adam", "adam, adamw or sgd", "NAME")
     lr: float = flag(1e-3, "learning rate", "X", number(float, above=0))
     backbone_lr: float | None = flag(
-        None, "learning rate of all but the head (default: same as --lr)", "X", number(float, above=0)
+        None,
+        "learning rate of all but the head (default: same as --lr; if that is not given either, 3e-4 for a pretrained "
+        "backbone with adam or adamw)",
+        "X",
+        number(float, above=0),
     )
-    weight_decay: float = flag(0.0, "how strongly weights are pulled towards zero", "X", number(float, 0))
+    weight_decay: float = flag(
+        0.0, "how strongly weights are pulled towards zero (not norms and biases)", "X", number(float, 0)
+    )
     momentum: float = flag(0.9, "momentum of sgd", "X", number(float, 0, 1))
     scheduler: str = flag("step", "learning rate schedule: step, plateau, cosine or none", "NAME")
     step_size: int = flag(7, "step: epochs between drops", "N", number(int, 1))
@@ -173,7 +206,8 @@ class RunFlags:
     )
     resume: str | None = flag(
         None,
-        "continue the run in that folder with its own flags; --n_epochs may be raised (default: a new run)",
+        "continue the run in that folder with its own flags; --n_epochs may be raised, --early_stop be another "
+        "(default: a new run)",
         "RUN_DIR",
     )
     save_every: float = flag(
@@ -222,6 +256,18 @@ def known_set_defaults(given: dict) -> dict:
     return {"dataset_name": name, **DATASETS[name].defaults} if name in DATASETS else {}
 
 
+def rate_defaults(given: dict) -> dict:
+    """Returns the learning rate that suits a pretrained backbone that trains, if no rate was given.
+
+    At the rate of the head it forgets: after five epochs of EfficientNet-Lite0 with Adam on 144 ants and bees, 146
+    leaves and 180 hand signs, test accuracy was 85, 75 and 75 % at 1e-3, 94, 79 and 73 % at 3e-4, and 94, 75 and 65 %
+    at 1e-4. An epoch of warm-up made it 96 and 77 % on the first two at 3e-4: no clear gain.
+    """
+    is_pretrained, is_adam = given.get("use_pretrained") or given.get("weights"), given.get("optimizer") != "sgd"
+    is_open = not given.keys() & {"lr", "backbone_lr", "freeze"}
+    return {"backbone_lr": 3e-4} if is_pretrained and is_adam and is_open else {}
+
+
 def ratios(given: dict) -> dict:
     """Returns the three shares; those that were not given divide the rest in proportion to their defaults.
 
@@ -259,6 +305,38 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--scheduler plateau needs a --gamma below 1, not {config.gamma:g}; 0.1 is usual")
     if config.freeze and config.freeze_until:
         raise UserError("--freeze and --freeze_until were both given; --freeze alone freezes all but the head")
+    if config.head == "logistic" or config.folds:
+        _check_folds(config)
+
+
+def _check_folds(config: TrainConfig) -> None:
+    """Raises a UserError for flags that leave no stored features to fit heads on."""
+    flag = "--head logistic" if config.head == "logistic" else f"--folds {config.folds}"
+    if not config.freeze and config.head == "logistic":
+        raise UserError("--head logistic solves the head on a frozen backbone; add --freeze, or leave it out")
+    if not config.freeze:
+        raise UserError(
+            f"{flag} without --freeze would train the whole network {config.folds + 1} times, once for each fold and "
+            f"once on all images: about {config.folds + 1} times as long; add --freeze, or leave it out"
+        )
+    if not config.views or config.cutmix:
+        other = "--cutmix" if config.cutmix else "--views 0"
+        raise UserError(f"{flag} needs stored features, and with {other} none are stored; leave one of them out")
+    if config.head == "logistic" and config.head_hidden:
+        raise UserError("--head logistic is a single layer, and --head_hidden makes two; leave one of them out")
+
+
+HEADS = ("epochs", "logistic")
+
+
+def n_folds(config: TrainConfig) -> int | None:
+    """Returns the number of folds, or None for a run without."""
+    return config.folds or (5 if config.head == "logistic" else None)
+
+
+def pass_size(config: TrainConfig) -> int | None:
+    """Returns the images that a step computes at once, or None if that is its whole batch."""
+    return -(-config.batch_size // config.accumulate) if config.accumulate > 1 else None
 
 
 def checkpoint_name(config: TrainConfig) -> str:
@@ -295,6 +373,9 @@ class InputFlags:
     )
     resize: int | None = flag(
         None, "its pixels of the shorter side before the crop (default: in their ratio)", "N", number(int, 1, 16384)
+    )
+    fit: str | None = flag(
+        None, "how its photos become square: crop, squash or pad (default: as the published weights, crop)", "NAME"
     )
     interpolation: str | None = flag(
         None, "its filter of that: bilinear, bicubic, nearest, ... (default: as the published weights)", "NAME"

@@ -52,13 +52,16 @@ def test_every_mode_becomes_what_a_person_sees(tmp_path):
 
     assert corner(Image.new("L", (4, 4), 100), "grey.png") == [100] * 3
     assert corner(Image.new("1", (4, 4), 1), "bit.png") == [255] * 3
-    assert corner(Image.new("RGBA", (4, 4), (10, 20, 30, 0)), "clear.png") == [255] * 3
+    half_clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    half_clear.paste((10, 20, 30, 255), (2, 0, 4, 4))
+    assert corner(half_clear, "clear.png") == [255] * 3
     assert corner(Image.new("RGBA", (4, 4), (10, 20, 30, 255)), "opaque.png") == [10, 20, 30]
-    assert corner(Image.new("LA", (4, 4), (50, 0)), "la.png") == [255] * 3
+    assert corner(half_clear.convert("LA"), "la.png") == [255] * 3
     assert corner(Image.new("RGB", (4, 4), (255, 0, 0)).convert("P"), "palette.gif") == [255, 0, 0]
     assert corner(Image.fromarray(np.full((4, 4), 32896, np.uint16)), "16bit.png") == [128] * 3
     clear = Image.new("P", (4, 4), 0)
-    clear.putpalette([255, 0, 0])
+    clear.putpalette([255, 0, 0, 0, 0, 255])
+    clear.paste(1, (2, 0, 4, 4))
     clear.save(tmp_path / "p.png", transparency=0)
     assert decode(tmp_path / "p.png")[:, 0, 0].tolist() == [255] * 3
     assert corner(clear, "q.png") == [255, 0, 0]
@@ -233,7 +236,7 @@ def test_sizes_keep_the_margin_of_the_weights():
 
 def test_no_image_warns(tmp_path):
     image = Image.new("P", (4, 4))
-    image.save(tmp_path / "p.png", transparency=b"\x00\x80")
+    image.save(tmp_path / "p.png", transparency=b"\x80\x80")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decode(tmp_path / "p.png")

@@ -3,6 +3,7 @@ import warnings
 
 import pytest
 import torch
+from helpers.families import FURTHER
 from torch import nn
 
 from model_loader import freeze, freeze_batch_norm, get_model
@@ -49,15 +50,6 @@ def one_step(model, lr=0.1, n=2):
     loss.backward()
     optimizer.step()
     return loss
-
-
-FURTHER = (
-    *("resnet18", "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5"),
-    *("mnasnet0_5", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "swin_t"),
-    *("timm/mobilenetv3_small_050", "timm/lcnet_035", "timm/repvgg_a0", "timm/resnest14d", "timm/edgenext_xx_small"),
-    *("timm/efficientvit_b0", "timm/mobilevitv2_050", "timm/fastvit_t8", "timm/test_mambaout", "timm/test_nfnet"),
-    *("timm/test_vit", "timm/pvt_v2_b0", "timm/xcit_nano_12_p16_224"),
-)
 
 
 @pytest.mark.parametrize("name", [*BACKBONES, *FURTHER])

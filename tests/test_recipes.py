@@ -40,10 +40,10 @@ def test_sgd_as_in_the_tutorial_drops_its_rate_after_seven_epochs_and_keeps_the_
     argv = ("--data_dir", split_folder, *TINY, "--freeze", "--optimizer", "sgd", "--lr", 1e-3, "--n_epochs", 8)
     assert cli("train", *argv, "--run_dir", "r", "--model_fn", "m.pth").status == 0
     assert curve("r", "LearningRate/head") == pytest.approx([1e-3] * 7 + [1e-4])
-    accuracies = [float(row["valid_accuracy"]) for row in metrics_of("r")]
+    row = max(metrics_of("r"), key=lambda row: (float(row["valid_accuracy"]), -float(row["valid_loss"])))
     best = torch.load("m.pth", weights_only=True)["metrics"]
-    assert best["epoch"] == 1 + accuracies.index(max(accuracies))
-    assert best["valid"]["accuracy"] == pytest.approx(max(accuracies), abs=1e-5)
+    assert best["epoch"] == int(row["epoch"])
+    assert best["valid"]["accuracy"] == pytest.approx(float(row["valid_accuracy"]), abs=1e-5)
 
 
 def test_a_warm_up_is_in_the_learning_rate_curve_from_its_first_step(cli, split_folder, monkeypatch):
@@ -89,17 +89,17 @@ def test_the_line_for_vgg16_trains_its_classifier_alone_and_predicts(cli, image_
     assert predicted.out.splitlines()[-1] == done.out.splitlines()[-1]
 
 
-MONITORED = {"accuracy": ("valid_accuracy", max), "loss": ("valid_loss", min), "macro_f1": ("valid_macro_f1", max)}
+MONITORED = {"accuracy": ("valid_accuracy", 1), "loss": ("valid_loss", -1), "macro_f1": ("valid_macro_f1", 1)}
 
 
 @pytest.mark.parametrize("monitor", MONITORED)
-def test_the_best_epoch_is_the_first_best_by_the_monitor(monitor, cli, split_folder):
-    column, best_of = MONITORED[monitor]
+def test_the_best_epoch_is_the_best_by_the_monitor_and_of_equals_that_of_the_lowest_loss(monitor, cli, split_folder):
+    column, sign = MONITORED[monitor]
     # a rate so high that the loss goes up and down
     argv = ("--data_dir", split_folder, *TINY, "--freeze", "--lr", 0.3, "--scheduler", "none", "--n_epochs", 6)
     assert cli("train", *argv, "--monitor", monitor, "--run_dir", "r", "--model_fn", "m.pth").status == 0
-    values = [float(row[column]) for row in metrics_of("r")]
-    assert torch.load("m.pth", weights_only=True)["metrics"]["epoch"] == 1 + values.index(best_of(values))
+    best = max(metrics_of("r"), key=lambda row: (sign * float(row[column]), -float(row["valid_loss"])))
+    assert torch.load("m.pth", weights_only=True)["metrics"]["epoch"] == int(best["epoch"])
 
 
 @pytest.mark.parametrize("frozen", [(), ("--freeze",)])
@@ -111,3 +111,22 @@ def test_squeezenet_whose_head_is_a_convolution_takes_every_recipe(frozen, cli, 
     assert done.status == 0, done.err
     assert [row["backbone_lr"] for row in metrics_of("r")] == (["", ""] if frozen else ["0.0001", "5e-05"])
     assert cli("predict", "--model_fn", "m.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate"),
+    [
+        (("--weights", "tiny.pth"), 3e-4),
+        (("--weights", "tiny.pth", "--freeze_until", "layer1"), 3e-4),
+        (("--weights", "tiny.pth", "--lr", 1e-3), 1e-3),
+        (("--weights", "tiny.pth", "--optimizer", "sgd"), 1e-3),
+        ((), 1e-3),
+    ],
+)
+def test_a_pretrained_backbone_learns_slower_unless_a_rate_is_given(flags, rate, cli, trained, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, *flags, "--n_epochs", 1, "--run_dir", "own", "--model_fn", "own.pth")
+    done = cli("train", *argv)
+    assert done.status == 0, done.err
+    (row,) = metrics_of("own")
+    assert (float(row["lr"]), float(row["backbone_lr"])) == (1e-3, rate)
+    assert ("at 0.001 (backbone 0.0003)" in done.out) == (rate == 3e-4), "what was chosen is said at the start"

@@ -25,11 +25,17 @@ ORDER = {
     "config": 2,
     "evaluation": 2,
     "models": 2,
+    "unused_flags": 3,
     "features": 3,
     "prediction": 3,
     "training": 4,
 }
-READ_A_CONFIG = {"photo_classifier.config", "photo_classifier.training.resume", "photo_classifier.training.summary"}
+READ_A_CONFIG = {
+    "photo_classifier.config",
+    "photo_classifier.unused_flags",
+    "photo_classifier.training.resume",
+    "photo_classifier.training.summary",
+}
 
 
 def imports_of(path):

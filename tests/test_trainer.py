@@ -10,16 +10,24 @@ from photo_classifier.training.results import EpochResult, PhaseResult
 from trainer import Trainer
 
 NAN = math.nan
-# five epochs of validation, and those that each monitor takes for a new best
+# epochs of validation, and those that each monitor takes for a new best
 EPOCHS = [
     PhaseResult(loss, correct, 10, 1.0, f1)
-    for correct, loss, f1 in ((5, NAN, 0.5), (7, 0.9, 0.4), (7, 0.9, 0.6), (6, 0.7, 0.6), (9, 0.8, NAN))
+    for correct, loss, f1 in (
+        (5, NAN, 0.5),
+        (7, 0.9, 0.4),
+        (7, 0.9, 0.6),
+        (7, 0.8, 0.6),
+        (6, 0.7, 0.6),
+        (9, 0.8, NAN),
+        (9, 0.9, 0.2),
+    )
 ]
-CHOSEN = {"accuracy": [0, 1, 4], "loss": [0, 1, 3], "macro_f1": [0, 2]}
+CHOSEN = {"accuracy": [0, 1, 3, 5], "loss": [0, 1, 3, 4], "macro_f1": [0, 2, 3, 4]}
 
 
 @pytest.mark.parametrize("monitor", CHOSEN)
-def test_the_monitor_chooses_the_best_epoch_and_ties_keep_the_earlier(monitor):
+def test_the_monitor_chooses_the_best_epoch_and_the_lower_loss_decides_a_tie(monitor):
     trainer, chosen = Trainer(None, None, None, None, torch.device("cpu"), monitor=monitor), []
     for epoch, valid in enumerate(EPOCHS):
         result = EpochResult(epoch, valid, valid, {})

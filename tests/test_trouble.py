@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from helpers import TINY, assert_one_line_error, on_windows, weights_of
+from helpers import TINY, assert_one_line_error, metrics_of, on_windows, weights_of
 
 import train
 from photo_classifier.training.run import Run
@@ -49,14 +50,65 @@ def test_a_run_that_sigterm_ends_while_features_are_computed_goes_on(cli, split_
     assert cli("train", "--resume", "r").status == 0
 
 
-def test_a_run_that_a_gpu_has_no_memory_for_says_what_needs_a_new_run_and_how_to_continue(
-    cli, split_folder, monkeypatch
-):
-    def step(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
+NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
 
-    monkeypatch.setattr(Trainer, "_train_step", step)
-    done = cli("train", "--data_dir", split_folder, *TINY, "--run_dir", "r")
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Lets the forward pass of training take that many images."""
+    forward, most = Trainer._forward, [99]
+
+    def limited(trainer, images):
+        if len(images) > most[0]:
+            raise NO_MEMORY
+        return forward(trainer, images)
+
+    monkeypatch.setattr(Trainer, "_forward", limited)
+    return most
+
+
+def advised(err):
+    """The command that an error ends with, as words after `python train.py`."""
+    return shlex.split(err.rpartition("python train.py ")[2])
+
+
+@pytest.mark.parametrize("kind", [("--freeze_bn",), ("--freeze", "--views", 0), ("--freeze",)])
+def test_a_step_that_memory_has_no_room_for_goes_on_in_the_passes_that_are_advised(
+    kind, cli, split_folder, small_memory
+):
+    argv = ("--data_dir", split_folder, *TINY, *kind, "--batch_size", 12, "--n_epochs", 2, "--optimizer", "sgd")
+    argv = (*argv, "--class_weights", "balanced", "--label_smoothing", 0.1, "--mixup", 0.2, "--precision", "fp32")
+    assert cli("train", *argv, "--model_fn", "a.pth", "--run_dir", "a").status == 0
+    small_memory[0] = 3
+    done = cli("train", *argv, "--model_fn", "b.pth", "--run_dir", "b")
+    for n_passes in (2, 4):
+        assert f"the GPU's memory ran out in a step of training; compute each step in {n_passes} smaller" in done.err
+        assert advised(done.err) == ["--resume", "b", "--accumulate", str(n_passes)]
+        done = cli("train", *advised(done.err))
+    assert done.status == 0, done.err
+    first, second = weights_of("a.pth"), weights_of("b.pth")
+    assert all(torch.allclose(first[key], second[key], atol=1e-5) for key in first)
+    rows = [[float(row[name]) for name in ("train_loss", "train_accuracy")] for row in metrics_of("a")]
+    assert rows == [
+        pytest.approx([float(row[name]) for name in ("train_loss", "train_accuracy")], abs=1e-4)
+        for row in metrics_of("b")
+    ]
+
+
+def test_a_dry_run_without_memory_names_the_flag_to_add(cli, split_folder, small_memory):
+    argv = ("--data_dir", split_folder, *TINY, "--batch_size", 8, "--dry_run", "--run_dir", "r")
+    small_memory[0] = 4
+    done = cli("train", *argv)
+    assert_one_line_error(done, "compute each step in 2 smaller passes: add --accumulate 2\n")
+    assert cli("train", *argv, *advised(done.err.replace("add ", "python train.py "))).status == 0
+
+
+def test_a_run_that_a_gpu_has_no_memory_for_one_image_of_says_what_needs_a_new_run_and_how_to_continue(
+    cli, split_folder, small_memory
+):
+    small_memory[0] = 0
+    argv = ("--data_dir", split_folder, *TINY, "--run_dir", "r", "--batch_size", 8, "--accumulate", 8)
+    done = cli("train", *argv)
     assert_one_line_error(done, "the GPU's memory ran out; give a smaller --batch_size")
     assert "--head_hidden, in a new run; if other programs took the memory, end them and continue" in done.err
     assert done.err.endswith("--resume r\n")

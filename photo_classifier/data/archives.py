@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from photo_classifier.data.encodings import DOS_LETTERS, encoding_of
 from photo_classifier.data.image_files import is_visible
 from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.errors import UserError
@@ -191,9 +192,9 @@ def _untar(archive: Path, target: ArchiveExtractor) -> None:
 
 
 def zip_names(entries: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Returns the names in a zip. Old ones state no encoding: try UTF-8, then Korean (cp949), then cp437."""
+    """Returns the names in a zip. Old ones state no encoding: it is guessed, from code pages of DOS and East Asia."""
     old = [entry for entry in entries if not entry.flag_bits & 0x800]
-    encoding = _encoding_of(b"/".join(_raw(entry) for entry in old))
+    encoding = encoding_of(b"/".join(_raw(entry) for entry in old), DOS_LETTERS) or "cp437"
     return [entry.filename if entry.flag_bits & 0x800 else _raw(entry).decode(encoding, "replace") for entry in entries]
 
 
@@ -201,23 +202,7 @@ def _raw(entry: zipfile.ZipInfo) -> bytes:
     return entry.orig_filename.partition("\0")[0].encode("cp437")
 
 
-def _encoding_of(raw: bytes) -> str:
-    for encoding in ("utf-8", "cp949"):
-        with contextlib.suppress(UnicodeDecodeError):
-            text = raw.decode(encoding)
-            if encoding == "utf-8" or _is_korean(text):
-                return encoding
-    return "cp437"
-
-
-def _is_korean(text: str) -> bool:
-    """Returns whether most letters are common syllables: Western names read as cp949 give ones outside KS X 1001."""
-    foreign = [letter for letter in text if not letter.isascii()]
-    usual = "".join(foreign).encode("euc_kr", "ignore")
-    return len(usual) >= len(foreign)  # two bytes per letter: at least half of the letters
-
-
 def _tar_name(name: str) -> str:
     """Returns a name in a tar; bytes that are not UTF-8 arrive as surrogates and may be Korean."""
     raw = name.encode("utf-8", "surrogateescape")
-    return raw.decode("cp949") if _encoding_of(raw) == "cp949" else name
+    return raw.decode("cp949") if encoding_of(raw) == "cp949" else name

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import shutil
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms import v2
 
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.data.samples import Sample
+from photo_classifier.runtime.console import warn
 from photo_classifier.runtime.device import n_cores
 from photo_classifier.runtime.launcher import local_world_size, shard
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.signals import end_workers_at_exit, init_worker
+from photo_classifier.runtime.text import pluralize
+
+T = TypeVar("T", bound=tuple)
+SHARED_MEMORY = "/dev/shm"  # Linux alone keeps it in a file system, of 64 MB in Docker
 
 
 class Batch(NamedTuple):
@@ -44,7 +51,7 @@ def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
     labels = torch.tensor([label for _, label, _ in good], dtype=torch.int64)
     indices = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
     bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
-    return Batch(stack([image for _, _, image in good]), labels, indices, bad)
+    return shared(Batch(stack([image for _, _, image in good]), labels, indices, bad))
 
 
 def collate_views(items: list[tuple[int, tuple[int, ...], list[torch.Tensor] | str]]) -> ViewBatch:
@@ -52,7 +59,7 @@ def collate_views(items: list[tuple[int, tuple[int, ...], list[torch.Tensor] | s
     good = [(index, views, images) for index, views, images in items if not isinstance(images, str)]
     view_keys = [(index, view) for index, views, _ in good for view in views]
     bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
-    return ViewBatch(stack([image for _, _, images in good for image in images]), view_keys, bad)
+    return shared(ViewBatch(stack([image for _, _, images in good for image in images]), view_keys, bad))
 
 
 def stack(images: list[torch.Tensor]) -> torch.Tensor:
@@ -60,6 +67,19 @@ def stack(images: list[torch.Tensor]) -> torch.Tensor:
     if not images:
         return torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+def shared(batch: T) -> T:
+    """Returns the batch; in a worker process its tensors are now in shared memory.
+
+    The queue to the main process would do that later, in a thread whose errors reach nobody: the other side waits for
+    ever when the memory is full.
+    """
+    if get_worker_info():
+        for part in batch:
+            if isinstance(part, torch.Tensor):
+                part.share_memory_()
+    return batch
 
 
 class ImageSource(Protocol):
@@ -190,7 +210,7 @@ def make_loader(
         n_workers: number of processes that decode; None chooses by the number of cores and images.
     """
     sampler = AddressedSampler(len(dataset), batch_size, dataset.seed, part)
-    options = worker_options(len(sampler), n_workers)
+    options = worker_options(len(sampler), n_workers, batch_bytes(dataset.preprocess, batch_size))
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -207,7 +227,8 @@ def make_view_loader(
     """Returns a loader over all wanted views, in batches of about `batch_size` images."""
     most_views = max((len(views) for _, views in dataset.wanted), default=1)
     n_samples = max(1, batch_size // most_views)
-    options = worker_options(-(-len(dataset) // n_samples), n_workers)
+    n_bytes = batch_bytes(dataset.dataset.preprocess, n_samples * most_views)
+    options = worker_options(-(-len(dataset) // n_samples), n_workers, n_bytes)
     return DataLoader(dataset, batch_size=n_samples, collate_fn=collate_views, pin_memory=pin_memory, **options)
 
 
@@ -215,17 +236,51 @@ def make_view_loader(
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 
-def worker_options(n_batches: int, n_workers: int | None) -> dict:
-    """Returns loader options: how many processes decode and how they start; None chooses by cores and batches."""
+def worker_options(n_batches: int, n_workers: int | None, n_bytes: int = 0) -> dict:
+    """Returns loader options: how many processes decode and how they start; None chooses by cores and batches.
+
+    Args:
+        n_bytes: the size of a batch; there are no more workers than the shared memory has room for.
+    """
     if n_workers is None:
         is_worth_it = START_METHOD == "fork" or n_batches >= 32
         n_workers = min(max(1, n_cores() // local_world_size()), 16, n_batches) if is_worth_it else 0
+    room = shared_room(n_bytes) if n_workers else 0
+    if room < n_workers:
+        _warn_of_little_room(n_workers, room)
+        n_workers = room
     if not n_workers:
         return {"num_workers": 0}
     end_workers_at_exit()
     return {
         "num_workers": n_workers,
         "multiprocessing_context": START_METHOD,
-        "prefetch_factor": 4,
+        "prefetch_factor": min(4, room // n_workers),
         "worker_init_fn": init_worker,
     }
+
+
+def batch_bytes(preprocess: Preprocess, batch_size: int) -> int:
+    """Returns the size of the images of a batch."""
+    return 3 * batch_size * preprocess.image_size**2
+
+
+def shared_room(n_bytes: int) -> int:
+    """Returns how many batches of that size workers may keep ready in shared memory, beside one that is in use."""
+    if sys.platform != "linux":
+        return sys.maxsize
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # a system without it
+        return 0
+    # a page for each small tensor; a quarter is left for others
+    return max(0, free * 3 // 4 // local_world_size() // (n_bytes + 16384) - 1)
+
+
+@functools.cache  # once for all loaders
+def _warn_of_little_room(n_wanted: int, n_workers: int) -> None:
+    text = f"using {n_workers}" if n_workers else "the main process decodes the images itself"
+    warn(
+        f"the shared memory ({SHARED_MEMORY}) is too small for {pluralize(n_wanted, 'worker')}: {text}; "
+        "raise its limit (docker run --shm-size 2g), or give a smaller --batch_size"
+    )

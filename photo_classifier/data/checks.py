@@ -25,9 +25,11 @@ END_BYTES = 4096
 
 
 def find_unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str]:
-    """Returns path -> reason for every file whose header shows that it cannot be used."""
+    """Returns path -> reason for every file that is known to be unreadable, or whose header shows it."""
 
     def reason_of(sample: Sample) -> str | None:
+        if sample.reason:
+            return sample.reason
         try:
             check_header(sample.path, max_pixels)
         except BadImage as error:
@@ -108,23 +110,31 @@ class Duplicates:
 
 
 def find_duplicates(splits: Splits) -> Duplicates:
-    """Returns the files with identical content in two splits or two classes.
-
-    Reads only files of equal length, and only their end blocks if these differ.
-    """
+    """Returns the files with identical content in two splits or two classes."""
     pairs = [(split, sample) for split, samples in splits.by_name().items() for sample in samples]
-    alike = _alike([pairs], _length)
-    alike = _alike(alike.values(), _end_hash, "comparing")
-    by_hash = _alike(alike.values(), _content_hash)
     copies = [
         [Duplicate(digest[:12], sample.path, sample.label, split) for split, sample in group]
-        for (_, digest), group in by_hash.items()
+        for (_, digest), group in _by_content(pairs).items()
     ]
     wrong = [group for group in copies if _differ(group, "split") or _differ(group, "label")]
     return Duplicates([copy for group in wrong for copy in group])
 
 
+def group_copies(samples: Sequence[Sample]) -> list[Sample]:
+    """Returns the samples with a group for each content that several files have, where they have no group."""
+    pairs = [("", sample) for sample in samples]
+    groups = {sample.path: digest for (_, digest), group in _by_content(pairs).items() for _, sample in group}
+    return [replace(sample, group=sample.group or groups.get(sample.path, "")) for sample in samples]
+
+
 Pair = tuple[str, Sample]  # with its split
+
+
+def _by_content(pairs: list[Pair]) -> dict[tuple[int, str], list[Pair]]:
+    """Returns files with identical content by its hash; reads only those of equal length, and their ends first."""
+    alike = _alike([pairs], _length)
+    alike = _alike(alike.values(), _end_hash, "comparing")
+    return _alike(alike.values(), _content_hash)
 
 
 def _alike(groups: Iterable[list[Pair]], key_of: Callable[[str], K], what: str = "") -> dict[tuple[int, K], list[Pair]]:

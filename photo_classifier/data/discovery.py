@@ -12,13 +12,16 @@ from pathlib import Path
 from photo_classifier.data.archives import is_archive_name, unpack_once
 from photo_classifier.data.image_files import Listing
 from photo_classifier.data.layout_hints import explain_undetected
-from photo_classifier.data.layout_readers import EXPECTED, LayoutReader, TableReader
-from photo_classifier.data.layouts import detect_layout, tables_in
+from photo_classifier.data.layout_readers import EXPECTED, LayoutReader
+from photo_classifier.data.layouts import detect_layout, find_tables
 from photo_classifier.data.rare_classes import refuse_small_classes, without_rare_classes
 from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Splits
 from photo_classifier.data.split_files import read_splits
 from photo_classifier.data.splitting import crossing_groups, stratified_split
-from photo_classifier.data.tables import USUAL, Columns, Table, is_table_name
+from photo_classifier.data.table_columns import USUAL, Columns
+from photo_classifier.data.table_files import is_table_name
+from photo_classifier.data.table_reader import TableReader
+from photo_classifier.data.tables import Table
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.text import pluralize
 
@@ -61,11 +64,11 @@ def load_splits(
     Raises:
         UserError: no classifier can be trained on this data.
     """
-    parts, layout, name, notes, others, empty = {}, "images", str(splits), [], {}, []
+    parts, layout, name, notes, others, unread, empty = {}, "images", str(splits), [], {}, {}, []
     if root is not None or labels is not None:
         layout, reader = open_data(root, labels, columns)
         root, name, (parts, notes) = reader.root, reader.name, _read(reader, columns)
-        others, empty = dict(sorted(reader.others.items())), reader.empty
+        others, unread, empty = dict(sorted(reader.others.items())), reader.unread, reader.empty
     if splits:
         known = [sample for part in parts.values() for sample in part] or None
         parts, split_notes = read_splits(splits, known, root or "", parts.get("train", []) if train_new else [])
@@ -80,7 +83,7 @@ def load_splits(
     notes += _group_notes(filled) + _absent_notes(filled, class_names)
     made = tuple(split for split in filled if split not in parts)
     three = [filled.get(split, []) for split in SPLIT_FOLDERS]
-    return Splits(layout, name, class_names, *three, made=made, passed_over=others, notes=tuple(notes))
+    return Splits(layout, name, class_names, *three, made=made, passed_over=others, unread=unread, notes=tuple(notes))
 
 
 def open_data(root: str | Path | None, labels: str | Path | None, columns: Columns) -> tuple[str, LayoutReader]:
@@ -105,7 +108,7 @@ def open_data(root: str | Path | None, labels: str | Path | None, columns: Colum
         raise UserError(explain_undetected(root, columns))
     name, reader = found
     if isinstance(reader, TableReader):
-        name += f" ({', '.join(table.description() for table in reader.tables.values())})"
+        name += f" ({', '.join(dict.fromkeys(table.description() for table in reader.tables.values()))})"
     return name, reader
 
 
@@ -116,7 +119,8 @@ def _folder(root: str | Path) -> str:
     if not os.path.isdir(root):
         what = "is a file, but neither an archive nor a table" if os.path.exists(root) else "does not exist"
         hint = did_you_mean_path(root)
-        raise UserError(f"the data folder {root} {what}{hint}; {EXPECTED}, or a .zip, .tar.gz or .csv file")
+        tables = "a table such as labels.csv or labels.xlsx, or a .zip or .tar.gz of these"
+        raise UserError(f"the data folder {root} {what}{hint}; {EXPECTED}, or {tables}")
     return str(Path(root))
 
 
@@ -129,7 +133,8 @@ def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
     if len(reader.missing) == n_samples:
         example = f", for example {reader.missing[0]}" if reader.missing else ""
         raise UserError(
-            f"{reader.name}: none of its images is in {reader.root}{example}; give their folder with --data_dir"
+            f"{reader.name}: none of its images is in {reader.root}{example}; give their folder with --data_dir, or "
+            "the right column with --path_column"
         )
     notes = []
     if reader.missing:
@@ -139,14 +144,19 @@ def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
         folders = Counter(os.path.dirname(path) for path in reader.left_out)
         shown = ", ".join(f"{folder} {count}" for folder, count in folders.most_common(5))
         notes.append(f"left out {pluralize(len(reader.left_out), 'image')} without a class ({shown})")
-    if isinstance(reader, TableReader):
-        notes += reader.find.notes()
-    else:
-        notes += [
-            f"{table.file} was not used, as folder or file names give the classes; to use it: --labels {table.file}"
-            for table in tables_in(Listing(reader.root), columns)
-        ]
+    notes += reader.notes()
+    if not isinstance(reader, TableReader):
+        notes += _unused_tables(reader.root, columns)
     return parts, notes
+
+
+def _unused_tables(root: str, columns: Columns) -> list[str]:
+    faults: dict[str, str] = {}
+    unused = [table.file for table in find_tables(Listing(root), columns, faults)]
+    why = "was not used, as folder or file names give the classes"
+    return [f"{file} {why}; to use it: --labels {file}" for file in unused] + [
+        f"{os.path.join(root, name)} {why}; as a table it could not be: {fault}" for name, fault in faults.items()
+    ]
 
 
 def _class_names(parts: Parts, root: str | Path) -> list[str]:

@@ -8,13 +8,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from photo_classifier.data.file_kinds import ending_of, is_image_name, passed_over
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import pluralize
 
-IMAGE_ENDINGS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .jp2 .ico .tga".split()
+# What systems keep beside the user's files: of macOS and Windows, then of network disks (Synology, QNAP), of ext4 and
+# of Python. Their thumbnails and deleted photos would be trained on.
+SYSTEM = frozenset(
+    "thumbs.db,ehthumbs.db,desktop.ini,icon\r,__macosx,$recycle.bin,recycler,recycled,system volume information,"
+    "network trash folder,temporary items,found.000,#recycle,#snapshot,@eadir,@recycle,@recently-snapshot,"
+    "@synoresource,@tmp,lost+found,__pycache__".split(",")
 )
-PASSED_OVER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 def nfc(name: str) -> str:
@@ -22,19 +26,9 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def ending_of(name: str) -> str:
-    """Returns the ending of a file name or path in lower case, with its dot, or an empty string."""
-    return os.path.splitext(name)[1].lower()
-
-
-def is_image_name(name: str) -> bool:
-    """Returns whether a file name has the ending of an image."""
-    return ending_of(name) in IMAGE_ENDINGS
-
-
 def is_visible(name: str) -> bool:
     """Returns whether a name is the user's own: neither hidden nor created by the operating system."""
-    return not name.startswith(".") and name.lower() not in PASSED_OVER
+    return not name.startswith(".") and name.lower() not in SYSTEM
 
 
 class Listing:
@@ -88,14 +82,33 @@ def has_images(folder: str | Path) -> bool:
     return False
 
 
-def walk_files(folder: str | Path, locked: dict[str, str] | None = None) -> Iterator[str]:
-    """Yields every visible file below `folder`, sorted by name; follows links, but not in circles.
+def walk_images(
+    folder: str | Path, others: Counter[str] | None = None, unread: dict[str, str] | None = None
+) -> Iterator[str]:
+    """Yields every file below `folder` that has the ending of an image, sorted by name.
 
     Args:
-        locked: collects the folders that cannot be read, with the reasons; their own paths are yielded instead.
+        others: counts the other files, by ending, and the hidden and system folders, by their name and a slash.
+        unread: collects the folders that cannot be read and the files that may hold a photo but are passed over, with
+            the reasons; their own paths are yielded too.
 
     Raises:
-        UserError: a folder cannot be read and `locked` is None.
+        UserError: a folder cannot be read and `unread` is None.
+    """
+    for paths in _walk(folder, unread, others):
+        if unread is not None:
+            unread |= passed_over([path for path in paths if path not in unread])
+        for path in paths:
+            if is_image_name(path) or path in (unread or ()):
+                yield path
+            elif others is not None:
+                others[ending_of(path) or "no ending"] += 1
+
+
+def _walk(folder: str | Path, locked: dict[str, str] | None, others: Counter[str] | None) -> Iterator[list[str]]:
+    """Yields the visible files of each folder below `folder`, sorted by name; follows links, but not in circles.
+
+    A folder that cannot be read goes into `locked` with the reason, and its own path is yielded instead.
     """
     pending: list[tuple[str, frozenset[str]]] = [(str(folder), frozenset())]
     while pending:
@@ -109,33 +122,34 @@ def walk_files(folder: str | Path, locked: dict[str, str] | None = None) -> Iter
             if locked is None:
                 raise
             locked[current] = str(error)
-            yield current
+            yield [current]
             continue
         visible = [(entry, _is_dir(entry)) for entry in entries if is_visible(entry.name)]
+        if others is not None and len(visible) < len(entries):
+            others.update(f"{entry.name}/" for entry in entries if not is_visible(entry.name) and _is_dir(entry))
         pending.extend((entry.path, above | {real}) for entry, is_dir in reversed(visible) if is_dir)
-        yield from (entry.path for entry, is_dir in visible if not is_dir)
+        yield [entry.path for entry, is_dir in visible if not is_dir]
 
 
-def walk_images(
-    folder: str | Path, others: Counter[str] | None = None, locked: dict[str, str] | None = None
-) -> Iterator[str]:
-    """Yields every file below `folder` that has the ending of an image, sorted by name.
-
-    Args:
-        others: counts the other files, by ending.
-        locked: as for `walk_files`.
-    """
-    for path in walk_files(folder, locked):
-        if is_image_name(path) or path in (locked or ()):
-            yield path
-        elif others is not None:
-            others[ending_of(path) or "no ending"] += 1
+def what_is_in(folder: str | Path) -> str:
+    """Returns `contains no images`, with the files that are there instead and why photos among them are not read."""
+    others, unread = Counter(), {}
+    for _ in walk_images(folder, others, unread):
+        pass
+    kinds = Counter(ending_of(path) or "files without ending" for path in unread)
+    reasons = {ending_of(path) or "files without ending": reason for path, reason in unread.items()}
+    found = [f"{n} {kind} ({reasons[kind]})" for kind, n in kinds.most_common(5)]
+    found += [f"{n} {kind}" for kind, n in others.most_common(5)]
+    return f"contains no images{' that are read, but ' + ', '.join(found) if found else ''}"
 
 
 def others_text(others: Mapping[str, int]) -> str:
-    """Returns `skipped 3 files without an image ending (.heic 2, .txt 1)`."""
-    kinds = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
-    return f"skipped {pluralize(sum(others.values()), 'file')} without an image ending ({kinds})"
+    """Returns `skipped 3 files without an image ending (.txt 2, .yaml 1); not looked into: @eaDir (24 folders)`."""
+    kinds = {ending: n for ending, n in sorted(others.items()) if not ending.endswith("/")}
+    folders = [f"{name[:-1]} ({pluralize(n, 'folder')})" for name, n in sorted(others.items()) if name.endswith("/")]
+    files = f"skipped {pluralize(sum(kinds.values()), 'file')} without an image ending "
+    files += f"({', '.join(f'{ending} {n}' for ending, n in kinds.items())})"
+    return "; ".join([files] * bool(kinds) + [f"not looked into: {', '.join(folders)}"] * bool(folders))
 
 
 def _scan(folder: str | Path) -> Iterator[os.DirEntry]:

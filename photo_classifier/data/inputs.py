@@ -7,14 +7,17 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from photo_classifier.data.archives import is_archive_name, unpack_once
 from photo_classifier.data.file_finder import FileFinder
-from photo_classifier.data.image_files import nfc, others_text, subfolders, walk_images
+from photo_classifier.data.image_files import is_visible, nfc, others_text, subfolders, walk_images
 from photo_classifier.data.layout_readers import ClassFolder, FolderReader, LayoutReader
 from photo_classifier.data.layouts import detect_layout
 from photo_classifier.data.samples import Sample
-from photo_classifier.data.tables import USUAL, Columns, Table, is_table_name
+from photo_classifier.data.table_columns import USUAL, Columns
+from photo_classifier.data.table_files import SURE, is_table_name
+from photo_classifier.data.tables import ONE_LABEL, Table
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.text import pluralize
@@ -45,10 +48,16 @@ def _samples_of(name: str, class_names: Sequence[str], columns: Columns) -> Iter
     if name == STDIN:
         return (Sample(line) for line in stdin_names())
     # a file may be called a[1].jpg: an existing file is not a pattern
-    found = [name] if os.path.lexists(name) else sorted(glob.glob(name, recursive=True), key=nfc)
+    found = [name] if os.path.lexists(name) else _matches(name)
     if not found:
         return iter([Sample(name)])
     return (sample for path in found for sample in samples_at(path, class_names, columns))
+
+
+def _matches(pattern: str) -> list[str]:
+    """Returns what a pattern finds, except in folders of the system that it does not name."""
+    found = sorted(glob.glob(pattern, recursive=True), key=nfc)
+    return [path for path in found if all(is_visible(part) or part in pattern for part in Path(path).parts)]
 
 
 def samples_at(path: str, class_names: Sequence[str], columns: Columns = USUAL) -> Iterator[Sample]:
@@ -75,13 +84,13 @@ def samples_at(path: str, class_names: Sequence[str], columns: Columns = USUAL) 
 
 def _in_folder(folder: str, class_names: Sequence[str], columns: Columns) -> Iterator[Sample]:
     label_of, is_empty = _label_of(folder, class_names, columns), True
-    others, locked = Counter(), {}
-    for path in walk_images(folder, others, locked):
+    others, unread = Counter(), {}
+    for path in walk_images(folder, others, unread):
         is_empty = False
-        yield Sample(path, label_of(path), reason=locked.pop(path, ""))
+        yield Sample(path, label_of(path), reason=unread.pop(path, ""))
     if is_empty:
         say(f"{folder}: contains no images")
-    if others := {ending: n for ending, n in others.items() if not is_table_name(ending)}:
+    if others := {ending: n for ending, n in others.items() if ending not in SURE}:
         say(f"{folder}: {others_text(others)}")
 
 
@@ -116,22 +125,27 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns) -> Iterat
     table = Table(file, columns)
     table.require("path")
     root = os.path.dirname(file) or "."
-    find, known, unknown = FileFinder(root), set(class_names), Counter()
+    find, known, unknown, faults = FileFinder(root), set(class_names), Counter(), Counter()
     for row in table.rows():
-        path, reason = None, ""
+        path, reason = None, "" if row.path else f"line {row.line} of {file} has no {table.path}"
         try:
-            path = find(row.path)
+            path = find(row.path) if row.path else None
         except UserError as error:
             reason = str(error)
         path = path or os.path.normpath(os.path.join(root, row.path))
-        yield Sample(path, row.label if row.label in known else None, reason=reason)
-        if row.label and row.label not in known:
-            unknown[row.label] += 1
-    if unknown:
+        names = (row.label, f"{row.label}.0")  # older checkpoints have numbers as they were written
+        label = next((name for name in names if name in known), None)
+        yield Sample(path, label, reason=reason)
+        unknown[row.label] += bool(row.label and not row.fault) and label is None
+        faults[row.fault] += "labels (" in row.fault
+    if unknown := +unknown:
         names = ", ".join(name for name, _ in unknown.most_common(3))
         say(f"{file}: ignored {pluralize(unknown.total(), 'label')} without a matching class ({names})")
-    for note in find.notes():
-        say(f"{file}: {note}")
+    if faults := +faults:
+        example = faults.most_common(1)[0][0]
+        say(f"{file}: ignored the labels of {pluralize(faults.total(), 'line')}, one {example}; {ONE_LABEL}")
+    for note in table.notes() + find.notes():
+        say(note if note.startswith(file) else f"{file}: {note}")
 
 
 def stdin_names() -> Iterator[str]:

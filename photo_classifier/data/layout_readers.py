@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from photo_classifier.data.file_finder import FileFinder
-from photo_classifier.data.image_files import Listing, nfc, walk_images
-from photo_classifier.data.samples import Sample, split_of
-from photo_classifier.data.tables import Row, Table, is_table_name
+from photo_classifier.data.image_files import Listing, ending_of, nfc, walk_images
+from photo_classifier.data.samples import Sample
 from photo_classifier.runtime.errors import UserError
 
 EXPECTED = (
@@ -24,8 +22,9 @@ class LayoutReader(Protocol):
     """Reads the labelled images of one layout.
 
     `name` is what the user calls the data. After `samples` has run, `others` counts the files that are not
-    images, by ending, `left_out` lists images without a label, `missing` lists images that do not exist, and `empty`
-    lists class folders without images.
+    images, by ending, `left_out` lists images without a label, `missing` lists images that do not exist, `empty` lists
+    class folders without images, and `unread` gives the reasons for files of a class that may hold a photo but are
+    not read.
     """
 
     root: str
@@ -34,6 +33,7 @@ class LayoutReader(Protocol):
     left_out: list[str]
     missing: list[str]
     empty: list[ClassFolder]
+    unread: dict[str, str]
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
         """Yields every labelled image with its split, which is empty if the data names none."""
@@ -43,6 +43,9 @@ class LayoutReader(Protocol):
 
     def label_of(self, path: str) -> str | None:
         """Returns the label of an image below the folder, or None."""
+
+    def notes(self) -> list[str]:
+        """Returns what the user should know of how the data was read."""
 
 
 def sample_key(path: str, root: str) -> str:
@@ -67,20 +70,35 @@ class FolderReader:
         self.left_out: list[str] = []
         self.missing: list[str] = []
         self.empty: list[ClassFolder] = []
+        self.unread: dict[str, str] = {}
         self._by_folder: dict[str, ClassFolder | None] = {place.folder: place for place in places}
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
-        """Yields the images sorted by name, in one walk over the folder."""
-        used = set()
-        for path in walk_images(self.root, self.others):
+        """Yields the images sorted by name, in one walk over the folder.
+
+        Raises:
+            UserError: a folder cannot be read.
+        """
+        used, found = set(), {}
+        for path in walk_images(self.root, self.others, found):
             place = self._class_folder_of(os.path.dirname(path))
-            if place is None:
+            if path in found:
+                self._pass_over(path, found.pop(path), place)
+            elif place is None:
                 self.left_out.append(path)
             else:
                 used.add(place)
                 label = place.label if place.label is not None else flat_class(path)
                 yield place.split, Sample(path, label, sample_key(path, self.root))
         self.empty = [place for place in self.places if place not in used]
+
+    def _pass_over(self, path: str, reason: str, place: ClassFolder | None) -> None:
+        if os.path.isdir(path):  # and may hold any number of images
+            raise UserError(reason)
+        if place is None:
+            self.others[ending_of(path) or "no ending"] += 1
+        else:
+            self.unread[path] = reason
 
     def labels(self) -> set[str]:
         """Returns the names of the class folders and the classes that files are named after."""
@@ -91,6 +109,10 @@ class FolderReader:
         """Returns the label of the nearest class folder above the image."""
         place = self._class_folder_of(os.path.dirname(path))
         return None if place is None else place.label if place.label is not None else flat_class(path)
+
+    def notes(self) -> list[str]:
+        """Returns nothing: names of folders and files leave nothing to guess."""
+        return []
 
     def _class_folder_of(self, folder: str) -> ClassFolder | None:
         if folder not in self._by_folder:
@@ -118,81 +140,3 @@ def flat_classes(here: Listing) -> set[str]:
             return set()
         classes.add(found)
     return classes
-
-
-class TableReader:
-    """A `LayoutReader` for images that a table lists with their labels.
-
-    Args:
-        tables: one per split; for `""` a column may name the splits.
-        root: the folder that the paths are relative to.
-        is_whole: also reports the images below `root` that no line lists.
-    """
-
-    def __init__(self, tables: Mapping[str, Table], root: str, is_whole: bool = False) -> None:
-        self.tables, self.root, self.is_whole = tables, root, is_whole
-        self.name = root if is_whole else next(iter(tables.values())).file
-        self.others: Counter[str] = Counter()
-        self.left_out: list[str] = []
-        self.missing: list[str] = []
-        self.empty: list[ClassFolder] = []
-        self.find = FileFinder(root)
-        self._labels: dict[str, str] | None = None
-
-    def samples(self) -> Iterator[tuple[str, Sample]]:
-        """Yields the images in the order of the table.
-
-        Raises:
-            UserError: a cell is empty, or a path is listed twice.
-        """
-        seen: dict[str, str] = {}
-        for split, table in self.tables.items():
-            has_splits = not split and _has_splits(table)
-            for row in table.rows():
-                here = f"line {row.line} of {table.file}"
-                if not row.path.strip() or not row.label:
-                    what = table.label if row.path.strip() else table.path
-                    raise UserError(f"{here} has no {what}; fill it in, or remove the line")
-                found = self.find(row.path)
-                path = found or os.path.normpath(os.path.join(self.root, row.path))
-                if path in seen:
-                    raise UserError(f"{row.path!r} is in {seen[path]} and in {here}; remove one")
-                seen[path] = here
-                self.missing += [] if found else [row.path]
-                yield (split_of(row.split) if has_splits else split), self._sample(path, row)
-        if self.is_whole:
-            self._count_the_rest(seen)
-
-    def _sample(self, path: str, row: Row) -> Sample:
-        below = os.path.normpath(self.root) if self.root != "." else ""
-        is_below = path.startswith(os.path.join(below, "")) if below else not (os.path.isabs(path) or path[:2] == "..")
-        key = sample_key(path, below) if is_below else nfc(row.path).replace("\\", "/")
-        return Sample(path, row.label, key, row.group)
-
-    def _count_the_rest(self, seen: Mapping[str, str]) -> None:
-        others: Counter[str] = Counter()
-        self.left_out += [path for path in walk_images(self.root, others) if os.path.normpath(path) not in seen]
-        self.others += Counter({ending: n for ending, n in others.items() if not is_table_name(ending)})
-
-    def labels(self) -> set[str]:
-        """Returns the values of the label column."""
-        return {row.label for table in self.tables.values() if table.label for row in table.rows() if row.label}
-
-    def label_of(self, path: str) -> str | None:
-        """Returns the label in the line that lists this file, or None."""
-        if self._labels is None:
-            rows = (row for table in self.tables.values() for row in table.rows())
-            found = ((self.find.find_unambiguous(row.path), row.label) for row in rows)
-            self._labels = {path: label for path, label in found if path and label}
-        return self._labels.get(os.path.normpath(path))
-
-
-def _has_splits(table: Table) -> bool:
-    """Returns whether the column `split` names splits, rather than fold numbers, for example."""
-    if not table.split:
-        return False
-    wrong = next((row for row in table.rows() if not split_of(row.split)), None)
-    if wrong and any(split_of(row.split) for row in table.rows()):
-        where = f"line {wrong.line} of {table.file}"
-        raise UserError(f"{where} has the split {wrong.split!r}; expected train, valid or test")
-    return wrong is None

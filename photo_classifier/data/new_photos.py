@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from photo_classifier.data.image_files import nfc
 from photo_classifier.data.samples import Sample, Splits
@@ -16,7 +16,14 @@ from photo_classifier.runtime.text import escape_surrogates
 T = TypeVar("T")
 
 SAMPLES = "samples.json"  # a run writes it beside its splits.csv
-SCHEMA = {"columns": [str], "splits": {str: object}, "files": {str: [(None, [int])]}}
+
+
+class SavedImages(TypedDict):
+    """What is read of `samples.json`: for each split the rows of its images, and size and time of their files."""
+
+    columns: list[str]
+    splits: dict[str, Any]
+    files: dict[str, list[list[int] | None]]
 
 
 def find_moved(file: str, gone: Sequence[str], unlisted: Sequence[Sample]) -> dict[str, Sample]:
@@ -46,12 +53,12 @@ def find_moved(file: str, gone: Sequence[str], unlisted: Sequence[Sample]) -> di
 def _states_of_run(folder: str) -> dict[str, tuple[int, ...]]:
     """Returns size and modification time of each image when the run began, by its path."""
     content = read_json(os.path.join(folder, SAMPLES))
-    if first_mismatch(content, SCHEMA) or "path" not in content["columns"]:
+    if first_mismatch(content, SavedImages) or "path" not in content["columns"]:
         return {}
     column, states = content["columns"].index("path"), {}
     for split, files in content["files"].items():
         rows = content["splits"].get(split)
-        if not first_mismatch(rows, [[object]]):
+        if not first_mismatch(rows, list[list]):
             known = zip(rows, files, strict=False)
             known = [(row[column], state) for row, state in known if state and len(row) > column]
             states |= {escape_surrogates(str(path)): tuple(state) for path, state in known}

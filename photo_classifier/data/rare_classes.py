@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
+from photo_classifier.data.image_files import what_is_in
 from photo_classifier.data.layout_readers import ClassFolder
 from photo_classifier.data.samples import Parts
 from photo_classifier.runtime.errors import UserError
@@ -71,7 +72,11 @@ def _refuse_empty_classes(parts: Parts, empty: Sequence[ClassFolder]) -> None:
         is_needed = any(place.split == "train" and place.label in labels for place in empty)
         advice += [*["remove what is no class"] * (not is_needed), "leave out the classes without any (--min_images 1)"]
     what = "look like classes but contain" if len(empty) > 1 else "looks like a class but contains"
-    raise UserError(f"{_names_text([place.folder for place in empty])} {what} no images; {', or '.join(advice)}")
+    holds = {place.folder: what_is_in(place.folder).replace(";", ",") for place in empty}
+    others = [f"{folder} {text}" for folder, text in holds.items() if " but " in text]
+    names = _names_text([place.folder for place in empty])
+    shown = f" ({_names_text(others)})" if others else ""
+    raise UserError(f"{names} {what} no images{shown}; {', or '.join(advice)}")
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 def split_title(name: str) -> str:
@@ -12,9 +13,12 @@ def split_title(name: str) -> str:
 
 
 SPLIT_FOLDERS = {
-    "train": ("train", "training", "training_set"),
-    "valid": ("val", "valid", "validation", "validation_set", "val_set"),
-    "test": ("test", "testing", "test_set"),
+    "train": ("train", "training", "training_set", "train_set", "trainset", "train_data", "training_data"),
+    "valid": (
+        *("val", "valid", "validate", "validation", "dev", "eval", "evaluation", "development", "valset", "validset"),
+        *("val_set", "valid_set", "validation_set", "dev_set", "eval_set", "val_data", "validation_data", "publictest"),
+    ),
+    "test": ("test", "testing", "test_set", "testset", "test_data", "testing_set", "testing_data", "privatetest"),
 }
 
 
@@ -45,11 +49,31 @@ class Splits:
     test: list[Sample] = field(repr=False)
     made: tuple[str, ...] = ()  # the splits that were taken from the training images here
     passed_over: Mapping[str, int] = field(default_factory=dict)  # number of files that are not images, by ending
+    unread: Mapping[str, str] = field(default_factory=dict)  # reasons, by path, for photos of other formats in a class
     notes: tuple[str, ...] = ()  # what else the user should know
 
     def by_name(self) -> dict[str, list[Sample]]:
         """Returns the splits that hold images, by name."""
         return {name: samples for name in SPLIT_FOLDERS if (samples := getattr(self, name))}
+
+    def pooled(self) -> Splits:
+        """Returns the splits of a run by folds: all images that are not test train, and validate by folds."""
+        pool = sorted([*self.train, *self.valid], key=lambda sample: (sample.label, sample.key))
+        return replace(self, train=pool, valid=pool)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether these are the splits of a run by folds."""
+        return self.valid is self.train
+
+    def training_counts(self) -> list[int]:
+        """Returns the number of training images of each class."""
+        counts = Counter(sample.label for sample in self.train)
+        return [counts[name] for name in self.class_names]
+
+    def title(self, name: str) -> str:
+        """Returns the name of a split for messages; what validates by folds is `out-of-fold`."""
+        return "out-of-fold" if self.is_pooled and name == "valid" else split_title(name)
 
     @property
     def held_out(self) -> str:
@@ -62,4 +86,5 @@ Parts = dict[str, list[Sample]]
 
 def split_of(name: str) -> str | None:
     """Returns the split that a folder or table cell of this name stands for, or None."""
-    return next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)
+    name = name.strip().lower().replace("-", "_").replace(" ", "_")
+    return next((split for split, names in SPLIT_FOLDERS.items() if name in names), None)

@@ -171,7 +171,7 @@ class _OnDisk:
     """Finds the file of a row on disk."""
 
     def __init__(self, file: str) -> None:
-        self.finders = [FileFinder("."), FileFinder(os.path.dirname(file) or ".")]
+        self.finders = [FileFinder(".", is_deep=False), FileFinder(os.path.dirname(file) or ".")]
 
     def __call__(self, row: Row) -> Sample | None:
         found = next((path for find in self.finders if (path := find(row.path))), None)

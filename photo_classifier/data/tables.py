@@ -2,63 +2,47 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from photo_classifier.data.image_files import is_image_name, nfc
-from photo_classifier.runtime.errors import UserError, choose
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-ENDINGS = (".csv", ".tsv")
-PATH_COLUMNS = (
-    "path file_path filepath image_path img_path file filename file_name file_dir image image_name image_id img photo "
-    "id_code id name 경로 파일 파일명 이미지"
-).split()
-LABEL_COLUMNS = (
-    "label labels class class_name category target species breed diagnosis disease dx y 라벨 레이블 분류 클래스".split()
+from photo_classifier.data.label_cells import ReadLabel, label_reader, names_of_numbers, one_hot_columns, one_hot_label
+from photo_classifier.data.samples import split_of
+from photo_classifier.data.table_columns import (
+    LABEL_COLUMNS,
+    PATH_COLUMNS,
+    SPLIT_COLUMNS,
+    USUAL,
+    Columns,
+    boolean_splits,
+    find_column,
 )
+from photo_classifier.data.table_files import LISTS, read_cells
+from photo_classifier.runtime.errors import UserError
 
-
-def is_table_name(name: str | Path) -> bool:
-    """Returns whether a file name has the ending of a table."""
-    return str(name).lower().endswith(ENDINGS)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The column names that the user gave; None means: look for one of the usual names."""
-
-    path: str | None = None
-    label: str | None = None
-    group: str | None = None
-
-    def first_flag(self) -> str | None:
-        """Returns the first flag that names a column."""
-        return next((f"--{kind}_column" for kind in ("path", "label", "group") if getattr(self, kind)), None)
-
-
-USUAL = Columns()
+ONE_LABEL = "this tool takes one label for each image"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table; cells that it lacks are empty."""
+    """One line of a table; cells that it lacks are empty. `fault` says why it has no label."""
 
     line: int
     path: str
     label: str
     group: str
     split: str
+    fault: str = ""
 
 
 class Table:
-    """A table with a header line, separated by commas, semicolons, tabs or bars, in UTF-8, UTF-16 or cp949.
+    """A table whose columns are known: CSV, Excel, JSON, or lines of a path and a label.
+
+    Without a label column, two or more columns of zeros and ones are the classes.
 
     Args:
         file: the table.
@@ -70,19 +54,32 @@ class Table:
 
     def __init__(self, file: str | Path, columns: Columns = USUAL) -> None:
         self.file = str(file)
-        self.encoding = _encoding(file)
-        self.delimiter = max(",;\t|", key=_first_line(file, self.encoding).count)
-        self.header = self._read_header()
-        self.path = self._column("path", columns.path, PATH_COLUMNS)
-        self.label = self._column("label", columns.label, LABEL_COLUMNS)
-        self.group = self._column("group", columns.group, ("group",))
-        self.split = self._column("split", None, ("split",))
+        self.cells = read_cells(self.file)
+        self.header = self.cells.header
+        usual = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS, "group": ("group",), "split": SPLIT_COLUMNS}
+        self.path, self.label, self.group, self.split = (
+            find_column(f"{file}: --{kind}_column", self.header, getattr(columns, kind), names)
+            for kind, names in usual.items()
+        )
+        self.label = self.label or self._only_other_column()
+        self._is_split_given = bool(columns.split)
+        used = {self.path, self.group, self.split}
+        self.one_hot = [] if self.label else one_hot_columns(self.header, self.cells.lines, used)
 
-    def _column(self, kind: str, given: str | None, usual: Sequence[str]) -> str | None:
-        if given:
-            return choose(f"{self.file}: --{kind}_column", given, self.header)
-        by_name = {name.lower(): name for name in reversed(self.header)}
-        return next((by_name[name] for name in usual if name in by_name), None)
+    def _only_other_column(self) -> str | None:
+        """Returns the column beside that of the paths in a table of two, if its cells repeat as labels do."""
+        others = [name for name in self.header if name not in (self.path, self.group, self.split)]
+        is_pair = self.path and len(self.header) == 2 and len(others) == 1
+        return others[0] if is_pair and len(set(self.cells.of(others[0]))) <= len(self.cells.lines) / 2 else None
+
+    def is_result(self) -> bool:
+        """Returns whether predict.py wrote it."""
+        return list(self.header[:3]) == ["file_dir", "predict", "probability"]
+
+    def lists_images(self) -> bool:
+        """Returns whether the first lines name images, as a text or JSON file of something else does not."""
+        paths = [row.path for row in itertools.islice(self.rows(), 20)] if self.path else []
+        return any(is_image_name(os.path.basename(path)) for path in paths)
 
     def require(self, *kinds: str) -> None:
         """Checks that the table has columns of these kinds, such as `path` and `label`.
@@ -90,94 +87,69 @@ class Table:
         Raises:
             UserError: one is missing; the message says which flag names it.
         """
-        if missing := [kind for kind in kinds if getattr(self, kind) is None]:
-            has_no_header = any(map(is_image_name, self.header))
-            hint = "; its first line must name the columns, for example path,label" if has_no_header else ""
-            flags = " and ".join(f"the {kind} column with --{kind}_column" for kind in missing)
-            raise UserError(f"{self.file} has the columns {', '.join(self.header)}; name {flags}{hint}")
+        missing = [kind for kind in kinds if not getattr(self, kind) and not (kind == "label" and self.one_hot)]
+        if missing:
+            raise UserError(f"{self.file} {self._lacks(missing, is_all=len(missing) == len(kinds))}")
+
+    def _lacks(self, missing: Sequence[str], is_all: bool) -> str:
+        if is_all and self.file.lower().endswith(LISTS):
+            return (
+                "is no list of images and labels; expected lines such as `a.jpg cat`, or a first line that names the "
+                "columns, such as path,label"
+            )
+        flags = " and ".join(f"the {kind} column with --{kind}_column" for kind in missing)
+        if self.cells.first:
+            return f"has no header line; its columns are called {self.cells.first_line()}; name {flags}"
+        hint = "; if these are no names of columns, add a line above them that names them, such as path,label"
+        is_doubtful = is_all and any(map(str.isdigit, "".join(self.header)))
+        return f"has the columns {', '.join(self.header)}; name {flags}{hint if is_doubtful else ''}"
 
     def description(self) -> str:
         """Returns the file name and the columns that are read, for the console."""
-        names = (self.path, self.label, self.group and f"groups by {self.group}", self.split)
+        label = f"a column of zeros and ones for each of {len(self.one_hot)} classes" if self.one_hot else self.label
+        split = self.split and (self.split if self.split.lower() == "split" else f"splits by {self.split}")
+        names = (self.path, label, self.group and f"groups by {self.group}", self.has_splits and split)
         return f"{os.path.basename(self.file)}: {', '.join(name for name in names if name)}"
 
+    def notes(self) -> list[str]:
+        """Returns what was guessed of the file: its columns, its encoding, the names of numbered classes."""
+        found = [f"{self.file} {note}" for note in self.cells.notes()]
+        if self.split and not self.has_splits and any(split_of(row.split) for row in self.rows()):
+            found.append(f"{self.file}: {self.split} does not split, as not all of its cells are train, val or test")
+        names = self._names_of_numbers[0]
+        return found + ([f"{self.file}: {names} gives the names of its numbers"] if names else [])
+
     def rows(self) -> Iterator[Row]:
-        """Yields the lines in order, without the blank ones.
+        """Yields the lines in order, without the blank ones."""
+        booleans = boolean_splits(self.split, self.cells.of(self.split)) if self.split else {}
+        columns = [self.header.index(name) if name else None for name in (self.path, self.group, self.split)]
+        for number, cells in self.cells.lines:
+            if any(cells):
+                path, group, split = ("" if column is None else cells[column] for column in columns)
+                label, fault = self._label_of(cells)
+                yield Row(number, path, label, nfc(group), booleans.get(split.lower(), nfc(split)), fault)
 
-        Raises:
-            UserError: a line has more cells than the header, or the table cannot be read.
+    def _label_of(self, cells: Sequence[str]) -> tuple[str, str]:
+        if self.one_hot:
+            return one_hot_label([self.header[n] for n in self.one_hot], [cells[n] for n in self.one_hot])
+        return self._read_label(cells[self.header.index(self.label)]) if self.label else ("", "has no label")
+
+    @cached_property
+    def _read_label(self) -> ReadLabel:
+        return label_reader(self.cells.of(self.label), self._names_of_numbers[1])
+
+    @cached_property
+    def _names_of_numbers(self) -> tuple[str, dict[str, str]]:
+        is_numbered = self.label and (self.cells.first or self.label.lower().endswith("_id"))
+        return names_of_numbers(os.path.dirname(self.file), set(self.cells.of(self.label))) if is_numbered else ("", {})
+
+    @cached_property
+    def has_splits(self) -> bool:
+        """Whether the split column divides the images: it does if it was named, or names nothing but splits.
+
+        One that is called `split` may also have wrong cells, which are faults.
         """
-        columns = [
-            self.header.index(name) if name else None for name in (self.path, self.label, self.group, self.split)
-        ]
-        lines = self._read(names=range(len(self.header))).itertuples(index=False, name=None)
-        next(lines, None)
-        for number, cells in enumerate(lines, start=2):
-            if any(cell.strip() for cell in cells):
-                path, *others = ("" if column is None else cells[column] for column in columns)
-                yield Row(number, path, *(nfc(cell.strip()) for cell in others))
-
-    def _read_header(self) -> list[str]:
-        first = self._read(nrows=1)
-        header = [cell.strip() for cells in first.itertuples(index=False, name=None) for cell in cells]
-        if not any(header):
-            raise UserError(f"{self.file} is empty; expected a header line that names its columns, such as path,label")
-        return header
-
-    def _read(self, **options: object) -> pd.DataFrame:
-        """Reads the cells as strings, header line included, so that the row number is the line number."""
-        import pandas as pd
-
-        try:
-            return pd.read_csv(
-                self.file,
-                sep=self.delimiter,
-                encoding=self.encoding,
-                header=None,
-                dtype=object,
-                na_filter=False,
-                skipinitialspace=True,
-                skip_blank_lines=False,
-                low_memory=False,  # reading in chunks, pandas 2 misses a too long line at the start of a chunk
-                **options,
-            )
-        except pd.errors.EmptyDataError:
-            return pd.DataFrame()
-        except UnicodeError as error:
-            raise UserError(f"{self.file} is not a text file; save the table as CSV") from error
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else _parser_reason(str(error))
-            raise UserError(f"{self.file} cannot be read as a table: {reason}") from error
-
-
-def _parser_reason(message: str) -> str:
-    """Rewrites a message of pandas so that it says how to fix the table."""
-    if match := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message):
-        return (
-            f"line {match[2]} has {match[3]} cells but its header has {match[1]}; "
-            'put a cell that contains the separator in quotes: "a, b.jpg"'
-        )
-    if match := re.search(r"EOF inside string starting at row (\d+)", message):
-        return f'line {int(match[1]) + 1} opens a quote that is never closed; close it, or write " as """"'
-    return " ".join(message.split())
-
-
-def _first_line(file: str | Path, encoding: str) -> str:
-    with open(file, encoding=encoding, newline="", errors="replace") as text:
-        return text.readline(1 << 16)
-
-
-def _encoding(file: str | Path) -> str:
-    """Returns UTF-8 with or without BOM, UTF-16 with one (Excel writes both), else cp949 (older Korean programs)."""
-    try:
-        with open(file, "rb") as raw:
-            if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-                return "utf-16"
-        with open(file, encoding="utf-8", newline="") as text:
-            while text.read(1 << 20):
-                pass
-        return "utf-8-sig"
-    except UnicodeDecodeError:
-        return "cp949"
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}; expected a CSV file with a header line") from error
+        if not self.split or self._is_split_given:
+            return bool(self.split)
+        found = {split_of(row.split) for row in self.rows()}
+        return "train" in found if None not in found else self.split.lower() == "split" and len(found) > 1

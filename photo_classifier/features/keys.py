@@ -22,8 +22,11 @@ from photo_classifier.models.inference import Engine
 PACKAGE = Path(__file__).parents[1]
 CODE = (
     "data/batches",
+    "data/colours",
     "data/decoding",
+    "data/pixels",
     "data/preprocess",
+    "data/unended_jpeg",
     "models/backbones",
     "models/classifier",
     "models/folding",
@@ -44,7 +47,8 @@ def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
         "batch_size": engine.batch_size,
         "processors": list(processors),
         # timm is not imported just for its version: that takes most of a second
-        "versions": [str(torch.__version__), str(torchvision.__version__), *map(version, ("timm", "pillow"))],
+        "versions": [str(torch.__version__), str(torchvision.__version__)]
+        + [version(name) for name in ("timm", "pillow", "pillow_heif")],
         "code": [_hash_file(PACKAGE / f"{name}.py") for name in CODE],
         # two networks can have the same weights and differ in padding, activation or number of heads
         "layers": [

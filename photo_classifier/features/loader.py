@@ -25,10 +25,15 @@ class SplitFeatures:
     locations: torch.Tensor
     bad: list[tuple[int, str]]
 
-    def loader(self, batch_size: int) -> FeatureLoader:
-        """Returns a loader of batches in the same addressed order as the images' own loader."""
-        ranks = launcher.rank_and_world_size()
-        return FeatureLoader(self, AddressedSampler(len(self.locations), batch_size, self.dataset.seed, ranks))
+    def loader(self, batch_size: int, only: Sequence[int] | None = None) -> FeatureLoader:
+        """Returns a loader of batches in the same addressed order as the images' own loader.
+
+        Args:
+            only: loads these samples, as if they were the whole split.
+        """
+        indices = torch.tensor(range(len(self.locations)) if only is None else only, dtype=torch.int64)
+        sampler = AddressedSampler(len(indices), batch_size, self.dataset.seed, launcher.rank_and_world_size())
+        return FeatureLoader(self, sampler, indices)
 
     def rows(self, indices: Sequence[int], view: int = 0) -> torch.Tensor:
         """Returns the features of those samples, (n, ...); all of them must be readable."""
@@ -37,10 +42,11 @@ class SplitFeatures:
 
 @dataclass
 class FeatureLoader:
-    """Batches of stored features; epoch `e` has view `e mod n_views`."""
+    """Batches of stored features of the samples of those indices; epoch `e` has view `e mod n_views`."""
 
     features: SplitFeatures
     batch_sampler: AddressedSampler
+    indices: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -49,9 +55,10 @@ class FeatureLoader:
         dataset, locations = self.features.dataset, self.features.locations
         for batch in self.batch_sampler:
             addresses = torch.tensor(batch, dtype=torch.int64).view(-1, 2)  # epoch and index of each
-            rows = locations[addresses[:, 1], addresses[:, 0] % locations.shape[1]]
+            indices = self.indices[addresses[:, 1]]
+            rows = locations[indices, addresses[:, 0] % locations.shape[1]]
             is_good = rows[:, 0] >= 0
-            indices, rows = addresses[is_good, 1], rows[is_good]
+            indices, rows = indices[is_good], rows[is_good]
             labels = torch.tensor([dataset.label_of(index) for index in indices.tolist()], dtype=torch.int64)
             # A batch without any readable image still counts: a resumed run continues by the number of batches.
             features = gather_rows(self.features.shards, rows) if len(rows) else torch.empty(0)

@@ -21,6 +21,7 @@ from photo_classifier.models import pretrained
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.files import read_json
 from photo_classifier.runtime.plain_values import Finite, Positive, first_mismatch
+from photo_classifier.runtime.signals import resource_hint
 
 if TYPE_CHECKING:
     from torchvision.transforms._presets import ImageClassification
@@ -188,6 +189,8 @@ def _build_timm(backbone: Backbone, image_size: int | None) -> tuple[nn.Module, 
         if not net.num_classes:  # built without a head
             net = timm.create_model(backbone.name, pretrained=False, num_classes=1000, **options)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if resource_hint(error):
+            raise
         raise UserError(f"timm cannot build timm/{backbone.name}: {error}") from error
     config = net.pretrained_cfg
     preprocess = _timm_preprocess(config)

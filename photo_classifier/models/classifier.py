@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable
 
@@ -30,6 +31,7 @@ class Classifier(nn.Module):
         self.preprocess = preprocess
         self.frozen: list[nn.Module] = []
         _train_depthwise_in_fp32(net)
+        _train_narrow_convolutions_unstrided(net)
         for name, values in (("_mean", preprocess.mean), ("_std", preprocess.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
 
@@ -111,6 +113,11 @@ def is_wholly_frozen(model: Classifier) -> bool:
     return not changing
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Returns whether a network has batch norm, frozen or not."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
 def count_parameters(model: Classifier) -> tuple[int, int]:
     """Returns the number of all parameters and of those that train."""
     sizes = [(p.numel(), p.requires_grad) for p in model.net.parameters()]
@@ -134,3 +141,32 @@ def _forward_in_fp32(module: nn.Module, forward: Callable, inputs: torch.Tensor)
         return forward(module, inputs)
     with torch.autocast("cpu", enabled=False):
         return forward(module, inputs.float())
+
+
+NARROW = 16  # channels in one block of oneDNN's widest code; its fault is in blocks of 8
+
+
+def _train_narrow_convolutions_unstrided(net: nn.Module) -> None:
+    """Makes 1x1 convolutions of few channels train without their stride on the CPU.
+
+    oneDNN's code for AVX2 computes the gradient of their weights past the end of its workspace if the memory is
+    channels-last: the process crashes or, with several threads, learns from wrong gradients (oneDNN issue 6035).
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and _is_narrow_and_strided(module):
+            module.forward = functools.partial(_forward_unstrided, module, type(module).forward)
+
+
+def _is_narrow_and_strided(conv: nn.Conv2d) -> bool:
+    is_pointwise = conv.kernel_size == (1, 1) and conv.padding in ((0, 0), "valid")
+    return is_pointwise and conv.stride != (1, 1) and conv.groups == 1 and conv.in_channels < NARROW
+
+
+def _forward_unstrided(module: nn.Conv2d, forward: Callable, inputs: torch.Tensor) -> torch.Tensor:
+    """Computes the same from the pixels that the stride leaves."""
+    if inputs.device.type != "cpu" or not torch.is_grad_enabled():
+        return forward(module, inputs)
+    unstrided = copy.copy(module)  # shares the parameters
+    unstrided.stride = (1, 1)
+    down, across = module.stride
+    return forward(unstrided, inputs[..., ::down, ::across])

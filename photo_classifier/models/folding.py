@@ -6,13 +6,13 @@ import contextlib
 import copy
 import functools
 from collections import Counter
-from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from photo_classifier.models.classifier import REFUSALS, Classifier
+from photo_classifier.runtime.device import exact_fp32
 from photo_classifier.runtime.signals import resource_hint
 
 FOLD_TOLERANCE = 1e-3  # of the largest logit: folding only rounds, while a wrong pair is off by far more
@@ -69,7 +69,7 @@ def folds_correctly(model: Classifier, pairs: list[tuple[str, str]]) -> bool:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=generator)
     images = images.to(next(plain.parameters()).device)
-    with torch.inference_mode(), _exact_fp32():
+    with torch.inference_mode(), exact_fp32():
         expected = plain(images)
         try:
             actual = folded(images)
@@ -82,18 +82,6 @@ def folds_correctly(model: Classifier, pairs: list[tuple[str, str]]) -> bool:
 
 def _has_statistics(module: nn.Module) -> bool:
     return isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
-
-
-@contextlib.contextmanager
-def _exact_fp32() -> Iterator[None]:
-    """Makes GPUs compute in true fp32: the rounding of TF32, their default, exceeds the tolerance."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _with_random_statistics(model: Classifier) -> Classifier:

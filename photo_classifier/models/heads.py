@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.seeding import seeded_rng
 from photo_classifier.runtime.text import pluralize
 
 
@@ -42,6 +43,13 @@ class HeadModule(nn.Module):
     def __init__(self, head: nn.Module, tail: nn.Module) -> None:
         super().__init__()
         self.head, self.tail = head, tail
+
+    def reset(self, seed: int, number: int) -> None:
+        """Draws the weights of the head anew, by the seed and a number."""
+        with seeded_rng(seed, "head", number):
+            for module in self.head.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Computes logits, fp32 (n, classes), from the output of `Classifier.features`, (n, ...)."""

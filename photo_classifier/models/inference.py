@@ -14,7 +14,7 @@ from torch import nn
 from photo_classifier.models.classifier import Classifier
 from photo_classifier.models.folding import find_pairs, fold, folds_correctly
 from photo_classifier.models.heads import HeadModule
-from photo_classifier.runtime.device import to_device
+from photo_classifier.runtime.device import exact_fp32, to_device
 
 
 class Engine:
@@ -135,6 +135,6 @@ def run_in_fixed_batches(
             batch = torch.cat([batch, batch.new_zeros(batch_size - n, *batch.shape[1:])])
         order = torch.channels_last if batch.dim() == 4 else torch.contiguous_format
         batch = to_device(batch, device, memory_format=order)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with exact_fp32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             outputs.append(compute(batch)[:n])
     return torch.cat(outputs) if len(outputs) != 1 else outputs[0]

@@ -14,6 +14,7 @@ import torch
 from photo_classifier.models import foreign_values
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import atomic_write
+from photo_classifier.runtime.signals import resource_hint
 
 NO_WEIGHTS = "not a PyTorch file; give a checkpoint of this tool, or a .pth or .safetensors file of weights"
 
@@ -36,10 +37,12 @@ def read(path: str | Path, mmap: bool = False) -> dict:
         raise UserError(_refused(path)) from error
     except PermissionError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (UserError, MemoryError):  # running out of memory is not the file's fault
+    except UserError:
         raise
     # A damaged or hostile file can make the readers raise anything, and it always means the same.
     except Exception as error:
+        if resource_hint(error):  # not the file's fault
+            raise
         raise UserError(_damaged(path)) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict or a checkpoint")

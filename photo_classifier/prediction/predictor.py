@@ -22,6 +22,7 @@ from photo_classifier.data.batches import (
     Batch,
     SampleDataset,
     StreamBatchSampler,
+    batch_bytes,
     collate,
     worker_options,
 )
@@ -102,7 +103,11 @@ class Predictor:
             collate_fn=collate,
             pin_memory=self.engine.device.type == "cuda",
             # with a single batch there is nothing to decode meanwhile
-            **worker_options(n_batches, 0 if n_batches < 2 and self.n_workers is None else self.n_workers),
+            **worker_options(
+                n_batches,
+                0 if n_batches < 2 and self.n_workers is None else self.n_workers,
+                batch_bytes(dataset.preprocess, self.engine.batch_size),
+            ),
         )
         for batch in loader:
             yield self._predict_batch(batches.handed_out.popleft(), batch)

@@ -15,9 +15,12 @@ from photo_classifier.runtime import launcher
 from photo_classifier.runtime.distributed import all_reduce
 
 
-def wrap_ddp(model: nn.Module, device: torch.device, sync_batch_norm: bool = False) -> nn.Module:
+def wrap_ddp(
+    model: nn.Module, device: torch.device, sync_batch_norm: bool = False, in_passes: bool = False
+) -> nn.Module:
     """Returns the model for training, whose gradients are averaged over all processes.
 
+    With `in_passes` that is left to `average_gradients`, after the last pass of a step.
     A process whose slice of a batch is empty gets `(0, 1)` logits and contributes gradients of zero.
     With `sync_batch_norm`, trained batch norm normalises over the whole batch (GPUs only).
     """
@@ -25,12 +28,29 @@ def wrap_ddp(model: nn.Module, device: torch.device, sync_batch_norm: bool = Fal
         return model
     if sync_batch_norm:
         model = with_sync_batch_norm(model)
+    if in_passes:
+        broadcast_model(model)
+        return _Slice(model)
     devices = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():
         # newer releases of torch rename the option, older ones know only this name
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         # each process keeps its own statistics until `average_statistics`
         return nn.parallel.DistributedDataParallel(_Slice(model), devices, broadcast_buffers=False, static_graph=True)
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Averages gradients that were added up over several passes, which DistributedDataParallel does in each of them.
+
+    Its `no_sync` does not work with a static graph.
+    """
+    if launcher.world_size() == 1:
+        return
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    mean = all_reduce(torch.cat([grad.flatten() for grad in own])) / launcher.world_size()
+    for grad, values in zip(own, mean.split([grad.numel() for grad in own]), strict=True):
+        grad.copy_(values.view_as(grad))
 
 
 def with_sync_batch_norm(model: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ from photo_classifier.runtime.launcher import is_main
 NAMES = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
+STEP_SECONDS = 30.0  # how long a stop waits for the end of a step, which may never come
 
 
 class Stopped(BaseException):
@@ -50,9 +52,12 @@ def handle_signals() -> Iterator[None]:
     # nohup ignores SIGHUP, and that must stay so
     wanted = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN or s in (signal.SIGINT, signal.SIGTERM)]
     before = {s: signal.signal(s, _on_signal) for s in wanted}
+    if CAN_WAKE:
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _on_overdue)
     try:
         yield
     finally:
+        _wake_after(0)
         for s, handler in before.items():
             signal.signal(s, handler if handler is not None else signal.SIG_DFL)
 
@@ -66,10 +71,27 @@ def _on_signal(signum: int, _frame: object) -> None:
     _SignalState.signum = signum
     if not _SignalState.is_deferred:
         raise Stopped(signum)
+    _wake_after(STEP_SECONDS)
     if not is_main():
         return
     with contextlib.suppress(OSError):  # not sys.stderr, which the signal may have interrupted
         os.write(2, b"stopping after this step; press Ctrl-C again to stop at once\n")
+
+
+CAN_WAKE = hasattr(signal, "setitimer")  # not on Windows
+
+
+def _wake_after(seconds: float) -> None:
+    """Makes `_on_overdue` run after that time; 0 for never."""
+    if CAN_WAKE:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _on_overdue(_signum: int, _frame: object) -> None:
+    if os.getpid() == _SignalState.pid and _SignalState.is_deferred:
+        with contextlib.suppress(OSError):
+            os.write(2, b"the step does not end; stopping without it\n")
+        raise_stopped()
 
 
 @contextlib.contextmanager
@@ -84,8 +106,11 @@ def defer_signals() -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Returns whether a signal came."""
-    return _SignalState.signum is not None
+    """Returns whether a signal came; called at the end of a step, which a stop no longer waits for."""
+    if _SignalState.signum is None:
+        return False
+    _wake_after(0)
+    return True
 
 
 def exit_if_requested() -> None:
@@ -101,7 +126,7 @@ def raise_stopped() -> None:
 
 def raise_if_requested() -> None:
     """Raises `Stopped` if a signal came."""
-    if _SignalState.signum is not None:
+    if stop_requested():
         raise Stopped(_SignalState.signum)
 
 
@@ -120,21 +145,29 @@ def init_worker(_worker_id: int = 0) -> None:
             os._exit(1)
 
 
-def resource_hint(error: Exception) -> str:
-    """Returns advice if an error means that memory ran out, here or in a worker; otherwise an empty string."""
+def resource_hint(error: BaseException) -> str:
+    """Returns advice if an error means that memory, files or processes ran out, here or in a worker; otherwise ""."""
     text = str(error)
-    if "DataLoader worker" in text:
-        if "Bus error" in text or "shared memory" in text:
-            return "the worker processes ran out of shared memory; give --n_workers 0, or raise its limit"
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text or "too many open files" in text:
+        return "too many files are open; give a lower --n_workers, or 0, or raise the limit with `ulimit -n 4096`"
+    if number == errno.EAGAIN or "can't start new thread" in text:
+        return (
+            "the system starts no more processes or threads; give a lower --n_workers, or 0, or raise the limit with "
+            "`ulimit -u`"
+        )
+    if "DataLoader worker" in text and ("Bus error" in text or "shared memory" in text):
+        return "the worker processes ran out of shared memory; give --n_workers 0, or raise its limit"
+    # of a GPU (also from its libraries, such as CUBLAS_STATUS_ALLOC_FAILED), of Linux, of Windows
+    words = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "not enough memory")
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(some in text for some in words):
+        whose = "the GPU's memory" if any(some in text for some in ("CUDA", "_ALLOC_FAILED", "MPS")) else "memory"
+        return f"{whose} ran out; give a smaller --batch_size, or train with a smaller --image_size or --head_hidden"
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
         return (
             "the system ended a worker process, most often because memory ran out; fewer workers need less memory: "
             "give a lower --n_workers, or 0"
         )
-    # of a GPU (also from its libraries, such as CUBLAS_STATUS_ALLOC_FAILED), of Linux, of Windows
-    words = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "not enough memory")
-    if isinstance(error, MemoryError) or any(some in text for some in words):
-        whose = "the GPU's memory" if any(some in text for some in ("CUDA", "_ALLOC_FAILED", "MPS")) else "memory"
-        return f"{whose} ran out; give a smaller --batch_size, or train with a smaller --image_size or --head_hidden"
     return ""
 
 

@@ -32,10 +32,10 @@ class BestCheckpoint:
         self.previous = f"{path}.prev" if os.path.exists(path) and not tensor_files.is_of_run(path, run_id) else None
         if launcher.is_main():
             remove_leftovers(path)
-        held_out = {
+        held_out = {splits.held_out: []} | {  # of a run by folds without a test split none is held out
             name: [[sample.path, sample.label] for sample in part]
             for name, part in splits.by_name().items()
-            if name != "train"
+            if part is not splits.train
         }
         self.temperature = 1.0
         self.metadata = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from photo_classifier.runtime import signals
+from photo_classifier.runtime import launcher, signals
 from photo_classifier.runtime.errors import UserError, WriteError
-from photo_classifier.training.results import Diverged
+from photo_classifier.training.results import Diverged, StepTooLarge
 from photo_classifier.training.run import Run, SilentRun
 from photo_classifier.training.run_folder import release_folder, resume_command
 
@@ -28,7 +28,7 @@ def explain_early_end(run: Run | SilentRun) -> Iterator[None]:
                 run.close()
             shutil.rmtree(run.folder, ignore_errors=True)
         raise
-    except (UserError, RuntimeError, MemoryError) as error:
+    except (UserError, RuntimeError, MemoryError, OSError) as error:
         if not (text := _text_of(error, run)):
             raise
         if not run.is_saved:
@@ -43,14 +43,28 @@ def _text_of(error: Exception, run: Run) -> str:
     if isinstance(error, UserError) and not isinstance(error, WriteError):
         return str(error)
     reason = str(error) if isinstance(error, WriteError) else signals.resource_hint(error)
+    if isinstance(error, StepTooLarge) and (n_passes := _more_passes(run.state.config)):
+        whose = reason.partition(";")[0]
+        what = f"{whose} in a step of training; compute each step in {n_passes} smaller passes"
+        if not run.is_saved:
+            return f"{what}: add --accumulate {n_passes}"
+        return what + _how_to_continue(run, "", "--accumulate", n_passes)
     if "--batch_size" not in reason:
         return f"{reason}{_how_to_continue(run)}" if reason else ""
     freed = "if other programs took the memory, end them and "  # a resumed run needs as much as before
     return f"{reason}, in a new run{_how_to_continue(run, freed)}"
 
 
-def _how_to_continue(run: Run, first: str = "") -> str:
-    return f"; {first}continue with: {resume_command(run.folder)}" if run.is_saved else "; nothing was saved yet"
+def _more_passes(config: Mapping[str, object]) -> int:
+    """Returns twice the passes of a step, or fewer if those have one image each, or 0 if no more are possible."""
+    share = -(-config["batch_size"] // launcher.world_size())
+    return min(2 * config["accumulate"], share) if config["accumulate"] < share else 0
+
+
+def _how_to_continue(run: Run, first: str = "", *flags: object) -> str:
+    if not run.is_saved:
+        return "; nothing was saved yet"
+    return f"; {first}continue with: {resume_command(run.folder, *flags)}"
 
 
 def _what_is_kept(run: Run) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from photo_classifier.training.results import EpochResult
 from photo_classifier.training.run_folder import check_folder, write_table
 
 EVENTS = "events.out.tfevents.*"
+PROJECTOR = "projector_config.pbtxt"  # names the embeddings, each in a folder called by its step
 REPORT = ".report"  # ends the name of the event file that a finished run writes last
 
 
@@ -36,8 +38,10 @@ class EpochLog:
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, str]], n_epochs: int, is_new: bool) -> None:
         self.folder, self.rows, self.n_epochs = folder, list(rows), n_epochs
-        for path in folder.glob(f"{EVENTS}{REPORT}"):
+        for path in (*folder.glob(f"{EVENTS}{REPORT}"), *folder.glob(PROJECTOR)):
             path.unlink()  # the run goes on after its report
+        for embedding in folder.glob("[0-9]" * 5):
+            shutil.rmtree(embedding, ignore_errors=True)
         newest = max((path.stat().st_mtime for path in folder.glob(EVENTS)), default=0.0)
         while int(newest) == int(time.time()):  # TensorBoard reads files in the order of the seconds in their names
             time.sleep(0.05)
@@ -60,7 +64,7 @@ class EpochLog:
 
     def add(self, result: EpochResult, is_best: bool) -> None:
         """Records an epoch: a point in every curve, a row of `metrics.csv` and a line on the console."""
-        self.rows.append(metrics_row(result))
+        self.rows[result.epoch :] = [metrics_row(result)]  # a head is solved again from the first C
         with self.write_errors():
             for tag, value in curves(result).items():
                 self.writer.add_scalar(tag, value, result.epoch + 1)
@@ -73,7 +77,8 @@ class EpochLog:
         """Adds a point to the curve of each learning rate."""
         with self.write_errors():
             for group, rate in rates.items():
-                self.writer.add_scalar(f"LearningRate/{group}", rate, step)
+                tag = "Regularization/C" if group == "C" else f"LearningRate/{group}"
+                self.writer.add_scalar(tag, rate, step)
 
     def flush(self) -> None:
         """Writes the curves so far to the disk."""
@@ -113,14 +118,19 @@ class EpochLog:
 
     def _line(self, result: EpochResult, is_best: bool) -> str:
         train, valid, rates = result.train, result.valid, result.rates
+        figures = (
+            f"train loss {train.loss:.4f} acc {train.accuracy:.4f}  "
+            f"val loss {valid.loss:.4f} acc {valid.accuracy:.4f} f1 {valid.macro_f1:.4f}"
+        )
+        kept = coloured("  * kept", "green") if is_best else ""
+        if "C" in rates:
+            return f"C {rates['C']:<8.3g} {figures}{kept}"
         width, backbone = len(str(self.n_epochs)), ""
         if rates.get("backbone", rates["head"]) != rates["head"]:
             backbone = f" (backbone {rates['backbone']:.2g})"
         return (
-            f"epoch {result.epoch + 1:{width}d}/{self.n_epochs}  train loss {train.loss:.4f} acc {train.accuracy:.4f}  "
-            f"val loss {valid.loss:.4f} acc {valid.accuracy:.4f} f1 {valid.macro_f1:.4f}  "
-            f"lr {rates['head']:<7.2g}{backbone}  "
-            f"{train.images_per_second:5.0f} images/s{coloured('  * kept', 'green') if is_best else ''}"
+            f"epoch {result.epoch + 1:{width}d}/{self.n_epochs}  {figures}  "
+            f"lr {rates['head']:<7.2g}{backbone}  {train.images_per_second:5.0f} images/s{kept}"
         )
 
 
@@ -157,5 +167,7 @@ def metrics_row(result: EpochResult) -> dict[str, str]:
         "images_per_s": train.images_per_second,
         "seconds": train.seconds + valid.seconds,
     }
+    if "C" in result.rates:
+        values["C"] = result.rates["C"]
     texts = {name: "" if value is None else f"{value:.6g}" for name, value in values.items()}
     return {"epoch": str(result.epoch + 1), **texts}

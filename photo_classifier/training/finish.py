@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from photo_classifier.data.decoding import BadImage
-from photo_classifier.data.samples import Splits, split_title
+from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until, picture_of
 from photo_classifier.evaluation.figures import figures_of
 from photo_classifier.evaluation.photo_sheets import photo_opener
@@ -67,10 +67,10 @@ def report_splits(splits: Splits, results: Results, temperature: float) -> dict[
 
 def write_reports(run: Run, reports: Mapping[str, Mapping], step: int, max_pixels: int, bit_depth: int) -> None:
     """Writes `report.json`, and its figures to the run folder and to TensorBoard."""
-    write_report(run.folder / "report.json", {split_title(name): report for name, report in reports.items()})
+    write_report(run.folder / "report.json", {run.splits.title(name): report for name, report in reports.items()})
     open_photo, seconds = photo_opener(max_pixels, bit_depth), run.spare_seconds / len(reports)
     for name, report in reports.items():
-        title = split_title(name)
+        title = run.splits.title(name)
         for what, picture in figures_of(report, open_photo, seconds).items():
             prefix = "" if name == "valid" else f"{title}_"
             run.epochs.add_picture(f"{prefix}{what}", f"{title.capitalize()}/{what}", picture, step)
@@ -95,7 +95,8 @@ def show_in_tensorboard(
         source = tensorboard.engine_source(loader.dataset, engine)
     logits = outputs.logits / reports["valid"]["temperature"]
     paths = [sample.path for sample in splits.valid]
-    metrics = tensorboard.final_metrics(step, results, reports)
+    titles = {name: splits.title(name) for name in results}
+    metrics = tensorboard.final_metrics(step, results, reports, titles)
     with run.epochs.write_errors():
         tensorboard.add_pr_curves(writer, splits.class_names, logits, outputs.labels, step)
         tensorboard.add_embedding(writer, splits.class_names, paths, outputs, source, step, run.spare_seconds)

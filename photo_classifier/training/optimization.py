@@ -30,14 +30,21 @@ def make_optimizer(
     rates: Mapping[str, float],
     momentum: float = 0.9,
     weight_decay: float = 0.0,
+    decays_all: bool = False,
 ) -> torch.optim.Optimizer:
     """Returns the optimizer of that name; raises UserError if there is none.
 
-    Parameters and learning rates are by group; a group without trained parameters is left out.
+    Parameters and learning rates are by group; a group without trained parameters is left out. Weight decay leaves out
+    biases and norms, which are vectors, unless `decays_all`: they scale and shift what the weights compute.
     """
     make = OPTIMIZERS[choose("--optimizer", name, OPTIMIZERS)]
-    trained = {group: [p for p in members if p.requires_grad] for group, members in parameters.items()}
-    groups = [{"params": members, "lr": rates[group], "name": group} for group, members in trained.items() if members]
+    groups = []
+    for group, members in parameters.items():
+        trained = [p for p in members if p.requires_grad]
+        splits = weight_decay and not decays_all
+        parts = [[p for p in trained if p.dim() > 1], [p for p in trained if p.dim() <= 1]] if splits else [trained]
+        for part, decay in zip(parts, (weight_decay, 0.0), strict=False):
+            groups += [{"params": part, "lr": rates[group], "name": group, "weight_decay": decay}] if part else []
     # one pass over the weights instead of a dozen: that is a third of a step of ResNet-34 on small images
     fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
     return make(groups, momentum, weight_decay, fused)
@@ -149,38 +156,51 @@ class TrainingLoss:
     def __init__(self, class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0) -> None:
         self.class_weights, self.label_smoothing = class_weights, label_smoothing
 
-    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, logits: torch.Tensor, targets: torch.Tensor, total_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Returns the mean loss in nats of logits (n, classes) for labels, int64 (n,), or shares, fp32 (n, classes).
 
-        With several processes it is this one's part of the mean times their number, as gradients are averaged.
+        With several processes it is this one's part of the mean times their number, as gradients are averaged. With
+        `total_weight`, that of a batch that these images are a part of, it is their part of the batch's mean.
         """
-        if self.class_weights is None and launcher.world_size() == 1:
-            return nn.functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        loss, weight = self._sums(logits, targets)
-        return loss * launcher.world_size() / distributed.all_reduce(weight)
-
-    def _sums(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the sum of the loss and the sum of its weights over this process's share."""
         smoothing, weights = self.label_smoothing, self.class_weights
+        if total_weight is None and weights is None and launcher.world_size() == 1:
+            return nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+        total = self.total_weight(targets) if total_weight is None else total_weight
         if not len(targets):
-            return logits.sum(), logits.new_zeros(())
-        if weights is None:
-            loss = nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
-            return loss, loss.new_full((), len(targets))  # filled on the device: a copy would make a GPU wait
-        self.class_weights = weights = weights.to(logits.device)  # copied in the first step alone, for the same reason
-        shares = targets if targets.is_floating_point() else nn.functional.one_hot(targets, len(weights)).float()
-        loss = nn.functional.cross_entropy(logits, shares, weights, label_smoothing=smoothing, reduction="sum")
-        return loss, (shares @ weights).sum()
+            return logits.sum()
+        if weights is not None:
+            targets = self._shares(targets)
+            weights = self.class_weights
+        loss = nn.functional.cross_entropy(logits, targets, weights, label_smoothing=smoothing, reduction="sum")
+        return loss * launcher.world_size() / total
+
+    def total_weight(self, targets: torch.Tensor) -> torch.Tensor:
+        """Returns what the loss of a batch is divided by, of all processes: the sum of the weights of its images."""
+        own = torch.full((), len(targets), dtype=torch.float32, device=targets.device)  # a copy would make a GPU wait
+        if self.class_weights is not None and len(targets):
+            own = (self._shares(targets) @ self.class_weights).sum()
+        return distributed.all_reduce(own)
+
+    def _shares(self, targets: torch.Tensor) -> torch.Tensor:
+        """Returns the targets as shares of classes, after moving the class weights to their device."""
+        self.class_weights = self.class_weights.to(targets.device)  # a copy in the first step alone
+        if targets.is_floating_point():
+            return targets
+        return nn.functional.one_hot(targets, len(self.class_weights)).float()
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides how a step changes the weights.
 
-    `mix` mixes the images of a batch and their labels, which become shares of classes.
+    `mix` mixes the images of a batch and their labels, which become shares of classes. `pass_size` is the number of
+    images, of all processes, that a step computes at once; None computes the whole batch at once.
     """
 
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = field(default_factory=TrainingLoss)
+    loss: TrainingLoss = field(default_factory=TrainingLoss)
     mix: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+    pass_size: int | None = None

@@ -13,6 +13,7 @@ from photo_classifier.models.state_dicts import check_fit
 from photo_classifier.runtime.console import warn
 from photo_classifier.runtime.distributed import broadcast_from_main
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.signals import resource_hint
 from photo_classifier.training.optimization import Recipe
 from photo_classifier.training.results import EpochResult, RunningMetrics
 from photo_classifier.training.run_state import LAST, StoppedRun
@@ -28,6 +29,14 @@ class ResumableTrainer(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from where `state_dict` was taken."""
+
+
+def decays_all(stopped: StoppedRun) -> bool:
+    """Returns whether weight decay acts on norms and biases too in a stopped run, as it did in earlier versions."""
+    if stopped.is_new:
+        return False
+    groups = stopped.trainer["optimizer"].get("param_groups")
+    return isinstance(groups, list) and all(isinstance(group, dict) and group.get("weight_decay") for group in groups)
 
 
 def restore_training_state(
@@ -47,6 +56,8 @@ def restore_training_state(
         _check_state(stopped.trainer, trainer, len(stopped.images.splits.class_names))
         trainer.load_state_dict(stopped.trainer)
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        if resource_hint(error):
+            raise
         raise UserError(f"{stopped.folder / LAST} does not fit the run ({error}); start a new run") from error
     if trainer.best and not broadcast_from_main(lambda: tensor_files.is_of_run(checkpoint, state.run_id)):
         _forget_best(trainer, checkpoint, state.run_id)

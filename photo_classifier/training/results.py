@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from photo_classifier.evaluation.metrics import class_counts, confusion_matrix, macro_f1
-from photo_classifier.runtime import launcher
+from photo_classifier.runtime import launcher, signals
 from photo_classifier.runtime.distributed import all_reduce, all_reduce_max
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.plain_values import Finite
@@ -79,6 +80,21 @@ class EpochResult:
 
 class Diverged(UserError):
     """A loss or a weight is not a finite number; such a state is never saved."""
+
+
+class StepTooLarge(RuntimeError):
+    """Memory ran out in a step of training, which smaller passes avoid; the text is that of the error before."""
+
+
+@contextlib.contextmanager
+def explain_memory_of_step() -> Iterator[None]:
+    """Raises `StepTooLarge` if memory runs out inside the block, which is a step of training."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not signals.resource_hint(error):
+            raise
+        raise StepTooLarge(str(error) or "out of memory") from error
 
 
 class RunningMetrics:

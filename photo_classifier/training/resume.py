@@ -15,14 +15,17 @@ from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import file_state
 from photo_classifier.runtime.flags import check_values
 from photo_classifier.runtime.text import pluralize
+from photo_classifier.training.run_folder import resume_command
 from photo_classifier.training.run_state import LAST, RunImages, StoppedRun
 
 # Flags that may change on --resume, and why; any other change would change the result and is an error.
 MAY_CHANGE = {
     "n_epochs": "it may grow, and the first epochs stay the same",
     "n_workers": "no draw depends on who makes it",
+    "accumulate": "the same step in smaller passes, but for rounding, batch norm and dropout",
     "max_bad": "it only stops a run",
     "feature_cache": "what is missing there is computed again",
+    "early_stop": "it only ends a run",
     "gpu_id": "another device of the same kind",
     "save_every": "a save changes nothing",
     "verbose": "output changes nothing",
@@ -65,6 +68,31 @@ def _check_epochs(old: TrainConfig, n_epochs: int) -> None:
         )
     if n_epochs < old.n_epochs:
         raise UserError(f"--n_epochs {n_epochs} is less than the {old.n_epochs} of the run; it may only grow")
+
+
+def why_finished(stopped: StoppedRun, config: TrainConfig) -> str:
+    """Returns why a finished run has nothing left to train, and what would train on; an empty text if it trains on."""
+    n_epochs, best = stopped.trainer["epoch"], stopped.trainer["best"]
+    if not (stopped.is_finished and best):
+        return ""
+    early = early_stop_text(config, n_epochs, best["epoch"])
+    if n_epochs >= config.n_epochs and config.scheduler == "cosine":
+        return "its cosine schedule was planned for that many epochs: to train longer start a new run"
+    return early or ("raise --n_epochs to train longer" if n_epochs >= config.n_epochs else "")
+
+
+def early_stop_text(config: TrainConfig, n_epochs: int, best_epoch: int) -> str:
+    """Returns why a run ends early after that many epochs, and how to train on; an empty text if it does not.
+
+    `best_epoch` counts from 0; `config.run_dir` is the folder of the run.
+    """
+    n_worse = n_epochs - 1 - best_epoch
+    if not config.early_stop or n_worse < config.early_stop:
+        return ""
+    more = ("--n_epochs", config.n_epochs + n_worse) if n_epochs >= config.n_epochs else ()
+    command = resume_command(config.run_dir, *more, "--early_stop", n_worse + config.early_stop)
+    last = "the last epoch was not" if n_worse == 1 else f"none of the last {n_worse} epochs was"
+    return f"{last} better than epoch {best_epoch + 1} (--early_stop {config.early_stop}); train on with: {command}"
 
 
 def enter_working_folder(stopped: StoppedRun, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:

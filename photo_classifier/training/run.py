@@ -42,13 +42,20 @@ class Run:
         self._saved_at: float | None = None if stopped.is_new else time.monotonic()
 
     def begin(
-        self, config: Mapping[str, object], splits: Splits, checkpoint: BestCheckpoint, computing: Mapping[str, object]
+        self,
+        config: Mapping[str, object],
+        splits: Splits,
+        used: Splits,
+        checkpoint: BestCheckpoint,
+        computing: Mapping[str, object],
     ) -> None:
         """Writes the flags and which image is where; after a resume, also the tables as they were at the last save.
 
-        `computing` is what the numbers depend on: `device`, `dtype` and `is_folded`.
+        Args:
+            used: the same splits as the run uses them, which by folds trains on all that are not test.
+            computing: what the numbers depend on: `device`, `dtype` and `is_folded`.
         """
-        self.splits, self.checkpoint = splits, checkpoint
+        self.splits, self.checkpoint = used, checkpoint
         self.state = replace(self.state, **self._location, config=dict(config), **computing)
         write_text(self.folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         if not (self.folder / SAMPLES).exists():

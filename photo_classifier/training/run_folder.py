@@ -52,10 +52,10 @@ def default_run_dir(model_name: str, words: Sequence[str] = ()) -> str:
             return name
 
 
-def resume_command(folder: str | Path) -> str:
-    """Returns the command that continues the run of that folder."""
+def resume_command(folder: str | Path, *flags: object) -> str:
+    """Returns the command that continues the run of that folder, with flags that it may have anew."""
     script = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
-    return shell_command("python", script, "--resume", folder)
+    return shell_command("python", script, "--resume", folder, *flags)
 
 
 def claim_folder(folder: Path, is_new: bool) -> None:

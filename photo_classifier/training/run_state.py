@@ -90,7 +90,8 @@ class StoppedRun:
 def new_run(splits: Splits) -> StoppedRun:
     """Returns a run with nothing in it but its images."""
     state = RunState(uuid.uuid4().hex, "", "", {}, "", "", None, False, {}, [])
-    return StoppedRun(None, state, {}, RunImages(splits, sum(map(len, splits.by_name().values()))))
+    n_found = sum(map(len, splits.by_name().values())) + len(splits.unread)
+    return StoppedRun(None, state, {}, RunImages(splits, n_found))
 
 
 def write_last(folder: Path, state: RunState, trainer: dict) -> None:

@@ -15,7 +15,7 @@ import torchinfo
 from photo_classifier.config import TrainConfig
 from photo_classifier.data.image_files import others_text
 from photo_classifier.data.preprocess import Preprocess
-from photo_classifier.data.samples import Splits, split_title
+from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.fonts import missing_glyphs
 from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.report import report_lines
@@ -24,7 +24,7 @@ from photo_classifier.runtime.console import coloured, say, warn
 from photo_classifier.runtime.flags import group_of
 from photo_classifier.runtime.text import pluralize, shell_command
 from photo_classifier.training.best_checkpoint import BestCheckpoint
-from photo_classifier.training.results import Results
+from photo_classifier.training.results import EpochResult, Results
 from photo_classifier.training.run import Run
 
 INDENT = " " * 8
@@ -48,10 +48,19 @@ def describe(
     if config.verbose:
         say("\n".join(model_lines(model)))
     say(model.net, level=2)
-    rates = f"{config.lr:g}" + (f" (backbone {config.backbone_lr:g})" if config.backbone_lr else "")
+    if config.head == "logistic":
+        say(
+            f"train   a head that is solved: logistic regression on {pluralize(config.views, 'view')} of each image, "
+            f"its penalty chosen by folds, augmentation {config.augment}"
+        )
+        return
+    passes = f" ({config.accumulate} passes each)" if config.accumulate > 1 else ""
+    trains_backbone = any(p.requires_grad for p in model.parameters_by_part()["backbone"])
+    backbone = f" (backbone {config.backbone_lr:g})" if config.backbone_lr and trains_backbone else ""
+    rates = f"{config.lr:g}{backbone}"
     say(
         f"train   up to {pluralize(config.n_epochs, 'epoch')} in steps of "
-        f"{pluralize(min(config.batch_size, len(splits.train)), 'image')}; "
+        f"{pluralize(min(config.batch_size, len(splits.train)), 'image')}{passes}; "
         f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
     )
 
@@ -111,23 +120,34 @@ def model_lines(model: Classifier) -> list[str]:
 # --- after the last epoch ---------------------------------------------------------------------
 
 
-def summarize(run: Run, checkpoint: BestCheckpoint, best_epoch: int, results: Results, reports: Mapping) -> None:
-    """Says what came out, what to type next and the accuracy that predict repeats; `best_epoch` counts from 0."""
+def summarize(
+    run: Run, checkpoint: BestCheckpoint, best: EpochResult, results: Results, reports: Mapping, spread: str
+) -> None:
+    """Says what came out, what to type next and the accuracy that predict repeats.
+
+    Args:
+        spread: how far the accuracies of folds are apart, if there are any.
+    """
     _tell_skipped(run)
+    splits = run.splits
     for name, report in reports.items():
-        say("\n".join(report_lines(name, report)))
-    rows = run.epochs.rows
-    say(f"saved   {checkpoint.path} (epoch {best_epoch + 1} of {len(rows)})")
+        say("\n".join(report_lines("folds" if splits.is_pooled and name == "valid" else name, report)))
+        if spread and name == "valid":
+            say(INDENT + spread)
+    strength, rows = best.rates.get("C"), run.epochs.rows
+    say(f"saved   {checkpoint.path} ({f'C {strength:.3g}' if strength else f'epoch {best.epoch + 1} of {len(rows)}'})")
     say(f"{INDENT}{run.folder}: {', '.join(files_shown(run.folder))}")
     accuracies = [float(row["valid_accuracy"]) for row in rows]
     chosen_by_accuracy = run.state.config["monitor"] == "accuracy"
-    if text := indistinguishable_epochs(accuracies, best_epoch, results["valid"].n_images, chosen_by_accuracy):
+    text = indistinguishable_epochs(accuracies, best.epoch, results["valid"].n_images, chosen_by_accuracy)
+    if text and not strength:
         say(INDENT + text)
     if checkpoint.previous:
         say(f"{INDENT}the earlier {checkpoint.path} is now {checkpoint.previous}")
-    say(f"next    {shell_command('python', 'predict.py', '--model_fn', checkpoint.path)}")
+    new = ("--input", "new_photos") if splits.is_pooled and not splits.test else ()
+    say(f"next    {shell_command('python', 'predict.py', '--model_fn', checkpoint.path, *new)}")
     say(f"{INDENT}{shell_command('tensorboard', '--logdir', run.folder.parent)}")
-    say(coloured("\n".join(accuracy_texts(results)), "bold"), level=0)
+    say(coloured("\n".join(accuracy_texts(splits, results)), "bold"), level=0)
 
 
 def _tell_skipped(run: Run) -> None:
@@ -150,7 +170,7 @@ def indistinguishable_epochs(accuracies: Sequence[float], epoch: int, n_images: 
     is_tie = accuracies.count(accuracies[epoch]) > 1 and chosen_by_accuracy
     return (
         f"with {n_images} images, {pluralize(n, 'other epoch')} of {len(accuracies)} cannot be told apart from it: "
-        f"their accuracy is within its interval{'; on a tie the first is kept (--monitor loss is finer)' * is_tie}"
+        f"their accuracy is within its interval{'; of equals the one with the lowest loss is kept' * is_tie}"
     )
 
 
@@ -160,9 +180,9 @@ def files_shown(folder: Path) -> list[str]:
     return [name for name in names if name.endswith((".csv", ".png")) or name == "report.json"]
 
 
-def accuracy_texts(results: Results) -> list[str]:
+def accuracy_texts(splits: Splits, results: Results) -> list[str]:
     """Returns `test accuracy 0.9412 (144/153)` for each split."""
-    return [f"{split_title(name)} accuracy {r.accuracy:.4f} ({r.correct}/{r.n_images})" for name, r in results.items()]
+    return [f"{splits.title(name)} accuracy {r.accuracy:.4f} ({r.correct}/{r.n_images})" for name, r in results.items()]
 
 
 # --- what tells runs apart --------------------------------------------------------------------
@@ -173,7 +193,7 @@ def run_name_words(config: TrainConfig, splits: Splits) -> list[str]:
     data = os.path.splitext(os.path.basename(os.path.normpath(splits.root)))[0][:24]
     start = "finetuned" if config.use_pretrained or config.weights else "scratch"
     how = "frozen" if config.freeze else f"until_{config.freeze_until}" if config.freeze_until else start
-    return [data, how, f"lr{config.lr:g}"]
+    return [data, how, "logistic" if config.head == "logistic" else f"lr{config.lr:g}"]
 
 
 def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, str | float]:

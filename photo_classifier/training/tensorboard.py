@@ -15,7 +15,6 @@ from torch.utils.tensorboard.summary import hparams
 from torchvision.transforms.v2 import functional
 
 from photo_classifier.data.batches import stack
-from photo_classifier.data.samples import split_title
 from photo_classifier.evaluation.contact_sheet import map_until
 from photo_classifier.models.inference import Engine, run_in_fixed_batches
 from photo_classifier.runtime.seeding import derive_seed
@@ -42,14 +41,16 @@ def add_pr_curves(
         writer.add_pr_curve(f"PrecisionRecall/{class_names[k]}", (labels == k).numpy(), probabilities[:, k], step)
 
 
-def final_metrics(epoch: int, results: Results, reports: Mapping[str, Mapping]) -> dict[str, float]:
+def final_metrics(
+    epoch: int, results: Results, reports: Mapping[str, Mapping], titles: Mapping[str, str]
+) -> dict[str, float]:
     """Returns what runs are compared by, by tag: how good the saved weights are on each split.
 
     TensorBoard sorts the tags: an accuracy comes first, the epoch that validation chose after it.
     """
     metrics = {"Final/validation_epoch": float(epoch)}
     for name, result in results.items():
-        title = f"Final/{split_title(name)}"
+        title = f"Final/{titles[name]}"
         metrics[f"{title}_accuracy"] = result.accuracy
         metrics[f"{title}_macro_f1"] = reports[name]["macro_f1"]
         metrics[f"{title}_loss"] = result.loss

@@ -11,7 +11,7 @@ from photo_classifier.data.image_files import others_text, walk_images
 from photo_classifier.data.inputs import input_samples
 from photo_classifier.data.samples import Sample
 from photo_classifier.data.splitting import stratified_split
-from photo_classifier.data.tables import Columns
+from photo_classifier.data.table_columns import Columns
 from photo_classifier.runtime.errors import UserError
 
 RATIOS = {"train": 0.6, "valid": 0.2, "test": 0.2}
@@ -130,11 +130,11 @@ def test_missing_splits_are_taken_from_training(tmp_path):
 
 
 def test_files_that_are_not_images_are_counted_by_ending(image_folder):
-    for name in ("a.heic", "b.heic", "c.txt"):
+    for name in ("a.doc", "b.doc", "c.txt"):
         (image_folder / "cat" / name).write_bytes(b"x")
     splits = load_splits(image_folder, RATIOS, 0)
-    assert splits.passed_over == {".heic": 2, ".txt": 1}
-    assert "skipped 3 files without an image ending (.heic 2, .txt 1)" in others_text(splits.passed_over)
+    assert splits.passed_over == {".doc": 2, ".txt": 1}
+    assert "skipped 3 files without an image ending (.doc 2, .txt 1)" in others_text(splits.passed_over)
 
 
 def test_a_class_missing_from_training_is_listed(split_folder):
@@ -204,8 +204,11 @@ def test_an_unusable_table_is_refused_with_line_and_reason(image_folder):
 
     assert "has the columns a, b; name the path column with --path_column" in error("a,b", rows)
     assert "did you mean path?" in error("path,label", rows, path="paht")
-    assert "line 3 of" in error("path,label", [rows[0], "x.png,"])
-    assert "is in line 2 of" in error("path,label", [rows[0], rows[0]])
+    assert "has 1 faulty line: line 3 has no label; 1 file not found (for example x.png)" in error(
+        "path,label", [rows[0], "x.png,"]
+    )
+    clash = "line 3 has 2 labels ('cat/00.png' is cat in line 2 and dog here)"
+    assert clash in error("path,label", [rows[0], rows[0].replace(",cat", ",dog")])
     assert "none of its images" in error("path,label", ["a.png,x", "b.png,x"])
     assert "is empty; expected a header line" in error("", [])
     with pytest.raises(UserError, match="No such file"):

@@ -194,7 +194,7 @@ def test_hidden_files_are_skipped_in_every_layout(tree):
             (folder / name).write_bytes(b"x")
     splits = load_splits(root, RATIOS, 0)
     assert _keys(splits) == before
-    assert not splits.passed_over
+    assert splits.passed_over.keys() == {".hidden/", "__MACOSX/"}
     assert all(s.label or "test" in s.path for s in samples_at(str(root), CLASSES))
 
 
@@ -274,7 +274,10 @@ NEARLY = {
     "mixed names": (_mixed, "6 of 7 images in {root} are named like cat.0.jpg, but photo.jpg is not"),
     "no train": (_splits("val", "test"), "has the splits valid and test but no train folder"),
     "two for one split": (_splits("train", "val", "valid"), "are both the valid split"),
-    "wrong columns": (lambda root: make_table(root, 3, "a,b"), "its table labels.csv has the columns a, b"),
+    "wrong columns": (
+        lambda root: make_table(root, 3, "a,b"),
+        "labels.csv has the columns a, b; name the path column with --path_column and",
+    ),
     "two tables": (_two_tables, "has 2 tables of paths and labels"),
 }
 

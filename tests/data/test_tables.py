@@ -6,7 +6,8 @@ from helpers import make_class_folders, save_image
 
 from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.inputs import samples_at
-from photo_classifier.data.tables import Columns, Table
+from photo_classifier.data.table_columns import Columns
+from photo_classifier.data.tables import Table
 from photo_classifier.runtime.errors import UserError
 
 ROWS = [("강아지/a.jpg", "강아지"), ("cat/b, c.jpg", "cat"), ("n/1.jpg", "007"), ("n/2.jpg", "NA"), ("n/3.jpg", "")]
@@ -43,8 +44,7 @@ def test_columns_are_guessed_by_the_usual_names_or_given():
         Table("t.csv").require("path", "label")
     with open("t.csv", "w") as file:
         file.write("cat/1.jpg,cat\ncat/2.jpg,cat\n")
-    with pytest.raises(UserError, match="its first line must name the columns"):
-        Table("t.csv").require("path", "label")
+    assert (Table("t.csv").path, Table("t.csv").label) == ("path", "label"), "its first line is no header"
 
 
 BROKEN = {
@@ -99,8 +99,10 @@ def test_a_file_is_found_where_its_table_says_or_near(photos):
         assert find(written) == str(photos / expected), written
     assert os.path.isfile(find("강아지/é.jpg"))
     assert find.n_near == 5
-    for missing in ("x.jpg", "both", "train", "", "train/x", "train/a.jpg"):
+    for missing in ("x.jpg", "train", "", "train/x", "train/a.jpg"):
         assert find(missing) is None
+    with pytest.raises(UserError, match=r"could be .*both.jpg or .*both.png; write its ending too"):
+        find("both")
 
 
 def test_a_name_in_two_folders_is_not_guessed(photos):
@@ -123,3 +125,34 @@ def test_a_table_is_predicted_in_its_order_with_its_labels(tmp_path, capsys):
     assert len(list(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("file")))) == 5
     with pytest.raises(UserError, match="did you mean file"):
         next(samples_at(str(tmp_path / "d" / "t.csv"), ["cat"], Columns("fiel")))
+
+
+def test_a_column_of_another_meaning_does_not_split(tmp_path):
+    rows = "".join(f"{n}.jpg,{'ab'[n % 2]},{('control', 'test')[n % 2]}\n" for n in range(4))
+    table = Table(write(tmp_path / "t.csv", "file,label,phase\n" + rows))
+    assert not table.has_splits
+    assert table.notes() == [f"{table.file}: phase does not split, as not all of its cells are train, val or test"]
+    assert Table(table.file, Columns(split="phase")).has_splits, "but if it is named it must"
+
+
+def test_labels_with_separators_are_several_only_if_their_parts_are_labels(tmp_path):
+    def faults(*labels):
+        rows = "".join(f'{n}.jpg,"{label}"\n' for n, label in enumerate(labels))
+        return [row.fault for row in Table(write(tmp_path / "t.csv", "file,label\n" + rows)).rows() if row.fault]
+
+    assert faults("dog", "hot", "hot dog", "Paris, France", "a|b", "cat; young") == []
+    found = faults("dog", "cat", "cat, dog", "dog;cat", "dog|wolf")
+    assert found == [f"has 2 labels ({labels})" for labels in ("cat, dog", "dog, cat", "dog, wolf")]
+
+
+def test_a_folder_with_a_text_for_each_photo_is_looked_through_quickly(tmp_path, monkeypatch):
+    from photo_classifier.data import layouts
+    from photo_classifier.data.image_files import Listing
+
+    for n in range(60):
+        write(tmp_path / f"{n:02d}.txt", f"{n:02d}.jpg cat\n")
+    write(tmp_path / "labels.csv", "path,label\na.jpg,cat\n")
+    opened = []
+    monkeypatch.setattr(layouts, "Table", lambda file, columns: opened.append(file) or Table(file, columns))
+    layouts.find_tables(Listing(tmp_path), Columns())
+    assert [os.path.basename(file) for file in opened] == ["labels.csv"]

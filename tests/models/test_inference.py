@@ -209,21 +209,36 @@ def test_without_batch_norm_no_fold_is_refused():
     assert not engine.is_refused
 
 
-def test_a_right_fold_is_not_refused_where_the_device_rounds_convolutions(monkeypatch):
-    def rounded(tensor):
-        bits = tensor.contiguous().view(torch.int32)
-        return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+def round_convolutions(monkeypatch):
+    """Makes convolutions round their inputs unless TF32 is off, as the tensor cores of a GPU do."""
 
-    def rounding(module, images, weight, bias):  # as the tensor cores of a GPU do
+    def rounded(tensor):  # to 8 bits: coarser than a GPU's 11, so that no processor's own rounding can hide it
+        return tensor.bfloat16().float()
+
+    def rounding(module, images, weight, bias):
         if torch.backends.cudnn.allow_tf32:
             images, weight = rounded(images), rounded(weight)
         return forward(module, images, weight, bias)
 
     forward = nn.Conv2d._conv_forward
     monkeypatch.setattr(nn.Conv2d, "_conv_forward", rounding)
+
+
+def test_fp32_is_exact_where_the_device_rounds_convolutions(monkeypatch):
+    model = random_model("resnet18")
+    images = random_images(2, model)
+    engine = Engine(model, CPU, torch.float32, 2)
+    expected = engine(images)
+    round_convolutions(monkeypatch)
+    assert torch.equal(engine(images), expected)
+    assert not torch.equal(engine.evaluated(images), expected), "the rounding must be one that matters"
+
+
+def test_a_right_fold_is_not_refused_where_the_device_rounds_convolutions(monkeypatch):
+    round_convolutions(monkeypatch)
     assert torch.backends.cudnn.allow_tf32
     model = random_model("resnet18")
     assert Engine(model, CPU, torch.float32, 2).is_folded
     assert torch.backends.cudnn.allow_tf32
-    monkeypatch.setattr(folding, "_exact_fp32", contextlib.nullcontext)
+    monkeypatch.setattr(folding, "exact_fp32", contextlib.nullcontext)
     assert not Engine(model, CPU, torch.float32, 2).is_folded, "the rounding must be one that matters"

@@ -37,6 +37,16 @@ def test_the_optimizer_holds_only_what_trains(name):
     assert optimizer.param_groups[0]["params"] == [trained]
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_weight_decay_leaves_out_norms_and_biases(name):
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
+    optimizer = make_optimizer(name, {"head": list(net.parameters())}, {"head": 0.1}, weight_decay=0.5)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    kept = {key for key, p in net.named_parameters() if decays[id(p)]}
+    assert kept == {"0.weight", "2.weight"}
+    assert Schedule("none", optimizer, Plan(1)).rates == {"head": 0.1}
+
+
 SCHEDULES = {
     "step": (Plan(6, step_size=2), [1, 1, 0.1, 0.1, 0.01, 0.01]),
     "cosine": (Plan(6), [1, 0.933013, 0.75, 0.5, 0.25, 0.066987]),

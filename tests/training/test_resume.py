@@ -23,7 +23,7 @@ import data_loader
 import train
 from photo_classifier.config import TrainConfig
 from photo_classifier.runtime import signals
-from photo_classifier.training import resume
+from photo_classifier.training import optimization, resume
 from photo_classifier.training.run import Run
 from trainer import Trainer
 
@@ -142,8 +142,25 @@ def test_a_finished_run_tells_where_its_weights_are_by_now(cli, stopped):
 
 def test_a_run_that_stopped_early_is_finished(cli, split_folder):
     argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 9, "--early_stop", 1)
-    assert cli("train", *argv, "--run_dir", "r").status == 0
-    assert "r is finished: 2 epochs" in cli("train", "--resume", "r").out
+    done = cli("train", *argv, "--run_dir", "r")
+    reason = "the last epoch was not better than epoch 1 (--early_stop 1); train on with: python train.py --resume r"
+    assert f"stopped after 2 of 9 epochs: {reason} --early_stop 2\n" in done.out
+    assert f"r is finished: 2 epochs, the best weights are in timm_test_resnet.pth; {reason}" in (
+        cli("train", "--resume", "r").out
+    )
+    assert_one_line_error(cli("train", "--resume", "r", "--n_epochs", 12), f"trains nothing more of r: {reason}")
+    assert cli("train", "--resume", "r", "--early_stop", 2).status == 0
+    assert len(metrics("r")) == 3
+
+
+def test_a_run_whose_last_epoch_stops_it_early_names_both_flags_that_train_on(cli, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 2, "--early_stop", 1)
+    assert "stopped after" not in cli("train", *argv, "--run_dir", "r").out
+    done = cli("train", "--resume", "r")
+    command = done.out.rpartition("train on with: python train.py ")[2]
+    assert command == "--resume r --n_epochs 3 --early_stop 2\n"
+    assert cli("train", *command.split()).status == 0
+    assert len(metrics("r")) == 3
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +210,24 @@ def test_flags_that_change_nothing_may_be_given_anew(cli, stopped):
     assert json.load(open("r/config.json", encoding="utf-8"))["max_bad"] == 0.5
 
 
+def test_a_run_that_decays_norms_and_biases_goes_on_so(cli, split_folder, monkeypatch):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--weight_decay", 0.1, "--optimizer", "adamw")
+    real = optimization.make_optimizer
+    with monkeypatch.context() as patch:
+        patch.setattr(optimization, "make_optimizer", lambda *values: real(*values[:-1], True))
+        for n_epochs, name in ((2, "a"), (1, "b")):
+            flags = ("--n_epochs", n_epochs, "--model_fn", f"{name}.pth", "--run_dir", name)
+            assert cli("train", *argv, *flags).status == 0
+    assert cli("train", "--resume", "b", "--n_epochs", 2).status == 0
+    first, second = weights_of("a.pth"), weights_of("b.pth")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_a_cosine_was_planned_for_its_epochs(cli, split_folder):
     argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1, "--scheduler", "cosine", "--run_dir", "r")
     assert cli("train", *argv).status == 0
     assert_one_line_error(cli("train", "--resume", "r", "--n_epochs", 2), "under --scheduler cosine the learning rate")
+    assert "to train longer start a new run" in cli("train", "--resume", "r").out
 
 
 def test_images_that_are_gone_or_changed_are_told_and_new_ones_not_taken(cli, stopped):
@@ -352,8 +383,8 @@ BROKEN = {
         (),
         "type of num",
     ),
-    "no best weights": (lambda: change("m.pth", state_dict={"fc.weight": torch.ones(3, 512)}), (), "it lacks conv1"),
-    "best weights of no epoch": (lambda: change("m.pth", metrics={"epoch": 9}), (), "is not from an epoch of this run"),
+    "no best weights": (lambda: change_best(state_dict={"fc.weight": torch.ones(3, 512)}), (), "it lacks conv1"),
+    "best weights of no epoch": (lambda: change_best(metrics={"epoch": 9}), (), "is not from an epoch of this run"),
     "no list of images": (lambda: os.unlink("r/samples.json"), (), "samples.json: "),
     "a broken list": (lambda: open("r/samples.json", "w").write("[" * 100_000), (), "samples.json: "),
     "no backbone": (lambda: os.unlink("r/backbone.pth"), (), "the run has lost its backbone.pth"),
@@ -376,6 +407,13 @@ def change_flags(**values):
 
 def change_state(**values):
     change("r/last.pth", trainer={**torch.load("r/last.pth", weights_only=True)["trainer"], **values})
+
+
+def change_best(**values):
+    """Changes the best weights, which stay the best: no later epoch can have a loss below 0."""
+    best = state_of("best")
+    change_state(best={**best, "valid": {**best["valid"], "loss": -1.0}})
+    change("m.pth", **values)
 
 
 ZEROS = {**dict.fromkeys(("loss", "n_finite"), torch.zeros(())), "n_steps": 0, "n_batches": 0, "seconds": 0.0}

@@ -1,0 +1,117 @@
+"""Shows what the solved head and folds promise.
+
+    python benchmarks/onepass.py                       generated photos
+    python benchmarks/onepass.py --data_dir photos     your own, in class folders or with train/ and val/
+
+- solve     a whole path of C with 5 folds on random features of 2,000 photos x 4 views x 1,280, 10 classes: seconds
+- time      `--freeze --head logistic --folds 5` with its report against `--freeze` with 25 epochs, each with an empty
+            cache of features, and again with everything stored; and what the imports alone take
+- test      over --seeds splits: the accuracy of ten epochs, and that of the solved head by folds and on the test split;
+            how often the interval of their difference holds 0 (Newcombe 1998)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common import ROOT, Findings, described, make_photos, must, prove, run
+
+LITE0 = ("--model_name", "efficientnet_lite0", "--use_pretrained", "--freeze", "--gpu_id", -1)
+SOLVED = ("--head", "logistic", "--folds", 5)
+
+
+def photos(options: argparse.Namespace) -> Path:
+    """The photos of the user, or generated ones."""
+    return options.data_dir or make_photos(Path("photos"), 246, 154)
+
+
+def seconds_of(*arguments: object) -> float:
+    """How long a training takes, from its start to its exit."""
+    start = time.perf_counter()
+    must(run(*arguments))
+    return time.perf_counter() - start
+
+
+def solve(_: argparse.Namespace, __: Findings) -> None:
+    """The solver alone."""
+    import torch
+
+    from photo_classifier.training.solved_head import HeadData, PenaltyPath
+
+    n, n_classes = 2000, 10
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % n_classes
+    centres = torch.randn(n_classes, 1280, generator=generator)
+    views = (centres[labels][:, None] + 6 * torch.randn(n, 4, 1280, generator=generator)).bfloat16()
+    start = time.perf_counter()
+    path = PenaltyPath(HeadData(views, labels, torch.arange(n) // n_classes % 5, torch.ones(n), n_classes))
+    points = list(path.points())
+    path.refined(max(points, key=lambda point: point.log_likelihood))
+    print(f"solve: {len(points)} values of C, 5 folds: {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def times(options: argparse.Namespace, findings: Findings) -> None:
+    """The whole process, three rounds."""
+    data = ("--data_dir", photos(options), *LITE0)
+    found: dict[str, list[float]] = {"epochs": [], "solved": [], "again": [], "imports": []}
+    for _ in range(3):
+        shutil.rmtree(".cache", ignore_errors=True)
+        found["epochs"].append(seconds_of(*data, "--n_epochs", 25))
+        shutil.rmtree(".cache", ignore_errors=True)
+        found["solved"].append(seconds_of(*data, *SOLVED))
+        found["again"].append(seconds_of(*data, *SOLVED))
+        start = time.perf_counter()
+        code = "import torch, torchvision, timm, photo_classifier.training.run, photo_classifier.training.summary"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+        found["imports"].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    print("time: " + ", ".join(f"{name} {value:.1f} s" for name, value in medians.items()), flush=True)
+    ratio = medians["solved"] / medians["epochs"]
+    findings.expect(ratio <= 1.3, f"time: a solved head takes {ratio:.2f} times as long as 25 epochs")
+
+
+def splits(options: argparse.Namespace, findings: Findings) -> None:
+    """Accuracy by folds against accuracy on the untouched test split."""
+    from photo_classifier.evaluation.metrics import wilson_interval
+
+    data = ("--data_dir", photos(options), *LITE0)
+    n_holds, accuracies = 0, {"epochs": [], "solved": []}
+    for seed in range(options.seeds):
+        epochs = must(run(*data, "--seed", seed, "--run_dir", f"epochs{seed}"))
+        must(run(*data, *SOLVED, "--seed", seed, "--run_dir", f"solved{seed}"))
+        report = json.loads(Path(f"solved{seed}/report.json").read_text(encoding="utf-8"))
+        (p, low, high), (q, bottom, top) = (
+            (part["accuracy"], *wilson_interval(part["n_correct"], part["n_images"]))
+            for part in (report["test"], report["out-of-fold"])
+        )
+        down, up = ((p - low) ** 2 + (top - q) ** 2) ** 0.5, ((high - p) ** 2 + (q - bottom) ** 2) ** 0.5
+        n_holds += p - q - down <= 0 <= p - q + up
+        accuracies["epochs"].append(float(re.findall(r"test accuracy ([\d.]+)", epochs)[-1]))
+        accuracies["solved"].append(p)
+        print(f"test: seed {seed}: epochs {accuracies['epochs'][-1]:.4f}, solved {p:.4f}, by folds {q:.4f}", flush=True)
+    means = {name: 100 * statistics.mean(values) for name, values in accuracies.items()}
+    print(f"test: {means}, the difference's interval holds 0 in {n_holds} of {options.seeds}", flush=True)
+    findings.expect(n_holds >= 0.9 * options.seeds, "test: accuracy by folds does not predict that of the test split")
+
+
+WORK = {"solve": solve, "time": times, "test": splits}
+
+
+def main() -> int:
+    """Parses and measures; the exit status."""
+    parser = described(__doc__)
+    parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), help="your photos")
+    parser.add_argument("--seeds", type=int, default=5, help="splits (default: 5)")
+    return prove(parser, WORK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
