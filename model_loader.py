@@ -53,6 +53,7 @@ def get_model(
             its head for classes of the same name.
         preferred_size: used without an `image_size`, if the backbone can take it; otherwise the weights' own is.
         weights_key: where the weights are in the file, if it holds several.
+        class_names: of the new head, for the rows that are kept; none are without them.
         preprocess: how images are prepared, if that is settled: for a run that goes on.
 
     Raises:
@@ -75,7 +76,10 @@ def get_model(
         expected = msgspec.convert(content, Preprocess)
     else:
         expected = (path and published_preprocess(backbone, path)) or model.preprocess
-    expected = replace(expected, bit_depth=bit_depth, fit=expected.fit if fit == "crop" else fit)
+    changes = {"bit_depth": bit_depth, "fit": fit}  # where a flag says so; else as the weights expect
+    expected = replace(
+        expected, **{name: value for name, value in changes.items() if value != getattr(TrainConfig, name)}
+    )
     prepared = preprocess or expected.at(image_size or preferred_size, resize)
     if not image_size and preferred_size and not preprocess and _try_size(model, preferred_size, n_classes):
         prepared = expected.at(None, resize)
@@ -181,6 +185,8 @@ def _load_file(
         return
     tensors = state_dict_of(content, path)
     _load_backbone(model.net, tensors, model.head_name, path)
+    if not class_names:
+        return
     prefix, old_names = f"{model.head_name}.", content["class_names"]
     head = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     kept = copy_rows(model.head, head, old_names, class_names)

@@ -162,6 +162,7 @@ def make_predictor(config: PredictConfig) -> Predictor:
         head_activation=config.head_activation,
         image_size=config.image_size,
         resize=config.resize,
+        fit=config.fit,
         interpolation=config.interpolation,
         mean=config.mean,
         std=config.std,

@@ -327,7 +327,7 @@ def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) 
             dropout=config.dropout,
             seed=config.seed,
             weights_key=config.weights_key,
-            class_names=stopped.images.splits.class_names,
+            class_names=[] if config.head == "logistic" else stopped.images.splits.class_names,  # that is solved anew
             preprocess=stopped.preprocess,
         )
         if config.freeze or config.freeze_until:

@@ -374,6 +374,9 @@ class InputFlags:
     resize: int | None = flag(
         None, "its pixels of the shorter side before the crop (default: in their ratio)", "N", number(int, 1, 16384)
     )
+    fit: str | None = flag(
+        None, "how its photos become square: crop, squash or pad (default: as the published weights, crop)", "NAME"
+    )
     interpolation: str | None = flag(
         None, "its filter of that: bilinear, bicubic, nearest, ... (default: as the published weights)", "NAME"
     )

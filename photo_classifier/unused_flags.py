@@ -65,6 +65,7 @@ TRAINING: Sequence[Row] = (
     Row("label_column", lambda t: t.reads_table, NO_TABLE),
     Row("group_column", lambda t: t.reads_table, NO_TABLE),
     Row("split_column", lambda t: t.reads_table, NO_TABLE),
+    Row("weights_key", lambda t: t.config.weights, "has no effect without --weights"),
     Row("new_photos", lambda t: t.config.splits, "has no effect without --splits"),
     Row("train_ratio", lambda t: t.splits.made, HAS_SPLITS),
     Row("valid_ratio", lambda t: "valid" in t.splits.made, HAS_SPLITS),

@@ -23,7 +23,8 @@ ALWAYS = {
     "augment class_weights on_leak max_bad max_pixels model_name use_pretrained weights freeze freeze_until head folds "
     "head_hidden n_classes model_fn run_dir resume save_every seed gpu_id precision dry_run verbose",
     PredictConfig: "model_fn model_name class_names input result resume top_k probabilities min_probability sheet "
-    "report gpu_id batch_size n_workers precision max_pixels",
+    "report gpu_id batch_size n_workers precision max_pixels weights_key head_activation image_size resize fit "
+    "interpolation mean std",
 }
 ROWS = {TrainConfig: TRAINING, PredictConfig: PREDICTION}
 
@@ -35,6 +36,7 @@ UNUSED = [
     ("--group_column a", "", "group_column", "give it with --labels"),
     ("--split_column a", "", "split_column", "give it with --labels"),
     ("--new_photos skip", "", "new_photos", "without --splits"),
+    ("--weights_key model", "", "weights_key", "without --weights"),
     ("--train_ratio 0.8", SPLIT, "train_ratio", "is in splits already"),
     ("--valid_ratio 0.1", SPLIT, "valid_ratio", "is in splits already"),
     ("--test_ratio 0.1", SPLIT, "test_ratio", "is in splits already"),

@@ -49,8 +49,8 @@ class Preprocess:
     def text(self) -> str:
         """Returns it as the flags that choose it."""
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        sizes = f"--image_size {self.image_size} --resize {self.resize} --interpolation {self.interpolation}"
-        return f"{sizes} --mean {mean} --std {std}"
+        sizes = f"--image_size {self.image_size} --resize {self.resize} --fit {self.fit}"
+        return f"{sizes} --interpolation {self.interpolation} --mean {mean} --std {std}"
 
     @property
     def decode_side(self) -> int:

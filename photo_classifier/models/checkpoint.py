@@ -90,8 +90,8 @@ class Description:
         class_names: in the order of training.
         weights_key: where its weights are in the file, if there are several.
         head_activation: what its head computes between two layers with weights, as in `heads.ACTIVATIONS`.
-        image_size, resize, interpolation, mean, std: how it expects its images; None takes what the published weights
-            of the network expect.
+        image_size, resize, fit, interpolation, mean, std: how it expects its images; None takes what the published
+            weights of the network expect.
     """
 
     model_name: str | None = None
@@ -100,13 +100,14 @@ class Description:
     head_activation: Sequence[str] = ()
     image_size: int | None = None
     resize: int | None = None
+    fit: str | None = None
     interpolation: str | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
     def preprocess(self, published: Preprocess) -> Preprocess:
         """Returns how images are prepared; raises UserError if it makes no sense."""
-        given = {name: getattr(self, name) for name in ("interpolation", "mean", "std") if getattr(self, name)}
+        given = {name: getattr(self, name) for name in ("fit", "interpolation", "mean", "std") if getattr(self, name)}
         given |= {name: tuple(given[name]) * (3 // len(given[name])) for name in ("mean", "std") if name in given}
         if wrong := first_mismatch(given, Looks):
             raise UserError(f"the preparation of images cannot be used: {wrong}")
@@ -116,6 +117,7 @@ class Description:
 class Looks(TypedDict, total=False):
     """The parts of `Preprocess` that are not sizes."""
 
+    fit: Literal[FITS]
     interpolation: InterpolationMode
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]

@@ -253,9 +253,28 @@ def test_the_preparation_of_a_plain_state_dict_is_printed_and_can_be_told(cli, n
     torch.save(net.state_dict(), "m.pth")
     image = save_image(tmp_path / "a.png", 0, 5, size=(64, 64))
     argv = ("--model_fn", "m.pth", "--model_name", NAME, "--class_names", *CLASSES, "--input", image, "--gpu_id", -1)
-    assert "images  --image_size 160 --resize 168 --interpolation bilinear --mean 0.5 " in cli("predict", *argv).out
-    flags = ("--image_size", 64, "--resize", 64, "--interpolation", "bicubic", "--mean", 0.1, "--std", 0.2, 0.3, 0.4)
+    assert (
+        "images  --image_size 160 --resize 168 --fit crop --interpolation bilinear --mean 0.5 "
+        in cli("predict", *argv).out
+    )
+    flags = (
+        "--image_size",
+        64,
+        "--resize",
+        64,
+        "--fit",
+        "squash",
+        "--interpolation",
+        "bicubic",
+        "--mean",
+        0.1,
+        "--std",
+        0.2,
+        0.3,
+        0.4,
+    )
     done = cli("predict", *argv, *flags)
-    assert f"images  {' '.join(map(str, flags[:6]))} --mean 0.1 0.1 0.1 --std 0.2 0.3 0.4; as" in done.out
+    assert f"images  {' '.join(map(str, flags[:8]))} --mean 0.1 0.1 0.1 --std 0.2 0.3 0.4; as" in done.out
     assert_one_line_error(cli("predict", *argv, "--mean", 1, 2), "the preparation of images cannot be used")
+    assert_one_line_error(cli("predict", *argv, "--fit", "x"), "invalid enum value 'x' (fit)")
     assert_one_line_error(cli("predict", *argv, "--interpolation", "x"), "invalid enum value 'x' (interpolation)")
