@@ -41,7 +41,7 @@ WRONG_DATA = {
     "train --data_dir few": "too few images for train + valid + test: cat 1, dog 1; add images",
     "train --data_dir loose": "loose contains 3 images but no class folders; expected",
     "train --data_dir other": "dgo (and it lacks dog); training has cat, dog: rename or remove",
-    "train --data_dir note.txt": "note.txt is no list of images and labels; expected lines such as `a.jpg cat`, or",
+    "train --data_dir note.txt": "note.txt is not a list of images and labels; expected lines such as `a.jpg cat`, or",
     "train --data_dir broken.zip": "broken.zip cannot be unpacked (it is not a complete zip or tar file)",
     "train --dataset_name digit": "neither a known data set (digits, hymenoptera, elpv) nor the folder dataset/digit; "
     "did you mean digits?; for a folder elsewhere use --data_dir DIR",

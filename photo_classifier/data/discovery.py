@@ -121,7 +121,7 @@ def _folder(root: str | Path) -> str:
         return str(unpack_once(root))
     if not os.path.isdir(root):
         what = "is a file, but neither an archive nor a table" if os.path.exists(root) else "does not exist"
-        hint = did_you_mean_path(root)
+        hint = "" if os.path.exists(root) else did_you_mean_path(root)
         tables = "a table such as labels.csv or labels.xlsx, or a .zip or .tar.gz of these"
         raise UserError(f"the data folder {root} {what}{hint}; {EXPECTED}, or {tables}")
     return str(Path(root))

@@ -95,7 +95,7 @@ def _what_is_wrong(here: Listing) -> str:
     if len(classes) > 1 and are_containers(classes, here):
         advice = "rename them" if all(map(GENERIC.fullmatch, classes)) else "move the tables away"
         shown = ", ".join(classes[:3])
-        return f"{root} has no class folders: {shown} seem to divide the images; if they are the classes, {advice}"
+        return f"{root} has no class folders: {shown} seem to be parts of the set; if they are classes, {advice}"
     if not classes:
         return _what_is_wrong_with_names(here)
     others = [f"{path} {what_is_in(path)}" for name, path in here.folders.items() if name not in classes]

@@ -61,7 +61,7 @@ def refuse_small_classes(parts: Parts, empty: Sequence[ClassFolder], splits: Col
     advice = ["add images"]
     if len(sizes.keys() - rare) > 1:
         least = max(rare.values()) + 1
-        advice.append(f"leave out the classes with fewer than {least} (--min_images {least})")
+        advice.append(f"leave out the classes with fewer than {pluralize(least, 'image')} (--min_images {least})")
     if max(sizes.values()) > 1:
         advice.append("keep every class that has an image, if need be for training alone (--min_images 1)")
     counts = _counts_text(rare) + _contents_text(empty)

@@ -57,7 +57,7 @@ def _one_colour(looks: dict[str, Look]) -> Iterator[str]:
 
 def _further_bands(looks: dict[str, Look]) -> Iterator[str]:
     if text := _counted(looks, lambda look: look.has_further_band):
-        yield f"{text} TIFF files with more channels than red, green and blue; the further ones are left out"
+        yield f"{text} TIFF files with more channels than red, green and blue; the extra channels are ignored"
 
 
 def _counted(looks: dict[str, Look], holds: Callable[[Look], bool], at_least: float = 0.0) -> str:

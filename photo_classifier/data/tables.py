@@ -92,13 +92,13 @@ class Table:
     def _lacks(self, missing: Sequence[str], is_all: bool) -> str:
         if is_all and self.file.lower().endswith(LISTS):
             return (
-                "is no list of images and labels; expected lines such as `a.jpg cat`, or a first line that names the "
-                "columns, such as path,label"
+                "is not a list of images and labels; expected lines such as `a.jpg cat`, or a first line that names "
+                "the columns, such as path,label"
             )
         flags = " and ".join(f"the {kind} column with --{kind}_column" for kind in missing)
         if self.cells.first:
             return f"has no header line; its columns are called {self.cells.first_line()}; name {flags}"
-        hint = "; if these are no names of columns, add a line above them that names them, such as path,label"
+        hint = "; if these are not column names, add a line above them that gives the names, such as path,label"
         is_doubtful = is_all and any(map(str.isdigit, "".join(self.header)))
         return f"has the columns {', '.join(self.header)}; name {flags}{hint if is_doubtful else ''}"
 
@@ -117,7 +117,7 @@ class Table:
                 f"{self.file}: {self.split} is not used for the splits, as not all of its cells are train, val or test"
             )
         names = self._names_of_numbers[0]
-        return found + ([f"{self.file}: {names} gives the names of its numbers"] if names else [])
+        return found + ([f"{self.file}: the names of its numbered classes come from {names}"] if names else [])
 
     def rows(self) -> Iterator[Row]:
         """Yields the lines in order, without the blank ones."""

@@ -99,7 +99,7 @@ def _check_size(file: str, raw: bytes) -> None:
                     _Counter(file, "worksheets/" in entry.filename).read(packed.read(entry))
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, expat.ExpatError) as error:
         raise UserError(
-            f"{file} is not an Excel workbook as .xlsx has it ({error}); save it again without a password, or as CSV"
+            f"{file} is not a readable .xlsx workbook ({error}); save it again without a password, or as CSV"
         ) from error
 
 

@@ -204,7 +204,7 @@ def test_an_unusable_table_is_refused_with_line_and_reason(image_folder):
 
     assert "has the columns a, b; name the path column with --path_column" in error("a,b", rows)
     assert "did you mean path?" in error("path,label", rows, path="paht")
-    assert "has 1 faulty line: line 3 has no label; 1 file not found (for example x.png)" in error(
+    assert "has 1 faulty line: line 3 has no label; 1 file not found (x.png)" in error(
         "path,label", [rows[0], "x.png,"]
     )
     clash = "line 3 has 2 labels ('cat/00.png' is cat in line 2 and dog here)"

@@ -46,7 +46,7 @@ HOSTILE = {
         "more cells than a table",
     ),
     "deep": ("<a>" * 1000 + "</a>" * 1000, "more cells than a table"),
-    "no XML": ("hello", "is not an Excel workbook"),
+    "no XML": ("hello", "is not a readable .xlsx workbook"),
     "another XML": ("<a/>", "has only empty sheets"),
 }
 
@@ -63,5 +63,5 @@ def test_a_workbook_that_unpacks_to_much_is_not_unpacked():
     with pytest.raises(UserError, match="unpacks to more than 250 MB"):
         read_workbook("t.xlsx", packed(more=bytes(workbooks.MAX_UNPACKED)))
     for content in (b"", b"PK\3\4" + bytes(99), b"\xd0\xcf\x11\xe0" + bytes(99)):
-        with pytest.raises(UserError, match="is not an Excel workbook"):
+        with pytest.raises(UserError, match="is not a readable"):
             read_workbook("t.xlsx", content)

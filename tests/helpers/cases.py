@@ -389,7 +389,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "a broken workbook": (
         _beside(lambda root: (root / "labels.xlsx").write_bytes(b"PK")),
-        ("labels.xlsx is not an Excel workbook",),
+        ("labels.xlsx is not a readable .xlsx workbook",),
     ),
     "a text of something else": (
         _lines("readme.txt", ["These photos are mine."]),
