@@ -60,14 +60,16 @@ Lines = list[tuple[int, Sequence[str]]]
 
 
 def without_titles(lines: Lines) -> Lines:
-    """Returns the lines from the header on, without a title or the names of groups of columns above it.
+    """Returns the lines from the header on, without a title or the names of groups of columns above it."""
+    most = max(sum(map(bool, cells)) for _, cells in lines[:10])
+    start = next((n for n, (_, cells) in enumerate(lines[:10]) if not _is_title(cells, most)), 0)
+    return lines if any(map(is_image_name, lines[start][1])) else lines[start:]
 
-    Such a line fills at most half as many cells as another of the first ten, and there is a header below it.
-    """
-    n_filled = [sum(map(bool, cells)) for _, cells in lines[:10]]
-    n = next(n for n, filled in enumerate([*n_filled, 0]) if 2 * filled > max(n_filled, default=0) or not filled)
-    is_header = 0 < n < len(n_filled) and not any(is_image_name(cell) for _, cells in lines[: n + 1] for cell in cells)
-    return lines[n:] if is_header else lines
+
+def _is_title(cells: Sequence[str], most: int) -> bool:
+    """Returns whether a line fills at most half as many cells as others do, and is neither header nor image."""
+    is_header = all(find_column("", cells, None, usual) for usual in (PATH_COLUMNS, LABEL_COLUMNS))
+    return 2 * sum(map(bool, cells)) <= most and not is_header and not any(map(is_image_name, cells))
 
 
 def find_column(where: str, header: Sequence[str], given: str | None, usual: Sequence[str]) -> str | None:

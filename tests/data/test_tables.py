@@ -158,3 +158,10 @@ def test_a_folder_with_a_text_for_each_photo_is_looked_through_quickly(tmp_path,
     monkeypatch.setattr(layouts, "Table", lambda file, columns: opened.append(file) or Table(file, columns))
     layouts.find_tables(Listing(tmp_path), Columns())
     assert [os.path.basename(file) for file in opened] == ["labels.csv"]
+
+
+def test_a_header_that_names_few_of_its_columns_is_no_title(tmp_path):
+    table = Table(write(tmp_path / "t.csv", "id,label,,\n1,cat,x,y\n2,dog,x,y\n"))
+    assert [(row.path, row.label) for row in table.rows()] == [("1", "cat"), ("2", "dog")]
+    assert Table(write(tmp_path / "t.csv", "Photo,,Result,\nfile,date,label,by\na.jpg,1,cat,me\n")).label == "label"
+    assert len(list(Table(write(tmp_path / "t.csv", "a.jpg,cat,,\nb.jpg,dog,x,y\n")).rows())) == 2, "nor is an image"
