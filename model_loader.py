@@ -72,14 +72,10 @@ def get_model(
 
     model, source = make(None)
     own_size = model.preprocess.image_size
-    if describes_itself(content):
-        expected = msgspec.convert(content, Preprocess)
-    else:
-        expected = (path and published_preprocess(backbone, path)) or model.preprocess
+    expected = _expected_preprocess(backbone, path, content) or model.preprocess
     changes = {"bit_depth": bit_depth, "fit": fit}  # where a flag says so; else as the weights expect
-    expected = replace(
-        expected, **{name: value for name, value in changes.items() if value != getattr(TrainConfig, name)}
-    )
+    changes = {name: value for name, value in changes.items() if value != getattr(TrainConfig, name)}
+    expected = replace(expected, **changes)
     prepared = preprocess or expected.at(image_size or preferred_size, resize)
     if not image_size and preferred_size and not preprocess and _try_size(model, preferred_size, n_classes):
         prepared = expected.at(None, resize)
@@ -91,6 +87,13 @@ def get_model(
     elif pretrained:
         _load_pretrained(model, backbone, source, model_name)
     return model.to(memory_format=torch.channels_last)
+
+
+def _expected_preprocess(backbone: Backbone, path: Path | None, content: Mapping) -> Preprocess | None:
+    """Returns how the weights of a file want images prepared, if that is known."""
+    if describes_itself(content):
+        return msgspec.convert(content, Preprocess)
+    return published_preprocess(backbone, path) if path else None
 
 
 def freeze(model: Classifier, until: str | None = None) -> None:

@@ -6,13 +6,13 @@ import contextlib
 import gc
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from photo_classifier.data.archives import is_archive_name, unpack_once
 from photo_classifier.data.image_files import Listing
 from photo_classifier.data.layout_hints import explain_undetected
-from photo_classifier.data.layout_readers import EXPECTED, LayoutReader
+from photo_classifier.data.layout_readers import EXPECTED, ClassFolder, LayoutReader
 from photo_classifier.data.layouts import detect_layout, find_tables
 from photo_classifier.data.rare_classes import refuse_small_classes, without_rare_classes
 from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Splits
@@ -75,11 +75,8 @@ def load_splits(
         known = [sample for part in parts.values() for sample in part] or None
         parts, split_notes = read_splits(splits, known, root or "", parts.get("train", []) if train_new else [])
         layout, notes = f"{layout} split as in {splits}", notes + split_notes
-    if min_images is None:
-        refuse_small_classes(parts, empty, [split for split, share in _splits_to_make(parts, ratios).items() if share])
-    else:
-        parts, rare_notes = without_rare_classes(parts, empty, min_images)
-        notes += rare_notes
+    parts, rare_notes = _without_rare_classes(parts, empty, ratios, min_images)
+    notes += rare_notes
     class_names = _class_names(parts, name, advice)
     unread = {path: reason for path, reason in unread.items() if reader.label_of(path) in class_names}
     filled = _with_missing_splits(parts, ratios, seed)
@@ -87,6 +84,16 @@ def load_splits(
     made = tuple(split for split in filled if split not in parts)
     three = [filled.get(split, []) for split in SPLIT_FOLDERS]
     return Splits(layout, name, class_names, *three, made=made, passed_over=others, unread=unread, notes=tuple(notes))
+
+
+def _without_rare_classes(
+    parts: Parts, empty: Sequence[ClassFolder], ratios: Mapping[str, float], min_images: int | None
+) -> tuple[Parts, list[str]]:
+    """Returns the images of the classes that are large enough, and notes on the others; None refuses small classes."""
+    if min_images is not None:
+        return without_rare_classes(parts, empty, min_images)
+    refuse_small_classes(parts, empty, [split for split, share in _splits_to_make(parts, ratios).items() if share])
+    return parts, []
 
 
 def open_data(root: str | Path | None, labels: str | Path | None, columns: Columns) -> tuple[str, LayoutReader]:
