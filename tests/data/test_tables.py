@@ -6,6 +6,7 @@ from helpers import make_class_folders, save_image
 
 from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.inputs import samples_at
+from photo_classifier.data.label_cells import joined_names_note
 from photo_classifier.data.table_columns import Columns
 from photo_classifier.data.tables import Table
 from photo_classifier.runtime.errors import UserError
@@ -156,3 +157,10 @@ def test_a_folder_with_a_text_for_each_photo_is_looked_through_quickly(tmp_path,
     monkeypatch.setattr(layouts, "Table", lambda file, columns: opened.append(file) or Table(file, columns))
     layouts.find_tables(Listing(tmp_path), Columns())
     assert [os.path.basename(file) for file in opened] == ["labels.csv"]
+
+
+def test_class_names_that_look_like_several_labels_are_noted():
+    joined = ["apple;red", "apple;green", "pear;red", "plum"]
+    (note,) = joined_names_note(joined)
+    assert "3 class names look like several labels (apple;red, apple;green): this tool takes one label" in note
+    assert not joined_names_note(["mac & cheese", "fish & chips", "salt", "a/b testing"])
