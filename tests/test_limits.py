@@ -100,7 +100,7 @@ def test_running_out_of_memory_while_a_size_is_tried_is_told_as_that(cli, image_
 
     monkeypatch.setattr(model_loader.Classifier, "forward", forward)
     done = cli("train", "--data_dir", image_folder, *TINY)
-    assert_one_line_error(done, "memory ran out; give a smaller --batch_size, --image_size")
+    assert_one_line_error(done, "memory ran out; give a smaller --batch_size, or train with a smaller --image_size")
 
 
 @pytest.mark.skipif(on_windows, reason="Windows has no such limits")

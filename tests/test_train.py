@@ -363,7 +363,7 @@ def test_without_a_data_folder_the_first_line_says_so(cli, monkeypatch):
 
 def test_a_known_set_brings_its_own_defaults_but_flags_win(monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "start", seen.append)
+    monkeypatch.setattr(train, "start", lambda config, _given: seen.append(config))
     train.main([])
     train.main(["--dataset_name", "digits", "--image_size", "64"])
     train.main(["--data_dir", "photos"])

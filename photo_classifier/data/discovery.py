@@ -11,6 +11,7 @@ from pathlib import Path
 
 from photo_classifier.data.archives import is_archive_name, unpack_once
 from photo_classifier.data.image_files import Listing
+from photo_classifier.data.label_cells import joined_names_note
 from photo_classifier.data.layout_hints import explain_undetected
 from photo_classifier.data.layout_readers import EXPECTED, ClassFolder, LayoutReader
 from photo_classifier.data.layouts import detect_layout, find_tables
@@ -80,7 +81,7 @@ def load_splits(
     class_names = _class_names(parts, name, advice)
     unread = {path: reason for path, reason in unread.items() if reader.label_of(path) in class_names}
     filled = _with_missing_splits(parts, ratios, seed)
-    notes += _group_notes(filled) + _absent_notes(filled, class_names)
+    notes += _group_notes(filled) + _absent_notes(filled, class_names) + joined_names_note(class_names)
     made = tuple(split for split in filled if split not in parts)
     three = [filled.get(split, []) for split in SPLIT_FOLDERS]
     return Splits(layout, name, class_names, *three, made=made, passed_over=others, unread=unread, notes=tuple(notes))

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from photo_classifier.data.encodings import encoding_of
@@ -78,6 +79,20 @@ def _separated(cell: str, known: set[str]) -> list[str]:
         is_known = known.intersection if separator == "|" else known.issuperset
         if len(parts) > 1 and all(parts) and is_known(parts):
             return parts
+    return []
+
+
+def joined_names_note(class_names: Sequence[str]) -> list[str]:
+    """Returns a note on class names that look like several labels, as `apple;red` and `apple;green` do."""
+    for separator in ";|,+&/":
+        parts = {name: {part.strip() for part in name.split(separator)} for name in class_names}
+        times = Counter(part for each in parts.values() for part in each)
+        joined = [name for name in class_names if len(parts[name]) > 1 and any(times[p] > 1 for p in parts[name])]
+        if len(joined) > 1:
+            return [
+                f"{pluralize(len(joined), 'class name')} look like several labels ({', '.join(joined[:2])}): this tool "
+                "takes one label for each image, so each combination is a class of its own"
+            ]
     return []
 
 

@@ -6,6 +6,7 @@ from helpers import make_class_folders, save_image
 
 from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.inputs import samples_at
+from photo_classifier.data.label_cells import joined_names_note
 from photo_classifier.data.table_columns import Columns
 from photo_classifier.data.tables import Table
 from photo_classifier.runtime.errors import UserError
@@ -165,3 +166,10 @@ def test_a_header_that_names_few_of_its_columns_is_no_title(tmp_path):
     assert [(row.path, row.label) for row in table.rows()] == [("1", "cat"), ("2", "dog")]
     assert Table(write(tmp_path / "t.csv", "Photo,,Result,\nfile,date,label,by\na.jpg,1,cat,me\n")).label == "label"
     assert len(list(Table(write(tmp_path / "t.csv", "a.jpg,cat,,\nb.jpg,dog,x,y\n")).rows())) == 2, "nor is an image"
+
+
+def test_class_names_that_look_like_several_labels_are_noted():
+    joined = ["apple;red", "apple;green", "pear;red", "plum"]
+    (note,) = joined_names_note(joined)
+    assert "3 class names look like several labels (apple;red, apple;green): this tool takes one label" in note
+    assert not joined_names_note(["mac & cheese", "fish & chips", "salt", "a/b testing"])
