@@ -495,7 +495,7 @@ def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochR
         by_folds = validate_by_folds(session, loaders) if session.folds else ()
         best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop, by_folds)
         if trainer.epoch < config.n_epochs:
-            text = early_stop_text(replace(config, run_dir=str(run.folder)), trainer.epoch, best.epoch)
+            text = early_stop_text(replace(config, run_dir=str(run.folder)), trainer.epoch, trainer.improved)
             say(f"stopped after {trainer.epoch} of {config.n_epochs} epochs: {text}")
         measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
         return loaders, *measured

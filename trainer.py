@@ -92,6 +92,7 @@ class Trainer:
         self.step, self.epoch = 0, 0
         self.sums: RunningMetrics | None = None  # of the epoch that is under way
         self.best: EpochResult | None = None
+        self.improved: int | None = None  # the last epoch with a higher score; a tie is no reason to go on
         self.last: EpochResult | None = None
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -109,7 +110,7 @@ class Trainer:
 
         Args:
             n_epochs: of the whole run, those before a resume among them.
-            early_stop: end after this many epochs without a better one.
+            early_stop: end after this many epochs without a higher score.
             by_folds: the validation of every epoch by folds, which then takes the place of the loader's.
 
         Raises:
@@ -124,6 +125,8 @@ class Trainer:
             result = EpochResult(self.epoch, train, valid, self.recipe.schedule.rates)
             self.last, is_best = result, self.is_best(result)
             if is_best:
+                if self.best is None or self._scores(result)[0] > self._scores(self.best)[0]:
+                    self.improved = self.epoch
                 self.best = result
                 run.save_best(result)
             run.log(result, is_best)
@@ -138,8 +141,8 @@ class Trainer:
         return self.best
 
     def has_stalled(self, early_stop: int | None) -> bool:
-        """Returns whether that many epochs went by without a better one."""
-        return bool(early_stop and self.best and self.epoch - 1 - self.best.epoch >= early_stop)
+        """Returns whether that many epochs went by without a higher score."""
+        return bool(early_stop and self.best and self.epoch - 1 - self.improved >= early_stop)
 
     def is_best(self, result: EpochResult) -> bool:
         """Returns whether the epoch is better than all before it; on a tie one with a lower validation loss is."""
@@ -290,6 +293,7 @@ class Trainer:
             "epoch": self.epoch,
             "sums": self.sums.all_reduced().state_dict() if self.sums else None,
             "best": self.best and self.best.state_dict(),
+            "improved": self.improved,
             "last": self.last and self.last.state_dict(),
         }
 
@@ -306,6 +310,7 @@ class Trainer:
         self.last, self.best = (msgspec.convert(state[name], EpochResult | None) for name in ("last", "best"))
         if self.last == self.best:
             self.last = self.best
+        self.improved = state.get("improved", self.best and self.best.epoch)
 
     def _check_finite(self) -> None:
         epoch = f"epoch {self.epoch + 1}"

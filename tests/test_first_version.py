@@ -86,7 +86,8 @@ def test_a_stopped_run_of_the_first_version_goes_on_to_the_same_numbers(cli, exp
     assert "warning:" not in done.err, "the photos are those of the run"
     rows = rows_of("stopped/metrics.csv")
     assert rows[:2] == before, "it began anew: these rows, with their seconds, were there"
-    assert_same_rows(rows, expected.metrics)
+    # a mixed image counts by the shares of its classes now, and did not then
+    assert_same_rows(rows, [{k: v for k, v in row.items() if k != "train_accuracy"} for row in expected.metrics])
     assert_same_head("stopped/last_model.pth", expected.last_head)
     assert_same_head("stopped.pth", expected.best_head)
     assert done.out.splitlines()[-1] == expected.resumed

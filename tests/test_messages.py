@@ -75,7 +75,7 @@ WRONG_NAMES = {
     "efficientnet_lite0, a torchvision model (resnet18, convnext_tiny, ...) or timm/NAME; did you mean resnet18?",
     "train --data_dir photos --model_name timm/resnet81": "did you mean timm/resnet18?",
     "train --data_dir photos --model_name timm/": "write it as in timm/resnet18",
-    "train --data_dir photos --model_name timm/vit_tiny_patch16_224 --image_size 99": "it takes 224, and its own is",
+    "train --data_dir photos --model_name timm/vit_tiny_patch16_224 --image_size 8": "it takes 32, 48, 64",
 }
 WRONG_FILES = {
     f"train {RUN} --weights wieghts.pth": "there is no file wieghts.pth; did you mean weights.pth?; give an existing",

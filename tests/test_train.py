@@ -188,14 +188,14 @@ def test_balanced_weights_change_the_training_loss_alone(cli, split_folder):
     assert rows[0]["valid_loss"] == rows[1]["valid_loss"]
 
 
-CATS_AND_DOGS = "--freeze_until global_pool --head_hidden 8 --lr 1e-2 --scheduler plateau"
-CATS_AND_DOGS += " --early_stop 1 --monitor accuracy"
+CATS_AND_DOGS = "--freeze_until global_pool --head_hidden 8 --scheduler plateau --early_stop 1"
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_the_best_and_the_last_weights_are_both_kept_and_measured(optimizer, cli, image_folder):
     argv = ("--data_dir", image_folder, *TINY, *CATS_AND_DOGS.split(), "--optimizer", optimizer, "--views", 0)
-    done = cli("train", *argv, "--n_epochs", 30, "--model_fn", "best.pth", "--run_dir", "r")
+    rate = ("--lr", 1, "--monitor", "loss")  # so high that the loss soon rises
+    done = cli("train", *argv, *rate, "--n_epochs", 30, "--model_fn", "best.pth", "--run_dir", "r")
     assert done.status == 0, done.err
     n_epochs, best = len(metrics_of("r")), torch.load("best.pth", weights_only=True)
     assert best["metrics"]["epoch"] == n_epochs - 1 < 29, "the early stop came one epoch after the best"
@@ -207,6 +207,14 @@ def test_the_best_and_the_last_weights_are_both_kept_and_measured(optimizer, cli
     )
     assert cli("predict", "--model_fn", "r/last_model.pth", "--n_workers", 0).out.splitlines()[-1] == said[1]
     assert cli("predict", "--model_fn", "best.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
+
+
+def test_an_equal_accuracy_with_a_lower_loss_is_kept_and_does_not_put_off_the_early_stop(cli, image_folder):
+    argv = ("--data_dir", image_folder, *TINY, *CATS_AND_DOGS.split(), "--lr", 1e-2, "--monitor", "accuracy")
+    assert cli("train", *argv, "--n_epochs", 30, "--run_dir", "r").status == 0
+    accuracies, losses = ([float(row[name]) for row in metrics_of("r")] for name in ("valid_accuracy", "valid_loss"))
+    assert accuracies[-1] <= max(accuracies[:-1]), "it stopped at the first epoch that was no better"
+    assert len(accuracies) < 30 and losses == sorted(losses, reverse=True), "whose loss was lower"
 
 
 def test_where_the_last_epoch_is_the_best_both_files_hold_it(cli, split_folder):

@@ -75,24 +75,24 @@ def why_finished(stopped: StoppedRun, config: TrainConfig) -> str:
     n_epochs, best = stopped.trainer["epoch"], stopped.trainer["best"]
     if not (stopped.is_finished and best):
         return ""
-    early = early_stop_text(config, n_epochs, best["epoch"])
+    early = early_stop_text(config, n_epochs, stopped.trainer.get("improved", best["epoch"]))
     if n_epochs >= config.n_epochs and config.scheduler == "cosine":
         return "its cosine schedule was planned for that many epochs: to train longer start a new run"
     return early or ("raise --n_epochs to train longer" if n_epochs >= config.n_epochs else "")
 
 
-def early_stop_text(config: TrainConfig, n_epochs: int, best_epoch: int) -> str:
+def early_stop_text(config: TrainConfig, n_epochs: int, improved: int) -> str:
     """Returns why a run ends early after that many epochs, and how to train on; an empty text if it does not.
 
-    `best_epoch` counts from 0; `config.run_dir` is the folder of the run.
+    `improved` is the last epoch with a higher score, from 0; `config.run_dir` is the folder of the run.
     """
-    n_worse = n_epochs - 1 - best_epoch
+    n_worse = n_epochs - 1 - improved
     if not config.early_stop or n_worse < config.early_stop:
         return ""
     more = ("--n_epochs", config.n_epochs + n_worse) if n_epochs >= config.n_epochs else ()
     command = resume_command(config.run_dir, *more, "--early_stop", n_worse + config.early_stop)
     last = "the last epoch was not" if n_worse == 1 else f"none of the last {n_worse} epochs was"
-    return f"{last} better than epoch {best_epoch + 1} (--early_stop {config.early_stop}); train on with: {command}"
+    return f"{last} better than epoch {improved + 1} (--early_stop {config.early_stop}); train on with: {command}"
 
 
 def enter_working_folder(stopped: StoppedRun, config: TrainConfig, given: Mapping[str, object]) -> TrainConfig:

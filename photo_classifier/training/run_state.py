@@ -130,7 +130,13 @@ def load_backbone(stopped: StoppedRun, net: nn.Module) -> None:
     load_into(net, tensors, strict=False)
 
 
-class TrainerState(TypedDict):
+class LaterTrainerState(TypedDict, total=False):
+    """What runs of earlier versions lack."""
+
+    improved: int | None
+
+
+class TrainerState(LaterTrainerState):
     """The state of the trainer; whether its parts fit is seen where they are put back."""
 
     model: dict[str, torch.Tensor]
@@ -195,6 +201,7 @@ def _first_contradiction(content: Mapping) -> str:
     """Returns the first thing that has the right type but makes no sense, or an empty text."""
     rows, trainer = content["rows"], content["trainer"]
     epochs = [result["epoch"] for result in (trainer["best"], trainer["last"]) if result]
+    epochs += [trainer["improved"]] if trainer.get("improved") is not None else []
     claims = {
         "rows do not match its epochs": len(rows) == trainer["epoch"]
         and all(row.get("epoch") == str(n + 1) and row.keys() == rows[0].keys() for n, row in enumerate(rows)),
