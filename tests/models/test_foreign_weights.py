@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import copy
 from pathlib import Path
 
 import pytest
@@ -130,9 +131,10 @@ def test_a_checkpoint_of_a_compiled_model(net):
     assert_predicts_as(net)
     torch.save({"model": torch.compile(nn.DataParallel(net)).state_dict()}, "m.pth")
     assert_predicts_as(net)
+    plain = copy.deepcopy(net)  # computing in the compiled one needs a C++ compiler
     net.layer1 = torch.compile(net.layer1)
     torch.save(net.state_dict(), "m.pth")
-    assert_predicts_as(net)
+    assert_predicts_as(plain)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod.", "_orig_mod.module.", "net.", "1.", "a.b.c."])
