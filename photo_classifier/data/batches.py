@@ -178,7 +178,7 @@ class StreamBatchSampler:
     """
 
     def __init__(self, samples: Iterable[Sample], batch_size: int) -> None:
-        self._source, self._batch_size = iter(samples), batch_size
+        self._source, self.batch_size = iter(samples), batch_size
         self._peeked: deque[list[Sample]] = deque()
         self.handed_out: deque[list[Sample]] = deque()
 
@@ -188,7 +188,7 @@ class StreamBatchSampler:
         return len(self._peeked)
 
     def _next(self) -> list[Sample]:
-        return list(itertools.islice(self._source, self._batch_size))
+        return list(itertools.islice(self._source, self.batch_size))
 
     def __iter__(self) -> Iterator[list[tuple[int, Sample]]]:
         while batch := self._peeked.popleft() if self._peeked else self._next():
@@ -230,6 +230,18 @@ def make_view_loader(
     n_bytes = batch_bytes(dataset.dataset.preprocess, n_samples * most_views)
     options = worker_options(-(-len(dataset) // n_samples), n_workers, n_bytes)
     return DataLoader(dataset, batch_size=n_samples, collate_fn=collate_views, pin_memory=pin_memory, **options)
+
+
+def make_stream_loader(
+    dataset: SampleDataset, batches: StreamBatchSampler, n_workers: int | None = None, pin_memory: bool = False
+) -> DataLoader:
+    """Returns a loader of a stream of samples, which is read no further ahead than the workers need."""
+    # no more than `worker_options` needs to know: names may arrive slowly on stdin
+    n_batches = batches.peek(32 if START_METHOD == "spawn" else min(n_cores(), 16))
+    if n_batches < 2 and n_workers is None:  # with a single batch there is nothing to decode meanwhile
+        n_workers = 0
+    options = worker_options(n_batches, n_workers, batch_bytes(dataset.preprocess, batches.batch_size))
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory, **options)
 
 
 # fork takes milliseconds but is safe only on Linux; spawn takes seconds

@@ -15,23 +15,14 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from photo_classifier.data.batches import (
-    START_METHOD,
-    Batch,
-    SampleDataset,
-    StreamBatchSampler,
-    batch_bytes,
-    collate,
-    worker_options,
-)
+from photo_classifier.data.batches import Batch, SampleDataset, StreamBatchSampler, make_stream_loader
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.data.samples import Sample
 from photo_classifier.models.checkpoint import Description, load_checkpoint
 from photo_classifier.models.inference import Engine
 from photo_classifier.prediction.results import UNKNOWN, Prediction
-from photo_classifier.runtime.device import choose_device, choose_precision, n_cores
+from photo_classifier.runtime.device import choose_device, choose_precision
 from photo_classifier.runtime.errors import UserError
 
 NOT_FINITE = "the model's output is not a finite number; try --precision fp32"
@@ -95,20 +86,7 @@ class Predictor:
         """Yields batches of predictions in the order of the samples, which are read only as needed."""
         batches = StreamBatchSampler(samples, self.engine.batch_size)
         dataset = SampleDataset(self.class_names, self.engine.model.preprocess, self.max_pixels)
-        # no more than `worker_options` needs to know: names may arrive slowly on stdin
-        n_batches = batches.peek(32 if START_METHOD == "spawn" else min(n_cores(), 16))
-        loader = DataLoader(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=collate,
-            pin_memory=self.engine.device.type == "cuda",
-            # with a single batch there is nothing to decode meanwhile
-            **worker_options(
-                n_batches,
-                0 if n_batches < 2 and self.n_workers is None else self.n_workers,
-                batch_bytes(dataset.preprocess, self.engine.batch_size),
-            ),
-        )
+        loader = make_stream_loader(dataset, batches, self.n_workers, self.engine.device.type == "cuda")
         for batch in loader:
             yield self._predict_batch(batches.handed_out.popleft(), batch)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from torch.utils.data import DataLoader
-
-from photo_classifier.data.batches import SampleDataset, collate, worker_options
+from photo_classifier.data.batches import SampleDataset, StreamBatchSampler, make_stream_loader
 from photo_classifier.data.samples import Splits
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime.console import say
@@ -27,16 +25,15 @@ def write_answers_before(
     That happens before training: the run may overwrite the checkpoint, or continue where it is gone.
     """
     samples = [s for part in (splits.valid, splits.test) for s in part if s.label in class_names]
-    numbered = list(enumerate(samples))
-    batches = [numbered[n : n + engine.batch_size] for n in range(0, len(samples), engine.batch_size)]
+    batches = StreamBatchSampler(samples, engine.batch_size)
     dataset = SampleDataset(class_names, engine.model.preprocess, max_pixels)
-    options = worker_options(len(batches), n_workers)
     answers = {}
-    for batch in DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **options):
+    for batch in make_stream_loader(dataset, batches, n_workers, engine.device.type == "cuda"):
+        handed_out = batches.handed_out.popleft()
         if len(batch.indices):
             chosen = engine(batch.images).argmax(1).tolist()
             for n, k in zip(batch.indices.tolist(), chosen, strict=True):
-                answers[samples[n].path] = class_names[k]
+                answers[handed_out[n].path] = class_names[k]
     write_text(folder / ANSWERS_BEFORE, json.dumps(answers))
 
 
@@ -57,8 +54,8 @@ def report_changed_answers(folder: Path, splits: Splits, results: Results, weigh
     write_table(folder / "changed_answers.csv", rows)
     n_right, n_wrong = (sum(row[key] == row["label"] for row in rows) for key in ("now", "before"))
     say(
-        f"changed {len(rows)} of {pluralize(len(before), 'held-out photo')} of the earlier classes are answered "
-        f"otherwise than by {weights}: {n_right} now right, {n_wrong} no longer"
+        f"changed {len(rows)} of {pluralize(len(before), 'held-out photo')} of the earlier classes: the answer differs "
+        f"from that of {weights}; {n_right} now right, {n_wrong} no longer right"
     )
     for row in rows[:MOST_SHOWN]:
         say(f"        {escape_surrogates(row['path'])} ({row['label']}): {row['before']} -> {row['now']}")
