@@ -12,6 +12,7 @@ from pathlib import Path
 from photo_classifier.data.archives import is_archive_name, unpack_once
 from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.image_files import is_visible, nfc, others_text, subfolders, walk_images
+from photo_classifier.data.label_cells import has_several
 from photo_classifier.data.layout_readers import ClassFolder, FolderReader, LayoutReader
 from photo_classifier.data.layouts import detect_layout
 from photo_classifier.data.samples import Sample
@@ -137,7 +138,7 @@ def _in_table(file: str, class_names: Sequence[str], columns: Columns) -> Iterat
         label = next((name for name in names if name in known), None)
         yield Sample(path, label, reason=reason)
         unknown[row.label] += bool(row.label and not row.fault) and label is None
-        faults[row.fault] += "labels (" in row.fault
+        faults[row.fault] += has_several(row.fault)
     if unknown := +unknown:
         names = ", ".join(name for name, _ in unknown.most_common(3))
         say(f"{file}: ignored {pluralize(unknown.total(), 'label')} without a matching class ({names})")

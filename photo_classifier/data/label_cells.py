@@ -58,6 +58,11 @@ def _several(labels: Sequence[str]) -> str:
     return f"has {pluralize(len(labels), 'label')} ({', '.join(labels[:3])})"
 
 
+def has_several(fault: str) -> bool:
+    """Returns whether a fault is that of several labels, of one line or of two about the same image."""
+    return "labels (" in fault
+
+
 def _listed(cell: str) -> list[str]:
     """Returns the texts in a JSON list or object, such as `["cat", "dog"]`."""
     if not cell.startswith(("[", "{")):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from photo_classifier.data.file_finder import FileFinder
 from photo_classifier.data.image_files import ending_of, nfc, walk_images
+from photo_classifier.data.label_cells import has_several
 from photo_classifier.data.layout_readers import ClassFolder, sample_key
 from photo_classifier.data.samples import Sample, split_of
 from photo_classifier.data.table_files import SURE
@@ -148,7 +149,7 @@ class Faults:
     def add(self, where: str, fault: str) -> None:
         """Adds the fault of a line."""
         self.n_faults += 1
-        self.n_several += "labels (" in fault
+        self.n_several += has_several(fault)
         if self.n_faults <= SHOWN:
             self.shown.append(f"{where} {fault}")
 
