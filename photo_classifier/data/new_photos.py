@@ -18,12 +18,16 @@ T = TypeVar("T")
 SAMPLES = "samples.json"  # a run writes it beside its splits.csv
 
 
-class SavedImages(TypedDict):
-    """What is read of `samples.json`: for each split the rows of its images, and size and time of their files."""
+class SavedSamples(TypedDict):
+    """What `samples.json` holds of the images of each split.
+
+    `splits` are the fields of a `Splits`, with each sample as a row of `columns`; `files` are the size and the
+    modification time of each image when the run began.
+    """
 
     columns: list[str]
     splits: dict[str, Any]
-    files: dict[str, list[list[int] | None]]
+    files: dict[str, list[tuple[int, int] | None]]
 
 
 def find_moved(file: str, gone: Sequence[str], unlisted: Sequence[Sample]) -> dict[str, Sample]:
@@ -53,7 +57,7 @@ def find_moved(file: str, gone: Sequence[str], unlisted: Sequence[Sample]) -> di
 def _states_of_run(folder: str) -> dict[str, tuple[int, ...]]:
     """Returns size and modification time of each image when the run began, by its path."""
     content = read_json(os.path.join(folder, SAMPLES))
-    if first_mismatch(content, SavedImages) or "path" not in content["columns"]:
+    if first_mismatch(content, SavedSamples) or "path" not in content["columns"]:
         return {}
     column, states = content["columns"].index("path"), {}
     for split, files in content["files"].items():

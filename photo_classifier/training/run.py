@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
+from photo_classifier.data.new_photos import SAMPLES
 from photo_classifier.data.samples import Splits
 from photo_classifier.runtime.files import write_text
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.epoch_log import EpochLog
 from photo_classifier.training.results import EpochResult, Results
 from photo_classifier.training.run_folder import claim_folder, release_folder, write_splits
-from photo_classifier.training.run_state import FINISHED, SAMPLES, StoppedRun, write_backbone, write_images, write_last
+from photo_classifier.training.run_state import FINISHED, StoppedRun, write_backbone, write_images, write_last
 from photo_classifier.training.skipped_images import SkippedImages
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from photo_classifier.data.new_photos import SAMPLES
 from photo_classifier.data.samples import Splits
 from photo_classifier.runtime import launcher
 from photo_classifier.runtime.distributed import agents, broadcast_from_main
@@ -18,7 +19,7 @@ from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import read_json, write_text
 from photo_classifier.runtime.plain_values import first_mismatch
 from photo_classifier.runtime.text import shell_command
-from photo_classifier.training.run_state import FINISHED, LAST, SAMPLES
+from photo_classifier.training.run_state import FINISHED, LAST
 
 LAUNCH = "launch.json"
 ANSWERS_BEFORE = "answers_before.json"

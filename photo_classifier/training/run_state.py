@@ -14,6 +14,7 @@ import msgspec
 import torch
 from torch import nn
 
+from photo_classifier.data.new_photos import SAMPLES, SavedSamples
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.data.samples import SPLIT_FOLDERS, Sample, Splits
 from photo_classifier.models import tensor_files
@@ -24,7 +25,7 @@ from photo_classifier.runtime.plain_values import first_failed, first_mismatch
 from photo_classifier.training.results import EpochResult
 
 FORMAT_VERSION = 1
-LAST, SAMPLES, BACKBONE, FINISHED = "last.pth", "samples.json", "backbone.pth", "finished.json"
+LAST, BACKBONE, FINISHED = "last.pth", "backbone.pth", "finished.json"
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,10 @@ class Saved(TypedDict):
     trainer: TrainerState
 
 
-class SavedImages(TypedDict):
-    """What `samples.json` holds: `splits` are the fields of a `Splits`, with each sample as a row of `columns`."""
+class SavedImages(SavedSamples):
+    """What `samples.json` holds: the images, and how many were found."""
 
     n_found: int
-    columns: list[str]
-    files: dict[str, list[tuple[int, int] | None]]
-    splits: dict[str, Any]
 
 
 def load_stopped_run(folder: str | Path) -> StoppedRun:
