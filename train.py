@@ -97,7 +97,7 @@ def resume(given: Mapping[str, object]) -> int:
     if reason := why_finished(stopped, config):
         what = f"{pluralize(len(stopped.state.rows), 'epoch')}, {where_best(config, stopped)}"
         if config.n_epochs > stopped.state.config["n_epochs"]:
-            raise UserError(f"--n_epochs {config.n_epochs} trains nothing more of {config.run_dir}: {reason}")
+            raise UserError(f"--n_epochs {config.n_epochs} would not train {config.run_dir} any further: {reason}")
         say(f"{config.run_dir} is finished: {what}; {reason}")
         return 0
 
@@ -136,7 +136,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
     with explain_early_end(run):
         splits = prepare_data(config, stopped, run, model)
         summary.describe(config, splits, run.n_skipped, model, device, dtype)
-        warn_of_idle(config, given, splits, model)
+        warn_of_unused(config, given, splits, model)
         engine = make_engine(config, model, device, dtype, stopped)
         folds, used = divide(config, splits)
         checkpoint = open_checkpoint(config, model, used, stopped)
@@ -243,7 +243,7 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     return drop_samples(splits, [*reasons, *dropped]) if reasons or dropped else splits
 
 
-def warn_of_idle(config: TrainConfig, given: Mapping[str, object], splits: Splits, model: Classifier) -> None:
+def warn_of_unused(config: TrainConfig, given: Mapping[str, object], splits: Splits, model: Classifier) -> None:
     """Warns of flags that were given and do nothing in this run."""
     from photo_classifier.models.classifier import has_batch_norm, is_wholly_frozen
     from photo_classifier.unused_flags import TRAINING, Training, warn_of_unused_flags
@@ -393,10 +393,12 @@ def make_strategy(config: TrainConfig, engine: Engine) -> Strategy:
     stores_features = bool(config.views) and not config.dry_run  # a dry run leaves none behind
     strategy = choose_strategy(engine, pass_size(config) or config.batch_size, stores_features, bool(config.cutmix))
     if n_folds(config) and not strategy.has_head:
-        raise UserError(f"--folds needs a head apart from its network, which {config.model_name} has not; leave it out")
+        raise UserError(
+            f"--folds needs a network whose head can be told apart, unlike {config.model_name}; leave it out"
+        )
     if config.head == "logistic" and not strategy.has_linear_head:
         raise UserError(
-            f"--head logistic needs a last layer that is linear, and that of {config.model_name} is not; leave it out"
+            f"--head logistic needs a linear last layer, which {config.model_name} does not have; leave it out"
         )
     return strategy
 

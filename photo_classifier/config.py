@@ -206,7 +206,7 @@ class RunFlags:
     )
     resume: str | None = flag(
         None,
-        "continue the run in that folder with its own flags; --n_epochs may be raised, --early_stop be another "
+        "continue the run in that folder with its own flags; --n_epochs may be raised and --early_stop changed "
         "(default: a new run)",
         "RUN_DIR",
     )
@@ -364,32 +364,39 @@ class InputFlags:
     )
     head_activation: tuple[str, ...] = flag(
         (),
-        "activation between two layers in the head of a plain state_dict: relu, tanh, ... (default: none)",
+        "activations in the head of a plain state_dict, if it has several layers: relu, tanh, ... (default: none)",
         "NAME",
         many=True,
     )
     image_size: int | None = flag(
-        None, "pixels per side for a plain state_dict (default: as the published weights)", "N", number(int, 1, 8192)
+        None,
+        "pixels per side that a plain state_dict takes (default: as the published weights)",
+        "N",
+        number(int, 1, 8192),
     )
     resize: int | None = flag(
-        None, "its pixels of the shorter side before the crop (default: in their ratio)", "N", number(int, 1, 16384)
+        None,
+        "pixels of the shorter side before the crop (default: in proportion to --image_size)",
+        "N",
+        number(int, 1, 16384),
     )
     fit: str | None = flag(
-        None, "how its photos become square: crop, squash or pad (default: as the published weights, crop)", "NAME"
+        None, "how photos become square for a plain state_dict: crop, squash or pad (default: crop)", "NAME"
     )
     interpolation: str | None = flag(
-        None, "its filter of that: bilinear, bicubic, nearest, ... (default: as the published weights)", "NAME"
+        None, "resizing for a plain state_dict: bilinear, bicubic, ... (default: as the published weights)", "NAME"
     )
     mean: tuple[float, ...] = flag(
         (),
-        "its mean of red, green and blue from 0 to 1, or one (default: as the published weights)",
+        "mean of red, green and blue, or one for all, that a plain state_dict expects (default: as the published "
+        "weights)",
         "X",
         number(float, -10, 10),
         many=True,
     )
     std: tuple[float, ...] = flag(
         (),
-        "its standard deviation of them, or one (default: as the published weights)",
+        "standard deviation of red, green and blue, or one for all (default: as the published weights)",
         "X",
         number(float, above=0),
         many=True,

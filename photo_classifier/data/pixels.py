@@ -153,7 +153,7 @@ def join_bytes(high: Image.Image, low: Image.Image, bit_depth: int) -> Image.Ima
     """Returns 16-bit colours, given as two images of their bytes, scaled to 8 bits; keeps the metadata of `high`.
 
     Raises:
-        BadImage: a value has more bits than told.
+        BadImage: a value has more bits than `bit_depth`.
     """
     values = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
     high.im = Image.fromarray(_scaled(values, bit_depth), high.mode).im

@@ -75,7 +75,10 @@ def _refuse_empty_classes(parts: Parts, empty: Sequence[ClassFolder]) -> None:
     advice = ["add images"]
     if len({sample.label for sample in parts.get("train", ())}) > 1:
         is_needed = any(place.split == "train" and place.label in labels for place in empty)
-        advice += [*["remove what is no class"] * (not is_needed), "leave out the classes without any (--min_images 1)"]
+        advice += [
+            *["remove the folders that are not classes"] * (not is_needed),
+            "leave out the classes without any (--min_images 1)",
+        ]
     what = "look like classes but contain" if len(empty) > 1 else "looks like a class but contains"
     names = _names_text([place.folder for place in empty])
     raise UserError(f"{names} {what} no images{_contents_text(empty)}; {', or '.join(advice)}")

@@ -28,7 +28,7 @@ class _Dtype:
 def _number(dtype: _Dtype, data: bytes) -> bool | int | float | complex:
     """Returns a scalar of numpy as Python's; raises ValueError for others than numbers."""
     if not NUMBERS.fullmatch(dtype.code):
-        raise ValueError(f"numpy's {dtype.code} is no number")
+        raise ValueError(f"numpy's {dtype.code} is not a number")
     return np.frombuffer(data, dtype.order + dtype.code, count=1)[0].item()
 
 

@@ -61,7 +61,7 @@ def test_rare_and_empty_classes_are_named_at_once_with_advice_that_works(name, t
     assert {int(n) for n in re.findall(r"--min_images (\d+)", str(error.value))} == set(advice)
     for least, n_classes in advice.items():
         assert len(load(tmp_path / "d", least).class_names) == n_classes
-    if "remove what is no class" in str(error.value):
+    if "remove the folders that are not classes" in str(error.value):
         for folder in [path for path in (tmp_path / "d").rglob("*") if path.is_dir() and not any(path.iterdir())]:
             folder.rmdir()
         load(tmp_path / "d", 1)

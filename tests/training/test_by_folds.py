@@ -122,7 +122,7 @@ def test_a_solved_head_is_a_plain_layer_that_torchvision_loads_alone(cli, image_
         (("--freeze", "--head", "logistic", "--head_hidden", 8), "--head_hidden makes two"),
         (("--freeze", "--head", "ridge"), "choose from epochs, logistic"),
         (("--freeze", "--folds", 25), "25 folds need at least 25"),
-        (("--freeze", "--head", "logistic", "--model_name", "squeezenet"), "needs a last layer that is linear"),
+        (("--freeze", "--head", "logistic", "--model_name", "squeezenet"), "needs a linear last layer"),
     ],
 )
 def test_flags_that_do_not_go_together_are_an_error(flags, expected, cli, image_folder):

@@ -148,7 +148,7 @@ def test_a_run_that_stopped_early_is_finished(cli, split_folder):
     assert f"r is finished: 2 epochs, the best weights are in timm_test_resnet.pth; {reason}" in (
         cli("train", "--resume", "r").out
     )
-    assert_one_line_error(cli("train", "--resume", "r", "--n_epochs", 12), f"trains nothing more of r: {reason}")
+    assert_one_line_error(cli("train", "--resume", "r", "--n_epochs", 12), f"would not train r any further: {reason}")
     assert cli("train", "--resume", "r", "--early_stop", 2).status == 0
     assert len(metrics("r")) == 3
 
