@@ -78,11 +78,22 @@ def times(options: argparse.Namespace, findings: Findings) -> None:
     findings.expect(ratio <= 1.3, f"time: a solved head takes {ratio:.2f} times as long as 25 epochs")
 
 
+def without_splits(folder: Path) -> Path:
+    """Returns the photos of train/ and val/ together in class folders, so that each seed draws a test split."""
+    parts = [folder / name for name in ("train", "val") if (folder / name).is_dir()]
+    for part in parts:
+        for path in part.glob("*/*"):
+            target = Path("together", path.parent.name, f"{part.name}-{path.name}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+    return Path("together").resolve() if parts else folder
+
+
 def splits(options: argparse.Namespace, findings: Findings) -> None:
     """Accuracy by folds against accuracy on the untouched test split."""
     from photo_classifier.evaluation.metrics import wilson_interval
 
-    data = ("--data_dir", photos(options), *LITE0)
+    data = ("--data_dir", without_splits(photos(options)), *LITE0)
     n_holds, accuracies = 0, {"epochs": [], "solved": []}
     for seed in range(options.seeds):
         epochs = must(run(*data, "--seed", seed, "--run_dir", f"epochs{seed}"))
