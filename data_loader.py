@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from photo_classifier.config import TrainConfig
+from photo_classifier.config import TrainConfig, parts
 from photo_classifier.data.batches import make_loader
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.image_files import MAX_PIXELS
@@ -177,7 +177,7 @@ def make_feature_loaders(
         skip: records images that could not be read, as `trainer.Recorder.skip`.
     """
     is_solved = config.head == "logistic"
-    n_views = config.views - 1 if is_solved else min(config.views, config.n_epochs)
+    n_views = config.views - 1 if is_solved else min(config.views, len(parts(config)[0]))
     requests = {name: FeatureRequest(dataset, "evaluation") for name, dataset in datasets.items()}
     if config.augment == "none":
         n_views = int(not is_solved)

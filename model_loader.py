@@ -117,6 +117,20 @@ def freeze(model: Classifier, until: str | None = None) -> None:
     model.train(model.training)
 
 
+def freeze_for_a_while(model: Classifier) -> Callable[[], None]:
+    """Freezes everything but the head, and returns what puts it back as it was."""
+    trained, frozen = [p for p in model.net.parameters() if p.requires_grad], list(model.frozen)
+    freeze(model)
+
+    def unfreeze() -> None:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        model.frozen = frozen
+        model.train(model.training)
+
+    return unfreeze
+
+
 def freeze_batch_norm(model: Classifier) -> None:
     """Freezes the statistics and parameters of batch norm, and nothing else."""
     norms = [m for m in model.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from photo_classifier.config import (
     known_set_defaults,
     n_folds,
     parse_args,
+    parts,
     pass_size,
     rate_defaults,
     ratios,
@@ -27,6 +28,8 @@ from photo_classifier.runtime.text import pluralize
 from utils import check_output_path, device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
+    from pathlib import Path
+
     import torch
     from torch import nn
 
@@ -127,6 +130,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
 
     `given` are the flags that the user typed.
     """
+    from photo_classifier.features.cache import open_cache
     from photo_classifier.training import summary
     from photo_classifier.training.early_end import explain_early_end
 
@@ -147,14 +151,18 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
             "preprocess": asdict(model.preprocess),
         }
         run.begin(asdict(config), splits, used, checkpoint, computing)
+        unfreeze = freeze_at_first(config, stopped, model)
         strategy = make_strategy(config, engine)
-        trainer = make_trainer(config, used, engine, strategy, stopped)
-        session = Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run)
+        trainer = make_trainer(config, used, engine, strategy, stopped, parts(config)[0 if unfreeze else -1])
+        session = Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run, unfreeze)
         if config.dry_run:
             try_one_step(session)
             return
         distributed.broadcast_from_main(lambda: note_answers_before(session))
-        loaders, last_results, results, best = fit(session)
+        with open_cache(config.feature_cache) as cache, signals.defer_signals():
+            start_or_restore(session)
+            session = train_head_first(session, cache)
+            loaders, last_results, results, best = fit(session, cache)
         if launcher.is_main():  # which alone has the outputs of all images
             report(session, loaders["valid"], last_results, results, best)
 
@@ -172,6 +180,7 @@ class Session:
     trainer: Trainer
     checkpoint: BestCheckpoint
     run: Run | SilentRun
+    unfreeze: Callable[[], None] | None  # ends the part of the run that trains the head alone
 
 
 # --- data -------------------------------------------------------------------------------------
@@ -330,12 +339,20 @@ def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) 
             class_names=[] if config.head == "logistic" else stopped.images.splits.class_names,  # that is solved anew
             preprocess=stopped.preprocess,
         )
-        if config.freeze or config.freeze_until:
+        if config.freeze_until or (config.freeze and not config.unfreeze_after):
             freeze(model, config.freeze_until)
         if config.freeze_bn:
             freeze_batch_norm(model)
         load_backbone(stopped, model.net)
         return model.to(device)
+
+
+def freeze_at_first(config: TrainConfig, stopped: StoppedRun, model: Classifier) -> Callable[[], None] | None:
+    """Freezes the backbone while the head trains alone; returns what ends that, or None if all layers train now."""
+    from model_loader import freeze_for_a_while
+
+    is_over = not config.unfreeze_after or stopped.trainer.get("first_epoch")
+    return None if is_over else freeze_for_a_while(model)
 
 
 def make_engine(
@@ -404,30 +421,35 @@ def make_strategy(config: TrainConfig, engine: Engine) -> Strategy:
 
 
 def make_trainer(
-    config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy, stopped: StoppedRun
+    config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy, stopped: StoppedRun, epochs: range
 ) -> Trainer:
-    """Returns the trainer of what trains."""
+    """Returns the trainer of what trains in these epochs of the run."""
     from trainer import Trainer
 
-    parts = engine.model.parameters_by_part()
-    parameters = {"head": list(strategy.model.parameters())} if strategy.uses_stored_features else parts
+    by_part = engine.model.parameters_by_part()
+    parameters = {"head": list(strategy.model.parameters())} if strategy.uses_stored_features else by_part
     return Trainer(
         strategy.model,
         strategy.evaluate,
         strategy.refresh,
-        make_recipe(config, parameters, splits, stopped),
+        make_recipe(config, parameters, splits, stopped, epochs),
         engine.device,
         engine.dtype,
         config.seed,
         config.monitor,
         config.sync_bn,
+        epochs.start,
     )
 
 
 def make_recipe(
-    config: TrainConfig, parameters: Mapping[str, list[nn.Parameter]], splits: Splits, stopped: StoppedRun
+    config: TrainConfig,
+    parameters: Mapping[str, list[nn.Parameter]],
+    splits: Splits,
+    stopped: StoppedRun,
+    epochs: range,
 ) -> Recipe:
-    """Returns how the weights learn: optimizer, schedule, loss and mixing."""
+    """Returns how the weights learn in these epochs: optimizer, schedule, loss and mixing."""
     from data_loader import Mixer
     from photo_classifier.data.batches import AddressedSampler
     from photo_classifier.training.optimization import (
@@ -445,16 +467,18 @@ def make_recipe(
         config.optimizer, parameters, rates, config.momentum, config.weight_decay, decays_all(stopped)
     )
     n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
-    plan = Plan(config.n_epochs, config.step_size, config.gamma, config.patience)
+    plan = Plan(len(epochs), config.step_size, config.gamma, config.patience)
     schedule = Schedule(config.scheduler, optimizer, plan, round(config.warmup_epochs * n_steps))
     weights = CLASS_WEIGHTS[config.class_weights](splits.training_counts())
     mixes = config.mixup or config.cutmix
     mix = Mixer(config.mixup, config.cutmix, len(splits.class_names)) if mixes else None
-    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix, pass_size(config))
+    # DistributedDataParallel would average the gradients of a head that trains first in later epochs too
+    at_once = pass_size(config) or (config.batch_size if epochs.stop < config.n_epochs else None)
+    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix, at_once)
 
 
 def try_one_step(session: Session) -> None:
-    """Ends a dry run: takes one step of training, and writes no checkpoint."""
+    """Ends a dry run: takes one step of each part of the training, and writes no checkpoint."""
     from data_loader import make_datasets, make_loaders
 
     config, samples, run = session.config, session.splits.train, session.run
@@ -464,43 +488,74 @@ def try_one_step(session: Session) -> None:
     run.splits = replace(session.splits, train=chosen, valid=[], test=[])
     datasets = make_datasets(config, run.splits, session.engine.model.preprocess)
     loaders = make_loaders(config, datasets, session.engine)
-    result = session.trainer.train_one_epoch(loaders["train"], run, n_epochs=1)
+    steps = {" of the head" * bool(session.unfreeze): session.trainer.train_one_epoch(loaders["train"], run)}
+    if session.unfreeze:
+        steps[" of all layers"] = unfreeze(session).trainer.train_one_epoch(loaders["train"], run)
     run.close()
-    say(f"dry run: a step of {pluralize(result.n_images, 'image')}, loss {result.loss:.4f}, {result.seconds:.1f} s")
+    for what, result in steps.items():
+        n_images = pluralize(result.n_images, "image")
+        say(f"dry run: a step{what} with {n_images}, loss {result.loss:.4f}, {result.seconds:.1f} s")
     say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
 
 
 # --- fit --------------------------------------------------------------------------------------
 
 
-def fit(session: Session) -> tuple[dict[str, Iterable], Results, Results, EpochResult]:
+def open_loaders(session: Session, cache: Path) -> dict[str, Iterable]:
+    """Returns the loaders of all splits: of images, or of stored features where the epochs train on those."""
+    from data_loader import make_datasets, make_feature_loaders, make_loaders
+
+    config, engine = session.config, session.engine
+    datasets = make_datasets(config, session.splits, engine.model.preprocess)
+    if session.unfreeze:
+        datasets.pop("test", None)  # it is for the weights at the end
+    if session.strategy.uses_stored_features:
+        return make_feature_loaders(config, datasets, engine, cache, session.run.skip)
+    return make_loaders(config, datasets, engine)
+
+
+def train_head_first(session: Session, cache: Path) -> Session:
+    """Trains the head alone for the epochs that are left of that; returns the session that trains the other layers."""
+    if not session.unfreeze:
+        return session
+    n_epochs = session.config.unfreeze_after
+    if session.trainer.epoch < n_epochs:
+        loaders = open_loaders(session, cache)
+        session.trainer.fit(loaders["train"], loaders["valid"], session.run, n_epochs)
+    session = unfreeze(session)
+    save_beginning(session)
+    return session
+
+
+def unfreeze(session: Session) -> Session:
+    """Returns the session that goes on with all layers, or with those that are not frozen for good."""
+    session.unfreeze()
+    config, engine = session.config, session.engine
+    strategy = make_strategy(config, engine)
+    trainer = make_trainer(config, session.splits, engine, strategy, session.stopped, parts(config)[-1])
+    trainer.continue_from(session.trainer)
+    return replace(session, strategy=strategy, trainer=trainer, unfreeze=None)
+
+
+def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Results, EpochResult]:
     """Trains the epochs that are left, and measures the weights of the last and of the best.
 
     Returns:
         The loaders, the results of the last and of the best weights, and the epoch of the best.
     """
-    from data_loader import make_datasets, make_feature_loaders, make_loaders
-    from photo_classifier.features.cache import open_cache
     from photo_classifier.training.finish import measure_last_and_best
     from photo_classifier.training.resume import early_stop_text
 
-    config, engine, trainer, run = session.config, session.engine, session.trainer, session.run
-    with open_cache(config.feature_cache) as cache, signals.defer_signals():
-        start_or_restore(session)
-        datasets = make_datasets(config, session.splits, engine.model.preprocess)
-        if session.strategy.uses_stored_features:
-            loaders = make_feature_loaders(config, datasets, engine, cache, run.skip)
-        else:
-            loaders = make_loaders(config, datasets, engine)
-        if config.head == "logistic":
-            return loaders, *solve_head(session, loaders)
-        by_folds = validate_by_folds(session, loaders) if session.folds else ()
-        best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop, by_folds)
-        if trainer.epoch < config.n_epochs:
-            text = early_stop_text(replace(config, run_dir=str(run.folder)), trainer.epoch, trainer.improved)
-            say(f"stopped after {trainer.epoch} of {config.n_epochs} epochs: {text}")
-        measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
-        return loaders, *measured
+    config, trainer, run, loaders = session.config, session.trainer, session.run, open_loaders(session, cache)
+    if config.head == "logistic":
+        return loaders, *solve_head(session, loaders)
+    by_folds = validate_by_folds(session, loaders) if session.folds else ()
+    best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop, by_folds)
+    if trainer.epoch < config.n_epochs:
+        text = early_stop_text(replace(config, run_dir=str(run.folder)), trainer.epoch, trainer.improved)
+        say(f"stopped after {trainer.epoch} of {config.n_epochs} epochs: {text}")
+    measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
+    return loaders, *measured
 
 
 def validate_by_folds(session: Session, loaders: Mapping[str, FeatureLoader]) -> list[PhaseResult]:
@@ -519,7 +574,8 @@ def validate_by_folds(session: Session, loaders: Mapping[str, FeatureLoader]) ->
         head_engine = HeadEngine(head, engine.device, engine.dtype, engine.batch_size)
         strategy = replace(session.strategy, model=head, evaluate=head_engine, refresh=head_engine.refresh)
         part = replace(session.splits, train=[session.splits.train[index] for index in seen])
-        trainer, recorder = make_trainer(config, part, engine, strategy, session.stopped), FoldRecorder()
+        trainer = make_trainer(config, part, engine, strategy, session.stopped, parts(config)[-1])
+        recorder = FoldRecorder()
         train, valid = (
             loaders[name].features.loader(loaders[name].batch_sampler.batch_size, only)
             for name, only in (("train", seen), ("valid", sorted(held_out)))
@@ -577,12 +633,11 @@ def start_or_restore(session: Session) -> None:
     from photo_classifier.training.restore import restore_training_state
 
     config, stopped, trainer, run = session.config, session.stopped, session.trainer, session.run
-    checkpoint, schedule = session.checkpoint, trainer.recipe.schedule
     if stopped.is_new:
-        backbone = None if trainer.model is checkpoint.model else checkpoint.backbone()
-        run.save_first(trainer.state_dict(), backbone, schedule.rates if schedule.warmup else None)
+        schedule = trainer.recipe.schedule
+        save_beginning(session, schedule.rates if schedule.warmup else None)
         return
-    restore_training_state(stopped, trainer, checkpoint.path, trainer.device.type, str(trainer.dtype))
+    restore_training_state(stopped, trainer, session.checkpoint.path, trainer.device.type, str(trainer.dtype))
     if config.head == "logistic":
         say(f"solving the head again: {config.run_dir}")
     else:
@@ -590,6 +645,13 @@ def start_or_restore(session: Session) -> None:
     kept = ("n_epochs", "early_stop", "accumulate")  # so that the next resume need not repeat them
     if any(getattr(config, name) != stopped.state.config.get(name) for name in kept):
         run.save_last(trainer.state_dict())
+
+
+def save_beginning(session: Session, warmup: Mapping[str, float] | None = None) -> None:
+    """Saves the run before the first step of a part of it; `warmup` are the learning rates of that step."""
+    trainer, checkpoint = session.trainer, session.checkpoint
+    backbone = None if trainer.model is checkpoint.model else checkpoint.backbone()
+    session.run.save_first(trainer.state_dict(), backbone, warmup)
 
 
 # --- report -----------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class Trainer:
         seed: dropout and mixing of step `s` are drawn from `(seed, s)`.
         monitor: what the best epoch is chosen by, a row of `MONITORS`.
         sync_bn: whether trained batch norm normalises over the batches of all processes (GPUs only).
+        first_epoch: that from which these layers train; an earlier part of the run has trained others.
 
     Raises:
         UserError: there is no such monitor.
@@ -84,6 +85,7 @@ class Trainer:
     seed: int = 0
     monitor: str = "accuracy"
     sync_bn: bool = False
+    first_epoch: int = 0
 
     def __post_init__(self) -> None:
         in_passes = bool(self.recipe and self.recipe.pass_size)
@@ -96,6 +98,11 @@ class Trainer:
         self.last: EpochResult | None = None
         # fp16 has too few exponents for small gradients; elsewhere the scaler does nothing
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def continue_from(self, earlier: Trainer) -> None:
+        """Goes on after the epochs of a trainer of other layers of the same network."""
+        self.step, self.epoch = earlier.step, earlier.epoch
+        self.best, self.improved, self.last = earlier.best, earlier.improved, earlier.last
 
     def fit(
         self,
@@ -110,7 +117,7 @@ class Trainer:
 
         Args:
             n_epochs: of the whole run, those before a resume among them.
-            early_stop: end after this many epochs without a higher score.
+            early_stop: end after this many epochs without a higher score, of those that train these layers.
             by_folds: the validation of every epoch by folds, which then takes the place of the loader's.
 
         Raises:
@@ -120,7 +127,7 @@ class Trainer:
             Stopped: a signal asked for it; the state was saved.
         """
         while self.epoch < n_epochs and not self.has_stalled(early_stop):
-            train = self.train_one_epoch(train_loader, run, n_epochs)
+            train = self.train_one_epoch(train_loader, run)
             valid = by_folds[self.epoch] if by_folds else self.evaluate(valid_loader, run)
             result = EpochResult(self.epoch, train, valid, self.recipe.schedule.rates)
             self.last, is_best = result, self.is_best(result)
@@ -141,8 +148,10 @@ class Trainer:
         return self.best
 
     def has_stalled(self, early_stop: int | None) -> bool:
-        """Returns whether that many epochs went by without a higher score."""
-        return bool(early_stop and self.best and self.epoch - 1 - self.improved >= early_stop)
+        """Returns whether that many epochs of this part went by without a higher score."""
+        if not early_stop or not self.best:
+            return False
+        return self.epoch - max(self.improved + 1, self.first_epoch) >= early_stop
 
     def is_best(self, result: EpochResult) -> bool:
         """Returns whether the epoch is better than all before it; on a tie one with a lower validation loss is."""
@@ -153,13 +162,12 @@ class Trainer:
         scores = (self.score(result.valid), -result.valid.loss)
         return [-math.inf if math.isnan(score) else score for score in scores]  # any number is better than none
 
-    def train_one_epoch(self, loader: DataLoader, run: Recorder, n_epochs: int) -> PhaseResult:
+    def train_one_epoch(self, loader: DataLoader, run: Recorder) -> PhaseResult:
         """Trains on the batches of one epoch that are left, a step per batch."""
         self.ddp_model.train()
         self.sums = self.sums or RunningMetrics(self.device)
         loader.batch_sampler.epoch, loader.batch_sampler.start = self.epoch, self.sums.n_batches
-        title = f"epoch {self.epoch + 1}/{n_epochs}"
-        self._run(loader, self._train_step, run, title, "train", self.sums, self.state_dict)
+        self._run(loader, self._train_step, run, f"epoch {self.epoch + 1}", "train", self.sums, self.state_dict)
         self._check_finite()
         return self.sums.all_reduced().result("train")
 
@@ -291,6 +299,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "epoch": self.epoch,
+            "first_epoch": self.first_epoch,
             "sums": self.sums.all_reduced().state_dict() if self.sums else None,
             "best": self.best and self.best.state_dict(),
             "improved": self.improved,

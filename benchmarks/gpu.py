@@ -253,7 +253,7 @@ def steps_of_trainer(bench: Bench, n: int) -> tuple[float, int]:
 
     def steps() -> None:
         trainer.sums = None
-        trainer.train_one_epoch(Repeated(batch, n_steps), SilentRun(bench.scratch), 1)
+        trainer.train_one_epoch(Repeated(batch, n_steps), SilentRun(bench.scratch))
 
     return bench.speed(steps, n_steps * n, 3, 1), peak_memory(bench)
 

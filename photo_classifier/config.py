@@ -139,6 +139,13 @@ class ModelFlags:
         None, "freeze the layers up to and including this one: a dotted name or a number (default: none)", "LAYER"
     )
     freeze_bn: bool = flag(False, "freeze only batch norm (default: train it)")
+    unfreeze_after: int | None = flag(
+        None,
+        "with --freeze: train the head alone for N epochs, then all layers, or those behind --freeze_until "
+        "(default: the head alone)",
+        "N",
+        number(int, 1),
+    )
     sync_bn: bool = flag(False, "share batch-norm statistics between all GPUs of the launcher (default: separate ones)")
     head: str = flag(
         "epochs",
@@ -262,10 +269,12 @@ def rate_defaults(given: dict) -> dict:
     At the rate of the head it forgets: after five epochs of EfficientNet-Lite0 with Adam on 144 ants and bees, 146
     leaves and 180 hand signs, test accuracy was 85, 75 and 75 % at 1e-3, 94, 79 and 73 % at 3e-4, and 94, 75 and 65 %
     at 1e-4. An epoch of warm-up made it 96 and 77 % on the first two at 3e-4: no clear gain.
+
+    With `--unfreeze_after` the rate of the head says nothing of the backbone's, which is at most that of the head.
     """
     is_pretrained, is_adam = given.get("use_pretrained") or given.get("weights"), given.get("optimizer") != "sgd"
-    is_open = not given.keys() & {"lr", "backbone_lr", "freeze"}
-    return {"backbone_lr": 3e-4} if is_pretrained and is_adam and is_open else {}
+    is_open = not given.keys() & ({"backbone_lr"} if given.get("unfreeze_after") else {"lr", "backbone_lr", "freeze"})
+    return {"backbone_lr": min(3e-4, given.get("lr", 3e-4))} if is_pretrained and is_adam and is_open else {}
 
 
 def ratios(given: dict) -> dict:
@@ -303,10 +312,30 @@ def check(config: TrainConfig) -> None:
         raise UserError("--use_pretrained and --weights were both given; give one of them")
     if config.scheduler == "plateau" and config.gamma >= 1:
         raise UserError(f"--scheduler plateau needs a --gamma below 1, not {config.gamma:g}; 0.1 is usual")
-    if config.freeze and config.freeze_until:
-        raise UserError("--freeze and --freeze_until were both given; --freeze alone freezes all but the head")
+    if config.freeze and config.freeze_until and not config.unfreeze_after:
+        raise UserError(
+            "--freeze and --freeze_until were both given; --freeze alone freezes all but the head, and with "
+            "--unfreeze_after N the layers behind --freeze_until train after N epochs"
+        )
+    if config.unfreeze_after:
+        _check_unfreezing(config)
     if config.head == "logistic" or config.folds:
         _check_folds(config)
+
+
+def _check_unfreezing(config: TrainConfig) -> None:
+    """Raises a UserError where a head cannot train first, and more layers after it."""
+    flag = f"--unfreeze_after {config.unfreeze_after}"
+    if not config.freeze:
+        raise UserError(f"{flag} trains the head alone first; add --freeze, or leave it out")
+    if config.head == "logistic" or config.folds:
+        other = "--head logistic" if config.head == "logistic" else f"--folds {config.folds}"
+        raise UserError(f"{flag} trains all layers at last, and {other} the head alone; leave one of them out")
+    if config.unfreeze_after >= config.n_epochs:
+        raise UserError(
+            f"{flag} leaves none of the {config.n_epochs} epochs to train all layers in; give a lower number, or raise "
+            "--n_epochs"
+        )
 
 
 def _check_folds(config: TrainConfig) -> None:
@@ -332,6 +361,13 @@ HEADS = ("epochs", "logistic")
 def n_folds(config: TrainConfig) -> int | None:
     """Returns the number of folds, or None for a run without."""
     return config.folds or (5 if config.head == "logistic" else None)
+
+
+def parts(config: TrainConfig) -> list[range]:
+    """Returns the epochs of each part of a run, from 0: those of the head alone come first with `unfreeze_after`."""
+    if config.unfreeze_after:
+        return [range(config.unfreeze_after), range(config.unfreeze_after, config.n_epochs)]
+    return [range(config.n_epochs)]
 
 
 def pass_size(config: TrainConfig) -> int | None:

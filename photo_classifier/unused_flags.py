@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from photo_classifier.config import OptimizationFlags, PredictConfig, TrainConfig
+from photo_classifier.config import OptimizationFlags, PredictConfig, TrainConfig, parts
 from photo_classifier.data.samples import Splits
 from photo_classifier.data.table_files import is_table_name
 from photo_classifier.runtime.console import warn
@@ -28,12 +28,27 @@ class Training:
         """Whether the run is long enough for its schedule to lower the learning rate."""
         c = self.config
         needed = {"step": c.step_size + 1, "plateau": c.patience + 3, "cosine": 2}
-        return c.n_epochs >= needed.get(c.scheduler, 0)
+        return self.longest >= needed.get(c.scheduler, 0)
+
+    @property
+    def longest(self) -> int:
+        """The epochs of a schedule: of the longer part of a run that trains its head first."""
+        return max(map(len, parts(self.config)))
+
+    @property
+    def shortest(self) -> int:
+        """The epochs of the shorter part."""
+        return min(map(len, parts(self.config)))
+
+    @property
+    def begins_frozen(self) -> bool:
+        """Whether the head trains alone, for some epochs at least."""
+        return self.is_frozen or bool(self.config.unfreeze_after)
 
     @property
     def stores_features(self) -> bool:
         """Whether the features of a frozen backbone are kept."""
-        return self.is_frozen and self.config.views > 0 and not self.config.cutmix
+        return self.begins_frozen and self.config.views > 0 and not self.config.cutmix
 
     @property
     def reads_table(self) -> bool:
@@ -42,14 +57,17 @@ class Training:
 
 
 class Row(NamedTuple):
-    """When a flag acts, and what is said if it does not; `{c.NAME}` in the text is another flag's value."""
+    """When a flag acts, and what is said if it does not; `{c.NAME}` in the text is another flag's value.
+
+    `{t.NAME}` is what else decides.
+    """
 
     flag: str
     acts: Callable[[Any], bool]
     text: str
 
 
-SHORT = "has no effect: in {c.n_epochs} epochs the learning rate never drops; raise --n_epochs"
+SHORT = "has no effect: in {t.longest} epochs the learning rate never drops; raise --n_epochs"
 NO_TABLE = "has no effect: the labels do not come from a table; give it with --labels"
 HAS_SPLITS = "has no effect: the data is in splits already"
 NO_NORM = "has no effect: {c.model_name} has no batch norm"
@@ -78,7 +96,16 @@ TRAINING: Sequence[Row] = (
     Row("mixup", lambda t: t.config.batch_size > 1 or not t.config.mixup, ONE_IMAGE),
     Row("cutmix", lambda t: t.config.batch_size > 1 or not t.config.cutmix, ONE_IMAGE),
     Row("freeze_bn", lambda t: t.has_batch_norm, NO_NORM),
-    Row("freeze_bn", lambda t: not t.config.freeze, "has no effect with --freeze, which freezes batch norm too"),
+    Row(
+        "unfreeze_after",
+        lambda t: not t.is_frozen,
+        "has no effect: --freeze_until {c.freeze_until} keeps the whole backbone frozen; give an earlier layer",
+    ),
+    Row(
+        "freeze_bn",
+        lambda t: not t.config.freeze or t.config.unfreeze_after,
+        "has no effect with --freeze, which freezes batch norm too",
+    ),
     Row("sync_bn", lambda t: t.has_batch_norm, NO_NORM),
     Row("sync_bn", lambda t: not (t.is_frozen or t.config.freeze_bn), "has no effect: all batch norm is frozen"),
     Row("sync_bn", lambda t: t.n_processes > 1, "has no effect in one process; start several with torchrun"),
@@ -114,15 +141,15 @@ TRAINING: Sequence[Row] = (
     Row("patience", lambda t: t.drops, SHORT),
     Row(
         "warmup_epochs",
-        lambda t: t.config.warmup_epochs <= t.config.n_epochs,
-        "is longer than the run: the learning rate never reaches --lr; give at most the --n_epochs of {c.n_epochs}",
+        lambda t: t.config.warmup_epochs <= t.shortest,
+        "is longer than {t.shortest} epochs, after which the learning rate has not reached --lr; give at most that",
     ),
     Row(
         "early_stop",
-        lambda t: t.config.early_stop + 1 < t.config.n_epochs,
+        lambda t: t.config.early_stop + (t.config.unfreeze_after or 1) < t.config.n_epochs,
         "has no effect: a run of {c.n_epochs} epochs ends before; give a lower number, or raise --n_epochs",
     ),
-    Row("views", lambda t: t.is_frozen, "has no effect: the backbone trains; it needs --freeze"),
+    Row("views", lambda t: t.begins_frozen, "has no effect: the backbone trains; it needs --freeze"),
     Row("views", lambda t: not t.config.cutmix, "has no effect with --cutmix, which needs new pictures in every epoch"),
     Row(
         "views",
@@ -164,4 +191,4 @@ def warn_of_unused_flags(rows: Sequence[Row], given: Mapping[str, object], situa
             told.add(row.flag)
             value = getattr(situation.config, row.flag)
             shown = "" if value is True else f" {value:g}" if isinstance(value, float) else f" {value}"
-            warn(f"--{row.flag}{shown} {row.text.format(c=situation.config)}")
+            warn(f"--{row.flag}{shown} {row.text.format(c=situation.config, t=situation)}")

@@ -45,6 +45,7 @@ UNUSED = [
     ("--cutmix 1 --batch_size 1", "", "cutmix", "larger --batch_size"),
     ("--freeze_bn", NO_NORM, "freeze_bn", "resnet has no batch norm"),
     ("--freeze_bn --freeze", FROZEN, "freeze_bn", "freezes batch norm too"),
+    ("--freeze --unfreeze_after 3 --freeze_until fc", FROZEN, "unfreeze_after", "keeps the whole backbone frozen"),
     ("--sync_bn", NO_NORM, "sync_bn", "resnet has no batch norm"),
     ("--sync_bn --freeze_bn", "", "sync_bn", "all batch norm is frozen"),
     ("--sync_bn", ONE, "sync_bn", "start several with torchrun"),
@@ -57,7 +58,12 @@ UNUSED = [
     ("--gamma 0.5 --n_epochs 5", "", "gamma", "in 5 epochs the learning rate never drops"),
     ("--patience 3", "", "patience", "what ends a run without progress is --early_stop N"),
     ("--patience 9 --scheduler plateau", "", "patience", "in 10 epochs the learning rate never drops"),
-    ("--warmup_epochs 11", "", "warmup_epochs", "never reaches --lr; give at most the --n_epochs of 10"),
+    (
+        "--warmup_epochs 11",
+        "",
+        "warmup_epochs",
+        "longer than 10 epochs, after which the learning rate has not reached --lr; give at most that",
+    ),
     ("--early_stop 9", "", "early_stop", "a run of 10 epochs ends before"),
     ("--views 2", "", "views", "it needs --freeze"),
     ("--views 2 --freeze --cutmix 1", FROZEN, "views", "with --cutmix"),
@@ -71,6 +77,8 @@ ACTS = [
     ("--optimizer sgd --momentum 0.5 --step_size 3 --gamma 0.5 --warmup_epochs 1 --early_stop 3", ""),
     ("--scheduler plateau --patience 2 --gamma 0.5 --backbone_lr 1e-4 --accumulate 4 --mixup 0.2 --cutmix 1", ""),
     ("--freeze --views 2 --feature_cache none --scheduler cosine", FROZEN),
+    ("--freeze --unfreeze_after 2 --views 2 --feature_cache none --backbone_lr 1e-4 --freeze_bn --early_stop 7", ""),
+    ("--freeze --unfreeze_after 2 --warmup_epochs 2 --step_size 7 --freeze_until layer1 --sync_bn", ""),
 ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
-from photo_classifier.config import TrainConfig, checkpoint_name
+from photo_classifier.config import TrainConfig, checkpoint_name, parts
 from photo_classifier.data.samples import Splits
 from photo_classifier.runtime.console import say, warn
 from photo_classifier.runtime.errors import UserError
@@ -86,7 +86,7 @@ def early_stop_text(config: TrainConfig, n_epochs: int, improved: int) -> str:
 
     `improved` is the last epoch with a higher score, from 0; `config.run_dir` is the folder of the run.
     """
-    n_worse = n_epochs - 1 - improved
+    n_worse = n_epochs - max(improved + 1, parts(config)[-1].start)
     if not config.early_stop or n_worse < config.early_stop:
         return ""
     more = ("--n_epochs", config.n_epochs + n_worse) if n_epochs >= config.n_epochs else ()

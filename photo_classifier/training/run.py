@@ -18,7 +18,7 @@ from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.epoch_log import EpochLog
 from photo_classifier.training.results import EpochResult, Results
 from photo_classifier.training.run_folder import claim_folder, release_folder, write_splits
-from photo_classifier.training.run_state import FINISHED, StoppedRun, write_backbone, write_images, write_last
+from photo_classifier.training.run_state import BACKBONE, FINISHED, StoppedRun, write_backbone, write_images, write_last
 from photo_classifier.training.skipped_images import SkippedImages
 
 
@@ -93,7 +93,7 @@ class Run:
     def save_first(
         self, state: dict, backbone: Mapping[str, torch.Tensor] | None, warmup: Mapping[str, float] | None
     ) -> None:
-        """Makes it possible to continue the run, before its first step.
+        """Makes it possible to continue the run, before the first step of a part of it.
 
         Args:
             backbone: the frozen weights, where the state does not hold them.
@@ -105,6 +105,8 @@ class Run:
             write_backbone(self.folder, backbone)
         self.state = replace(self.state, has_backbone=bool(backbone))
         self.save_last(state)
+        if not backbone:  # it trains from here on
+            (self.folder / BACKBONE).unlink(missing_ok=True)
 
     def save_measured(self, epoch: int, results: Results, is_best: bool) -> None:
         """Writes the present weights, those of that epoch, with all that was measured: the best or the last ones."""

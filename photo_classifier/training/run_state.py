@@ -135,6 +135,7 @@ class LaterTrainerState(TypedDict, total=False):
     """What runs of earlier versions lack."""
 
     improved: int | None
+    first_epoch: int
 
 
 class TrainerState(LaterTrainerState):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torchinfo
 
-from photo_classifier.config import TrainConfig
+from photo_classifier.config import TrainConfig, parts
 from photo_classifier.data.image_files import others_text
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.data.samples import Splits
@@ -62,6 +62,20 @@ def describe(
         f"train   up to {pluralize(config.n_epochs, 'epoch')} in steps of "
         f"{pluralize(min(config.batch_size, len(splits.train)), 'image')}{passes}; "
         f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
+    )
+    if config.unfreeze_after:
+        say(f"{INDENT}{_parts_text(config, rates)}")
+
+
+def _parts_text(config: TrainConfig, rates: str) -> str:
+    """Returns what trains in which epochs: `epochs 1 to 3 train the head alone, ...`."""
+    first, then = (
+        f"epoch {part.stop}" if len(part) == 1 else f"epochs {part.start + 1} to {part.stop}" for part in parts(config)
+    )
+    layers = f"the layers behind {config.freeze_until}" if config.freeze_until else "all layers"
+    return (
+        f"{first} train the head alone at {config.lr:g}, {then} {layers} at {rates}; the schedule starts anew in "
+        f"epoch {config.unfreeze_after + 1}"
     )
 
 
@@ -193,6 +207,7 @@ def run_name_words(config: TrainConfig, splits: Splits) -> list[str]:
     data = os.path.splitext(os.path.basename(os.path.normpath(splits.root)))[0][:24]
     start = "finetuned" if config.use_pretrained or config.weights else "scratch"
     how = "frozen" if config.freeze else f"until_{config.freeze_until}" if config.freeze_until else start
+    how = f"unfreeze_after_{config.unfreeze_after}" if config.unfreeze_after else how
     return [data, how, "logistic" if config.head == "logistic" else f"lr{config.lr:g}"]
 
 

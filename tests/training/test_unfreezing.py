@@ -1,0 +1,179 @@
+"""The head first, then everything: `--unfreeze_after`."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import TINY, assert_one_line_error, board_of, metrics_of, weights_of
+from training.test_resume import Killed, assert_same, files
+
+import train
+from photo_classifier.runtime import signals
+from photo_classifier.training.run import Run
+from trainer import Trainer
+
+HEAD_FIRST = ("--freeze", "--unfreeze_after", 2, "--n_epochs", 4, "--batch_size", 8)
+
+
+@pytest.fixture
+def argv(split_folder):
+    return ("--data_dir", split_folder, *TINY, *HEAD_FIRST)
+
+
+def changed(path, before):
+    return {name for name, value in weights_of(path).items() if not torch.equal(value, before[name])}
+
+
+def test_the_head_trains_first_and_then_everything_and_the_schedule_is_said(cli, trained, argv):
+    start = weights_of("tiny.pth")
+    done = cli("train", *argv, "--weights", "tiny.pth", "--run_dir", "a", "--model_fn", "a.pth")
+    assert done.status == 0, done.err
+    said = "epochs 1 to 2 train the head alone at 0.001, epochs 3 to 4 all layers at 0.001 (backbone 0.0003); the sched"
+    assert said in done.out
+    assert [row["backbone_lr"] for row in metrics_of("a")] == ["", "", "0.0003", "0.0003"]
+    board = board_of("a")
+    assert [point.step for point in board.Scalars("LearningRate/backbone")] == [3, 4]
+    assert [point.step for point in board.Scalars("Validation/Accuracy")] == [1, 2, 3, 4]
+    assert changed("a/last_model.pth", start) == start.keys(), "batch norm's statistics too"
+    head_alone = (*argv[: argv.index("--unfreeze_after")], "--n_epochs", 2, "--batch_size", 8)
+    assert cli("train", *head_alone, "--weights", "tiny.pth", "--run_dir", "b", "--model_fn", "b.pth").status == 0
+    numbers = ("train_loss", "valid_loss", "valid_accuracy")
+    head_first, alone = ([[row[name] for name in numbers] for row in metrics_of(run)[:2]] for run in "ab")
+    assert head_first == alone
+    assert cli("predict", "--model_fn", "a.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "frozen", "rates"),
+    [
+        (("--freeze_until", "layer2"), {"conv1", "bn1", "layer1", "layer2"}, {1e-3}),
+        (("--freeze_bn", "--lr", 1e-4), {"bn1"}, {1e-4}),
+        (("--backbone_lr", 1e-5), set(), {1e-5}),
+        (("--views", 0), set(), {1e-3}),
+    ],
+)
+def test_what_is_frozen_for_good_stays_so(flags, frozen, rates, cli, argv):
+    done = cli("train", *argv, "--n_epochs", 3, *flags, "--run_dir", "r", "--model_fn", "m.pth")
+    assert done.status == 0, done.err
+    before = torch.load("r/last_model.pth", weights_only=True)["state_dict"]
+    assert cli("train", "--resume", "r", "--n_epochs", 4).status == 0
+    moved = {name.split(".")[0] for name in changed("r/last_model.pth", before)}
+    assert not moved & frozen
+    assert "layer4" in moved
+    assert {float(row["backbone_lr"]) for row in metrics_of("r")[2:]} == rates
+    assert "has no effect" not in done.err
+
+
+@pytest.mark.parametrize("scheduler", ["step", "plateau", "cosine"])
+def test_a_run_that_is_killed_before_at_and_after_the_change_comes_to_the_same(scheduler, argv, cli, monkeypatch):
+    # a schedule that acts in both parts, and everything that draws numbers or has a memory
+    flags = ("--step_size", 1, "--patience", 0, "--warmup_epochs", 0.5, "--mixup", 0.2, "--dropout", 0.3)
+    flags = (*flags, "--accumulate", 2, "--early_stop", 9, "--precision", "bf16", "--weight_decay", 0.01)
+    planned = (*argv, "--scheduler", scheduler, *flags)
+    assert cli("train", *planned, "--model_fn", "a.pth", "--run_dir", "a").status == 0
+
+    def killed_after(owner, method, n, *argv):
+        original, calls = getattr(owner, method), []
+
+        def counting(self, *args):
+            result = original(self, *args)
+            calls.append(method)
+            if len(calls) == n:
+                raise Killed
+            return result
+
+        monkeypatch.setattr(owner, method, counting)
+        with pytest.raises(Killed):
+            cli("train", *argv)
+        monkeypatch.setattr(owner, method, original)
+
+    killed_after(Trainer, "after_batch", 5, *planned, "--model_fn", "b.pth", "--run_dir", "b", "--save_every", 1e-9)
+    killed_after(Trainer, "continue_from", 1, "--resume", "b")  # the head is done, and the rest has not begun
+    assert "backbone.pth" in files("b")
+    if scheduler == "step":
+        killed_after(Run, "save_first", 1, "--resume", "b")
+        assert "backbone.pth" not in files("b"), "last.pth has all weights from here on"
+    killed_after(Trainer, "after_batch", 2, "--resume", "b")
+    done = cli("train", "--resume", "b")
+    assert done.status == 0, done.err
+    assert_same(("a.pth", "a"), ("b.pth", "b"))
+
+
+def test_more_epochs_are_more_of_all_layers(cli, argv):
+    step = ("--scheduler", "step", "--step_size", 1)
+    assert cli("train", *argv, *step, "--model_fn", "a.pth", "--run_dir", "a").status == 0
+    assert cli("train", *argv, *step, "--n_epochs", 3, "--model_fn", "b.pth", "--run_dir", "b").status == 0
+    assert cli("train", "--resume", "b", "--n_epochs", 4).status == 0
+    assert_same(("a.pth", "a"), ("b.pth", "b"))
+
+
+def test_early_stop_counts_from_the_change_on(cli, argv):
+    flags = ("--lr", 1e-12, "--backbone_lr", 1e-12, "--freeze_bn", "--n_epochs", 9, "--early_stop", 1)
+    done = cli("train", *argv, *flags, "--run_dir", "r", "--model_fn", "m.pth")
+    assert "stopped after 3 of 9 epochs: the last epoch was not better than epoch 1 (--early_stop 1)" in done.out
+    assert len(metrics_of("r")) == 3, "the head has its two epochs, whether they were better or not"
+    command = done.out.partition("train on with: python train.py ")[2].splitlines()[0]
+    assert cli("train", *command.split()).status == 0
+    assert len(metrics_of("r")) == 4
+
+
+def test_the_best_epoch_may_be_one_of_the_head(cli, argv, monkeypatch):
+    monkeypatch.setattr(Trainer, "is_best", lambda self, result: result.epoch == 0)
+    done = cli("train", *argv, "--run_dir", "r", "--model_fn", "m.pth")
+    assert "saved   m.pth (epoch 1 of 4)" in done.out
+    assert cli("predict", "--model_fn", "m.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
+
+
+def test_a_stop_in_either_part_prints_the_line_that_goes_on_and_leaves_weights(cli, argv, monkeypatch):
+    for n_epochs, name in ((1, "head"), (3, "all")):
+        real = Run.save_last
+
+        def stop_after(run, state, real=real, n_epochs=n_epochs):
+            real(run, state)
+            if state["epoch"] == n_epochs:
+                signals.raise_stopped()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "save_last", stop_after)
+            done = cli("train", *argv, "--run_dir", name, "--model_fn", f"{name}.pth")
+        assert done.err.endswith(f"continue with: python train.py --resume {name}\n")
+        done = cli("train", *argv, "--weights", f"{name}/last.pth", "--dry_run")
+        assert "head    kept from" in done.out, done.err
+        assert cli("train", "--resume", name).status == 0
+    assert_same(("head.pth", "head"), ("all.pth", "all"))
+
+
+def test_a_dry_run_tries_a_step_of_each_part(cli, argv):
+    done = cli("train", *argv, "--dry_run")
+    assert "dry run: a step of the head with 8 images" in done.out
+    assert "dry run: a step of all layers with 8 images" in done.out
+
+
+REFUSED = {
+    "--unfreeze_after 2": "--unfreeze_after 2 trains the head alone first; add --freeze, or leave it out",
+    "--freeze --unfreeze_after 0": "--unfreeze_after",
+    "--freeze --unfreeze_after 4 --n_epochs 4": "--unfreeze_after 4 leaves none of the 4 epochs to train all layers in",
+    "--freeze --unfreeze_after 2 --head logistic": "--unfreeze_after 2 trains all layers at last, and --head logistic",
+    "--freeze --unfreeze_after 2 --folds 3": "--unfreeze_after 2 trains all layers at last, and --folds 3 the head al",
+    "--freeze --freeze_until layer2": "--unfreeze_after N the layers behind --freeze_until train after N epochs",
+}
+
+
+@pytest.mark.parametrize("flags", REFUSED)
+def test_what_does_not_go_together_is_refused_in_one_line(flags, cli, split_folder):
+    assert_one_line_error(cli("train", "--data_dir", split_folder, *TINY, *flags.split()), REFUSED[flags])
+
+
+def test_two_processes_come_to_what_one_does(cli, argv, tmp_path):
+    argv = (*argv, "--freeze_bn", "--optimizer", "sgd", "--precision", "fp32")
+    assert cli("train", *argv, "--run_dir", "one", "--model_fn", "one.pth").status == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(train.__file__)}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", train.__file__]
+    command = [*launcher, *argv, "--run_dir", "two", "--model_fn", "two.pth"]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = (weights_of(f"{name}/last_model.pth") for name in ("one", "two"))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    assert len(metrics_of("two")) == 4
