@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
-from helpers import make_class_folders, save_image
+from helpers import NAME, make_class_folders, save_image
 from test_readme import COMMANDS, README, TRAININGS
 
 import predict
@@ -44,6 +44,22 @@ def photos(tmp_path):
 def test_a_training_of_the_readme_that_needs_nothing_runs(arguments, cli, photos):
     done = cli("train", *shlex.split(arguments), *SMALL, "--views", 1, "--dry_run")
     assert done.status == 0, done.err
+
+
+def test_the_lines_that_keep_what_was_learnt_run_with_more_photos_and_one_class_more(cli, photos, tmp_path):
+    lines = [line for line in TRAININGS if "--weights resnet.pth" in line]
+    assert len(lines) == 3
+    tiny = ("--model_name", NAME, *SMALL, "--n_epochs", 1)
+    first = ("--data_dir", "photos", *tiny, "--run_dir", "runs/first", "--model_fn", "resnet.pth")
+    assert cli("train", *first).status == 0
+    for n, line in enumerate(lines):
+        save_image(tmp_path / "photos" / "cat" / f"more{n}.png", 0, 50 + n)
+        if line.endswith("--freeze"):
+            make_class_folders(tmp_path / "photos", 5, ("horse",))
+        done = cli("train", *shlex.split(line), *tiny, "--model_fn", "second.pth")
+        assert done.status == 0, done.err
+        assert "head    kept from resnet.pth: cat, dog, 개" + "; new: horse" * line.endswith("--freeze") in done.out
+        assert "held-out photos of the earlier classes" in done.out
 
 
 def test_the_predictions_of_the_readme_run(cli, photos, monkeypatch):
