@@ -200,6 +200,8 @@ def _load_file(
             say(note)
         _load_backbone(model.net, weights.tensors, model.head_name, path)
         return
+    if weights_key:
+        raise UserError(f"{path} is a checkpoint of this tool, with one set of weights; leave out --weights_key")
     tensors = state_dict_of(content, path)
     _load_backbone(model.net, tensors, model.head_name, path)
     if not class_names:

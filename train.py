@@ -95,7 +95,7 @@ def resume(given: Mapping[str, object]) -> int:
     config = enter_working_folder(stopped, config, given)
     check_flags(config)
     if stopped.is_finished and config.head == "logistic":
-        say(f"{config.run_dir} is finished: its head is solved, {where_best(config, stopped)}")
+        say(f"{config.run_dir} is finished: its head is solved, which takes no epochs; {where_best(config, stopped)}")
         return 0
     if reason := why_finished(stopped, config):
         what = f"{pluralize(len(stopped.state.rows), 'epoch')}, {where_best(config, stopped)}"

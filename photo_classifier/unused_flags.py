@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from photo_classifier.config import OptimizationFlags, PredictConfig, TrainConfig, parts
+from photo_classifier.config import OptimizationFlags, PredictConfig, TrainConfig, n_folds, parts
 from photo_classifier.data.samples import Splits
 from photo_classifier.data.table_files import is_table_name
 from photo_classifier.runtime.console import warn
@@ -39,6 +39,21 @@ class Training:
     def shortest(self) -> int:
         """The epochs of the shorter part."""
         return min(map(len, parts(self.config)))
+
+    @property
+    def n_head_epochs(self) -> int:
+        """The epochs that train the head alone, if any do."""
+        return len(parts(self.config)[0])
+
+    @property
+    def n_steps(self) -> int:
+        """The steps of an epoch."""
+        return -(-len(self.used.train) // self.config.batch_size)
+
+    @property
+    def used(self) -> Splits:
+        """The splits as the run uses them: folds pool what is not test."""
+        return self.splits.pooled() if n_folds(self.config) else self.splits
 
     @property
     def begins_frozen(self) -> bool:
@@ -74,7 +89,7 @@ NO_NORM = "has no effect: {c.model_name} has no batch norm"
 ONE_IMAGE = "has no effect on batches of one image; give a larger --batch_size"
 
 SOLVED = "has no effect with --head logistic, which solves the head without epochs"
-EPOCHS_ALONE = ("accumulate", "mixup", "cutmix", "dropout", *inspect.get_annotations(OptimizationFlags))
+EPOCHS_ALONE = ("accumulate", "mixup", "cutmix", "dropout", "save_every", *inspect.get_annotations(OptimizationFlags))
 
 # The first row of a flag that does not hold is shown.
 TRAINING: Sequence[Row] = (
@@ -92,6 +107,21 @@ TRAINING: Sequence[Row] = (
         "accumulate",
         lambda t: t.config.accumulate <= t.config.batch_size,
         "is more than the --batch_size of {c.batch_size}: a pass takes one image at least",
+    ),
+    Row(
+        "split_column",
+        lambda t: not t.config.splits or t.config.new_photos == "train",
+        "has no effect with --splits, which says where each image is",
+    ),
+    Row(
+        "class_weights",
+        lambda t: t.config.class_weights == "none" or len(set(t.used.training_counts())) > 1,
+        "has no effect: all classes have equally many training images",
+    ),
+    Row(
+        "augment",
+        lambda t: t.config.head != "logistic" or t.config.views > 1,
+        "has no effect with --head logistic and --views 1, which is each image as it is predicted; raise --views",
     ),
     Row("mixup", lambda t: t.config.batch_size > 1 or not t.config.mixup, ONE_IMAGE),
     Row("cutmix", lambda t: t.config.batch_size > 1 or not t.config.cutmix, ONE_IMAGE),
@@ -145,6 +175,12 @@ TRAINING: Sequence[Row] = (
         "is longer than {t.shortest} epochs, after which the learning rate has not reached --lr; give at most that",
     ),
     Row(
+        "warmup_epochs",
+        lambda t: not t.config.warmup_epochs or round(t.config.warmup_epochs * t.n_steps) > 1,
+        "has no effect: it ends with the first of the {t.n_steps} steps of an epoch; give a larger number",
+    ),
+    Row("monitor", lambda t: t.config.n_epochs > 1, "has no effect: a single epoch leaves no choice; raise --n_epochs"),
+    Row(
         "early_stop",
         lambda t: t.config.early_stop + (t.config.unfreeze_after or 1) < t.config.n_epochs,
         "has no effect: a run of {c.n_epochs} epochs ends before; give a lower number, or raise --n_epochs",
@@ -155,6 +191,11 @@ TRAINING: Sequence[Row] = (
         "views",
         lambda t: t.config.augment != "none" or not t.config.views,
         "has no effect with --augment none, whose views are all the same",
+    ),
+    Row(
+        "views",
+        lambda t: t.config.head == "logistic" or t.config.views <= t.n_head_epochs,
+        "is more than the {t.n_head_epochs} epochs of the head, which take one view each; the others have no effect",
     ),
     Row(
         "feature_cache",

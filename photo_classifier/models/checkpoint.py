@@ -157,7 +157,8 @@ def classifier_of(content: Mapping, path: str | Path) -> Classifier:
     if _has_other_shapes(net, head, tensors) and preprocess.image_size != published.image_size:
         with contextlib.suppress(UserError):  # not a transformer: what does not fit is named below
             net, *_ = _build(content["model_name"], preprocess.image_size)
-    _load(net, head, tensors, content["class_names"], ("relu",), path)
+    activations = ("relu",) if f"{head}.0.weight" in tensors else ()
+    _load(net, head, tensors, content["class_names"], activations, path)
     return _ready(net, head, preprocess)
 
 

@@ -141,6 +141,7 @@ def head_of(
         layers.setdefault(number, {})[what] = value
     modules = {number: _layer(layer, f"{name}.{number}", path) for number, layer in layers.items()}
     if "" in modules:
+        _activations(activations, [], path)
         return modules[""]
     by_number = {int(number): module for number, module in modules.items()}
     numbers = sorted(by_number)
@@ -154,13 +155,15 @@ def head_of(
 def _activations(names: Sequence[str], gaps: Sequence[str], path: str | Path) -> list[nn.Module]:
     if unknown := [name for name in names if name not in ACTIVATIONS]:
         raise UserError(f"head_activation {unknown[0]!r} is unknown; choose from {', '.join(ACTIVATIONS)}")
-    if gaps and len(names) != len(gaps):
+    if names and not gaps:
+        raise UserError(f"{path} has nothing to compute between layers of its head; leave out --head_activation")
+    if len(names) != len(gaps):
         raise UserError(
             f"{path} does not tell what its head computes at {', '.join(gaps)}, between layers with weights; give "
             f"{pluralize(len(gaps), 'name')}, for example --head_activation {' '.join(['relu'] * len(gaps))} (or "
             f"{', '.join(name for name in ACTIVATIONS if name != 'relu')})"
         )
-    return [ACTIVATIONS[name]() for name in names[: len(gaps)]]
+    return [ACTIVATIONS[name]() for name in names]
 
 
 def _layer(tensors: Mapping[str, torch.Tensor], name: str, path: str | Path) -> nn.Module:
