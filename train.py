@@ -341,7 +341,7 @@ def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) 
         )
         if config.freeze_until or (config.freeze and not config.unfreeze_after):
             freeze(model, config.freeze_until)
-        if config.freeze_bn:
+        if config.freeze_bn or config.unfreeze_after:  # batch statistics would undo what the head has learnt
             freeze_batch_norm(model)
         load_backbone(stopped, model.net)
         return model.to(device)

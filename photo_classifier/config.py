@@ -141,7 +141,7 @@ class ModelFlags:
     freeze_bn: bool = flag(False, "freeze only batch norm (default: train it)")
     unfreeze_after: int | None = flag(
         None,
-        "with --freeze: train the head alone for N epochs, then all layers, or those behind --freeze_until "
+        "with --freeze: train the head alone for N epochs, then all (or what is behind --freeze_until) but batch norm "
         "(default: the head alone)",
         "N",
         number(int, 1),

@@ -131,13 +131,9 @@ TRAINING: Sequence[Row] = (
         lambda t: not t.is_frozen,
         "has no effect: --freeze_until {c.freeze_until} keeps the whole backbone frozen; give an earlier layer",
     ),
-    Row(
-        "freeze_bn",
-        lambda t: not t.config.freeze or t.config.unfreeze_after,
-        "has no effect with --freeze, which freezes batch norm too",
-    ),
+    Row("freeze_bn", lambda t: not t.config.freeze, "has no effect with --freeze, which freezes batch norm too"),
     Row("sync_bn", lambda t: t.has_batch_norm, NO_NORM),
-    Row("sync_bn", lambda t: not (t.is_frozen or t.config.freeze_bn), "has no effect: all batch norm is frozen"),
+    Row("sync_bn", lambda t: not (t.begins_frozen or t.config.freeze_bn), "has no effect: all batch norm is frozen"),
     Row("sync_bn", lambda t: t.n_processes > 1, "has no effect in one process; start several with torchrun"),
     Row(
         "backbone_lr",

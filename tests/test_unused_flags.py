@@ -118,8 +118,8 @@ ACTS = [
     ("--optimizer sgd --momentum 0.5 --step_size 3 --gamma 0.5 --warmup_epochs 1 --early_stop 3", ""),
     ("--scheduler plateau --patience 2 --gamma 0.5 --backbone_lr 1e-4 --accumulate 4 --mixup 0.2 --cutmix 1", ""),
     ("--freeze --views 2 --feature_cache none --scheduler cosine", FROZEN),
-    ("--freeze --unfreeze_after 2 --views 2 --feature_cache none --backbone_lr 1e-4 --freeze_bn --early_stop 7", ""),
-    ("--freeze --unfreeze_after 2 --warmup_epochs 2 --step_size 7 --freeze_until layer1 --sync_bn", ""),
+    ("--freeze --unfreeze_after 2 --views 2 --feature_cache none --backbone_lr 1e-4 --early_stop 7", ""),
+    ("--freeze --unfreeze_after 2 --warmup_epochs 2 --step_size 7 --freeze_until layer1", ""),
 ]
 
 

@@ -19,7 +19,7 @@ from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.fonts import missing_glyphs
 from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.report import report_lines
-from photo_classifier.models.classifier import Classifier, count_parameters
+from photo_classifier.models.classifier import Classifier, count_parameters, has_batch_norm
 from photo_classifier.runtime.console import coloured, say, warn
 from photo_classifier.runtime.flags import group_of
 from photo_classifier.runtime.text import pluralize, shell_command
@@ -64,15 +64,16 @@ def describe(
         f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
     )
     if config.unfreeze_after:
-        say(f"{INDENT}{_parts_text(config, rates)}")
+        say(f"{INDENT}{_parts_text(config, rates, has_batch_norm(model))}")
 
 
-def _parts_text(config: TrainConfig, rates: str) -> str:
+def _parts_text(config: TrainConfig, rates: str, has_norm: bool) -> str:
     """Returns what trains in which epochs: `epochs 1 to 3 train the head alone, ...`."""
     first, then = (
         f"epoch {part.stop}" if len(part) == 1 else f"epochs {part.start + 1} to {part.stop}" for part in parts(config)
     )
     layers = f"the layers behind {config.freeze_until}" if config.freeze_until else "all layers"
+    layers += " but batch norm" * has_norm
     return (
         f"{first} train the head alone at {config.lr:g}, {then} {layers} at {rates}; the schedule starts anew in "
         f"epoch {config.unfreeze_after + 1}"
