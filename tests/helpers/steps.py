@@ -661,6 +661,13 @@ MODELS = [
         before=only(plain, two_heads),
     ),
     Step(
+        "nothing to compute between layers of its head",
+        "predict {Q} --model_fn plain.pth --head_activation relu",
+        "no --head_activation",
+        before=only(plain),
+    ),
+    Step("with one set of weights; leave", "train {D} --weights tiny.pth --weights_key a", "no --weights_key"),
+    Step(
         "does not tell what its head computes at",
         "predict {Q} --model_fn plain.pth",
         "{0}",

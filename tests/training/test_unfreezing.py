@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from helpers import NAME, TINY, assert_one_line_error, board_of, metrics_of, weights_of
-from training.test_resume import Killed, assert_same, files
+from test_resume import Killed, assert_same, files
 
 import train
 from model_loader import get_model
@@ -35,7 +35,7 @@ def test_the_head_trains_first_and_then_everything_and_the_schedule_is_said(cli,
         "epochs 1 to 2 train the head alone at 0.001, epochs 3 to 4 all layers but batch norm at 0.001 (backb"
         in done.out
     )
-    assert [row["backbone_lr"] for row in metrics_of("a")] == ["", "", "0.0003", "0.0003"]
+    assert [row["backbone_lr"] for row in metrics_of("a")] == ["", "", "0.0001", "0.0001"]
     board = board_of("a")
     assert [point.step for point in board.Scalars("LearningRate/backbone")] == [3, 4]
     assert [point.step for point in board.Scalars("Validation/Accuracy")] == [1, 2, 3, 4]
