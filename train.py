@@ -15,6 +15,7 @@ from photo_classifier.config import (
     checkpoint_name,
     known_set_defaults,
     n_folds,
+    n_views,
     parse_args,
     pass_size,
     rate_defaults,
@@ -147,7 +148,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
             "preprocess": asdict(model.preprocess),
         }
         run.begin(asdict(config), splits, used, checkpoint, computing)
-        strategy = make_strategy(config, engine)
+        strategy = make_strategy(config, engine, used, stopped)
         trainer = make_trainer(config, used, engine, strategy, stopped)
         session = Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run)
         if config.dry_run:
@@ -386,12 +387,22 @@ def open_checkpoint(config: TrainConfig, model: Classifier, splits: Splits, stop
 # --- strategy ---------------------------------------------------------------------------------
 
 
-def make_strategy(config: TrainConfig, engine: Engine) -> Strategy:
-    """Returns what is trained: the whole model, or its head on features of a frozen backbone."""
+def make_strategy(config: TrainConfig, engine: Engine, splits: Splits, stopped: StoppedRun) -> Strategy:
+    """Returns what is trained: the whole model, or what follows its frozen layers on their stored outputs."""
+    from data_loader import feature_requests, make_datasets
+    from photo_classifier.features.cache import place_of
+    from photo_classifier.features.worth import why_not_store
     from photo_classifier.training.strategy import choose_strategy
 
-    stores_features = bool(config.views) and not config.dry_run  # a dry run leaves none behind
-    strategy = choose_strategy(engine, pass_size(config) or config.batch_size, stores_features, bool(config.cutmix))
+    def why_not(engine: Engine) -> str:
+        if not stopped.is_new:  # it goes on as it began
+            return "" if stopped.state.has_backbone else "this run began without stored outputs"
+        requests = feature_requests(config, make_datasets(config, splits, engine.model.preprocess))
+        return why_not_store(engine, requests, place_of(config.feature_cache))
+
+    stores_features = bool(n_views(config)) and not config.dry_run  # a dry run leaves none behind
+    n_images = pass_size(config) or config.batch_size
+    strategy = choose_strategy(engine, n_images, stores_features, bool(config.cutmix), why_not)
     if n_folds(config) and not strategy.has_head:
         raise UserError(
             f"--folds needs a network whose head can be told apart, unlike {config.model_name}; leave it out"
@@ -410,7 +421,8 @@ def make_trainer(
     from trainer import Trainer
 
     parts = engine.model.parameters_by_part()
-    parameters = {"head": list(strategy.model.parameters())} if strategy.uses_stored_features else parts
+    stores_head_inputs = strategy.uses_stored_features and strategy.has_head
+    parameters = {"head": list(strategy.model.parameters())} if stores_head_inputs else parts
     return Trainer(
         strategy.model,
         strategy.evaluate,
@@ -579,7 +591,7 @@ def start_or_restore(session: Session) -> None:
     config, stopped, trainer, run = session.config, session.stopped, session.trainer, session.run
     checkpoint, schedule = session.checkpoint, trainer.recipe.schedule
     if stopped.is_new:
-        backbone = None if trainer.model is checkpoint.model else checkpoint.backbone()
+        backbone = None if trainer.model is checkpoint.model else checkpoint.tensors_beside(trainer.model)
         run.save_first(trainer.state_dict(), backbone, schedule.rates if schedule.warmup else None)
         return
     restore_training_state(stopped, trainer, checkpoint.path, trainer.device.type, str(trainer.dtype))

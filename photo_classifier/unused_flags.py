@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from photo_classifier.config import OptimizationFlags, PredictConfig, TrainConfig
+from photo_classifier.config import OptimizationFlags, PredictConfig, TrainConfig, n_views
 from photo_classifier.data.samples import Splits
 from photo_classifier.data.table_files import is_table_name
 from photo_classifier.runtime.console import warn
@@ -32,8 +32,13 @@ class Training:
 
     @property
     def stores_features(self) -> bool:
-        """Whether the features of a frozen backbone are kept."""
-        return self.is_frozen and self.config.views > 0 and not self.config.cutmix
+        """Whether the outputs of frozen layers are kept."""
+        return self.has_frozen_layers and n_views(self.config) > 0 and not self.config.cutmix
+
+    @property
+    def has_frozen_layers(self) -> bool:
+        """Whether a part of the network is computed once for all epochs."""
+        return self.is_frozen or bool(self.config.freeze_until)
 
     @property
     def reads_table(self) -> bool:
@@ -122,17 +127,21 @@ TRAINING: Sequence[Row] = (
         lambda t: t.config.early_stop + 1 < t.config.n_epochs,
         "has no effect: a run of {c.n_epochs} epochs ends before; give a lower number, or raise --n_epochs",
     ),
-    Row("views", lambda t: t.is_frozen, "has no effect: the backbone trains; it needs --freeze"),
+    Row(
+        "views",
+        lambda t: t.has_frozen_layers,
+        "has no effect: the backbone trains; it needs --freeze or --freeze_until LAYER",
+    ),
     Row("views", lambda t: not t.config.cutmix, "has no effect with --cutmix, which needs new pictures in every epoch"),
     Row(
         "views",
-        lambda t: t.config.augment != "none" or not t.config.views,
+        lambda t: t.config.augment != "none" or not n_views(t.config),
         "has no effect with --augment none, whose views are all the same",
     ),
     Row(
         "feature_cache",
         lambda t: t.stores_features,
-        "has no effect: features are kept with --freeze, --views above 0 and no --cutmix",
+        "has no effect: features are kept with --freeze or --freeze_until, --views above 0 and no --cutmix",
     ),
 )
 
