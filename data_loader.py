@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from photo_classifier.config import TrainConfig, parts
+from photo_classifier.config import TrainConfig, n_views, parts
 from photo_classifier.data.batches import make_loader
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.image_files import MAX_PIXELS
@@ -76,8 +76,8 @@ class Mixer:
         transform = self.transforms[int(torch.randint(len(self.transforms), ()))]
         n_before, images, labels = with_previous_sample(images, labels)
         shape = images.shape
-        if images.dim() == 2:  # stored features, one vector per image
-            images = images[:, :, None, None]
+        if images.dim() != 4:  # stored features: a vector of each image, or one of each part of it
+            images = images.flatten(1)[:, :, None, None]
         if not len(images):
             return images, labels
         mixed, targets = transform(images.float(), labels)
@@ -171,24 +171,32 @@ def make_feature_loaders(
 ) -> dict[str, FeatureLoader]:
     """Returns loaders of stored features, after computing those that the cache lacks.
 
-    A head that is solved takes the view of evaluation as one of its views; if there is no other, both are one loader.
-
     Args:
         skip: records images that could not be read, as `trainer.Recorder.skip`.
     """
-    is_solved = config.head == "logistic"
-    n_views = config.views - 1 if is_solved else min(config.views, len(parts(config)[0]))
-    requests = {name: FeatureRequest(dataset, "evaluation") for name, dataset in datasets.items()}
-    if config.augment == "none":
-        n_views = int(not is_solved)
-    requests["train"] = FeatureRequest(datasets["train"], config.augment, n_views)
-    if not n_views:
-        del requests["train"]
+    requests = feature_requests(config, datasets)
     sizes, loaders = batch_sizes(config, datasets, engine), {}
     for name, features in extract(engine, requests, cache, config.n_workers):
         skip(features.bad, name)
         loaders[name] = features.loader(sizes[name])
-    return {"train": loaders["valid"], **loaders} if not n_views else loaders
+    return {"train": loaders["valid"], **loaders}
+
+
+def feature_requests(config: TrainConfig, datasets: Mapping[str, ImageDataset]) -> dict[str, FeatureRequest]:
+    """Returns the views of each split whose features are stored.
+
+    A head that is solved takes the view of evaluation as one of its views; if there is no other, none are for training.
+    """
+    is_solved = config.head == "logistic"
+    epochs = parts(config) if config.freeze_until else parts(config)[:1]  # of these parts outputs are stored
+    n = n_views(config) - 1 if is_solved else min(n_views(config), max(map(len, epochs)))
+    if config.augment == "none":
+        n = int(not is_solved)
+    requests = {name: FeatureRequest(dataset, "evaluation") for name, dataset in datasets.items()}
+    requests["train"] = FeatureRequest(datasets["train"], config.augment, n)
+    if not n:
+        del requests["train"]
+    return requests
 
 
 def batch_sizes(config: TrainConfig, datasets: Iterable[str], engine: Engine) -> dict[str, int]:

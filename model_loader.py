@@ -305,13 +305,17 @@ def _best_of_run(stopped: StoppedRun) -> tuple[Path, dict]:
 
 def _last_weights(stopped: StoppedRun, head_name: str) -> dict[str, torch.Tensor]:
     """Returns the weights of a run's last save, by the network's names."""
-    saved = stopped.trainer["model"]
+    # what a run with stored features trains is the network behind its cut, `net.layer4.0.conv1.weight`, or ends in its
+    # head: `head.weight` or `top.head.weight`
+    trained = {
+        name.removeprefix("net.") if name.startswith("net.") else head_name + name[name.index("head.") + 4 :]: value
+        for name, value in stopped.trainer["model"].items()
+        if name.startswith("net.") or "head." in name
+    }
     if not stopped.state.has_backbone:
-        return {name.removeprefix("net."): value for name, value in saved.items()}
+        return trained
     path = stopped.folder / BACKBONE
-    # the model of a frozen run ends in its head: `head.weight` or `top.head.weight`
-    head = {head_name + name[name.index("head.") + 4 :]: value for name, value in saved.items() if "head." in name}
-    return state_dict_of(tensor_files.read(path), path) | head
+    return state_dict_of(tensor_files.read(path), path) | trained
 
 
 # --- freezing ---------------------------------------------------------------------------------

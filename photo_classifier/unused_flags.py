@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from photo_classifier.config import OptimizationFlags, PredictConfig, TrainConfig, n_folds, parts
+from photo_classifier.config import OptimizationFlags, PredictConfig, TrainConfig, n_folds, n_views, parts
 from photo_classifier.data.samples import Splits
 from photo_classifier.data.table_files import is_table_name
 from photo_classifier.runtime.console import warn
@@ -62,8 +62,13 @@ class Training:
 
     @property
     def stores_features(self) -> bool:
-        """Whether the features of a frozen backbone are kept."""
-        return self.begins_frozen and self.config.views > 0 and not self.config.cutmix
+        """Whether the outputs of frozen layers are kept."""
+        return self.has_frozen_layers and n_views(self.config) > 0 and not self.config.cutmix
+
+    @property
+    def has_frozen_layers(self) -> bool:
+        """Whether a part of the network is computed once for all epochs, or for the first ones."""
+        return self.begins_frozen or bool(self.config.freeze_until)
 
     @property
     def reads_table(self) -> bool:
@@ -120,7 +125,7 @@ TRAINING: Sequence[Row] = (
     ),
     Row(
         "augment",
-        lambda t: t.config.head != "logistic" or t.config.views > 1,
+        lambda t: t.config.head != "logistic" or n_views(t.config) > 1,
         "has no effect with --head logistic and --views 1, which is each image as it is predicted; raise --views",
     ),
     Row("mixup", lambda t: t.config.batch_size > 1 or not t.config.mixup, ONE_IMAGE),
@@ -181,22 +186,26 @@ TRAINING: Sequence[Row] = (
         lambda t: t.config.early_stop + (t.config.unfreeze_after or 1) < t.config.n_epochs,
         "has no effect: a run of {c.n_epochs} epochs ends before; give a lower number, or raise --n_epochs",
     ),
-    Row("views", lambda t: t.begins_frozen, "has no effect: the backbone trains; it needs --freeze"),
+    Row(
+        "views",
+        lambda t: t.has_frozen_layers,
+        "has no effect: the backbone trains; it needs --freeze or --freeze_until LAYER",
+    ),
     Row("views", lambda t: not t.config.cutmix, "has no effect with --cutmix, which needs new pictures in every epoch"),
     Row(
         "views",
-        lambda t: t.config.augment != "none" or not t.config.views,
+        lambda t: t.config.augment != "none" or not n_views(t.config),
         "has no effect with --augment none, whose views are all the same",
     ),
     Row(
         "views",
-        lambda t: t.config.head == "logistic" or t.config.views <= t.n_head_epochs,
+        lambda t: t.config.head == "logistic" or n_views(t.config) <= t.n_head_epochs or bool(t.config.freeze_until),
         "is more than the {t.n_head_epochs} epochs of the head, which take one view each; the others have no effect",
     ),
     Row(
         "feature_cache",
         lambda t: t.stores_features,
-        "has no effect: features are kept with --freeze, --views above 0 and no --cutmix",
+        "has no effect: features are kept with --freeze or --freeze_until, --views above 0 and no --cutmix",
     ),
 )
 

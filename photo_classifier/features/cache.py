@@ -38,6 +38,11 @@ def open_cache(folder: str) -> Iterator[Path]:
             atexit.register(shutil.rmtree, temporary, ignore_errors=True)
 
 
+def place_of(folder: str) -> Path:
+    """Returns where features will be stored, for `none` as well."""
+    return Path(tempfile.gettempdir(), RUN_PREFIX) if folder == "none" else Path(folder)
+
+
 def cache_entries(cache: Path) -> list[tuple[float, int, Path]]:
     """Returns (last use, bytes, path) of every shard file, the least recently used first."""
     entries = []

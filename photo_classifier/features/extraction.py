@@ -49,17 +49,44 @@ def extract(
     Raises:
         UserError: the disk is too small, or the cache cannot be written.
     """
+    plan = plan_extraction(engine, requests, cache)
+    distributed.broadcast_from_main(lambda: _make_room(plan, cache))
+    for name, request in requests.items():
+        yield name, _extract_split(engine, request, plan.stores[name], *plan.splits.pop(name), n_workers)
+    if launcher.is_main():  # another run may have stored as much in the meantime
+        prune_cache(cache, 0, feature_cache.CACHE_LIMIT, plan.paths)
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """The rows of each split and those of them that the cache lacks, `new` in all, of `row_bytes` each."""
+
+    stores: Mapping[str, ShardStore]
+    splits: dict[str, tuple[Keys, Wanted]]
+    new: Sequence[RowKey]
+    row_bytes: int
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes that are still to be stored."""
+        return len(self.new) * self.row_bytes + len(json.dumps(self.new)) if self.new else 0
+
+    @property
+    def paths(self) -> set[Path]:
+        """The shards that are read."""
+        return {path for store in self.stores.values() for path in store.paths}
+
+
+def plan_extraction(engine: Engine, requests: Mapping[str, FeatureRequest], cache: Path) -> ExtractionPlan:
+    """Returns what `extract` would compute."""
     processors = sorted(set(distributed.all_gather(processor_name(engine.device))))
     example = engine.feature_example()
     engine_hash = distributed.broadcast_from_main(lambda: engine_key(engine, processors))
     keys = {name: recipe_key(engine_hash, request.dataset, request.recipe) for name, request in requests.items()}
     by_key = {key: ShardStore(cache / key, example) for key in keys.values()}
     stores = {name: by_key[key] for name, key in keys.items()}
-    plans = distributed.broadcast_from_main(lambda: _plan(example.nbytes, requests, stores, cache))
-    for name, request in requests.items():
-        yield name, _extract_split(engine, request, stores[name], *plans.pop(name), n_workers)
-    if launcher.is_main():  # another run may have stored as much in the meantime
-        prune_cache(cache, 0, feature_cache.CACHE_LIMIT, _paths(stores))
+    splits, new = distributed.broadcast_from_main(lambda: _missing_rows(requests, stores))
+    return ExtractionPlan(stores, splits, new, example.nbytes)
 
 
 def size_text(n_bytes: float) -> str:
@@ -71,14 +98,16 @@ def size_text(n_bytes: float) -> str:
     return f"{n_bytes:.1f} GB"
 
 
-def _paths(stores: Mapping[str, ShardStore]) -> set[Path]:
-    return {path for store in stores.values() for path in store.paths}
+def free_bytes(folder: Path) -> tuple[Path, int]:
+    """Returns how much a folder could still hold, which may not exist yet, with the part of its path that exists."""
+    existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
+    return existing, shutil.disk_usage(existing).free
 
 
-def _plan(
-    row_bytes: int, requests: Mapping[str, FeatureRequest], stores: Mapping[str, ShardStore], cache: Path
-) -> dict[str, tuple[Keys, Wanted]]:
-    """Returns the rows of each split and those the cache lacks, after making room for them."""
+def _missing_rows(
+    requests: Mapping[str, FeatureRequest], stores: Mapping[str, ShardStore]
+) -> tuple[dict[str, tuple[Keys, Wanted]], list[RowKey]]:
+    """Returns the rows of each split and those the cache lacks, and the latter of all splits."""
     keys = {name: [row_keys(sample, r.n_views) for sample in r.dataset.samples] for name, r in requests.items()}
     for store in set(stores.values()):
         store.open(key for name in requests if stores[name] is store for row in keys[name] for key in row or ())
@@ -89,22 +118,19 @@ def _plan(
         lacking = [tuple(v for v in views if row is None or row[v] not in rows) for row in keys[name]]
         wanted[name] = [(index, some) for index, some in enumerate(lacking) if some]
         new += [keys[name][index][view] for index, some in wanted[name] if keys[name][index] for view in some]
-    _make_room(row_bytes, cache, new, _paths(stores))
-    return {name: (keys[name], wanted[name]) for name in requests}
+    return {name: (keys[name], wanted[name]) for name in requests}, new
 
 
-def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Path]) -> None:
+def _make_room(plan: ExtractionPlan, cache: Path) -> None:
     """Prints what will be stored, and removes the least recently used shards if it would be too much."""
-    limit = feature_cache.CACHE_LIMIT
-    needed = len(new) * row_bytes + len(json.dumps(new)) if new else 0
-    if new:
-        views = pluralize(len(new), "view")
+    limit, needed = feature_cache.CACHE_LIMIT, plan.n_bytes
+    if needed:
+        views = pluralize(len(plan.new), "view")
         say(f"features {views} to compute, {size_text(needed)} in {cache} (limit {size_text(limit)})")
-    total = prune_cache(cache, needed, limit, keep)
+    total = prune_cache(cache, needed, limit, plan.paths)
     if total > limit:
         say(f"         this run needs {size_text(total)}, more than the limit; features of other runs were removed")
-    existing = next(parent for parent in [cache.absolute(), *cache.absolute().parents] if parent.exists())
-    free = shutil.disk_usage(existing).free
+    existing, free = free_bytes(cache)
     if needed > free:
         raise WriteError(
             f"the features need {size_text(needed)} and {existing} has {size_text(free)} free; give a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,6 @@ import torchvision
 from torch import nn
 
 from photo_classifier.data.batches import ImageSource
-from photo_classifier.models.classifier import Classifier
 from photo_classifier.models.inference import Engine
 
 # The modules that compute rows: when their code changes, rows are computed again.
@@ -29,6 +28,7 @@ CODE = (
     "data/unended_jpeg",
     "models/backbones",
     "models/classifier",
+    "models/cut",
     "models/folding",
     "models/inference",
     "runtime/device",
@@ -38,9 +38,15 @@ CODE = (
 
 def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
     """Hashes what computes every row: weights, layers, precision, batch size, code, libraries and processors."""
-    model = engine.model
+    model, cut = engine.model, engine.cut
+    head = f"{model.head_name}."
+
+    def takes_part(name: str) -> bool:
+        return cut.has_before(name) if cut else not f"{name}.".startswith(head)
+
     return _hash_json({
-        "backbone": _hash_backbone(model),
+        "backbone": _hash_tensors(model.net, takes_part),
+        "cut": cut and cut.name,
         "dtype": str(engine.dtype),
         "device": engine.device.type,
         "folded": engine.is_folded,
@@ -54,7 +60,7 @@ def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
         "layers": [
             (name, type(module).__qualname__, module.extra_repr(), _plain_attributes(module))
             for name, module in model.net.named_modules()
-            if name != model.head_name and not name.startswith(model.head_name + ".")
+            if takes_part(name)
         ],
     })  # fmt: skip
 
@@ -85,10 +91,10 @@ def _hash_json(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _hash_backbone(model: Classifier) -> str:
+def _hash_tensors(net: nn.Module, takes_part: Callable[[str], bool]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in model.net.state_dict().items():
-        if not name.startswith(model.head_name + "."):
+    for name, tensor in net.state_dict().items():
+        if takes_part(name.rpartition(".")[0]):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -59,15 +59,21 @@ class Classifier(nn.Module):
         size = size or self.preprocess.image_size
         return torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=self._mean.device)
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Computes the input of the head, (n, ...), from images, uint8 (n, 3, size, size); stops there."""
+    def features(self, images: torch.Tensor, behind: str | None = None) -> torch.Tensor:
+        """Computes the input of the head, (n, ...), from images, uint8 (n, 3, size, size); stops there.
+
+        Args:
+            behind: the name of a module whose output is computed instead.
+        """
         features: list[torch.Tensor] = []
 
-        def stop(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-            features.append(inputs[0])
-            raise _HeadReached
+        def stop(_module: nn.Module, inputs: tuple[torch.Tensor], *output: torch.Tensor) -> None:
+            features.append(output[0] if behind else inputs[0])
+            raise _Reached
 
-        with self.head.register_forward_pre_hook(stop), contextlib.suppress(_HeadReached):
+        module = self.net.get_submodule(behind) if behind else self.head
+        register = module.register_forward_hook if behind else module.register_forward_pre_hook
+        with register(stop), contextlib.suppress(_Reached):
             self.net(self.normalize(images))
         return features[0]
 
@@ -96,21 +102,27 @@ class Classifier(nn.Module):
         return self
 
 
-class _HeadReached(Exception):
-    """Ends a forward pass at the head."""
+class _Reached(Exception):
+    """Ends a forward pass where its features are known."""
 
 
 def is_wholly_frozen(model: Classifier) -> bool:
     """Returns whether nothing but the head trains or changes, so that the backbone is a function."""
-    head = {id(p) for p in model.head.parameters()} | {id(m) for m in model.head.modules()}
-    if any(p.requires_grad and id(p) not in head for p in model.net.parameters()):
-        return False
+    return all(f"{name}.".startswith(f"{model.head_name}.") for name in moving_modules(model))
+
+
+def moving_modules(model: Classifier) -> list[str]:
+    """Returns the names of modules whose own parameters train, or that act differently in training mode."""
     was_training = model.training
     model.train()
-    leaves = [m for m in model.net.modules() if not list(m.children())]
-    changing = [m for m in leaves if m.training and id(m) not in head and _acts_in_training(m)]
+    names = [
+        name
+        for name, module in model.net.named_modules()
+        if any(p.requires_grad for p in module.parameters(recurse=False))
+        or (module.training and _acts_in_training(module) and not list(module.children()))
+    ]
     model.train(was_training)
-    return not changing
+    return names
 
 
 def has_batch_norm(model: nn.Module) -> bool:

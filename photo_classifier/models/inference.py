@@ -6,12 +6,14 @@ Validation, feature extraction and prediction all compute with it, so that they 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from photo_classifier.models.classifier import Classifier
+from photo_classifier.models.cut import Cut, LayersBehind
 from photo_classifier.models.folding import find_pairs, fold, folds_correctly
 from photo_classifier.models.heads import HeadModule
 from photo_classifier.runtime.device import exact_fp32, to_device
@@ -32,6 +34,12 @@ class Engine:
         self.model, self.device, self.dtype, self.batch_size = model, device, dtype, batch_size
         self.pairs: list[tuple[str, str]] | None = None
         self.is_folded = False
+        self.cut: Cut | None = None
+        self.refresh()
+
+    def cut_at(self, cut: Cut | None) -> None:
+        """Makes `features` those at a cut, from where `from_features` goes on; None is the head's input."""
+        self.cut = cut
         self.refresh()
 
     def refresh(self) -> None:
@@ -44,6 +52,8 @@ class Engine:
         self.evaluated = fold(plain, self.pairs) if self.is_folded else plain
         if self.dtype != torch.float32:
             self._cast_weights()
+        if self.cut:
+            self._behind = LayersBehind(self.evaluated, self.cut)
 
     def _cast_weights(self) -> None:
         """Casts the weights once, which autocast would do again in every batch."""
@@ -62,13 +72,23 @@ class Engine:
         return run_in_fixed_batches(self.evaluated, images, self.batch_size, self.device, self.dtype)
 
     def features(self, images: torch.Tensor, batch_size: int | None = None) -> torch.Tensor:
-        """Computes the input of the head, (n, ...) on the device, from images, uint8 (n, 3, size, size).
+        """Computes the input of the head, or the output at the cut, (n, ...), from images, uint8 (n, 3, size, size).
 
         Args:
             batch_size: a different number of images in a pass.
         """
-        size = batch_size or self.batch_size
-        return run_in_fixed_batches(self.evaluated.features, images, size, self.device, self.dtype)
+        compute = functools.partial(self.evaluated.features, behind=self.cut and self.cut.name)
+        return run_in_fixed_batches(compute, images, batch_size or self.batch_size, self.device, self.dtype)
+
+    def from_features(self, features: torch.Tensor) -> torch.Tensor:
+        """Computes the logits that images have, fp32 (n, classes) on the device, from their features at the cut."""
+        return run_in_fixed_batches(self._behind, features, self.batch_size, self.device, self.dtype)
+
+    def head_inputs(self, features: torch.Tensor) -> torch.Tensor:
+        """Computes the input of the head, (n, ...), from features: these themselves, unless there is a cut."""
+        if not self.cut:
+            return features
+        return run_in_fixed_batches(self._behind.features, features, self.batch_size, self.device, self.dtype)
 
     def feature_example(self) -> torch.Tensor:
         """Returns the features of one image, (1, ...), as an example of the shape and dtype of all."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.calibration import fit_temperature
@@ -91,7 +92,8 @@ class BestCheckpoint:
         load_into(self.model.net, tensors)
         return epoch
 
-    def backbone(self) -> dict[str, torch.Tensor]:
-        """Returns the tensors of all but the head."""
-        head = f"{self.model.head_name}."
-        return {name: value for name, value in self.model.net.state_dict().items() if not name.startswith(head)}
+    def tensors_beside(self, part: nn.Module) -> dict[str, torch.Tensor]:
+        """Returns the network's tensors that a part of it, which shares them, does not have."""
+        own = {id(tensor) for tensor in part.state_dict(keep_vars=True).values()}
+        tensors = self.model.net.state_dict(keep_vars=True)
+        return {name: tensor.detach() for name, tensor in tensors.items() if id(tensor) not in own}

@@ -90,7 +90,12 @@ def show_in_tensorboard(
     outputs, step, writer = results["valid"].outputs, best_epoch + 1, run.epochs.writer
     if isinstance(loader, FeatureLoader):
         small = loader.features.dataset.thumbnails(tensorboard.THUMBNAIL)  # nothing but thumbnails is decoded
-        source = tensorboard.EmbeddingSource(small, lambda _, indices: loader.features.rows(indices))
+        engine.refresh()
+
+        def head_inputs(_images: torch.Tensor, indices: list[int]) -> torch.Tensor:
+            return engine.head_inputs(loader.features.rows(indices))
+
+        source = tensorboard.EmbeddingSource(small, head_inputs)
     else:
         source = tensorboard.engine_source(loader.dataset, engine)
     logits = outputs.logits / reports["valid"]["temperature"]

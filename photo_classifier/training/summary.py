@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torchinfo
 
-from photo_classifier.config import TrainConfig, parts
+from photo_classifier.config import TrainConfig, n_views, parts
 from photo_classifier.data.image_files import others_text
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.data.samples import Splits
@@ -49,8 +49,9 @@ def describe(
         say("\n".join(model_lines(model)))
     say(model.net, level=2)
     if config.head == "logistic":
+        views = pluralize(n_views(config), "view")
         say(
-            f"train   a head that is solved: logistic regression on {pluralize(config.views, 'view')} of each image, "
+            f"train   a head that is solved: logistic regression on {views} of each image, "
             f"its penalty chosen by folds, augmentation {config.augment}"
         )
         return
@@ -231,6 +232,7 @@ def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess)
         "image_size": preprocess.image_size,
         "resize": preprocess.resize,
         "backbone_lr": config.backbone_lr or config.lr,
+        "views": n_views(config),
     }
     return values | known
 
