@@ -24,6 +24,7 @@ from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.seeding import seeded_rng
 from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.runtime.uncompiled import import_timm
 from photo_classifier.training.run_state import BACKBONE, LAST, StoppedRun, load_stopped_run
 
 SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
@@ -224,7 +225,7 @@ def _load_pretrained(model: Classifier, backbone: Backbone, source: pretrained.S
 
 def _timm_with(name: str, path: Path) -> nn.Module:
     """Loads a file from timm's hub with timm, which renames or reshapes the tensors of some models."""
-    import timm
+    timm = import_timm()
 
     try:
         # the hub's files are plain state_dicts, even for models whose loader expects another format

@@ -14,7 +14,6 @@ import torch
 from msgspec import Meta
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torchvision.transforms.v2 import InterpolationMode
 
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models import pretrained
@@ -22,6 +21,7 @@ from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.files import read_json
 from photo_classifier.runtime.plain_values import Finite, Positive, first_mismatch
 from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.runtime.uncompiled import import_timm, torchvision, v2
 
 if TYPE_CHECKING:
     from torchvision.transforms._presets import ImageClassification
@@ -77,7 +77,7 @@ def find_backbone(name: str) -> Backbone:
     Raises:
         UserError: there is none; the message names the closest.
     """
-    from torchvision import models
+    models = torchvision.models
 
     short = HUB.sub("", name)
     base, _, tag = short.partition(".")
@@ -88,7 +88,7 @@ def find_backbone(name: str) -> Backbone:
         tags = list(models.get_model_weights(row.name).__members__) if row.library == "torchvision" else []
         if not tag or tag in tags:
             return replace(row, tag=tag or row.tag)
-    import timm
+    timm = import_timm()
 
     if short.startswith("timm/") or timm.is_model(base):
         return _find_timm(name, short.removeprefix("timm/"), tags)
@@ -102,7 +102,7 @@ def find_backbone(name: str) -> Backbone:
 
 def _find_timm(name: str, short: str, other_tags: Sequence[str]) -> Backbone:
     """Returns timm's model of that short name; `other_tags` are those of torchvision under the same name."""
-    import timm
+    timm = import_timm()
 
     base, _, tag = short.partition(".")
     if not timm.is_model(base):
@@ -163,7 +163,7 @@ def find_head(net: nn.Module, model_name: str) -> str:
 
 
 def _build_torchvision(backbone: Backbone, image_size: int | None) -> tuple[nn.Module, Preprocess, pretrained.Source]:
-    from torchvision import models
+    models = torchvision.models
 
     options = {}
     if backbone.name in ("inception_v3", "googlenet"):
@@ -185,7 +185,7 @@ def _build_torchvision(backbone: Backbone, image_size: int | None) -> tuple[nn.M
 
 
 def _build_timm(backbone: Backbone, image_size: int | None) -> tuple[nn.Module, Preprocess, pretrained.Source | None]:
-    import timm
+    timm = import_timm()
 
     options = {"img_size": image_size} if image_size else {}
     try:
@@ -216,7 +216,7 @@ def published_preprocess(backbone: Backbone, path: Path) -> Preprocess | None:
         UserError: the `config.json` of a folder of timm makes no sense.
     """
     if backbone.library == "torchvision":
-        from torchvision import models
+        models = torchvision.models
 
         enums = models.get_model_weights(backbone.name)
         named = [enum for enum in enums if enum.url.endswith(f"/{path.name}")]
@@ -240,7 +240,7 @@ class TimmColours(TypedDict):
 class TimmConfig(TimmColours, total=False):
     """What is read of timm's `pretrained_cfg`."""
 
-    interpolation: InterpolationMode
+    interpolation: v2.InterpolationMode
     crop_pct: Annotated[float, Meta(ge=0.1, le=1)] | None
 
 
