@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from photo_classifier.config import TrainConfig, n_views, parts
 from photo_classifier.data.batches import make_loader
@@ -23,6 +22,7 @@ from photo_classifier.runtime.distributed import with_previous_sample
 from photo_classifier.runtime.errors import choose
 from photo_classifier.runtime.launcher import rank_and_world_size, world_size
 from photo_classifier.runtime.seeding import seeded_rng
+from photo_classifier.runtime.uncompiled import v2
 
 
 def _random_crop(p: Preprocess) -> list[v2.Transform]:

@@ -24,6 +24,7 @@ from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.seeding import seeded_rng
 from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.runtime.uncompiled import import_timm
 from photo_classifier.training.run_state import BACKBONE, LAST, StoppedRun, load_stopped_run
 
 SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
@@ -221,10 +222,13 @@ def _load_pretrained(model: Classifier, backbone: Backbone, source: pretrained.S
         raise UserError(
             f"timm has no pretrained weights for {model_name}; choose another model, or give --weights FILE"
         )
-    path = pretrained.lite0_file() if backbone.packaged else pretrained.cached_or_downloaded(source, model_name)
+    if backbone.package:
+        path = pretrained.packaged_file(backbone.package, model_name)
+    else:
+        path = pretrained.cached_or_downloaded(source, model_name)
     content = tensor_files.read(path)
     tensors = state_dict_of(content, path)
-    if backbone.packaged:
+    if backbone.package:
         # matched by order: the package has other names for the same layers
         names = [name for name in model.net.state_dict() if not name.startswith(f"{model.head_name}.")]
         tensors = dict(zip(names, tensors.values(), strict=False))  # the head's come last
@@ -237,7 +241,7 @@ def _load_pretrained(model: Classifier, backbone: Backbone, source: pretrained.S
 
 def _timm_with(name: str, path: Path) -> nn.Module:
     """Loads a file from timm's hub with timm, which renames or reshapes the tensors of some models."""
-    import timm
+    timm = import_timm()
 
     try:
         # the hub's files are plain state_dicts, even for models whose loader expects another format

@@ -121,7 +121,7 @@ class ModelFlags:
 
     model_name: str = flag(
         "resnet",
-        "resnet, alexnet, vgg, squeezenet, densenet, efficientnet_lite0, any torchvision name, or timm/NAME",
+        "resnet, alexnet, vgg, squeezenet, densenet, efficientnet_lite0 (or 1, 2), any torchvision name, or timm/NAME",
         "NAME",
     )
     use_pretrained: bool = flag(False, "start from ImageNet weights (default: random)")

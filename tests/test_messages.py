@@ -72,7 +72,8 @@ WRONG_NAMES = {
     "train --data_dir photos --gpu_id 99": "--gpu_id 99 does not exist on this machine; choose from -1 (the CPU)",
     "train --data_dir photos --model_name resnte": "did you mean resnet?",
     "train --data_dir photos --model_name ResNet18": "choose from resnet, alexnet, vgg, squeezenet, densenet, "
-    "efficientnet_lite0, a torchvision model (resnet18, convnext_tiny, ...) or timm/NAME; did you mean resnet18?",
+    "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, "
+    "a torchvision model (resnet18, convnext_tiny, ...) or timm/NAME; did you mean resnet18?",
     "train --data_dir photos --model_name timm/resnet81": "did you mean timm/resnet18?",
     "train --data_dir photos --model_name timm/": "write it as in timm/resnet18",
     "train --data_dir photos --model_name timm/vit_tiny_patch16_224 --image_size 8": "it takes 32, 48, 64",

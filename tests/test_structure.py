@@ -110,6 +110,18 @@ def test_help_answers_without_importing_torch(name):
     assert "examples:" in done.stdout
 
 
+def test_a_run_and_a_prediction_import_neither_the_compiler_nor_what_they_do_not_use(split_folder, tmp_path):
+    argv = ["--data_dir", split_folder, "--model_name", "timm/test_resnet", "--freeze", "--n_epochs", "1"]
+    argv = [*map(str, argv), "--n_workers", "0", "--gpu_id", "-1", "--model_fn", "m.pth"]
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import train, predict\n"
+    code += f"train.main({argv}); predict.main(['--model_fn', 'm.pth', '--n_workers', '0', '--gpu_id', '-1'])\n"
+    code += "assert 'timm' in sys.modules\n"
+    needless = {"torch._dynamo", "sympy", "pandas", "scipy", "sklearn", "openpyxl", "pyarrow"}
+    code += f"found = {needless} & set(sys.modules)\nassert not found, found"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(("script", "table"), [("train", config.TrainConfig), ("predict", config.PredictConfig)])
 def test_every_flag_has_a_default_and_every_default_a_flag(script, table):
     done = subprocess.run([sys.executable, ROOT / f"{script}.py", "--help"], capture_output=True, text=True, check=True)

@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
-from torchvision.transforms import v2
 
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.preprocess import Preprocess, eval_transform
@@ -23,6 +22,7 @@ from photo_classifier.runtime.launcher import local_world_size, shard
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.signals import end_workers_at_exit, init_worker
 from photo_classifier.runtime.text import pluralize
+from photo_classifier.runtime.uncompiled import v2
 
 T = TypeVar("T", bound=tuple)
 SHARED_MEMORY = "/dev/shm"  # Linux alone keeps it in a file system, of 64 MB in Docker

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torchvision.transforms import v2
 
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.uncompiled import v2
 
 FITS = ("crop", "squash", "pad")
 

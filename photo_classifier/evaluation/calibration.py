@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from photo_classifier.runtime.uncompiled import uncompiled
+
 TEMPERATURES = (0.05, 20.0)  # beyond these, probabilities are all but constant or all but 0 and 1
 
 
@@ -35,7 +37,8 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     others = (logits.sum(1) - own) / (n_classes - 1)
     target = ((1 - share) * own + share * others).mean()
     log_beta = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_beta], max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    make = uncompiled(torch.optim.LBFGS)
+    optimizer = make([log_beta], max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()

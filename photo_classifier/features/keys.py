@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
 
 from photo_classifier.data.batches import ImageSource
 from photo_classifier.models.inference import Engine
+from photo_classifier.runtime.uncompiled import torchvision
 
 # The modules that compute rows: when their code changes, rows are computed again.
 PACKAGE = Path(__file__).parents[1]

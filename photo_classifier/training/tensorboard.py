@@ -12,13 +12,13 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
-from torchvision.transforms.v2 import functional
 
 from photo_classifier.data.batches import stack
 from photo_classifier.evaluation.contact_sheet import map_until
 from photo_classifier.models.inference import Engine, run_in_fixed_batches
 from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.runtime.text import escape_surrogates
+from photo_classifier.runtime.uncompiled import v2
 from photo_classifier.training.results import Outputs, Results
 
 MOST_CURVES = 50  # classes with a curve of precision and recall: the most frequent ones
@@ -140,7 +140,7 @@ def _read_until(indices: torch.Tensor, source: EmbeddingSource, end: float) -> I
         images, read = _decode(source.dataset, chunk.tolist(), end - time.monotonic())
         if read:
             features = source.compute(images, read).float().cpu()
-            yield _pooled(features), functional.resize(images, [THUMBNAIL, THUMBNAIL], antialias=True), read
+            yield _pooled(features), v2.functional.resize(images, [THUMBNAIL, THUMBNAIL], antialias=True), read
         if time.monotonic() > end:
             return
 

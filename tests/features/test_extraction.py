@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import TINY, save_image, weights_of
+from helpers.families import NAMED
 from safetensors.torch import save
 
 import train
@@ -29,7 +30,6 @@ from photo_classifier.features.cache import cache_entries, open_cache, prune_cac
 from photo_classifier.features.extraction import FeatureRequest, extract
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.features.shards import RowKey, ShardStore, gather_rows, row_keys
-from photo_classifier.models.backbones import BACKBONES
 from photo_classifier.models.classifier import is_wholly_frozen
 from photo_classifier.models.inference import Engine, HeadEngine
 from photo_classifier.runtime import launcher
@@ -78,7 +78,7 @@ def extract_one(engine, dataset, cache, recipe, n_views=1, n_workers=0):
 # --- the same result --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, "timm/mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", [*NAMED, "timm/mobilenetv3_small_050"])
 def test_head_on_features_is_the_whole_model(name):
     model = get_model(name, 3, image_size=64)
     freeze(model)

@@ -1,4 +1,11 @@
-"""Networks of families that `BACKBONES` does not name, as small as they come."""
+"""Networks that stand for all others: those of `BACKBONES`, and of families that it does not name."""
+
+from photo_classifier.models.backbones import BACKBONES
+
+# the larger EfficientNet-Lites repeat the layers of the first
+NAMED = tuple(name for name in BACKBONES if name not in ("efficientnet_lite1", "efficientnet_lite2"))
+
+# as small as they come
 
 FURTHER = (
     *("resnet18", "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5"),

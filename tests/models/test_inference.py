@@ -4,17 +4,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import RESNET18
+from helpers.families import NAMED
 from torch import nn
 
 from model_loader import get_model
 from photo_classifier.models import folding
-from photo_classifier.models.backbones import BACKBONES
 from photo_classifier.models.folding import find_pairs
 from photo_classifier.models.inference import Engine, FrozenModel
 from photo_classifier.runtime.device import to_device
 
 CPU = torch.device("cpu")
-NAMES = [*BACKBONES, "timm/mobilenetv3_small_050", "googlenet", "vit_b_16"]  # the last without a convolution to fold
+NAMES = [*NAMED, "timm/mobilenetv3_small_050", "googlenet", "vit_b_16"]  # the last without a convolution to fold
 
 
 def random_model(name):
