@@ -18,9 +18,8 @@ FLAGS = {field.name for config in (TrainConfig, PredictConfig) for field in data
 OTHERS = {"help", "logdir", "nproc_per_node"}  # of argparse, TensorBoard and torchrun
 STEP = re.compile(r"\b(continue with|train on with|type|try|add|give|use|raise|leave|allow|choose|store|train with)\b")
 # Modules that speak while a run trains, which may then be continued.
-DURING = ("trainer.py", "training/", "features/", "runtime/signals.py")
+DURING = ("trainer.py", "training/", "features/", "runtime/limits.py")
 NOT_OF_A_SAVED_RUN = {
-    "signals.py": "early_end.py adds `in a new run`",
     "run_folder.py": "a new run finds its folder taken",
     "run_state.py": "what --resume itself was given",
     "best_checkpoint.py": "two new runs at once",
@@ -49,7 +48,7 @@ def flags_in(text):
 
 def test_messages_name_flags_that_there_are():
     wrong = {(path.name, name) for path in FILES for text in messages(path) for name in flags_in(text) - FLAGS - OTHERS}
-    assert wrong <= {("batches.py", "shm")}  # docker's
+    assert wrong <= {("workers.py", "shm"), ("workers.py", "pids"), ("limits.py", "pids")}  # docker's
 
 
 def test_a_step_that_a_saved_run_can_be_told_is_one_that_resume_takes():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.errors import UserError, WriteError
 from photo_classifier.runtime.files import file_state
+from photo_classifier.runtime.limits import free_bytes
 from photo_classifier.runtime.text import pluralize
 
 Keys = list[list[RowKey] | None]  # by sample and view; None if the file cannot be accessed
@@ -104,7 +104,7 @@ def _make_room(row_bytes: int, cache: Path, new: Sequence[RowKey], keep: set[Pat
     if total > limit:
         say(f"         this run needs {size_text(total)}, more than the limit; features of other runs were removed")
     existing = next(parent for parent in [cache.absolute(), *cache.absolute().parents] if parent.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(existing)
     if needed > free:
         raise WriteError(
             f"the features need {size_text(needed)} and {existing} has {size_text(free)} free; give a "
