@@ -45,8 +45,9 @@ ssize_t write(int f, const void *from, size_t n) {  /* a quota of 1 MB */
   static size_t written = 0;
   char link[64], path[512] = "";
   snprintf(link, sizeof link, "/proc/self/fd/%d", f);
-  if (readlink(link, path, sizeof path - 1) > 0 && strstr(path, getenv("work")) == path) written += n;
-  return written > 1000000 && refuse("write") ? -1 : REAL(write)(f, from, n);
+  int is_kept = readlink(link, path, sizeof path - 1) > 0 && strstr(path, getenv("work")) == path;
+  if (is_kept) written += n;
+  return is_kept && written > 1000000 && refuse("write") ? -1 : REAL(write)(f, from, n);
 }
 int statvfs(const char *a, struct statvfs *s) {
   int done = REAL(statvfs)(a, s);
