@@ -212,6 +212,28 @@ def test_after_trouble_with_the_disk_the_run_goes_on_from_its_last_save(name, cl
 
 
 @pytest.mark.skipif(on_windows, reason="Windows keeps files that are open")
+@pytest.mark.parametrize("first_full", ["config.json", "last.pth"])
+def test_after_a_disk_that_was_full_before_the_first_save_the_same_command_works(
+    first_full, cli, split_folder, monkeypatch
+):
+    is_full, replace = [], os.replace
+
+    def limited(source, target):
+        is_full.extend([True] * (os.path.basename(target) == first_full))
+        if is_full:
+            no_room(None)
+        replace(source, target)
+
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1, "--run_dir", "r")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", limited)
+        done = cli("train", *argv)
+    assert done.status == 2
+    assert "No space left on device (free some space); nothing was saved yet" in done.err
+    assert cli("train", *argv).status == 0
+
+
+@pytest.mark.skipif(on_windows, reason="Windows keeps files that are open")
 def test_a_run_folder_that_is_removed_under_the_run_is_told(cli, split_folder, monkeypatch):
     in_the_second_epoch(monkeypatch, lambda run: shutil.rmtree(run.folder))
     argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--n_epochs", 2, "--model_fn", "m.pth", "--run_dir", "r")
