@@ -22,8 +22,8 @@ from photo_classifier.models.positions import fit_positions
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean
+from photo_classifier.runtime.limits import resource_hint
 from photo_classifier.runtime.seeding import seeded_rng
-from photo_classifier.runtime.signals import resource_hint
 from photo_classifier.runtime.uncompiled import import_timm
 from photo_classifier.training.run_state import BACKBONE, LAST, StoppedRun, load_stopped_run
 

@@ -20,6 +20,7 @@ from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import sha256_file
 from photo_classifier.runtime.flags import parse_flags
 from photo_classifier.runtime.launcher import is_main
+from photo_classifier.runtime.limits import check_temporary_folder
 from photo_classifier.runtime.text import pluralize, shell_command
 from photo_classifier.unused_flags import PREDICTION, Predicting, warn_of_unused_flags
 from utils import check_output_path, device_from_gpu_id, run_main
@@ -121,6 +122,7 @@ def check_report(config: PredictConfig) -> None:
         if os.path.exists(config.sheet) and not is_own_picture(config.sheet):
             raise UserError(f"--sheet {config.sheet} was not written by this tool; give another name")
     if config.report:
+        check_temporary_folder()
         check_output_path(os.path.join(config.report, "report.json"), "--report")
         if os.path.exists(os.path.join(config.report, "splits.csv")):
             raise UserError(f"--report {config.report} is the folder of a training run; give another folder")

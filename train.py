@@ -25,6 +25,7 @@ from photo_classifier.config import (
 from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import quiet, say, set_verbosity, warn
 from photo_classifier.runtime.errors import UserError, choose
+from photo_classifier.runtime.limits import check_temporary_folder
 from photo_classifier.runtime.text import pluralize
 from utils import check_output_path, device_from_gpu_id, run_main
 
@@ -68,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 def check_flags(config: TrainConfig) -> None:
     """Checks that the flags agree and that the checkpoint can be written without losing a file; raises UserError."""
     check(config)
+    check_temporary_folder()
     model_fn = checkpoint_name(config)
     check_output_path(model_fn, "--model_fn")
     if os.path.exists(model_fn) and not zipfile.is_zipfile(model_fn):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from photo_classifier.runtime import distributed, launcher, peers, signals
+from photo_classifier.runtime import distributed, launcher, limits, peers, signals
 from photo_classifier.runtime.console import ignore_closed_pipes, print_error
 from photo_classifier.runtime.device import choose_device, find_gpus
 from photo_classifier.runtime.errors import UserError
@@ -53,7 +53,8 @@ def check_output_path(path: str | Path, flag: str) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise UserError(f"{flag} {path} cannot be written ({error.strerror}); choose another folder") from error
+        reason = limits.write_reason(error)
+        raise UserError(f"{flag} {path} cannot be written: {reason}; choose another folder") from error
 
 
 def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> None:
@@ -68,8 +69,9 @@ def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = N
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     with ignore_closed_pipes(), signals.handle_signals():
         try:
+            limits.fit_threads()
             status = main(argv)
-        except (UserError, RuntimeError, MemoryError, OSError, signals.Stopped) as error:
+        except (UserError, RuntimeError, MemoryError, OSError, ImportError, SystemError, signals.Stopped) as error:
             signals.end_workers()
             status = _report(error)
             if status is None:
@@ -86,7 +88,7 @@ def _report(error: BaseException) -> int | None:
         if launcher.is_main():
             sys.stderr.write(f"stopped{error.hint}\n")
         return error.status
-    if reason := str(error) if isinstance(error, UserError) else signals.resource_hint(error):
+    if reason := str(error) if isinstance(error, UserError) else limits.resource_hint(error):
         print_error(reason)
         return 2
     if peers.is_lost_peer(error):

@@ -9,6 +9,8 @@
 - disk     a disk that is full at each save in turn, and (on Linux, as root) small file systems that fill
            anywhere: the earlier checkpoint loads every time, and the end is one line
 - memory   the peak of a run from its second epoch to its fiftieth
+- limits   what a system limits (processes, files, memory, quotas, folders, file systems), each set for real: every
+           command works, or ends in one line whose advice is then followed (on Linux, as root)
 - signals  seconds from SIGINT or SIGTERM to the exit, in extraction, in frozen and in whole training
 
 The short form of the first two is part of the tests. Ends with status 1 if anything was not as it should be.
@@ -24,6 +26,8 @@ import itertools
 import os
 import random
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +37,7 @@ from pathlib import Path
 
 import torch
 from common import ROOT, SMALL, Findings, command, described, make_photos, must, prove, run, weights
+from common.limits import COMMANDS, LIMITS, NO_MOUNT, Limit, build_shim, run_inside
 
 KINDS = {
     "frozen": ("--freeze", "--n_epochs", 60),
@@ -282,6 +287,55 @@ def memory(_: argparse.Namespace, findings: Findings) -> None:
         print(f"memory: {kind}: peak {peaks[2]:.0f} MB at epoch 2, {peaks[50]:.0f} MB at epoch 50", flush=True)
 
 
+# --- limits ---------------------------------------------------------------------------------------
+
+LONGEST = 300  # seconds; what takes longer hangs
+
+
+def limits(options: argparse.Namespace, findings: Findings) -> None:
+    """Runs commands inside each limit, and follows the advice of those that end in an error."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        print("limits: they need Linux and root")
+        return
+    make_photos(Path("photos"), 40, 16, (80, 60))
+    must(run(*COMMANDS["alone"][1:]))
+    shim, outcomes = build_shim(Path.cwd()), {}
+    os.chmod(Path.cwd().parent, 0o755)  # tempfile's own folder is private
+    for what, limit in LIMITS.items():
+        if not options.limit or options.limit in what:
+            done = [try_limit(findings, f"{what}: {name}", limit, name, shim) for name in limit.commands]
+            outcomes[what] = ", ".join(done)
+            print(f"limits: {what}: {outcomes[what]}", flush=True)
+
+
+def try_limit(findings: Findings, what: str, limit: Limit, name: str, shim: Path) -> str:
+    """Runs one command inside a limit; returns what came of it."""
+    folder = Path.cwd() / re.sub(r"\W+", "_", what)
+    folder.mkdir()
+    os.chmod(folder, 0o777)
+    done = run_inside(limit, COMMANDS[name], folder, shim, LONGEST)
+    if done.returncode == NO_MOUNT:
+        return f"not possible here: {done.stderr}"
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    findings.expect(done.returncode in (0, 2), f"{what}: status {done.returncode}: {done.stderr[-2000:]}")
+    findings.expect("Traceback" not in done.stderr, f"{what}: {done.stderr[-2000:]}")
+    if limit.works is not None:
+        findings.expect(done.returncode == (0 if limit.works else 2), f"{what}: status {done.returncode}: {last}")
+    if done.returncode == 2:
+        findings.expect(last.startswith("error: ") and limit.advice in last, f"{what}: {last}")
+        follow(findings, what, COMMANDS[name], last, folder)
+    shutil.rmtree(folder)
+    return "works" if not done.returncode else last
+
+
+def follow(findings: Findings, what: str, arguments: tuple, error: str, folder: Path) -> None:
+    """Does without the limit what an error advises: continues the run, or gives the command again."""
+    is_kept = "continue with: " in error and (folder / "run").exists()  # a file system may be gone with its mount
+    given = shlex.split(error.rpartition("continue with: python ")[2])[1:] if is_kept else ()
+    done = subprocess.run(command(arguments[0], *(given or arguments[1:])), cwd=folder, capture_output=True, text=True)
+    findings.expect(done.returncode == 0, f"{what}: after {error!r}: {done.stderr}")
+
+
 # --- signals --------------------------------------------------------------------------------------
 
 
@@ -324,13 +378,14 @@ def wait_for_line(process: subprocess.Popen, pattern: str) -> None:
     raise SystemExit(f"the run ended before its line {pattern!r}: {process.stderr.read()}")
 
 
-WORK = {work.__name__: work for work in (kills, disk, memory, signals)}
+WORK = {work.__name__: work for work in (kills, disk, memory, limits, signals)}
 
 
 def main() -> int:
     """Runs the checks that were asked for; returns the exit status."""
     parser = described(__doc__)
     parser.add_argument("--n_kills", type=int, default=30, help="kill -9, over all kinds of training (default: 30)")
+    parser.add_argument("--limit", default="", help="only the limits whose name contains that")
     return prove(parser, WORK)
 
 

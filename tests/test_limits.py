@@ -1,18 +1,29 @@
 """What the system limits: shared memory, open files, memory, and steps that never end."""
 
+import errno
+import multiprocessing.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import TINY, assert_one_line_error, on_windows
+from torch.utils.data import DataLoader
 
 import model_loader
 import train
-from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.data.workers import worker_options
+from photo_classifier.runtime import limits
+from photo_classifier.runtime.errors import WriteError
+from photo_classifier.runtime.files import atomic_write
+from photo_classifier.runtime.limits import resource_hint
 
 ROOT = Path(train.__file__).parent
 SMALL_SHARED_MEMORY = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
@@ -43,8 +54,9 @@ def test_a_run_trains_where_shared_memory_has_no_room_for_workers(image_folder):
 FULL = """
 import torch
 from torch.utils.data import DataLoader
-from photo_classifier.data.batches import collate, worker_options
-from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.data.batches import collate
+from photo_classifier.data.workers import worker_options
+from photo_classifier.runtime.limits import resource_hint
 images = [(0, n, torch.ones(3, 1000, 1000, dtype=torch.uint8)) for n in range(64)]
 try:
     next(iter(DataLoader(images, batch_size=64, collate_fn=collate, **worker_options(1, 1))))
@@ -100,7 +112,9 @@ def test_running_out_of_memory_while_a_size_is_tried_is_told_as_that(cli, image_
 
     monkeypatch.setattr(model_loader.Classifier, "forward", forward)
     done = cli("train", "--data_dir", image_folder, *TINY)
-    assert_one_line_error(done, "memory ran out; give a smaller --batch_size, or train with a smaller --image_size")
+    assert_one_line_error(
+        done, "memory ran out; end other programs, give a lower --n_workers, or 0, or train a new run"
+    )
 
 
 @pytest.mark.skipif(on_windows, reason="Windows has no such limits")
@@ -132,3 +146,105 @@ def test_too_many_open_files_name_the_flag_and_the_limit(split_folder):
 def test_the_hint_names_what_ran_out(error, hint):
     assert hint in resource_hint(error)
     assert bool(hint) == bool(resource_hint(error))
+
+
+@pytest.mark.skipif(on_windows, reason="Windows has no such limits")
+def test_an_address_limit_is_named_where_memory_runs_out(monkeypatch):
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda _: (4_000_000_000, 4_000_000_000))
+    for error in (MemoryError(), ImportError("libtorch_cpu.so: failed to map segment from shared object")):
+        assert "this process may have 4.0 GB: raise the limit with `ulimit -v unlimited`" in resource_hint(error)
+
+
+def test_a_batch_that_a_worker_cannot_send_is_an_error_and_no_wait_for_ever():
+    loader = DataLoader([lambda: "cannot be pickled"], collate_fn=lambda items: items, **worker_options(1, 1))
+    with pytest.raises(Exception, match="in DataLoader worker process"):
+        next(iter(loader))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems pass images in other ways")
+def test_workers_that_could_not_hand_over_their_images_are_not_started(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / ("d" * 120)
+    folder.mkdir()
+    monkeypatch.setattr(multiprocessing.util, "get_temp_dir", lambda: str(folder))
+    assert worker_options(4, 2) == {"num_workers": 0}
+    assert "2 workers could not hand over their images (AF_UNIX path too long): the main" in capsys.readouterr().err
+
+
+@pytest.fixture
+def few_threads(monkeypatch):
+    """Lets that many threads start."""
+    start, left = threading.Thread.start, [0]
+
+    def limited(thread):
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    return left
+
+
+def test_no_more_workers_run_than_there_are_processes_and_threads_for(few_threads, capsys):
+    few_threads[0] = 14
+    assert worker_options(4, 3)["num_workers"] == 2
+    assert "the system starts too few processes and threads for 3 workers: using 2" in capsys.readouterr().err
+
+
+def test_libraries_compute_in_one_thread_where_few_can_be_started(few_threads, monkeypatch, cli):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    few_threads[0] = 7
+    limits.fit_threads()
+    assert os.environ["OMP_NUM_THREADS"] == os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    few_threads[0] = 2
+    assert_one_line_error(
+        cli("train", *TINY), "the system starts no more than 2 threads for this user, and 6 are needed"
+    )
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_files_are_written_where_the_file_system_knows_no_fsync_modes_or_links(number, tmp_path, monkeypatch):
+    def refused(*_args, **_options):
+        raise OSError(number, os.strerror(number))
+
+    for name in ("fsync", "chmod", "link", "utime"):
+        monkeypatch.setattr(os, name, refused)
+    for text in ("first", "second"):
+        with atomic_write(tmp_path / "a", "w", keep_existing=True) as file:
+            file.write(text)
+    assert [(tmp_path / name).read_text() for name in ("a", "a.prev")] == ["second", "first"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.EDQUOT, "a larger quota"), (errno.EFBIG, "`ulimit -f unlimited`"), (errno.EROFS, "can be written")],
+)
+def test_what_helps_against_a_limit_of_the_disk_is_said(number, advice, tmp_path, monkeypatch):
+    def refused(_handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with (
+        pytest.raises(WriteError, match=f"cannot write .*: {os.strerror(number)} .*{advice}"),
+        atomic_write(tmp_path / "a"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_that_does_not_tell_its_free_space_counts_as_large_enough(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=0, free=0))
+    assert limits.free_bytes(".") == float("inf")
+
+
+def test_a_training_without_any_folder_for_temporary_files_says_so_before_it_begins(cli, split_folder, monkeypatch):
+    def none():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    with monkeypatch.context() as patch:  # pytest needs one again
+        patch.setattr(tempfile, "gettempdir", none)
+        done = cli("train", "--data_dir", split_folder, *TINY)
+    assert_one_line_error(
+        done, "no folder for temporary files can be written; name one that can in the variable TMPDIR"
+    )

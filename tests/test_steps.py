@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 FILES = {*ROOT.glob("*.py"), *(ROOT / "photo_classifier").rglob("*.py")}
 FILES -= {ROOT / "photo_classifier" / "unused_flags.py"}  # tests/test_unused_flags.py follows each row
 FLAGS = {field.name for config in (TrainConfig, PredictConfig) for field in dataclasses.fields(config)}
-OTHERS = {"help", "logdir", "nproc_per_node", "shm"}  # of argparse, TensorBoard, torchrun and docker
+OTHERS = {"help", "logdir", "nproc_per_node", "shm", "pids"}  # of argparse, TensorBoard, torchrun and docker
 VERBS = (
     "add|allow|choose|close|compute|copy|cut|delete|download|end|export|free|give|install|leave|look|make|merge|move|"
     "name|pass|predict|put|raise|remove|rename|repair|repeat|restore|run|save|see|set|split|start|store|take|train|try|"
@@ -80,9 +80,8 @@ def test_every_advice_is_followed_here_or_listed_with_the_reason_why_not():
 
 
 # Modules that speak while a run trains, which may then be continued.
-DURING = ("trainer.py", "training/", "features/", "runtime/signals.py")
+DURING = ("trainer.py", "training/", "features/", "runtime/limits.py")
 NOT_OF_A_SAVED_RUN = {
-    "signals.py": "early_end.py adds `in a new run`",
     "run_folder.py": "a new run finds its folder taken",
     "run_state.py": "what --resume itself was given",
     "best_checkpoint.py": "two new runs at once",
@@ -99,7 +98,7 @@ def test_a_step_that_a_saved_run_can_be_told_is_one_that_resume_takes():
         place = path.relative_to(ROOT).as_posix().removeprefix("photo_classifier/")
         is_said_then = place.startswith(DURING) and path.name not in NOT_OF_A_SAVED_RUN
         if is_said_then and ADVICE.search(text) and not NO_ADVICE.fullmatch(text):
-            assert flags_in(text) <= {*MAY_CHANGE, "resume"} or "new run" in text, (place, text)
+            assert flags_in(text) <= {*MAY_CHANGE, *OTHERS, "resume"} or "new run" in text, (place, text)
 
 
 # --- the walk ---------------------------------------------------------------------------------

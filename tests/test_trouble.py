@@ -14,6 +14,7 @@ import torch
 from helpers import TINY, assert_one_line_error, metrics_of, on_windows, weights_of
 
 import train
+from photo_classifier.models import inference
 from photo_classifier.training.run import Run
 from trainer import Trainer
 
@@ -109,9 +110,50 @@ def test_a_run_that_a_gpu_has_no_memory_for_one_image_of_says_what_needs_a_new_r
     small_memory[0] = 0
     argv = ("--data_dir", split_folder, *TINY, "--run_dir", "r", "--batch_size", 8, "--accumulate", 8)
     done = cli("train", *argv)
-    assert_one_line_error(done, "the GPU's memory ran out; give a smaller --batch_size")
-    assert "--head_hidden, in a new run; if other programs took the memory, end them and continue" in done.err
+    assert_one_line_error(
+        done, "the GPU's memory ran out in a step of training; give a smaller --image_size or another"
+    )
+    assert "--model_name, in a new run; if other programs took the memory, end them and continue" in done.err
     assert done.err.endswith("--resume r\n")
+
+
+@pytest.fixture
+def small_passes(monkeypatch):
+    """Lets passes without gradients take that many images."""
+    compute, most = inference.to_device, [999]
+
+    def limited(images, *args, **options):
+        if len(images) > most[0]:
+            raise NO_MEMORY
+        return compute(images, *args, **options)
+
+    monkeypatch.setattr(inference, "to_device", limited)
+    return most
+
+
+@pytest.mark.parametrize("kind", [(), ("--freeze", "--feature_cache", "none")])
+def test_a_pass_of_evaluation_that_memory_has_no_room_for_names_a_batch_that_makes_it_smaller(
+    kind, cli, split_folder, small_passes
+):
+    argv = ("--data_dir", split_folder, *TINY, *kind, "--n_epochs", 1)
+    small_passes[0] = 32
+    done = cli("train", *argv, "--batch_size", 64, "--run_dir", "a")
+    assert "error: the GPU's memory ran out in a pass of 64 images without gradients; give --batch_size 32," in done.err
+    assert advised(done.err) == ["--resume", "a"]
+    assert cli("train", *argv, "--batch_size", 32, "--run_dir", "b").status == 0
+    small_passes[0] = 16
+    done = cli("train", *argv, "--batch_size", 8, "--run_dir", "c")
+    assert "in a pass of 32 images without gradients; give a smaller --image_size or another --model_name" in done.err
+    small_passes[0] = 32
+    assert cli("train", *advised(done.err)).status == 0
+
+
+def test_a_prediction_that_memory_has_no_room_for_goes_on_in_the_batches_that_are_advised(cli, trained, small_passes):
+    small_passes[0] = 4
+    argv = ("--model_fn", "tiny.pth", "--gpu_id", -1, "--n_workers", 0)
+    done = cli("predict", *argv, "--batch_size", 8)
+    assert_one_line_error(done, "the GPU's memory ran out in a pass of 8 images; give --batch_size 4")
+    assert cli("predict", *argv, "--batch_size", 4).status == 0
 
 
 def test_a_loss_that_is_no_number_is_told_with_its_step_and_never_saved(cli, split_folder):
@@ -141,7 +183,10 @@ def no_room(_handle):
 
 
 TROUBLES = {
-    "a full disk": (lambda _: setattr(os, "fsync", no_room), "No space left on device; continue with: python train.py"),
+    "a full disk": (
+        lambda _: setattr(os, "fsync", no_room),
+        "No space left on device (free some space); continue with",
+    ),
     "no curves": (
         lambda run: os.unlink(next(run.folder.glob("events*"))),
         "with the curves so far; continue with: python train.py",
@@ -164,6 +209,28 @@ def test_after_trouble_with_the_disk_the_run_goes_on_from_its_last_save(name, cl
     done = cli("train", "--resume", "r")
     assert done.status == 0, done.err
     assert "continuing after 1 of 3 epochs" in done.out
+
+
+@pytest.mark.skipif(on_windows, reason="Windows keeps files that are open")
+@pytest.mark.parametrize("first_full", ["config.json", "last.pth"])
+def test_after_a_disk_that_was_full_before_the_first_save_the_same_command_works(
+    first_full, cli, split_folder, monkeypatch
+):
+    is_full, replace = [], os.replace
+
+    def limited(source, target):
+        is_full.extend([True] * (os.path.basename(target) == first_full))
+        if is_full:
+            no_room(None)
+        replace(source, target)
+
+    argv = ("--data_dir", split_folder, *TINY, "--freeze", "--n_epochs", 1, "--run_dir", "r")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", limited)
+        done = cli("train", *argv)
+    assert done.status == 2
+    assert "No space left on device (free some space); nothing was saved yet" in done.err
+    assert cli("train", *argv).status == 0
 
 
 @pytest.mark.skipif(on_windows, reason="Windows keeps files that are open")

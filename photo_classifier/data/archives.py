@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import lzma
 import os
 import re
-import shutil
 import stat
 import sys
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -21,12 +22,14 @@ from photo_classifier.data.image_files import is_visible
 from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import atomic_folder
+from photo_classifier.runtime.limits import free_bytes, resource_hint
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 FOLDER = ".cache/archives"
 # Photos hardly compress, so an archive that grows a hundredfold holds something else; small ones may grow to 1 GB.
 MAX_GROWTH, MAX_SMALL = 100, 1 << 30
 MAX_NAME = 1 << 20  # bytes
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError)
 BLOCK = 512  # bytes that each entry counts as at least, so that empty files are limited too
 
 
@@ -82,10 +85,11 @@ def extract(archive: str | Path, folder: str | Path, strip: str = "") -> None:
         try:
             unpack = _unzip if zipfile.is_zipfile(archive) else _untar
             unpack(archive, ArchiveExtractor(archive, staging))
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        except (*DAMAGE, OSError, RuntimeError, ValueError) as error:
+            if getattr(error, "errno", None) or resource_hint(error):  # the disk's or the system's fault
+                raise
             raise UserError(
-                f"{archive} cannot be unpacked ({reason}); copy or download it again, or unpack it yourself"
+                f"{archive} cannot be unpacked ({error}); copy or download it again, or unpack it yourself"
             ) from error
         source = staging / strip if strip else staging
         if not source.is_dir():
@@ -152,7 +156,7 @@ class ArchiveExtractor:
 def _unzip(archive: Path, target: ArchiveExtractor) -> None:
     with zipfile.ZipFile(archive) as file:
         entries = file.infolist()
-        free, n_bytes = shutil.disk_usage(target.folder).free, sum(entry.file_size for entry in entries)
+        free, n_bytes = free_bytes(target.folder), sum(entry.file_size for entry in entries)
         target.count(BLOCK * len(entries))
         if target.limit >= n_bytes > free:
             target.refuse(f"it needs {n_bytes / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB left")

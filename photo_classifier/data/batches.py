@@ -1,11 +1,8 @@
-"""Batches: what a loader yields, in which order, and the worker processes that decode."""
+"""Batches: what a loader yields, and in which order."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-import shutil
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -16,16 +13,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.data.samples import Sample
-from photo_classifier.runtime.console import warn
+from photo_classifier.data.workers import START_METHOD, batch_bytes, worker_options
 from photo_classifier.runtime.device import n_cores
-from photo_classifier.runtime.launcher import local_world_size, shard
+from photo_classifier.runtime.launcher import shard
 from photo_classifier.runtime.seeding import derive_seed
-from photo_classifier.runtime.signals import end_workers_at_exit, init_worker
-from photo_classifier.runtime.text import pluralize
 from photo_classifier.runtime.uncompiled import v2
 
 T = TypeVar("T", bound=tuple)
-SHARED_MEMORY = "/dev/shm"  # Linux alone keeps it in a file system, of 64 MB in Docker
 
 
 class Batch(NamedTuple):
@@ -242,57 +236,3 @@ def make_stream_loader(
         n_workers = 0
     options = worker_options(n_batches, n_workers, batch_bytes(dataset.preprocess, batches.batch_size))
     return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory, **options)
-
-
-# fork takes milliseconds but is safe only on Linux; spawn takes seconds
-START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-
-
-def worker_options(n_batches: int, n_workers: int | None, n_bytes: int = 0) -> dict:
-    """Returns loader options: how many processes decode and how they start; None chooses by cores and batches.
-
-    Args:
-        n_bytes: the size of a batch; there are no more workers than the shared memory has room for.
-    """
-    if n_workers is None:
-        is_worth_it = START_METHOD == "fork" or n_batches >= 32
-        n_workers = min(max(1, n_cores() // local_world_size()), 16, n_batches) if is_worth_it else 0
-    room = shared_room(n_bytes) if n_workers else 0
-    if room < n_workers:
-        _warn_of_little_room(n_workers, room)
-        n_workers = room
-    if not n_workers:
-        return {"num_workers": 0}
-    end_workers_at_exit()
-    return {
-        "num_workers": n_workers,
-        "multiprocessing_context": START_METHOD,
-        "prefetch_factor": min(4, room // n_workers),
-        "worker_init_fn": init_worker,
-    }
-
-
-def batch_bytes(preprocess: Preprocess, batch_size: int) -> int:
-    """Returns the size of the images of a batch."""
-    return 3 * batch_size * preprocess.image_size**2
-
-
-def shared_room(n_bytes: int) -> int:
-    """Returns how many batches of that size workers may keep ready in shared memory, beside one that is in use."""
-    if sys.platform != "linux":
-        return sys.maxsize
-    try:
-        free = shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:  # a system without it
-        return 0
-    # a page for each small tensor; a quarter is left for others
-    return max(0, free * 3 // 4 // local_world_size() // (n_bytes + 16384) - 1)
-
-
-@functools.cache  # once for all loaders
-def _warn_of_little_room(n_wanted: int, n_workers: int) -> None:
-    text = f"using {n_workers}" if n_workers else "the main process decodes the images itself"
-    warn(
-        f"the shared memory ({SHARED_MEMORY}) is too small for {pluralize(n_wanted, 'worker')}: {text}; "
-        "raise its limit (docker run --shm-size 2g), or give a smaller --batch_size"
-    )

@@ -29,7 +29,7 @@ from photo_classifier.data.pixels import (
     to_rgb,
 )
 from photo_classifier.data.unended_jpeg import read_unended
-from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.runtime.limits import resource_hint
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` has its own limit, which says how to raise it
 # Pillow refuses a sound PNG for more than 1 MB of compressed text or profile. These bounds still hold off bombs.
@@ -214,6 +214,8 @@ def _reason(error: Exception, path: str | os.PathLike) -> str:
         return _unread_tiff(path) or passed_over_reason(os.fspath(path)) or "is not an image in a known format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
     if "truncated" in str(error).lower():
         return "is truncated"
     return " ".join(str(error).split()) or type(error).__name__

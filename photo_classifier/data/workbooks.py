@@ -12,6 +12,7 @@ from xml.parsers import expat
 from photo_classifier.data.file_kinds import is_image_name
 from photo_classifier.data.table_columns import Lines, without_titles
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.limits import resource_hint
 
 if TYPE_CHECKING:
     from openpyxl.worksheet._read_only import ReadOnlyWorksheet
@@ -42,6 +43,8 @@ def read_workbook(file: str, raw: bytes) -> Lines:
     except UserError:
         raise
     except Exception as error:  # openpyxl raises whatever a broken file leads to
+        if resource_hint(error):  # not the file's fault
+            raise
         reason = str(error) or type(error).__name__
         raise UserError(f"{file} cannot be read as a workbook ({reason}); save it again, or as CSV") from error
 
@@ -98,6 +101,8 @@ def _check_size(file: str, raw: bytes) -> None:
                 if entry.filename.endswith((".xml", ".rels")):
                     _Counter(file, "worksheets/" in entry.filename).read(packed.read(entry))
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, expat.ExpatError) as error:
+        if resource_hint(error):
+            raise
         raise UserError(
             f"{file} is not a readable .xlsx workbook ({error}); save it again without a password, or as CSV"
         ) from error

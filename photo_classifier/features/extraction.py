@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.errors import UserError, WriteError
 from photo_classifier.runtime.files import file_state
+from photo_classifier.runtime.limits import free_bytes
 from photo_classifier.runtime.text import pluralize
 
 Keys = list[list[RowKey] | None]  # by sample and view; None if the file cannot be accessed
@@ -98,10 +98,9 @@ def size_text(n_bytes: float) -> str:
     return f"{n_bytes:.1f} GB"
 
 
-def free_bytes(folder: Path) -> tuple[Path, int]:
-    """Returns how much a folder could still hold, which may not exist yet, with the part of its path that exists."""
-    existing = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
-    return existing, shutil.disk_usage(existing).free
+def existing_part(folder: Path) -> Path:
+    """Returns the part of a folder's path that exists."""
+    return next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
 
 
 def _missing_rows(
@@ -130,7 +129,8 @@ def _make_room(plan: ExtractionPlan, cache: Path) -> None:
     total = prune_cache(cache, needed, limit, plan.paths)
     if total > limit:
         say(f"         this run needs {size_text(total)}, more than the limit; features of other runs were removed")
-    existing, free = free_bytes(cache)
+    existing = existing_part(cache)
+    free = free_bytes(existing)
     if needed > free:
         raise WriteError(
             f"the features need {size_text(needed)} and {existing} has {size_text(free)} free; give a "

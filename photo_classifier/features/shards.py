@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from photo_classifier.data.samples import Sample
 from photo_classifier.runtime.errors import WriteError
-from photo_classifier.runtime.files import atomic_write, file_state
+from photo_classifier.runtime.files import atomic_write, can_map, file_state
+from photo_classifier.runtime.limits import resource_hint, write_reason
 from photo_classifier.runtime.memory import return_freed_memory
 
 SHARD_NAME = "[0-9]" * 20 + "-" + "[0-9a-f]" * 8  # a pattern: time in nanoseconds and a random number
@@ -66,8 +67,11 @@ class ShardStore:
         """Opens the shards that hold any of the wanted rows; the others age until they are removed."""
         wanted = set(wanted) - self.rows.keys()
         for path in sorted(self.folder.glob(f"{SHARD_NAME}{SHARD_SUFFIX}")) if wanted else ():
-            with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError, SafetensorError):  # a damaged shard
+            try:
                 self._open(path, wanted)
+            except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:  # a damaged shard
+                if resource_hint(error):
+                    raise
 
     def _open(self, path: Path, wanted: Collection[RowKey]) -> None:
         keys, features = _read_shard(path)
@@ -115,8 +119,8 @@ class ShardStore:
         except (OSError, WriteError) as error:
             reason = error if isinstance(error, OSError) else error.__cause__
             raise WriteError(
-                f"cannot write to the feature cache {self.folder.parent} ({getattr(reason, 'strerror', reason)}); free "
-                "some space, give another folder (--feature_cache), or start a new run that stores nothing (--views 0)"
+                f"cannot write to the feature cache {self.folder.parent}: {write_reason(reason)}; give another "
+                "folder (--feature_cache), or start a new run that stores nothing (--views 0)"
             ) from error
 
     def locations(self, keys: Sequence[RowKey]) -> torch.Tensor:
@@ -168,7 +172,10 @@ def gather_rows(shards: Sequence[torch.Tensor], locations: torch.Tensor) -> torc
 
 
 def _read_shard(path: Path) -> tuple[list[RowKey], torch.Tensor]:
-    """Returns the keys and the features of a shard, the features memory-mapped."""
-    with safe_open(path, framework="pt") as file:
-        keys = json.loads(file.get_tensor("keys").numpy().tobytes())
-        return [RowKey(*key) for key in keys], file.get_tensor("features")
+    """Returns the keys and the features of a shard, the features memory-mapped where the file system can do that."""
+    if can_map(path):
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in ("keys", "features")}
+    else:
+        tensors = load(path.read_bytes())
+    return [RowKey(*key) for key in json.loads(tensors["keys"].numpy().tobytes())], tensors["features"]

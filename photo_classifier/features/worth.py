@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from photo_classifier.features.extraction import FeatureRequest, free_bytes, plan_extraction, size_text
+from photo_classifier.features.extraction import FeatureRequest, existing_part, plan_extraction, size_text
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime import distributed
 from photo_classifier.runtime.console import say
+from photo_classifier.runtime.limits import free_bytes
 from photo_classifier.runtime.text import pluralize
 
 # What a processor computes in the time of reading a byte: a fixed estimate, as a measured one would let the same
@@ -26,7 +27,8 @@ def why_not_store(engine: Engine, requests: Mapping[str, FeatureRequest], cache:
         )
 
     def compare() -> str:
-        existing, free = free_bytes(cache)
+        existing = existing_part(cache)
+        free = free_bytes(existing)
         if plan.n_bytes > free:
             return (
                 f"the output of {name} needs {size_text(plan.n_bytes)} and {existing} has {size_text(free)} free "

@@ -19,8 +19,8 @@ from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models import pretrained
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.files import read_json
+from photo_classifier.runtime.limits import resource_hint
 from photo_classifier.runtime.plain_values import Finite, Positive, first_mismatch
-from photo_classifier.runtime.signals import resource_hint
 from photo_classifier.runtime.uncompiled import import_timm, torchvision, v2
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from photo_classifier.models.classifier import REFUSALS, Classifier
 from photo_classifier.runtime.device import exact_fp32
-from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.runtime.limits import resource_hint
 
 FOLD_TOLERANCE = 1e-3  # of the largest logit: folding only rounds, while a wrong pair is off by far more
 

@@ -17,6 +17,7 @@ from photo_classifier.models.cut import Cut, LayersBehind
 from photo_classifier.models.folding import find_pairs, fold, folds_correctly
 from photo_classifier.models.heads import HeadModule
 from photo_classifier.runtime.device import exact_fp32, to_device
+from photo_classifier.runtime.limits import explain_memory_of_pass
 
 
 class Engine:
@@ -147,14 +148,19 @@ def run_in_fixed_batches(
     device: torch.device,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Applies `compute` to inputs (n, ...) in passes of exactly `batch_size`, the last one padded with zeros."""
+    """Applies `compute` to inputs (n, ...) in passes of exactly `batch_size`, the last one padded with zeros.
+
+    Raises:
+        PassTooLarge: memory ran out.
+    """
     outputs = []
-    for batch in inputs.split(batch_size):
-        n = len(batch)
-        if n < batch_size:
-            batch = torch.cat([batch, batch.new_zeros(batch_size - n, *batch.shape[1:])])
-        order = torch.channels_last if batch.dim() == 4 else torch.contiguous_format
-        batch = to_device(batch, device, memory_format=order)
-        with exact_fp32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            outputs.append(compute(batch)[:n])
+    with explain_memory_of_pass(batch_size):
+        for batch in inputs.split(batch_size):
+            n = len(batch)
+            if n < batch_size:
+                batch = torch.cat([batch, batch.new_zeros(batch_size - n, *batch.shape[1:])])
+            order = torch.channels_last if batch.dim() == 4 else torch.contiguous_format
+            batch = to_device(batch, device, memory_format=order)
+            with exact_fp32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                outputs.append(compute(batch)[:n])
     return torch.cat(outputs) if len(outputs) != 1 else outputs[0]

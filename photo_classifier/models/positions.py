@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from photo_classifier.models.classifier import REFUSALS
+from photo_classifier.runtime.limits import resource_hint
 
 
 def fit_positions(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -27,6 +28,8 @@ def fit_positions(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[s
             return dict(interpolate_embeddings(net.image_size, net.patch_size, tensors))
         convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
         converted = convert(dict(tensors), net) if convert and type(net).__module__.startswith("timm.") else tensors
-    except (*REFUSALS, KeyError):  # tensors of another network, whose shapes are reported next
+    except (*REFUSALS, KeyError) as error:  # tensors of another network, whose shapes are reported next
+        if resource_hint(error):
+            raise
         return tensors
     return {name: value for name, value in converted.items() if name in own or name in tensors}

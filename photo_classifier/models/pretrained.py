@@ -25,8 +25,9 @@ class Source:
 
 
 def cache_folder() -> Path:
-    """Returns torch's folder for downloaded weights; TORCH_HOME moves it."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
+    """Returns torch's folder for downloaded weights, which TORCH_HOME moves; without a home one in `.cache`."""
+    folder = torch.hub.get_dir()
+    return Path(".cache/torch/hub" if folder.startswith("~") else folder, "checkpoints")
 
 
 def cached_or_downloaded(source: Source, model_name: str) -> Path:

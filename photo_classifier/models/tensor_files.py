@@ -13,8 +13,8 @@ import torch
 
 from photo_classifier.models import foreign_values
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
-from photo_classifier.runtime.files import atomic_write
-from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.runtime.files import atomic_write, can_map
+from photo_classifier.runtime.limits import resource_hint
 
 NO_WEIGHTS = "not a PyTorch file; give a checkpoint of this tool, or a .pth or .safetensors file of weights"
 
@@ -35,14 +35,14 @@ def read(path: str | Path, mmap: bool = False) -> dict:
         content = _load(path, mmap)
     except pickle.UnpicklingError as error:
         raise UserError(_refused(path)) from error
-    except PermissionError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UserError:
         raise
     # A damaged or hostile file can make the readers raise anything, and it always means the same.
     except Exception as error:
         if resource_hint(error):  # not the file's fault
             raise
+        if isinstance(error, OSError) and error.errno:  # but the system's
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
         raise UserError(_damaged(path)) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict or a checkpoint")
@@ -108,7 +108,7 @@ def _load(path: Path, mmap: bool) -> object:
     with warnings.catch_warnings(), foreign_values.allowed():
         warnings.simplefilter("ignore")  # torch warns about files that it then refuses
         # only the zip format can be memory-mapped
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip and can_map(path))
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -24,6 +24,8 @@ from photo_classifier.models.inference import Engine
 from photo_classifier.prediction.results import UNKNOWN, Prediction
 from photo_classifier.runtime.device import choose_device, choose_precision
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.limits import PassTooLarge, memory_that_ran_out
+from photo_classifier.runtime.text import pluralize
 
 NOT_FINITE = "the model's output is not a finite number; try --precision fp32"
 
@@ -94,9 +96,19 @@ class Predictor:
         by_index = {n: _failed(samples[n], reason) for n, reason in batch.bad}
         if len(batch.indices):
             readable = [samples[n] for n in batch.indices.tolist()]
-            predictions = self._from_logits(self.engine(batch.images), batch.labels, readable)
+            predictions = self._from_logits(self._logits(batch.images), batch.labels, readable)
             by_index.update(zip(batch.indices.tolist(), predictions, strict=True))
         return [by_index[n] for n in range(len(samples))]
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the logits of images; raises UserError if a pass is too large for the memory."""
+        try:
+            return self.engine(images)
+        except PassTooLarge as error:
+            what = f"{memory_that_ran_out(error)} ran out in a pass of {pluralize(error.n_images, 'image')}"
+            fewer = f"give --batch_size {error.n_images // 2}" if error.n_images > 1 else "end other programs"
+            on_cpu = ", or predict on the CPU (--gpu_id -1)" if self.engine.device.type != "cpu" else ""
+            raise UserError(f"{what}; {fewer}{on_cpu}") from error
 
     def _from_logits(
         self, logits: torch.Tensor, labels: torch.Tensor, samples: Sequence[Sample]

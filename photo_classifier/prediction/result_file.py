@@ -15,8 +15,9 @@ from photo_classifier.prediction.results import Totals
 from photo_classifier.prediction.state_file import StateFile, read_state
 from photo_classifier.runtime.console import say, warn
 from photo_classifier.runtime.errors import UserError, choose
-from photo_classifier.runtime.files import keep_previous
-from photo_classifier.runtime.signals import Stopped, resource_hint
+from photo_classifier.runtime.files import keep_previous, sync
+from photo_classifier.runtime.limits import resource_hint, write_reason
+from photo_classifier.runtime.signals import Stopped
 from photo_classifier.runtime.text import pluralize
 
 SYNC_SECONDS = 30.0  # the most that a power cut can lose
@@ -91,7 +92,7 @@ class ResultFile:
             self.rows.write(rows)
             self.file.flush()
             if now - self._synced > SYNC_SECONDS:
-                os.fsync(self.file.fileno())
+                sync(self.file)
                 self._synced = now
             self.n_rows += len(rows)
             if totals.is_small or now - self._saved > STATE_SECONDS:
@@ -133,8 +134,7 @@ class ResultFile:
         if self.file and not self.file.closed:
             with self._write_errors(), self.file:
                 self.rows.close()
-                self.file.flush()
-                os.fsync(self.file.fileno())
+                sync(self.file)
 
     def __enter__(self) -> ResultFile:
         return self
@@ -215,4 +215,4 @@ class ResultFile:
         try:
             yield
         except OSError as error:
-            raise UserError(f"cannot write {self.partial}: {error.strerror or error}{advice}") from error
+            raise UserError(f"cannot write {self.partial}: {write_reason(error)}{advice}") from error

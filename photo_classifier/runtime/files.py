@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from photo_classifier.runtime.errors import UserError, WriteError
+from photo_classifier.runtime.limits import write_reason
 
 LEFTOVER_SECONDS = 60.0  # a file that is being written has changed more recently
 LEFTOVER_FOLDER_SECONDS = 86_400.0  # no folder takes a day to fill
@@ -41,18 +44,37 @@ def atomic_write(path: str | Path, mode: str = "wb", keep_existing: bool = False
         os.close(handle)
         with open(temporary, mode, **options) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600, which others in a shared folder cannot read
+            sync(file)
+        with contextlib.suppress(OSError):  # not every file system has modes
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600, which others in a shared folder cannot read
         if keep_existing:
             keep_previous(path)
         os.replace(temporary, path)
     except OSError as error:
         _remove(temporary)
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {path}: {write_reason(error)}") from error
     except BaseException:
         _remove(temporary)
         raise
+
+
+def sync(file: IO) -> None:
+    """Brings what was written to the disk, where the file system can do that."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+
+
+def can_map(path: str | Path) -> bool:
+    """Returns whether a file can be memory-mapped, which some network file systems do not support."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def keep_previous(path: str | Path) -> bool:
@@ -68,7 +90,7 @@ def keep_previous(path: str | Path) -> bool:
     try:
         os.link(path, second)
     except OSError:  # not every file system has links
-        shutil.copy2(path, second)
+        shutil.copyfile(path, second)  # nor has every one modes or times to be copied
     os.replace(second, f"{path}.prev")
     return True
 
@@ -120,7 +142,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
                 raise
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        raise UserError(f"cannot make {folder}: {error.strerror or error}{where}") from error
+        raise UserError(f"cannot make {folder}: {write_reason(error)}{where}") from error
     finally:
         if outer:
             shutil.rmtree(outer, ignore_errors=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import errno
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
 
 from photo_classifier.runtime.launcher import is_main
 
@@ -143,32 +143,19 @@ def init_worker(_worker_id: int = 0) -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if _SignalState.pid and os.getppid() != _SignalState.pid:  # it died before the call
             os._exit(1)
+    Queue._on_queue_feeder_error = _send_feeder_error
 
 
-def resource_hint(error: BaseException) -> str:
-    """Returns advice if an error means that memory, files or processes ran out, here or in a worker; otherwise ""."""
-    text = str(error)
-    number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text or "too many open files" in text:
-        return "too many files are open; give a lower --n_workers, or 0, or raise the limit with `ulimit -n 4096`"
-    if number == errno.EAGAIN or "can't start new thread" in text:
-        return (
-            "the system starts no more processes or threads; give a lower --n_workers, or 0, or raise the limit with "
-            "`ulimit -u`"
-        )
-    if "DataLoader worker" in text and ("Bus error" in text or "shared memory" in text):
-        return "the worker processes ran out of shared memory; give --n_workers 0, or raise its limit"
-    # of a GPU (also from its libraries, such as CUBLAS_STATUS_ALLOC_FAILED), of Linux, of Windows
-    words = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "not enough memory")
-    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(some in text for some in words):
-        whose = "the GPU's memory" if any(some in text for some in ("CUDA", "_ALLOC_FAILED", "MPS")) else "memory"
-        return f"{whose} ran out; give a smaller --batch_size, or train with a smaller --image_size or --head_hidden"
-    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
-        return (
-            "the system ended a worker process, most often because memory ran out; fewer workers need less memory: "
-            "give a lower --n_workers, or 0"
-        )
-    return ""
+def _send_feeder_error(queue: Queue, error: Exception, item: tuple[int, object]) -> None:
+    """Sends an error in place of a batch that could not be sent: printed, it would leave the parent waiting for ever.
+
+    Called in the thread of a worker's queue, while the error is handled.
+    """
+    from torch._utils import ExceptionWrapper
+
+    if not isinstance(item, tuple):  # the connection is lost, and nothing can be sent any more
+        os._exit(1)
+    queue.put((item[0], ExceptionWrapper(where="in DataLoader worker process")))
 
 
 def end_workers_at_exit() -> None:

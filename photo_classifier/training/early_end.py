@@ -6,8 +6,11 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 
+from photo_classifier.models.inference import eval_batch_size
 from photo_classifier.runtime import launcher, signals
 from photo_classifier.runtime.errors import UserError, WriteError
+from photo_classifier.runtime.limits import PassTooLarge, memory_that_ran_out, resource_hint
+from photo_classifier.runtime.text import pluralize
 from photo_classifier.training.results import Diverged, StepTooLarge
 from photo_classifier.training.run import Run, SilentRun
 from photo_classifier.training.run_folder import release_folder, resume_command
@@ -28,7 +31,7 @@ def explain_early_end(run: Run | SilentRun) -> Iterator[None]:
                 run.close()
             shutil.rmtree(run.folder, ignore_errors=True)
         raise
-    except (UserError, RuntimeError, MemoryError, OSError) as error:
+    except (UserError, RuntimeError, MemoryError, OSError, ImportError) as error:
         if not (text := _text_of(error, run)):
             raise
         if not run.is_saved:
@@ -42,17 +45,30 @@ def _text_of(error: Exception, run: Run) -> str:
         return f"{error}; {_what_is_kept(run)}; try a lower --lr in a new run"
     if isinstance(error, UserError) and not isinstance(error, WriteError):
         return str(error)
-    reason = str(error) if isinstance(error, WriteError) else signals.resource_hint(error)
-    if isinstance(error, StepTooLarge) and (n_passes := _more_passes(run.state.config)):
-        whose = reason.partition(";")[0]
-        what = f"{whose} in a step of training; compute each step in {n_passes} smaller passes"
-        if not run.is_saved:
-            return f"{what}: add --accumulate {n_passes}"
-        return what + _how_to_continue(run, "", "--accumulate", n_passes)
-    if "--batch_size" not in reason:
-        return f"{reason}{_how_to_continue(run)}" if reason else ""
+    if isinstance(error, StepTooLarge | PassTooLarge):
+        return _text_of_memory(error, run)
+    reason = str(error) if isinstance(error, WriteError) else resource_hint(error)
+    return f"{reason}{_how_to_continue(run)}" if reason else ""
+
+
+def _text_of_memory(error: StepTooLarge | PassTooLarge, run: Run) -> str:
+    """Returns what helps where memory ran out in a step of training, or in a pass of evaluation."""
+    whose = memory_that_ran_out(error)
+    if isinstance(error, StepTooLarge):
+        where = "a step of training"
+        if n_passes := _more_passes(run.state.config):
+            what = f"{whose} ran out in {where}; compute each step in {n_passes} smaller passes"
+            if not run.is_saved:
+                return f"{what}: add --accumulate {n_passes}"
+            return what + _how_to_continue(run, "", "--accumulate", n_passes)
+        smaller = ""
+    else:
+        where = f"a pass of {pluralize(error.n_images, 'image')} without gradients"
+        half = eval_batch_size(error.n_images // 2)
+        smaller = f"--batch_size {half}, " if half < error.n_images else ""  # a pass has 32 images at least
+    what = f"{whose} ran out in {where}; give {smaller}a smaller --image_size or another --model_name, in a new run"
     freed = "if other programs took the memory, end them and "  # a resumed run needs as much as before
-    return f"{reason}, in a new run{_how_to_continue(run, freed)}"
+    return what + _how_to_continue(run, freed)
 
 
 def _more_passes(config: Mapping[str, object]) -> int:

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from photo_classifier.runtime.console import coloured, say
 from photo_classifier.runtime.errors import WriteError
 from photo_classifier.runtime.files import atomic_write
+from photo_classifier.runtime.limits import write_reason
 from photo_classifier.training.results import EpochResult
 from photo_classifier.training.run_folder import check_folder, write_table
 
@@ -60,7 +61,7 @@ class EpochLog:
         try:
             yield
         except OSError as error:
-            raise WriteError(f"cannot write TensorBoard's file in {self.folder}: {error.strerror or error}") from error
+            raise WriteError(f"cannot write TensorBoard's file in {self.folder}: {write_reason(error)}") from error
 
     def add(self, result: EpochResult, is_best: bool) -> None:
         """Records an epoch: a point in every curve, a row of `metrics.csv` and a line on the console."""

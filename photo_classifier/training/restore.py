@@ -13,7 +13,7 @@ from photo_classifier.models.state_dicts import check_fit
 from photo_classifier.runtime.console import warn
 from photo_classifier.runtime.distributed import broadcast_from_main
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.runtime.limits import resource_hint
 from photo_classifier.training.optimization import Recipe
 from photo_classifier.training.results import EpochResult, RunningMetrics
 from photo_classifier.training.run_state import LAST, StoppedRun

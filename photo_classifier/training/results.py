@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import torch
 
 from photo_classifier.evaluation.metrics import class_counts, confusion_matrix, macro_f1
-from photo_classifier.runtime import launcher, signals
+from photo_classifier.runtime import launcher
 from photo_classifier.runtime.distributed import all_reduce, all_reduce_max
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.limits import memory_that_ran_out
 from photo_classifier.runtime.plain_values import Finite
 
 
@@ -92,7 +93,7 @@ def explain_memory_of_step() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not signals.resource_hint(error):
+        if not memory_that_ran_out(error):
             raise
         raise StepTooLarge(str(error) or "out of memory") from error
 

@@ -21,7 +21,7 @@ from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import read_json, write_text
 from photo_classifier.runtime.plain_values import first_mismatch
 from photo_classifier.runtime.text import shell_command
-from photo_classifier.training.run_state import FINISHED, LAST
+from photo_classifier.training.run_state import BACKBONE, FINISHED, LAST
 
 LAUNCH = "launch.json"
 ANSWERS_BEFORE = "answers_before.json"
@@ -33,6 +33,7 @@ BEFORE_A_SAVE = {
     "augmented.png",
     "skipped.csv",
     "duplicates.csv",
+    BACKBONE,
     LAUNCH,
     ENDED,
     ANSWERS_BEFORE,
@@ -85,15 +86,22 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _has_not_begun(folder: Path) -> bool:
     """Returns whether a folder holds a dry run, or a run that ended before its first save, and nothing else."""
-    names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
     # the other names alone do not tell: a run that is under way may have written no more than these yet
-    return ENDED in names and names <= BEFORE_A_SAVE
+    return (folder / ENDED).exists() and all(map(_is_before_a_save, folder.iterdir()))
+
+
+def _is_before_a_save(path: Path) -> bool:
+    return path.name in BEFORE_A_SAVE or path.name.startswith("events.out.tfevents.")
 
 
 def release_folder(folder: Path) -> None:
     """Marks that the run ended without a save, so that the next run may use the folder."""
-    with contextlib.suppress(UserError):  # a full disk may be what ended it
+    try:
         write_text(folder / ENDED, "{}\n")
+    except UserError:  # a full disk may be what ended it
+        with contextlib.suppress(OSError):
+            for path in filter(_is_before_a_save, list(folder.iterdir())):
+                path.unlink()
 
 
 def check_folder(folder: Path) -> None:

@@ -3,7 +3,6 @@ import os
 import tarfile
 import time
 import zipfile
-from types import SimpleNamespace
 
 import pytest
 from helpers import assert_one_line_error
@@ -177,7 +176,18 @@ def _locked(path):
     path.write_bytes(content)
 
 
+def _damaged_xz(path):
+    with tarfile.open(path, "w:xz") as file:
+        info = tarfile.TarInfo("a.png")
+        info.size = 100_000
+        file.addfile(info, io.BytesIO(os.urandom(info.size)))
+    content = bytearray(path.read_bytes())
+    content[40_000:41_000] = b"\xff" * 1000
+    path.write_bytes(content)
+
+
 REFUSED = {
+    "damaged inside": (_damaged_xz, "cannot be unpacked (Co"),
     "zip bomb": (_bomb_zip, "unpacks to more than 0.0 GB (100 times its size, at least 1 GB)"),
     "tar bomb": (_bomb_tar, "unpacks to more than"),
     "many empty files": (_many_empty, "unpacks to more than"),
@@ -203,7 +213,7 @@ def test_a_hostile_or_broken_archive_is_refused_in_one_line_and_leaves_nothing(n
 
 
 def test_an_archive_larger_than_the_disk_is_refused_before_unpacking(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    monkeypatch.setattr(archives, "free_bytes", lambda path: 1)
     with pytest.raises(UserError, match=r"the disk has 0\.0 GB left"):
         extract(make_zip(tmp_path / "a.zip", ["1.txt", "2.txt"]), tmp_path / "out")
 
@@ -246,3 +256,12 @@ def test_korean_names_in_old_tars_are_read(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="cp949") as file:
         file.addfile(tarfile.TarInfo("강아지/1.jpg"), io.BytesIO())
     assert unpacked_names(tmp_path / "a.tar", tmp_path) == ["강아지/1.jpg"]
+
+
+def test_a_full_disk_while_unpacking_is_not_called_the_archives_fault(tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archives.ArchiveExtractor, "write", full)
+    with pytest.raises(UserError, match=r"cannot make .*: No space left on device \(free some space\)$"):
+        extract(make_zip(tmp_path / "a.zip", ["a.png"]), tmp_path / "out")

@@ -8,7 +8,7 @@ import torch
 from helpers import TINY, gallery, make_class_folders, weights_of
 
 import data_loader
-from photo_classifier.data import batches, checks
+from photo_classifier.data import checks, workers
 from photo_classifier.data.checks import find_duplicates
 from photo_classifier.data.discovery import load_splits
 
@@ -171,7 +171,7 @@ def test_two_epochs_give_the_same_weights_for_any_number_and_kind_of_workers(cli
     methods = [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
     for n_workers, method in ((0, methods[0]), (2, methods[0]), (4, methods[0]), (1, methods[-1])):
         with monkeypatch.context() as patch:
-            patch.setattr(batches, "START_METHOD", method)
+            patch.setattr(workers, "START_METHOD", method)
             argv = ("--data_dir", split_folder, *TINY, "--n_epochs", 2, "--batch_size", 8, "--dropout", 0.3)
             done = cli("train", *argv, "--n_workers", n_workers, "--model_fn", "m.pth")
         assert done.status == 0, done.err

@@ -47,7 +47,7 @@ def test_a_second_signal_ends_the_process_at_once(signum):
 WITH_WORKERS = """
 import time, torch
 from torch.utils.data import DataLoader, Dataset
-from photo_classifier.data.batches import worker_options
+from photo_classifier.data.workers import worker_options
 class Slow(Dataset):
     def __len__(self): return 100
     def __getitem__(self, n):
@@ -85,7 +85,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
 
 HELD = """
 from torch.utils.data import DataLoader
-from photo_classifier.data.batches import worker_options
+from photo_classifier.data.workers import worker_options
 
 loader = DataLoader(range(8), persistent_workers=True, **worker_options(8, 2))
 held = iter(loader)  # a name of the module lives longer than multiprocessing waits for its children
