@@ -168,7 +168,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
             session = train_head_first(session, cache)
             loaders, last_results, results, best = fit(session, cache)
         if launcher.is_main():  # which alone has the outputs of all images
-            report(session, loaders["valid"], last_results, results, best)
+            report(session, loaders, last_results, results, best)
 
 
 @dataclass(frozen=True)
@@ -677,13 +677,15 @@ def save_beginning(session: Session, warmup: Mapping[str, float] | None = None) 
 
 
 def report(
-    session: Session, valid_loader: Iterable, last_results: Results, results: Results, best: EpochResult
+    session: Session, loaders: Mapping[str, Iterable], last_results: Results, results: Results, best: EpochResult
 ) -> None:
     """Writes and says how good the saved weights are."""
+    from photo_classifier.evaluation.photo_sheets import photo_opener
     from photo_classifier.training import summary
     from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
+    from photo_classifier.training.label_check import check_labels
 
     config, splits, run, last = session.config, session.splits, session.run, session.trainer.last
     preprocess = session.engine.model.preprocess
@@ -694,12 +696,18 @@ def report(
     if session.folds:
         write_folds(run.folder / "folds.csv", splits, session.folds, results["valid"].outputs, temperature)
     write_reports(run, reports, best.epoch + 1, config.max_pixels, preprocess.bit_depth)
-    show_in_tensorboard(run, splits, session.engine, valid_loader, best.epoch, results, reports, hyperparameters)
+    show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
+    is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
+    features = {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
+    open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
+    doubts = check_labels(run, features, results, temperature, config.seed, open_photo)
     run.epochs.close()
     if last is not best:
         accuracies = ", ".join(summary.accuracy_texts(splits, last_results))
         say(f"last    {run.last_model} (epoch {last.epoch + 1}): {accuracies}")
     report_changed_answers(run.folder, splits, results, config.weights)
+    if doubts:
+        say(f"labels  {doubts}")
     spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
     summary.summarize(run, session.checkpoint, best, results, reports, spread)
     run.finish()

@@ -44,7 +44,7 @@ def solve(_: argparse.Namespace, __: Findings) -> None:
     """The solver alone."""
     import torch
 
-    from photo_classifier.training.solved_head import HeadData, PenaltyPath
+    from photo_classifier.models.penalty_path import HeadData, PenaltyPath
 
     n, n_classes = 2000, 10
     generator = torch.Generator().manual_seed(0)

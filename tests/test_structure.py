@@ -28,7 +28,8 @@ ORDER = {
     "unused_flags": 3,
     "features": 3,
     "prediction": 3,
-    "training": 4,
+    "curation": 4,
+    "training": 5,
 }
 READ_A_CONFIG = {
     "photo_classifier.config",

@@ -63,8 +63,9 @@ class FileFinder:
             if name and (found := self._names(folder).find(nfc(name))):
                 return found
         found = next((found for written in spellings if (found := self._elsewhere(written))), None)
-        self.n_near += found is not None
-        self.example = self.example or (f"{path} as {found}" if found else "")
+        if found and os.path.normpath(path) != found:  # which a path from the working folder is
+            self.n_near += 1
+            self.example = self.example or f"{path} as {found}"
         return found
 
     def _elsewhere(self, written: str) -> str | None:

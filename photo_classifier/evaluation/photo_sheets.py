@@ -23,7 +23,7 @@ def mistakes_sheet(
 
     def tile(mistake: Mapping) -> Tile:
         caption = _caption(mistake["predict"], mistake["probability"], mistake["label"])
-        return _tile(mistake["file_dir"], caption, None, open_photo)
+        return photo_tile(mistake["file_dir"], caption, None, open_photo)
 
     tiles = [tile for _, tile in map_until(tile, report["mistakes"], seconds)]
     return contact_sheet(tiles, 6) if tiles else None
@@ -70,7 +70,7 @@ class PredictionSheet:
 
         def tile(entry: tuple) -> Tile:
             _, _, path, predict, probability, label = entry
-            return _tile(path, _caption(predict, probability, label), "red" if label else None, open_photo)
+            return photo_tile(path, _caption(predict, probability, label), "red" if label else None, open_photo)
 
         tiles = [tile for _, tile in map_until(tile, sorted(self._sample, key=lambda entry: entry[1]))]
         return contact_sheet(tiles, 8) if tiles else None
@@ -81,7 +81,8 @@ def _caption(predict: str, probability: float, label: str = "") -> str:
     return "\n".join(" ".join(line.split()) for line in lines)
 
 
-def _tile(path: str, caption: str, frame: str | None, open_photo: Callable[[str], torch.Tensor]) -> Tile:
+def photo_tile(path: str, caption: str, frame: str | None, open_photo: Callable[[str], torch.Tensor]) -> Tile:
+    """Returns the tile of a photo; a grey one if it can no longer be read."""
     try:
         picture = picture_of(open_photo(path))
         if max(picture.size) > SIDE:  # shrunk right away, or many large photos would fill the memory

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import TINY, assert_one_line_error, board_of, metrics_of, weights_of
 
-from photo_classifier.training import solved_head
+from photo_classifier.models import penalty_path
 from photo_classifier.training.run import Run
 
 HEADS = {"solved": ("--head", "logistic", "--folds", 3), "epochs": ("--folds", 3, "--n_epochs", 3, "--lr", 0.01)}
@@ -95,7 +95,7 @@ def test_the_path_of_the_penalty_is_in_tensorboard_and_metrics_csv(argv, cli):
     assert cli("train", *argv, "--head", "logistic").status == 0
     rows, board = metrics_of("r"), board_of("r")
     strengths = [float(row["C"]) for row in rows]
-    assert strengths == pytest.approx(solved_head.STRENGTHS[: len(rows)], rel=1e-5)
+    assert strengths == pytest.approx(penalty_path.STRENGTHS[: len(rows)], rel=1e-5)
     assert [point.value for point in board.Scalars("Regularization/C")] == pytest.approx(strengths)
     assert len(board.Scalars("Validation/Loss")) == len(rows)
     assert "LearningRate/head" not in board.Tags()["scalars"]

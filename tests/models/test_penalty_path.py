@@ -2,8 +2,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from photo_classifier.training import solved_head
-from photo_classifier.training.solved_head import HeadData, PenaltyPath
+from photo_classifier.models import penalty_path
+from photo_classifier.models.penalty_path import HeadData, PenaltyPath
 
 
 def head_data(n_classes, n=90, n_views=3, d=40):
@@ -52,8 +52,8 @@ def test_the_head_of_a_fold_has_not_seen_its_photos():
 def test_the_path_ends_when_held_out_photos_get_less_likely():
     points = list(PenaltyPath(head_data(3)).points())
     values = [point.log_likelihood for point in points]
-    assert len(points) < len(solved_head.STRENGTHS)
-    assert len(values) - 1 - values.index(max(values)) == solved_head.PATIENCE
+    assert len(points) < len(penalty_path.STRENGTHS)
+    assert len(values) - 1 - values.index(max(values)) == penalty_path.PATIENCE
 
 
 def test_the_number_of_threads_changes_no_prediction():

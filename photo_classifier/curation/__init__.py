@@ -1,0 +1,1 @@
+"""What stored features tell about the photos themselves."""
