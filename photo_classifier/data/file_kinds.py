@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 # Formats that Pillow knows but that are not read: they need a handler or another program (EPS runs Ghostscript), are
 # videos, or hold a picture whose size their header does not tell, so that --max_pixels could not be kept.
-NOT_READ = frozenset("BUFR GRIB HDF5 EPS WMF MPEG FLI IPTC ICNS BLP FTEX".split())
+OTHER_FORMATS = frozenset("BUFR GRIB HDF5 EPS WMF MPEG FLI IPTC ICNS BLP FTEX".split())
 
 RAW = frozenset(
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .ptx .r3d "
@@ -97,7 +97,7 @@ def image_formats() -> tuple[str, ...]:
         # An embedded thumbnail may show another picture; several workers decode at once, each in one thread.
         register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     first = tuple(name for name in ("JPEG", "PNG", "HEIF", "WEBP", "TIFF") if name in Image.ID)
-    return first + tuple(name for name in Image.ID if name not in NOT_READ and name not in first)
+    return first + tuple(name for name in Image.ID if name not in OTHER_FORMATS and name not in first)
 
 
 @functools.cache

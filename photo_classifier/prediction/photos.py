@@ -1,9 +1,9 @@
-"""What a predictor takes, as samples: paths, contents of files, open images and arrays."""
+"""What a predictor takes, as samples: paths, contents of files, open images, arrays, and what training held out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from PIL import Image
@@ -53,3 +53,25 @@ def _what(value: object) -> str:
 def path_of(sample: Sample) -> str:
     """Returns the path of a sample, also of an image that was opened from a file; otherwise an empty string."""
     return sample.path if isinstance(sample.path, str) else str(getattr(sample.path, "filename", ""))
+
+
+def held_out_samples(splits: Mapping | None, model_fn: str) -> list[Sample]:
+    """Returns the images that training held out, from the `splits` of a checkpoint.
+
+    Raises:
+        UserError: it held out none.
+    """
+    if not splits:
+        raise UserError(f"{model_fn} is a plain state_dict and lists no images; give some with --input")
+    if not splits[splits["held_out"]]:
+        raise UserError(
+            f"{model_fn} was fitted on all photos of its training, by folds, so none is left to predict; "
+            "give new ones with --input"
+        )
+
+    def locate(path: str) -> str:
+        # training's own folder first: this one may have other photos of the same names
+        original = os.path.join(splits["cwd"], path)
+        return original if os.path.exists(original) and os.getcwd() != splits["cwd"] else path
+
+    return [Sample(locate(path), label) for path, label in splits[splits["held_out"]]]

@@ -23,7 +23,7 @@ from photo_classifier.data.samples import Sample
 from photo_classifier.models.checkpoint import Description, load_checkpoint
 from photo_classifier.models.inference import Engine
 from photo_classifier.prediction.photos import Photo, path_of, samples_from
-from photo_classifier.prediction.results import UNKNOWN, Prediction
+from photo_classifier.prediction.results import Prediction, answer, failure
 from photo_classifier.runtime.device import choose_device, choose_precision
 from photo_classifier.runtime.errors import UserError
 
@@ -117,7 +117,7 @@ class Predictor:
         return 0 if self.n_workers is None and not is_main_thread else self.n_workers
 
     def _predict_batch(self, samples: Sequence[Sample], batch: Batch) -> list[Prediction]:
-        by_index = {n: _failed(samples[n], reason) for n, reason in batch.bad}
+        by_index = {n: failure(path_of(samples[n]), samples[n].label, reason) for n, reason in batch.bad}
         if len(batch.indices):
             readable = [samples[n] for n in batch.indices.tolist()]
             with _TURN:
@@ -137,22 +137,12 @@ class Predictor:
         columns = (ranks, p.gather(1, ranks), p if self.probabilities else ranks, labels, likelihoods)
         is_finite = logits.isfinite().all(1)
         for sample, ok, *row in zip(samples, is_finite.tolist(), *(c.tolist() for c in columns), strict=True):
-            yield self._prediction(sample, *row) if ok else _failed(sample, NOT_FINITE)
+            yield self._prediction(sample, *row) if ok else failure(path_of(sample), sample.label, NOT_FINITE)
 
     def _prediction(
         self, sample: Sample, ranks: list[int], top: list[float], every: list, label: int, log_likelihood: float
     ) -> Prediction:
-        names = self.class_names
-        return Prediction(
-            path_of(sample),
-            predict=names[ranks[0]] if top[0] >= self.min_probability else UNKNOWN,
-            probability=top[0],
-            top=tuple((names[k], p) for k, p in zip(ranks, top, strict=True)),
-            probabilities=dict(zip(names, every, strict=True)) if self.probabilities else None,
-            log_likelihood=log_likelihood if label >= 0 else None,
-            label=sample.label or "",
-        )
-
-
-def _failed(sample: Sample, reason: str) -> Prediction:
-    return Prediction(path_of(sample), label=sample.label or "", status="error", reason=reason)
+        known = log_likelihood if label >= 0 else None
+        everything = every if self.probabilities else None
+        options = (self.class_names, ranks, top, everything, self.min_probability, known)
+        return answer(path_of(sample), sample.label, *options)
