@@ -30,6 +30,6 @@ $(VENV)/.installed: requirements.txt
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-tests: $(VENV)/.installed tests/requirements.txt
+$(VENV)/.installed-tests: $(VENV)/.installed tests/requirements.txt requirements-export.txt
 	$(BIN)/python -m pip install --quiet -r tests/requirements.txt
 	@touch $@

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import itertools
 import os
 import sys
@@ -16,14 +15,14 @@ from photo_classifier.evaluation.report_files import FIGURES, is_own_picture, is
 from photo_classifier.prediction.results import UNKNOWN, Totals, columns_of, row_of, share_text
 from photo_classifier.runtime import distributed, launcher
 from photo_classifier.runtime.console import progress, say, warn
-from photo_classifier.runtime.errors import UserError, did_you_mean_path
+from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import sha256_file
 from photo_classifier.runtime.flags import parse_flags
 from photo_classifier.runtime.launcher import is_main
 from photo_classifier.runtime.limits import check_temporary_folder
 from photo_classifier.runtime.text import pluralize, shell_command
 from photo_classifier.unused_flags import PREDICTION, Predicting, warn_of_unused_flags
-from utils import check_output_path, device_from_gpu_id, run_main
+from utils import check_checkpoint, check_output_path, described, device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     import torch
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses, checks and predicts; returns the exit status, 3 if some inputs could not be read."""
     given = parse_args(argv)
     config = PredictConfig(**given)
-    check_checkpoint(config)
+    check_checkpoint(config.model_fn)
     check_report(config)
     check_result(config)
     warn_of_unused_flags(PREDICTION, given, Predicting(config))
@@ -102,17 +101,6 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
     return finish(totals.counts, title)
 
 
-def check_checkpoint(config: PredictConfig) -> None:
-    """Raises a UserError if there is no checkpoint; this and other checks come before imports that take seconds."""
-    if os.path.isfile(config.model_fn):
-        return
-    here = ", ".join(sorted(glob.glob("*.pth")))
-    hint = f"this folder has {here}" if here else "train one with python train.py"
-    is_folder = os.path.isdir(config.model_fn)
-    what = f"{config.model_fn} is a folder" if is_folder else f"there is no checkpoint {config.model_fn}"
-    raise UserError(f"{what}; {hint}{did_you_mean_path(config.model_fn)}; name it with --model_fn FILE")
-
-
 def check_report(config: PredictConfig) -> None:
     """Raises a UserError if the sheet or the report would overwrite files that this tool did not write."""
     if config.sheet:
@@ -145,7 +133,6 @@ def check_result(config: PredictConfig) -> None:
 
 def make_predictor(config: PredictConfig) -> Predictor:
     """Loads the checkpoint."""
-    from photo_classifier.models.checkpoint import read_class_names
     from photo_classifier.prediction.predictor import Predictor
 
     predictor = Predictor(
@@ -158,16 +145,7 @@ def make_predictor(config: PredictConfig) -> Predictor:
         top_k=config.top_k or 1,
         probabilities=config.probabilities,
         min_probability=config.min_probability,
-        model_name=config.model_name,
-        class_names=read_class_names(config.class_names) if config.class_names else None,
-        weights_key=config.weights_key,
-        head_activation=config.head_activation,
-        image_size=config.image_size,
-        resize=config.resize,
-        fit=config.fit,
-        interpolation=config.interpolation,
-        mean=config.mean,
-        std=config.std,
+        **described(config),
     )
     if is_main() and not predictor.metadata["splits"]:
         for note in predictor.metadata["notes"]:
@@ -189,18 +167,14 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
         UserError: no images were found.
     """
     from photo_classifier.data.inputs import STDIN, input_samples
+    from photo_classifier.data.samples import split_title
     from photo_classifier.data.table_columns import Columns
+    from photo_classifier.prediction.photos import held_out_samples
 
     if not config.input:
-        if not predictor.metadata["splits"]:
-            raise UserError(f"{config.model_fn} is a plain state_dict and lists no images; give some with --input")
         splits = predictor.metadata["splits"]
-        if not splits[splits["held_out"]]:
-            raise UserError(
-                f"{config.model_fn} was fitted on all photos of its training, by folds, so none is left to predict; "
-                "give new ones with --input"
-            )
-        return held_out_samples(splits)
+        held_out = held_out_samples(splits, config.model_fn)
+        return iter(held_out), len(held_out), f"{split_title(splits['held_out'])} accuracy"
     columns = Columns(config.path_column, config.label_column)
     samples = input_samples(config.input, predictor.class_names, columns)
     # names may arrive slowly on stdin
@@ -222,21 +196,6 @@ def look_ahead(samples: Iterator[Sample], most: int) -> tuple[Iterator[Sample], 
         if len(ahead) == most or time.monotonic() - start > LOOK_AHEAD_SECONDS:
             return itertools.chain(ahead, samples), None
     return iter(ahead), len(ahead)
-
-
-def held_out_samples(splits: dict) -> tuple[Iterator[Sample], int, str]:
-    """Returns the images that training held out, their number, and what it called their accuracy."""
-    from photo_classifier.data.samples import Sample, split_title
-
-    name = splits["held_out"]
-
-    def locate(path: str) -> str:
-        # training's own folder first: this one may have other photos of the same names
-        original = os.path.join(splits["cwd"], path)
-        return original if os.path.exists(original) and os.getcwd() != splits["cwd"] else path
-
-    samples = [Sample(locate(path), label) for path, label in splits[name]]
-    return iter(samples), len(samples), f"{split_title(name)} accuracy"
 
 
 def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:

@@ -1,7 +1,8 @@
-"""What both commands share at their start and end: the device, output paths and the exit status."""
+"""What the commands share at their start and end: the model, the device, output paths and the exit status."""
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 import tempfile
@@ -9,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from photo_classifier.config import InputFlags
 from photo_classifier.runtime import distributed, launcher, limits, peers, signals
 from photo_classifier.runtime.console import ignore_closed_pipes, print_error
 from photo_classifier.runtime.device import choose_device, find_gpus
-from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.errors import UserError, did_you_mean_path
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +43,26 @@ def device_from_gpu_id(gpu_id: int | None) -> torch.device:
     if device.type == "cuda":  # or the thread that pins memory for copies would take some of the first GPU's
         torch.cuda.set_device(device)
     return device
+
+
+def check_checkpoint(path: str) -> None:
+    """Raises a UserError if there is no checkpoint; this and other checks come before imports that take seconds."""
+    if os.path.isfile(path):
+        return
+    here = ", ".join(sorted(glob.glob("*.pth")))
+    hint = f"this folder has {here}" if here else "train one with python train.py"
+    what = f"{path} is a folder" if os.path.isdir(path) else f"there is no checkpoint {path}"
+    raise UserError(f"{what}; {hint}{did_you_mean_path(path)}; name it with --model_fn FILE")
+
+
+def described(config: InputFlags) -> dict[str, object]:
+    """Returns the flags that describe a plain state_dict, as `Predictor` takes them."""
+    from photo_classifier.models.checkpoint import read_class_names
+
+    names = ("weights_key", "head_activation", "image_size", "resize", "fit", "interpolation", "mean", "std")
+    class_names = read_class_names(config.class_names) if config.class_names else None
+    given = {name: getattr(config, name) for name in names}
+    return {"model_name": config.model_name, "class_names": class_names, **given}
 
 
 def check_output_path(path: str | Path, flag: str) -> None:

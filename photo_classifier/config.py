@@ -1,4 +1,4 @@
-"""The flags of train.py and predict.py, with their defaults and checks."""
+"""The flags of train.py, predict.py and export.py, with their defaults and checks."""
 
 from __future__ import annotations
 
@@ -497,3 +497,29 @@ class ComputeFlags:
 @dataclass(frozen=True)
 class PredictConfig(ComputeFlags, OutputFlags, InputFlags):
     """The flags of predict.py with their defaults; None lets the checkpoint decide."""
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """What an export writes."""
+
+    title: ClassVar[str] = "export"
+
+    to: str = flag(
+        "onnx", "onnx (a file, and a script that predicts with it), or hub_folder (for timm and hubs)", "NAME"
+    )
+    output: str | None = flag(
+        None, "the file or folder to write (default: named after the checkpoint, beside it)", "PATH"
+    )
+    min_probability: float = flag(
+        0.0, "below this probability the exported model answers `unknown`", "P", number(float, 0, 1)
+    )
+    int8: bool = flag(False, "add a model of 8 bits, if it is faster here and as accurate on the photos")
+    splits: str | None = flag(
+        None, "the run folder or splits.csv that names the training photos (default: that of its training)", "CSV"
+    )
+
+
+@dataclass(frozen=True)
+class ExportConfig(ExportFlags, InputFlags):
+    """The flags of export.py with their defaults; None lets the checkpoint decide."""

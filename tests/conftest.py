@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import TINY, make_class_folders
 
+import export
 import predict
 import train
 from utils import run_main
@@ -44,11 +45,11 @@ def split_folder(tmp_path) -> Path:
 
 @pytest.fixture
 def cli(capfd):
-    """Runs `train` or `predict` like the command line: `cli("train", "--lr", 1e-3).out`."""
+    """Runs `train`, `predict` or `export` like the command line: `cli("train", "--lr", 1e-3).out`."""
 
     def call(name: str, *args: object) -> SimpleNamespace:
         capfd.readouterr()
-        main = {"train": train.main, "predict": predict.main}[name]
+        main = {"train": train.main, "predict": predict.main, "export": export.main}[name]
         with pytest.raises(SystemExit) as stop:
             run_main(main, [str(arg) for arg in args])
         out, err = capfd.readouterr()

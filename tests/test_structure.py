@@ -30,6 +30,7 @@ ORDER = {
     "prediction": 3,
     "curation": 4,
     "training": 5,
+    "export": 5,
 }
 READ_A_CONFIG = {
     "photo_classifier.config",
@@ -90,17 +91,25 @@ def test_only_scripts_and_the_modules_about_flags_read_a_config():
 PACKAGES = {"PIL": "pillow", "sklearn": "scikit_learn", "google": "protobuf"}  # where an import has another name
 
 
-@pytest.mark.parametrize("files", ["requirements.txt", "requirements.txt tests/requirements.txt"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        "requirements.txt",
+        "requirements.txt requirements-export.txt",
+        "requirements.txt requirements-export.txt tests/requirements.txt",
+    ],
+)
 def test_every_package_that_is_imported_is_required(files):
     tests = {path.stem: path for path in (ROOT / "tests").rglob("*.py")} if "tests" in files else {}
-    used = {name.split(".")[0] for path in [*MODULES.values(), *tests.values()] for name in imports_of(path)}
+    modules = [path for name, path in MODULES.items() if "export" in files or ".export" not in name]
+    used = {name.split(".")[0] for path in [*modules, *tests.values()] for name in imports_of(path)}
     own = {"photo_classifier", "helpers", *SCRIPTS, *tests}
     used = {PACKAGES.get(name, name) for name in used - own - sys.stdlib_module_names}
     lines = "".join((ROOT / file).read_text(encoding="utf-8") for file in files.split())
     assert not used - {name.replace("-", "_") for name in re.findall(r"^[\w-]+", lines, re.M)}
 
 
-@pytest.mark.parametrize("name", ["train", "predict"])
+@pytest.mark.parametrize("name", ["train", "predict", "export"])
 def test_help_answers_without_importing_torch(name):
     code = f"import sys; sys.argv = ['{name}', '--help']; import runpy\n"
     code += f"try: runpy.run_path('{name}.py', run_name='__main__')\nexcept SystemExit as stop: assert not stop.code\n"
@@ -123,7 +132,10 @@ def test_a_run_and_a_prediction_import_neither_the_compiler_nor_what_they_do_not
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("script", "table"), [("train", config.TrainConfig), ("predict", config.PredictConfig)])
+@pytest.mark.parametrize(
+    ("script", "table"),
+    [("train", config.TrainConfig), ("predict", config.PredictConfig), ("export", config.ExportConfig)],
+)
 def test_every_flag_has_a_default_and_every_default_a_flag(script, table):
     done = subprocess.run([sys.executable, ROOT / f"{script}.py", "--help"], capture_output=True, text=True, check=True)
     for name in {field.name for field in dataclasses.fields(table)} - {"preferred_size"}:

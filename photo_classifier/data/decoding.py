@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import torch
@@ -49,34 +51,40 @@ TURNS = {
 DNG_VERSION, SUBFILE_TYPE, SMALLER_COPY = 50706, 254, 1
 
 
+Source = str | os.PathLike | bytes | Image.Image
+
+
 def decode(
-    path: str | os.PathLike | Image.Image,
-    shorter_side: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    bit_depth: int = 16,
+    source: Source, shorter_side: int | None = None, max_pixels: int = MAX_PIXELS, bit_depth: int = 16
 ) -> torch.Tensor:
-    """Decodes an image as a person sees it, the same way in training, validation and prediction.
+    """Decodes an image as `decode_pixels` does; returns a uint8 tensor (3, height, width), channels-last in memory."""
+    return torch.from_numpy(decode_pixels(source, shorter_side, max_pixels, bit_depth)).permute(2, 0, 1)
+
+
+def decode_pixels(
+    source: Source, shorter_side: int | None = None, max_pixels: int = MAX_PIXELS, bit_depth: int = 16
+) -> np.ndarray:
+    """Decodes an image as a person sees it, the same way in training, validation, prediction and after an export.
 
     Applies the orientation of EXIF or XMP, converts an embedded colour profile to sRGB, puts transparency on white,
     scales 16-bit values to 8 bits and takes the first frame of an animation. Refuses a truncated photo instead of
     padding it.
 
     Args:
-        path: a file, or an open image, which is not changed.
+        source: a file, its content, or an open image, which is not changed.
         shorter_side: large JPEG files may be decoded at 1/2, 1/4 or 1/8 of their size, as long as the
             shorter side keeps this many pixels, which is several times faster.
         max_pixels: width x height above which a file is refused, before it fills the memory.
         bit_depth: how many bits are used in PNG and TIFF files of 16 bits a channel, 8 to 16.
 
     Returns:
-        A uint8 tensor (3, height, width), channels-last in memory.
+        uint8 (height, width, 3).
 
     Raises:
         BadImage: with the reason.
     """
-    with _opened(path, max_pixels) as image:
-        pixels = _upright(image if image is path else _loaded(image, path, shorter_side, bit_depth), bit_depth)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    with _opened(source, max_pixels) as image:
+        return _upright(image if image is source else _loaded(image, source, shorter_side, bit_depth), bit_depth)
 
 
 @dataclass(frozen=True)
@@ -118,14 +126,11 @@ def check_header(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike | Image.Image, max_pixels: int) -> Iterator[Image.Image]:
-    is_image = isinstance(path, Image.Image)
+def _opened(source: Source, max_pixels: int) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about every doubtful tag
         try:
-            if not is_image:
-                _check_file(path)
-            with contextlib.nullcontext(path) if is_image else Image.open(path, formats=image_formats()) as image:
+            with _image_of(source) as image:
                 _check_picture(image, max_pixels)
                 yield read_whole_planes(image)
         except BadImage:
@@ -135,7 +140,24 @@ def _opened(path: str | os.PathLike | Image.Image, max_pixels: int) -> Iterator[
         except Exception as error:
             if isinstance(error, OSError) and resource_hint(error):  # not the file's fault, as a lack of memory may be
                 raise
-            raise BadImage(_reason(error, path)) from error
+            raise BadImage(_reason(error, source)) from error
+
+
+def _image_of(source: Source, formats: Sequence[str] | None = None) -> contextlib.AbstractContextManager[Image.Image]:
+    """Returns what opens a source; an open image stays open."""
+    if isinstance(source, Image.Image):
+        return contextlib.nullcontext(source)
+    if isinstance(source, bytes):
+        if not source:
+            raise BadImage("is empty")
+        source = io.BytesIO(source)
+    else:
+        _check_file(source)
+    return Image.open(source, formats=formats or image_formats())
+
+
+def _file(source: str | os.PathLike | bytes) -> IO[bytes]:
+    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
 
 
 def _check_file(path: str | os.PathLike) -> None:
@@ -164,8 +186,10 @@ def _is_preview(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
     return DNG_VERSION in tags or bool(tags.get(SUBFILE_TYPE, 0) & SMALLER_COPY)
 
 
-def _loaded(image: Image.Image, path: str | os.PathLike, shorter_side: int | None, bit_depth: int) -> Image.Image:
-    """Decodes an opened file; the arguments are those of `decode`."""
+def _loaded(
+    image: Image.Image, source: str | os.PathLike | bytes, shorter_side: int | None, bit_depth: int
+) -> Image.Image:
+    """Decodes an opened file; the arguments are those of `decode_pixels`."""
     if shorter_side:
         image.draft(None, (shorter_side, shorter_side))
     if image.format == "TIFF":
@@ -176,13 +200,13 @@ def _loaded(image: Image.Image, path: str | os.PathLike, shorter_side: int | Non
     except OSError:
         if image.format not in ("JPEG", "MPO"):
             raise
-        with open(path, "rb") as file:
+        with _file(source) as file:
             if whole := read_unended(file.read()):
                 return whole
         raise
     if not is_halved:
         return image
-    with Image.open(path, formats=[image.format]) as again:
+    with _image_of(source, [image.format]) as again:
         return join_bytes(image, set_raw_modes(read_whole_planes(again), low_byte_mode), bit_depth)
 
 
@@ -209,9 +233,10 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _reason(error: Exception, path: str | os.PathLike) -> str:
+def _reason(error: Exception, source: Source) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return _unread_tiff(path) or passed_over_reason(os.fspath(path)) or "is not an image in a known format"
+        name = "" if isinstance(source, bytes) else passed_over_reason(os.fspath(source))
+        return _unread_tiff(source) or name or "is not an image in a known format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, MemoryError):
@@ -221,9 +246,9 @@ def _reason(error: Exception, path: str | os.PathLike) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _unread_tiff(path: str | os.PathLike) -> str:
+def _unread_tiff(source: str | os.PathLike | bytes) -> str:
     """Returns what a TIFF file holds that Pillow does not read, or an empty string for other files."""
-    with contextlib.suppress(Exception), open(path, "rb") as file:
+    with contextlib.suppress(Exception), _file(source) as file:
         head = file.read(8)
         tags = TiffImagePlugin.ImageFileDirectory_v2(head + (file.read(8) if head[2] == 43 else b""))
         file.seek(tags.next)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
 
 # Formats that Pillow knows but that are not read: they need a handler or another program (EPS runs Ghostscript), are
 # videos, or hold a picture whose size their header does not tell, so that --max_pixels could not be kept.
-NOT_READ = frozenset("BUFR GRIB HDF5 EPS WMF MPEG FLI IPTC ICNS BLP FTEX".split())
+OTHER_FORMATS = frozenset("BUFR GRIB HDF5 EPS WMF MPEG FLI IPTC ICNS BLP FTEX".split())
 
 RAW = frozenset(
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .ptx .r3d "
@@ -18,6 +19,9 @@ RAW = frozenset(
 _SAVE = "save it as JPEG, PNG or TIFF"
 _REASONS = {
     "is a camera raw file, of which only a preview could be read; export it as JPEG, PNG or TIFF": RAW,
+    "is a HEIC photo, which needs pillow-heif; install it (pip install pillow-heif), or save it as JPEG": frozenset(
+        ".heic .heics .heif .heifs .hif".split()
+    ),
     "is a video; save the frames that you want as images": frozenset(
         ".3gp .avi .flc .fli .flv .insv .lrv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .webm .wmv".split()
     ),
@@ -85,13 +89,15 @@ def passed_over(names: Sequence[str]) -> dict[str, str]:
 def image_formats() -> tuple[str, ...]:
     """Returns the names of the formats that are read, the most frequent ones first."""
     from PIL import Image
-    from pillow_heif import register_heif_opener
 
     Image.init()
-    # An embedded thumbnail may show another picture; several workers decode at once, each in one thread.
-    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
-    first = ("JPEG", "PNG", "HEIF", "WEBP", "TIFF")
-    return first + tuple(name for name in Image.ID if name not in NOT_READ and name not in first)
+    with contextlib.suppress(ImportError):  # not where an exported model runs without it
+        from pillow_heif import register_heif_opener
+
+        # An embedded thumbnail may show another picture; several workers decode at once, each in one thread.
+        register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    first = tuple(name for name in ("JPEG", "PNG", "HEIF", "WEBP", "TIFF") if name in Image.ID)
+    return first + tuple(name for name in Image.ID if name not in OTHER_FORMATS and name not in first)
 
 
 @functools.cache

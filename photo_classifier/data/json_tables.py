@@ -11,7 +11,7 @@ from photo_classifier.data.table_columns import Lines
 from photo_classifier.runtime.errors import UserError
 
 FORM = 'objects such as {"file_name": "a.jpg", "label": "cat"}, one a line or in a list'
-EXPECTED = f"expected {FORM}"
+EXPECTED_JSON = f"expected {FORM}"
 
 
 def read_json(file: str, raw: bytes) -> Lines:
@@ -26,7 +26,7 @@ def read_json(file: str, raw: bytes) -> Lines:
     flat = [(number, _flat(found)) for number, found in objects]
     header = list(dict.fromkeys(name for _, fields in flat for name in fields))
     if not header:
-        raise UserError(f"{file} holds no table; {EXPECTED}")
+        raise UserError(f"{file} holds no table; {EXPECTED_JSON}")
     return [(0, header), *((number, [fields.get(name, "") for name in header]) for number, fields in flat)]
 
 
@@ -42,14 +42,14 @@ def _objects(file: str, raw: bytes) -> Iterator[tuple[int, Mapping]]:
             document = _json_lines(text)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
-        raise UserError(f"{file} cannot be read as JSON: {reason}; {EXPECTED}") from error
+        raise UserError(f"{file} cannot be read as JSON: {reason}; {EXPECTED_JSON}") from error
     try:
         records = _records(file, document)
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{file} lacks fields of COCO ({error}); {EXPECTED}") from error
+        raise UserError(f"{file} lacks fields of COCO ({error}); {EXPECTED_JSON}") from error
     for number, found in enumerate(records, start=1):
         if not isinstance(found, dict):
-            raise UserError(f"{file} holds {type(found).__name__} where an image is described; {EXPECTED}")
+            raise UserError(f"{file} holds {type(found).__name__} where an image is described; {EXPECTED_JSON}")
         yield number, found
 
 

@@ -15,6 +15,7 @@ from photo_classifier.data.json_tables import read_json
 from photo_classifier.data.table_columns import Lines, without_titles
 from photo_classifier.data.workbooks import read_workbook
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.packages import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,10 +175,9 @@ class _Csv:
         return list(enumerate(frame.itertuples(index=False, name=None), start=1))
 
     def _read(self, text: str, **options: object) -> pd.DataFrame:
-        import pandas as pd
-
+        pandas = require("pandas", self.file, "pandas")
         try:
-            return pd.read_csv(
+            return pandas.read_csv(
                 io.StringIO(text),
                 sep=self.delimiter,
                 header=None,

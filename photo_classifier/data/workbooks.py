@@ -13,6 +13,7 @@ from photo_classifier.data.file_kinds import is_image_name
 from photo_classifier.data.table_columns import Lines, without_titles
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.limits import resource_hint
+from photo_classifier.runtime.packages import require
 
 if TYPE_CHECKING:
     from openpyxl.worksheet._read_only import ReadOnlyWorksheet
@@ -32,8 +33,7 @@ def read_workbook(file: str, raw: bytes) -> Lines:
     Raises:
         UserError: it is no workbook, has no table, or is larger than Excel could make it.
     """
-    import openpyxl
-
+    openpyxl = require("openpyxl", file, "openpyxl")
     _check_size(file, raw)
     try:
         book = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
@@ -70,7 +70,7 @@ def _filled_lines(file: str, rows: Iterator[Sequence[object]]) -> Iterator[tuple
         if number > MAX_ROWS or n_cells > MAX_ELEMENTS:
             raise UserError(f"{file} was refused: {TOO_LARGE}")
         if any(value is not None for value in values):
-            yield number, [_text_of(value) for value in values]
+            yield number, [_cell_text(value) for value in values]
 
 
 def _with_even_width(file: str, lines: Lines) -> Lines:
@@ -81,7 +81,7 @@ def _with_even_width(file: str, lines: Lines) -> Lines:
     return [(number, [*cells, *[""] * width][:width]) for number, cells in lines if any(cells[:width])]
 
 
-def _text_of(value: object) -> str:
+def _cell_text(value: object) -> str:
     """Returns a cell as Excel shows it: whole numbers without a point."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

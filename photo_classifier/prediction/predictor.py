@@ -9,19 +9,22 @@ for prediction in predictor(["a.jpg", "b.png"]):
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from photo_classifier.data.batches import Batch, SampleDataset, StreamBatchSampler, make_stream_loader
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.data.samples import Sample
 from photo_classifier.models.checkpoint import Description, load_checkpoint
 from photo_classifier.models.inference import Engine
-from photo_classifier.prediction.results import UNKNOWN, Prediction
+from photo_classifier.prediction.photos import Photo, path_of, samples_from
+from photo_classifier.prediction.results import Prediction, answer, failure
 from photo_classifier.runtime.device import choose_device, choose_precision
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.limits import PassTooLarge, memory_that_ran_out
@@ -29,9 +32,21 @@ from photo_classifier.runtime.text import pluralize
 
 NOT_FINITE = "the model's output is not a finite number; try --precision fp32"
 
+# Threads take turns: each computation uses all cores anyway, and torch's precision is a setting of the whole process.
+_TURN = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a child must not inherit the lock from a thread that it does not have
+    os.register_at_fork(before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release)
+_IMPORTED_IN = os.getpid()
+
+
+def _use_one_thread_in_a_fork() -> None:
+    """Computes with one thread in a process that was forked: OpenMP would wait for the parent's threads forever."""
+    if os.getpid() != _IMPORTED_IN and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
 
 class Predictor:
-    """A model restored from a checkpoint.
+    """A model restored from a checkpoint. Threads may share it, and each process of a pool may load its own.
 
     Args:
         model_fn: a checkpoint that train.py wrote, or a plain state_dict.
@@ -66,6 +81,7 @@ class Predictor:
         class_names: Sequence[str] | None = None,
         **description: object,
     ) -> None:
+        _use_one_thread_in_a_fork()
         device = choose_device(device)
         model, self.metadata = load_checkpoint(model_fn, Description(model_name, class_names, **description))
         self.class_names: list[str] = self.metadata["class_names"]
@@ -77,26 +93,39 @@ class Predictor:
         self.n_workers, self.max_pixels = n_workers, max_pixels
         self.top_k, self.probabilities, self.min_probability = top_k, probabilities, min_probability
 
-    def __call__(self, images: Iterable[str | os.PathLike | Image.Image]) -> list[Prediction]:
-        """Returns one `Prediction` for each path or PIL image, in order."""
-        if isinstance(images, str | os.PathLike | Image.Image):
-            images = [images]
-        samples = (Sample(image if isinstance(image, Image.Image) else os.fspath(image)) for image in images)
-        return [prediction for batch in self.stream(samples) for prediction in batch]
+    def __call__(self, images: Photo | Iterable[Photo]) -> list[Prediction]:
+        """Returns one `Prediction` for each path, content of a file (bytes), PIL image or array, in order.
+
+        Arrays are RGB, uint8 (height, width, 3). A file that cannot be read has the status `error`.
+
+        Raises:
+            UserError: something else was given, or a folder.
+        """
+        return list(itertools.chain.from_iterable(self.stream(samples_from(images))))
 
     def stream(self, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
         """Yields batches of predictions in the order of the samples, which are read only as needed."""
+        _use_one_thread_in_a_fork()
         batches = StreamBatchSampler(samples, self.engine.batch_size)
         dataset = SampleDataset(self.class_names, self.engine.model.preprocess, self.max_pixels)
-        loader = make_stream_loader(dataset, batches, self.n_workers, self.engine.device.type == "cuda")
+        loader = make_stream_loader(dataset, batches, self._n_workers(), self.engine.device.type == "cuda")
         for batch in loader:
             yield self._predict_batch(batches.handed_out.popleft(), batch)
 
+    def _n_workers(self) -> int | None:
+        """Returns how many processes decode: none where a fork would be refused, or would copy other threads' locks."""
+        if multiprocessing.current_process().daemon:
+            return 0
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        return 0 if self.n_workers is None and not is_main_thread else self.n_workers
+
     def _predict_batch(self, samples: Sequence[Sample], batch: Batch) -> list[Prediction]:
-        by_index = {n: _failed(samples[n], reason) for n, reason in batch.bad}
+        by_index = {n: failure(path_of(samples[n]), samples[n].label, reason) for n, reason in batch.bad}
         if len(batch.indices):
             readable = [samples[n] for n in batch.indices.tolist()]
-            predictions = self._from_logits(self._logits(batch.images), batch.labels, readable)
+            with _TURN:
+                logits = self._logits(batch.images)
+            predictions = self._from_logits(logits, batch.labels, readable)
             by_index.update(zip(batch.indices.tolist(), predictions, strict=True))
         return [by_index[n] for n in range(len(samples))]
 
@@ -121,26 +150,12 @@ class Predictor:
         columns = (ranks, p.gather(1, ranks), p if self.probabilities else ranks, labels, likelihoods)
         is_finite = logits.isfinite().all(1)
         for sample, ok, *row in zip(samples, is_finite.tolist(), *(c.tolist() for c in columns), strict=True):
-            yield self._prediction(sample, *row) if ok else _failed(sample, NOT_FINITE)
+            yield self._prediction(sample, *row) if ok else failure(path_of(sample), sample.label, NOT_FINITE)
 
     def _prediction(
         self, sample: Sample, ranks: list[int], top: list[float], every: list, label: int, log_likelihood: float
     ) -> Prediction:
-        names = self.class_names
-        return Prediction(
-            _path_of(sample),
-            predict=names[ranks[0]] if top[0] >= self.min_probability else UNKNOWN,
-            probability=top[0],
-            top=tuple((names[k], p) for k, p in zip(ranks, top, strict=True)),
-            probabilities=dict(zip(names, every, strict=True)) if self.probabilities else None,
-            log_likelihood=log_likelihood if label >= 0 else None,
-            label=sample.label or "",
-        )
-
-
-def _failed(sample: Sample, reason: str) -> Prediction:
-    return Prediction(_path_of(sample), label=sample.label or "", status="error", reason=reason)
-
-
-def _path_of(sample: Sample) -> str:
-    return str(getattr(sample.path, "filename", "")) if isinstance(sample.path, Image.Image) else sample.path
+        known = log_likelihood if label >= 0 else None
+        everything = every if self.probabilities else None
+        options = (self.class_names, ranks, top, everything, self.min_probability, known)
+        return answer(path_of(sample), sample.label, *options)

@@ -44,6 +44,39 @@ class Prediction:
         return int(self.predict == self.label) if is_answer and self.label else None
 
 
+def answer(
+    file_dir: str,
+    label: str | None,
+    class_names: Sequence[str],
+    ranks: Sequence[int],
+    top: Sequence[float],
+    every: Sequence[float] | None,
+    min_probability: float,
+    log_likelihood: float | None = None,
+) -> Prediction:
+    """Returns the prediction for a readable image.
+
+    Args:
+        ranks, top: the most probable classes and their probabilities, in descending order.
+        every: the probabilities of all classes, if they are wanted.
+        min_probability: below it the answer is `unknown`.
+    """
+    return Prediction(
+        file_dir,
+        predict=class_names[ranks[0]] if top[0] >= min_probability else UNKNOWN,
+        probability=top[0],
+        top=tuple((class_names[k], p) for k, p in zip(ranks, top, strict=True)),
+        probabilities=None if every is None else dict(zip(class_names, every, strict=True)),
+        log_likelihood=log_likelihood,
+        label=label or "",
+    )
+
+
+def failure(file_dir: str, label: str | None, reason: str) -> Prediction:
+    """Returns the row for an image without a prediction."""
+    return Prediction(file_dir, label=label or "", status="error", reason=reason)
+
+
 LATER_COLUMNS = ("best_guess", "correct")  # those that the first version did not write
 
 

@@ -1,0 +1,1 @@
+"""Turns a checkpoint into files that other programs run."""
