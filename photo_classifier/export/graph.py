@@ -18,8 +18,8 @@ from torch import nn
 from photo_classifier.models.classifier import REFUSALS, Classifier
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.limits import resource_hint
 from photo_classifier.runtime.packages import require
-from photo_classifier.runtime.signals import resource_hint
 
 NEEDS = "-r requirements-export.txt"
 OPSET = 18  # onnxruntime 1.14 and later

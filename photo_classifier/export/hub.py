@@ -16,7 +16,7 @@ from photo_classifier.models.classifier import REFUSALS, Classifier
 from photo_classifier.models.inference import Engine
 from photo_classifier.prediction.predictor import Predictor
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.runtime.limits import resource_hint
 
 CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}  # timm's names
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from photo_classifier.models.classifier import REFUSALS, Classifier, moving_modules
 from photo_classifier.runtime.device import exact_fp32
-from photo_classifier.runtime.signals import resource_hint
+from photo_classifier.runtime.limits import resource_hint
 
 
 @dataclass(frozen=True)
