@@ -15,13 +15,14 @@ from helpers.steps import NOT_FOLLOWED, STEPS, WORDS, change, prepare
 
 import predict
 import train
-from photo_classifier.config import PredictConfig, TrainConfig
+from photo_classifier.config import ExportConfig, PredictConfig, TrainConfig
 from photo_classifier.training.resume import MAY_CHANGE
 
 ROOT = Path(__file__).parent.parent
 FILES = {*ROOT.glob("*.py"), *(ROOT / "photo_classifier").rglob("*.py")}
 FILES -= {ROOT / "photo_classifier" / "unused_flags.py"}  # tests/test_unused_flags.py follows each row
-FLAGS = {field.name for config in (TrainConfig, PredictConfig) for field in dataclasses.fields(config)}
+FILES -= {ROOT / "photo_classifier" / "export" / "standalone.py"}  # another program, with flags of its own
+FLAGS = {field.name for config in (TrainConfig, PredictConfig, ExportConfig) for field in dataclasses.fields(config)}
 OTHERS = {"help", "logdir", "nproc_per_node", "shm", "pids"}  # of argparse, TensorBoard, torchrun and docker
 VERBS = (
     "add|allow|choose|close|compute|copy|cut|delete|download|end|export|free|give|install|leave|look|make|merge|move|"

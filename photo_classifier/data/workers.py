@@ -72,7 +72,7 @@ def usable_workers(n_wanted: int, room: int, n_bytes: int) -> int:
     n_workers = min(n_wanted, max(0, n_threads - SPARE_THREADS) // THREADS_PER_WORKER)
     if n_workers < n_wanted:
         why = f"the system starts too few processes and threads for {wanted}"
-        _warn_of_fewer(n_workers, why, "raise the limit with `ulimit -u` (in a container --pids-limit)")
+        _warn_of_fewer(n_workers, why, "allow more with `ulimit -u` (in a container --pids-limit)")
     return n_workers
 
 
