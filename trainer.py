@@ -18,7 +18,7 @@ from photo_classifier.runtime import data_parallel, distributed, launcher, signa
 from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.device import to_device
 from photo_classifier.runtime.errors import UserError, choose
-from photo_classifier.runtime.seeding import derive_seed
+from photo_classifier.runtime.seeding import seed_device
 from photo_classifier.training.optimization import Recipe
 from photo_classifier.training.results import (
     Diverged,
@@ -227,12 +227,12 @@ class Trainer:
 
         Returns its logits, its part of the summed loss, and the shares of classes of mixed images.
         """
-        torch.manual_seed(derive_seed(self.seed, "step", self.step))
+        seed_device(self.device, self.seed, "step", self.step)
         images, targets = to_device(batch.images, self.device), labels
         if self.recipe.mix:
             images, targets = self.recipe.mix(images, labels)
         if not launcher.is_main():  # or all processes would drop the same features
-            torch.manual_seed(derive_seed(self.seed, "step", self.step, launcher.rank()))
+            seed_device(self.device, self.seed, "step", self.step, launcher.rank())
         self.recipe.optimizer.zero_grad(set_to_none=True)
         with explain_memory_of_step():
             logits, loss = self._add_gradients(images, targets, n_images)

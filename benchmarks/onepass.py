@@ -6,6 +6,8 @@
 - solve     a whole path of C with 5 folds on random features of 2,000 photos x 4 views x 1,280, 10 classes: seconds
 - time      `--freeze --head logistic --folds 5` with its report against `--freeze` with 25 epochs, each with an empty
             cache of features, and again with everything stored; and what the imports alone take
+- start     with everything stored: `--freeze` with 25 epochs, `--head logistic --folds 5`, `predict.py` of one photo;
+            each beyond `import torch` in the same round (to reach: 4 s, 4 s and 1.5 s)
 - test      over --seeds splits: the accuracy of ten epochs, and that of the solved head by folds and on the test split;
             how often the interval of their difference holds 0 (Newcombe 1998)
 """
@@ -33,10 +35,17 @@ def photos(options: argparse.Namespace) -> Path:
     return options.data_dir or make_photos(Path("photos"), 246, 154)
 
 
-def seconds_of(*arguments: object) -> float:
-    """How long a training takes, from its start to its exit."""
+def seconds_of(*arguments: object, script: str = "train") -> float:
+    """How long a command takes, from its start to its exit."""
     start = time.perf_counter()
-    must(run(*arguments))
+    must(run(*arguments, script=script))
+    return time.perf_counter() - start
+
+
+def seconds_to_import(modules: str) -> float:
+    """How long a Python takes that imports them and ends."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", f"import {modules}"], cwd=ROOT, check=True)
     return time.perf_counter() - start
 
 
@@ -68,14 +77,34 @@ def times(options: argparse.Namespace, findings: Findings) -> None:
         shutil.rmtree(".cache", ignore_errors=True)
         found["solved"].append(seconds_of(*data, *SOLVED))
         found["again"].append(seconds_of(*data, *SOLVED))
-        start = time.perf_counter()
-        code = "import torch, torchvision, timm, photo_classifier.training.run, photo_classifier.training.summary"
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-        found["imports"].append(time.perf_counter() - start)
+        modules = "torch, torchvision, timm, photo_classifier.training.run, photo_classifier.training.summary"
+        found["imports"].append(seconds_to_import(modules))
     medians = {name: statistics.median(values) for name, values in found.items()}
     print("time: " + ", ".join(f"{name} {value:.1f} s" for name, value in medians.items()), flush=True)
     ratio = medians["solved"] / medians["epochs"]
     findings.expect(ratio <= 1.3, f"time: a solved head takes {ratio:.2f} times as long as 25 epochs")
+
+
+def start(options: argparse.Namespace, findings: Findings) -> None:
+    """The whole process with everything stored, beyond `import torch`: the median of that many rounds."""
+    folder = photos(options)
+    photo = next(path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    data = ("--data_dir", folder, *LITE0, "--model_fn", "start.pth")
+    works = {
+        "25 epochs": (4, ("train", *data, "--n_epochs", 25)),
+        "solved head, 5 folds": (4, ("train", *data, *SOLVED)),
+        "one photo": (1.5, ("predict", "--model_fn", "start.pth", "--input", photo, "--gpu_id", -1)),
+    }
+    beyond: dict[str, list[float]] = {name: [] for name in works}
+    for n in range(options.rounds + 1):
+        torch_alone = seconds_to_import("torch")
+        for name, (_, (script, *arguments)) in works.items():
+            seconds = seconds_of(*arguments, script=script) - torch_alone
+            beyond[name] += [seconds] if n else []  # the first round fills the caches
+    for name, (most, _) in works.items():
+        median = statistics.median(beyond[name])
+        print(f"start: {name}: import torch and {median:.1f} s (from {min(beyond[name]):.1f} s)", flush=True)
+        findings.expect(median <= most, f"start: {name} takes {median:.1f} s beyond import torch, not {most} s")
 
 
 def without_splits(folder: Path) -> Path:
@@ -113,13 +142,14 @@ def splits(options: argparse.Namespace, findings: Findings) -> None:
     findings.expect(n_holds >= 0.9 * options.seeds, "test: accuracy by folds does not predict that of the test split")
 
 
-WORK = {"solve": solve, "time": times, "test": splits}
+WORK = {"solve": solve, "time": times, "start": start, "test": splits}
 
 
 def main() -> int:
     """Parses and measures; the exit status."""
     parser = described(__doc__)
     parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), help="your photos")
+    parser.add_argument("--rounds", type=int, default=3, help="of start (default: 3)")
     parser.add_argument("--seeds", type=int, default=5, help="splits (default: 5)")
     return prove(parser, WORK)
 

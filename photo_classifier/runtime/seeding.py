@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(*address: int | str) -> int:
@@ -15,6 +19,17 @@ def derive_seed(*address: int | str) -> int:
     """
     digest = hashlib.blake2b(repr(address).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def seed_device(device: torch.device, *address: int | str) -> None:
+    """Seeds what torch draws from on that device and on the CPU by the address."""
+    import torch
+
+    seed = derive_seed(*address)
+    if device.type == "cpu":  # `torch.manual_seed` asks for every kind of device, which takes longer than a head's step
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 @contextlib.contextmanager

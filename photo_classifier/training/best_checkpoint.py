@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -39,6 +40,7 @@ class BestCheckpoint:
             if part is not splits.train
         }
         self.temperature = 1.0
+        self._written: tuple[int, ...] | None = None
         self.metadata = {
             **metadata,
             "class_names": splits.class_names,
@@ -51,9 +53,16 @@ class BestCheckpoint:
 
         Under the run's own name a file of another run is kept as `.prev`, whenever it came.
         """
-        keep_existing = path is None and not tensor_files.is_of_run(self.path, self.run_id)
         content = {**self.metadata, "temperature": self.temperature, "metrics": metrics}
-        save_checkpoint(path or self.path, self.model, content, keep_existing)
+        save_checkpoint(path or self.path, self.model, content, keep_existing=path is None and not self._is_own())
+        if path is None:
+            self._written = _identity(self.path)
+
+    def _is_own(self) -> bool:
+        """Returns whether the file under the run's name is of this run; one that it wrote itself need not be read."""
+        if self._written and _identity(self.path) == self._written:
+            return True
+        return tensor_files.is_of_run(self.path, self.run_id)
 
     def save_measured(self, epoch: int, results: Results, path: str | Path | None = None) -> None:
         """Writes the present weights, those of that epoch, with their temperature and all that was measured."""
@@ -97,3 +106,11 @@ class BestCheckpoint:
         own = {id(tensor) for tensor in part.state_dict(keep_vars=True).values()}
         tensors = self.model.net.state_dict(keep_vars=True)
         return {name: tensor.detach() for name, tensor in tensors.items() if id(tensor) not in own}
+
+
+def _identity(path: str) -> tuple[int, ...] | None:
+    """Returns what changes as soon as a file is replaced or written to; None if there is none."""
+    with contextlib.suppress(OSError):
+        stat = os.stat(path)
+        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return None

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,5 +34,5 @@ def test_the_compiler_still_compiles_afterwards():
         "assert sys.modules['torch._dynamo.utils'].counters is not None\n"
         "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)) == 2"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
