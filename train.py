@@ -507,13 +507,13 @@ def try_one_step(session: Session) -> None:
     run.splits = replace(session.splits, train=chosen, valid=[], test=[])
     datasets = make_datasets(config, run.splits, session.engine.model.preprocess)
     loaders = make_loaders(config, datasets, session.engine)
-    steps = {" of the head" * bool(session.unfreeze): session.trainer.train_one_epoch(loaders["train"], run)}
+    steps = {", the head alone" * bool(session.unfreeze): session.trainer.train_one_epoch(loaders["train"], run)}
     if session.unfreeze:
-        steps[" of all layers"] = unfreeze(session).trainer.train_one_epoch(loaders["train"], run)
+        steps[", all layers"] = unfreeze(session).trainer.train_one_epoch(loaders["train"], run)
     run.close()
     for what, result in steps.items():
         n_images = pluralize(result.n_images, "image")
-        say(f"dry run: a step{what} with {n_images}, loss {result.loss:.4f}, {result.seconds:.1f} s")
+        say(f"dry run: a step of {n_images}{what}, loss {result.loss:.4f}, {result.seconds:.1f} s")
     say(f"        no checkpoint was written; see {run.folder}, and leave --dry_run out to train")
 
 

@@ -194,15 +194,6 @@ def other_memory_runs_out(monkeypatch) -> None:
     monkeypatch.setattr("trainer.Trainer.evaluate", fail)
 
 
-def stopped(place: str) -> Callable:
-    def before(monkeypatch) -> None:
-        from photo_classifier.runtime import signals
-
-        monkeypatch.setattr(place, lambda *_: signals.raise_stopped())
-
-    return before
-
-
 def prediction_stops(monkeypatch) -> None:
     from photo_classifier.prediction.result_file import ResultFile
     from photo_classifier.runtime import signals

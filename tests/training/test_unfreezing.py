@@ -152,8 +152,8 @@ def test_a_stop_in_either_part_prints_the_line_that_goes_on_and_leaves_weights(c
 
 def test_a_dry_run_tries_a_step_of_each_part(cli, argv):
     done = cli("train", *argv, "--dry_run")
-    assert "dry run: a step of the head with 8 images" in done.out
-    assert "dry run: a step of all layers with 8 images" in done.out
+    assert "dry run: a step of 8 images, the head alone, loss" in done.out
+    assert "dry run: a step of 8 images, all layers, loss" in done.out
 
 
 REFUSED = {
