@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from utils import check_checkpoint, check_output_path, described, run_main
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
     from photo_classifier.data.samples import Sample
     from photo_classifier.prediction.predictor import Predictor
+    from photo_classifier.prediction.results import Prediction
 
 EXAMPLES = """examples:
   python export.py --model_fn resnet.pth                      resnet.onnx and resnet_onnx.py, proven to answer alike
@@ -54,16 +57,89 @@ def to_onnx(config: ExportConfig) -> int:
     predictor = make_predictor(config)
     samples = find_samples(config, predictor)
     report = export_onnx(predictor, samples, output, metadata(config, predictor))
-    proof, size = report["proof"], report["bytes"][output.name] / 1e6
+    size = report["bytes"][output.name] / 1e6
     script = output.with_name(script_name(output))
     say(f"wrote   {output} ({size:.1f} MB), {script} and {output.with_name('export.json')}")
-    n_changed = proof["changed_answers"]
-    say(
-        f"proven  on {pluralize(proof['n_photos'], 'photo')}: {n_changed} changed answers, probabilities differ by at "
-        f"most {proof['largest_difference']:.1e}"
-    )
+    say_proof(report["proof"])
     say(f"next    python {script} --input new_photos")
     return 0
+
+
+def to_hub_folder(config: ExportConfig) -> int:
+    """Writes the folder that timm and model hubs expect, proven on photos; returns the exit status."""
+    from itertools import chain
+
+    from photo_classifier.export.hub import read_hub_folder, write_hub_folder
+    from photo_classifier.export.onnx_files import new_folder, publish
+    from photo_classifier.export.proof import prove
+
+    output = Path(config.output or f"{os.path.splitext(config.model_fn)[0]}_hub")
+    check_output_path(output / "config.json", "--output")
+    predictor = make_predictor(config)
+    samples = find_samples(config, predictor)
+    with new_folder(output) as folder:
+        write_hub_folder(folder, predictor)
+        ours, theirs = (chain.from_iterable(p.stream(samples)) for p in (predictor, read_hub_folder(folder, predictor)))
+        proof, predictions = prove(ours, theirs)
+        card = make_card(config, predictor, predictions, output.name)
+        (folder / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+        publish(folder, output)
+    say(f"wrote   {output}: config.json, model.safetensors and README.md, the model card")
+    say_proof(asdict(proof))
+    say(f"next    timm.create_model('local-dir:{output}', pretrained=True)")
+    return 0
+
+
+def make_card(config: ExportConfig, predictor: Predictor, predictions: Sequence[Prediction], title: str) -> str:
+    """Returns the model card, with the accuracy of these predictions."""
+    from photo_classifier.evaluation.metrics import StreamingMetrics
+    from photo_classifier.evaluation.report import metrics_report
+    from photo_classifier.export.model_card import model_card
+
+    metrics = StreamingMetrics(predictor.class_names, predictor.temperature)
+    metrics.add_predictions(predictions)
+    preprocess = predictor.engine.model.preprocess
+    return model_card(
+        title,
+        predictor.metadata["model_name"],
+        predictor.class_names,
+        preprocess.text().replace("--", ""),
+        training_splits(config, predictor) or known_splits(predictor),
+        metrics_report(metrics) if metrics.n_images else None,
+        is_held_out=not config.input,
+    )
+
+
+def known_splits(predictor: Predictor) -> dict[str, list[Sample]]:
+    """Returns the photos of the splits that a checkpoint lists: all but those of training."""
+    from photo_classifier.data.samples import SPLIT_FOLDERS, Sample
+
+    splits = predictor.metadata["splits"] or {}
+    return {name: [Sample(*pair) for pair in splits[name]] for name in SPLIT_FOLDERS if name in splits}
+
+
+def training_splits(config: ExportConfig, predictor: Predictor) -> dict[str, list[Sample]]:
+    """Returns the photos of all splits of the training, from its run folder; none if that is not found."""
+    from photo_classifier.data.split_files import read_splits
+    from photo_classifier.models.tensor_files import is_of_run
+
+    if config.splits:
+        return read_splits(config.splits)[0]
+    metadata = predictor.metadata
+    cwd = (metadata["splits"] or {}).get("cwd", "")
+    named = os.path.join(cwd, str((metadata.get("config") or {}).get("run_dir") or ""))
+    for folder in [named, *glob.glob(os.path.join(glob.escape(cwd), "runs", "*"))]:
+        if os.path.exists(f"{folder}/splits.csv") and is_of_run(f"{folder}/last.pth", metadata.get("run_id")):
+            return read_splits(folder)[0]
+    return {}
+
+
+def say_proof(proof: Mapping) -> None:
+    """Prints what a proof came to."""
+    say(
+        f"proven  on {pluralize(proof['n_photos'], 'photo')}: {proof['changed_answers']} changed answers, "
+        f"probabilities differ by at most {proof['largest_difference']:.1e}"
+    )
 
 
 def make_predictor(config: ExportConfig) -> Predictor:
@@ -104,7 +180,7 @@ def metadata(config: ExportConfig, predictor: Predictor) -> dict[str, object]:
     }
 
 
-EXPORTS = {"onnx": to_onnx}
+EXPORTS = {"onnx": to_onnx, "hub_folder": to_hub_folder}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import export
 import predict
 import train
 from model_loader import _modules_until
@@ -19,7 +20,7 @@ from photo_classifier.runtime.errors import UserError, choose
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = README + "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
-COMMAND = r"(?:python|torchrun [^`\n|]*?) (train|predict)\.py((?: (?!--help)[^`\n|]+)?)"
+COMMAND = r"(?:python|torchrun [^`\n|]*?) (train|predict|export)\.py((?: (?!--help)[^`\n|]+)?)"
 COMMANDS = sorted(set(re.findall(COMMAND, TEXTS)))
 
 
@@ -57,11 +58,16 @@ def test_a_prediction_of_the_readme_parses(arguments):
     predict.parse_args(shlex.split(arguments))
 
 
+@pytest.mark.parametrize("arguments", [arguments for name, arguments in COMMANDS if name == "export"])
+def test_an_export_of_the_readme_parses(arguments):
+    assert export.parse_args(shlex.split(arguments)).get("to", "onnx") in export.EXPORTS
+
+
 def test_the_other_commands_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"(?:^    |`)make (\w+)", TEXTS, re.M):
         assert f"\n{target}:" in makefile
-    for script in set(re.findall(r"python ([\w/]+\.py)", TEXTS)):
+    for script in set(re.findall(r"python ([\w/]+(?<!_onnx)\.py)", TEXTS)):
         assert (ROOT / script).is_file(), script
     for script, flags in re.findall(r"python (benchmarks/\w+\.py)((?: [\w-]+)+)", TEXTS):
         known = (ROOT / script).read_text(encoding="utf-8")

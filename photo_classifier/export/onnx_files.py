@@ -7,9 +7,10 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 from photo_classifier.data.samples import Sample
@@ -56,18 +57,19 @@ def export_onnx(
     Raises:
         UserError: the network cannot be exported, or answers otherwise; what was there before stays as it was.
     """
-    with _new_folder(output) as folder:
+    with new_folder(output) as folder:
         model, script = folder / output.name, folder / script_name(output)
         write_onnx(model, predictor.engine.model, predictor.class_names, predictor.temperature, about)
         pins = ", ".join(f"{name}=={version(name)}" for name in LIBRARIES)
         title = TITLE.format(model=model.name, script=script.name, pins=pins)
         write_text(script, one_file("photo_classifier.export.standalone", {"MODEL": repr(model.name)}, title))
-        proof = prove(predictor, load_file(script).Predictor(probabilities=True, min_probability=0.0), samples)
+        exported = load_file(script).Predictor(probabilities=True, min_probability=0.0)
+        proof, _ = prove(chain.from_iterable(predictor.stream(samples)), exported.stream(samples))
         report = _report(proof, about, [model, script])
         if quantize:
             report["int8"] = quantize(folder, script)
         write_text(folder / "export.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        _publish(folder, output.parent)
+        publish(folder, output.parent)
     return report
 
 
@@ -82,7 +84,7 @@ def _report(proof: Proof, about: Mapping[str, object], files: Sequence[Path]) ->
 
 
 @contextlib.contextmanager
-def _new_folder(output: Path):
+def new_folder(output: Path) -> Iterator[Path]:
     """Yields a folder on the disk of the output, which is removed at the end."""
     try:
         with tempfile.TemporaryDirectory(prefix=f".{output.stem[:40]}.", dir=output.parent) as folder:
@@ -91,7 +93,7 @@ def _new_folder(output: Path):
         raise WriteError(f"cannot write {output}: {error.strerror or error}") from error
 
 
-def _publish(folder: Path, target: Path) -> None:
+def publish(folder: Path, target: Path) -> None:
     """Moves the files to their place; an earlier one of the same name is kept as `.prev`."""
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         keep_previous(target / path.name)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from photo_classifier.data.samples import Sample
-from photo_classifier.export.standalone import Predictor as ExportedPredictor
 from photo_classifier.prediction.formats import texts
-from photo_classifier.prediction.predictor import Predictor
 from photo_classifier.prediction.results import Prediction, columns_of, row_of
 from photo_classifier.runtime.errors import UserError
 
@@ -53,21 +49,23 @@ class Proof:
             self.ties.append(ours.file_dir)
 
 
-def prove(predictor: Predictor, exported: ExportedPredictor, samples: Sequence[Sample]) -> Proof:
-    """Predicts all photos with a checkpoint and with what was made from it, both with the probability of every class.
+def prove(ours: Iterable[Prediction], theirs: Iterable[Prediction]) -> tuple[Proof, list[Prediction]]:
+    """Compares the predictions of a checkpoint and of what was made from it, both with the probability of every class.
+
+    Returns:
+        What it came to, and the predictions of the checkpoint.
 
     Raises:
         UserError: a photo has another answer; the message names it.
     """
-    proof = Proof()
-    start = time.perf_counter()
-    ours = list(itertools.chain.from_iterable(predictor.stream(samples)))
+    proof, start = Proof(), time.perf_counter()
+    ours = list(ours)
     middle = time.perf_counter()
-    for mine, its in zip(ours, exported.stream(samples), strict=True):
+    for mine, its in zip(ours, theirs, strict=True):
         proof.add(mine, its)
     seconds = {"checkpoint": middle - start, "exported": time.perf_counter() - middle}
     proof.milliseconds_per_photo = {name: round(1000 * s / len(ours), 2) for name, s in seconds.items()}
-    return proof
+    return proof, ours
 
 
 def load_file(path: Path) -> ModuleType:

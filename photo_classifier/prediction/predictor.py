@@ -9,6 +9,7 @@ for prediction in predictor(["a.jpg", "b.png"]):
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import threading
@@ -98,7 +99,7 @@ class Predictor:
         Raises:
             UserError: something else was given, or a folder.
         """
-        return [prediction for batch in self.stream(samples_from(images)) for prediction in batch]
+        return list(itertools.chain.from_iterable(self.stream(samples_from(images))))
 
     def stream(self, samples: Iterable[Sample]) -> Iterator[list[Prediction]]:
         """Yields batches of predictions in the order of the samples, which are read only as needed."""
