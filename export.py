@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from photo_classifier.config import ExportConfig
@@ -16,6 +17,7 @@ from photo_classifier.runtime.files import sha256_file
 from photo_classifier.runtime.flags import parse_flags
 from photo_classifier.runtime.packages import require
 from photo_classifier.runtime.text import pluralize
+from photo_classifier.unused_flags import EXPORT, Predicting, warn_of_unused_flags
 from utils import check_checkpoint, check_output_path, described, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
@@ -38,9 +40,11 @@ def parse_args(argv: list[str] | None = None) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses, checks and exports; returns the exit status."""
-    config = ExportConfig(**parse_args(argv))
+    given = parse_args(argv)
+    config = ExportConfig(**given)
     choose("--to", config.to, EXPORTS)
     check_checkpoint(config.model_fn)
+    warn_of_unused_flags(EXPORT, given, Predicting(config))
     return EXPORTS[config.to](config)
 
 
@@ -53,14 +57,23 @@ def to_onnx(config: ExportConfig) -> int:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name, "export.py", "-r requirements-export.txt")
     from photo_classifier.export.onnx_files import export_onnx, script_name
+    from photo_classifier.export.quantization import add_int8, text_of
 
     predictor = make_predictor(config)
     samples = find_samples(config, predictor)
-    report = export_onnx(predictor, samples, output, metadata(config, predictor))
+    training = training_splits(config, predictor).get("train", ()) if config.int8 else ()
+
+    def quantize(model: Path, file: ModuleType, ours: Sequence[Prediction]) -> dict:
+        return add_int8(model, file, training, samples, ours)
+
+    about = metadata(config, predictor)
+    report = export_onnx(predictor, samples, output, about, quantize if config.int8 else None)
     size = report["bytes"][output.name] / 1e6
     script = output.with_name(script_name(output))
     say(f"wrote   {output} ({size:.1f} MB), {script} and {output.with_name('export.json')}")
     say_proof(report["proof"])
+    if config.int8:
+        say(f"int8    {text_of(report['int8'])}")
     say(f"next    python {script} --input new_photos")
     return 0
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from photo_classifier.config import OptimizationFlags, PredictConfig, TrainConfig, n_folds, n_views, parts
+from photo_classifier.config import ExportConfig, OptimizationFlags, PredictConfig, TrainConfig, n_folds, n_views, parts
 from photo_classifier.data.samples import Splits
 from photo_classifier.data.table_files import is_table_name
 from photo_classifier.runtime.console import warn
@@ -212,9 +212,9 @@ TRAINING: Sequence[Row] = (
 
 @dataclass(frozen=True)
 class Predicting:
-    """What decides which flags of a prediction act."""
+    """What decides which flags of a prediction, or of the proof of an export, act."""
 
-    config: PredictConfig
+    config: PredictConfig | ExportConfig
 
     @property
     def reads_table(self) -> bool:
@@ -226,6 +226,18 @@ NO_TABLE_INPUT = "has no effect: no table is among the inputs; give one with --i
 PREDICTION: Sequence[Row] = (
     Row("path_column", lambda p: p.reads_table, NO_TABLE_INPUT),
     Row("label_column", lambda p: p.reads_table, NO_TABLE_INPUT),
+)
+
+HUB = "has no effect with --to hub_folder"
+EXPORT: Sequence[Row] = (
+    *PREDICTION,
+    Row("int8", lambda e: e.config.to == "onnx", HUB),
+    Row("min_probability", lambda e: e.config.to == "onnx", HUB),
+    Row(
+        "splits",
+        lambda e: e.config.int8 or e.config.to == "hub_folder",
+        "has no effect: training photos are used by --int8 and --to hub_folder",
+    ),
 )
 
 

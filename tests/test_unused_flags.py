@@ -6,10 +6,11 @@ import re
 import pytest
 from helpers import TINY
 
-from photo_classifier.config import PredictConfig, TrainConfig, parse_args
+from photo_classifier.config import ExportConfig, PredictConfig, TrainConfig, parse_args
 from photo_classifier.data.samples import Sample, Splits
 from photo_classifier.unused_flags import (
     EPOCHS_ALONE,
+    EXPORT,
     PREDICTION,
     SOLVED,
     TRAINING,
@@ -26,8 +27,10 @@ ALWAYS = {
     PredictConfig: "model_fn model_name class_names input result resume top_k probabilities min_probability sheet "
     "report gpu_id batch_size n_workers precision max_pixels weights_key head_activation image_size resize fit "
     "interpolation mean std",
+    ExportConfig: "model_fn model_name class_names input weights_key head_activation image_size resize fit "
+    "interpolation mean std to output",
 }
-ROWS = {TrainConfig: TRAINING, PredictConfig: PREDICTION}
+ROWS = {TrainConfig: TRAINING, PredictConfig: PREDICTION, ExportConfig: EXPORT}
 
 FROZEN, NO_NORM, ONE, SPLIT, TABLE = "frozen", "no batch norm", "one process", "in splits", "a table"
 EVEN = "classes of one size"
@@ -180,6 +183,17 @@ def test_a_table_column_without_a_table_is_told_in_prediction(capfd):
     warn_of_unused_flags(PREDICTION, given, Predicting(PredictConfig(**given)))
     assert capfd.readouterr().err.count("no table is among the inputs") == 2
     warn_of_unused_flags(PREDICTION, given, Predicting(PredictConfig(**{**given, "input": ("a.csv",)})))
+    assert not capfd.readouterr().err
+
+
+def test_flags_without_effect_on_an_export_are_told(capfd):
+    given = {"to": "hub_folder", "int8": True, "min_probability": 0.5}
+    warn_of_unused_flags(EXPORT, given, Predicting(ExportConfig(**given)))
+    assert capfd.readouterr().err.count("has no effect with --to hub_folder") == 2
+    warn_of_unused_flags(EXPORT, {"splits": "r"}, Predicting(ExportConfig(splits="r")))
+    assert "--splits r has no effect: training photos are used by --int8" in capfd.readouterr().err
+    given = {"splits": "r", "int8": True, "min_probability": 0.5}
+    warn_of_unused_flags(EXPORT, given, Predicting(ExportConfig(**given)))
     assert not capfd.readouterr().err
 
 

@@ -12,12 +12,14 @@ from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 
 from photo_classifier.data.samples import Sample
 from photo_classifier.export.bundle import one_file
 from photo_classifier.export.graph import write_onnx
 from photo_classifier.export.proof import Proof, load_file, prove
 from photo_classifier.prediction.predictor import Predictor
+from photo_classifier.prediction.results import Prediction
 from photo_classifier.runtime.errors import WriteError
 from photo_classifier.runtime.files import keep_previous, write_text
 
@@ -30,7 +32,7 @@ another pillow may decode a JPEG a little differently.
     python {script} --input photos
 """
 
-Quantize = Callable[[Path, Path], dict]
+Quantize = Callable[[Path, ModuleType, Sequence[Prediction]], dict]
 
 
 def script_name(output: Path) -> str:
@@ -52,7 +54,8 @@ def export_onnx(
         predictor: computes in fp32 on the CPU, with `probabilities`.
         samples: what the proof predicts.
         about: metadata of the model.
-        quantize: makes a second model of 8 bits from the folder of the first; returns what is said of it.
+        quantize: makes a second model of 8 bits beside the first, from it, its one-file predictor and the checkpoint's
+            predictions; returns what is said of it.
 
     Raises:
         UserError: the network cannot be exported, or answers otherwise; what was there before stays as it was.
@@ -63,11 +66,12 @@ def export_onnx(
         pins = ", ".join(f"{name}=={version(name)}" for name in LIBRARIES)
         title = TITLE.format(model=model.name, script=script.name, pins=pins)
         write_text(script, one_file("photo_classifier.export.standalone", {"MODEL": repr(model.name)}, title))
-        exported = load_file(script).Predictor(probabilities=True, min_probability=0.0)
-        proof, _ = prove(chain.from_iterable(predictor.stream(samples)), exported.stream(samples))
+        file = load_file(script)
+        exported = file.Predictor(probabilities=True, min_probability=0.0)
+        proof, ours = prove(chain.from_iterable(predictor.stream(samples)), exported.stream(samples))
         report = _report(proof, about, [model, script])
         if quantize:
-            report["int8"] = quantize(folder, script)
+            report["int8"] = quantize(model, file, ours)
         write_text(folder / "export.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         publish(folder, output.parent)
     return report

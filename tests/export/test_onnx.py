@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from photo_classifier.export.proof import load_file
 from photo_classifier.runtime.files import sha256_file
 
 FOREIGN = "torch torchvision timm pandas openpyxl msgspec scipy safetensors tqdm photo_classifier".split()
+
+pytestmark = pytest.mark.skipif(not find_spec("onnxruntime"), reason="requirements-export.txt is not installed")
 
 
 def run_alone(*args):
