@@ -1030,6 +1030,8 @@ NOT_FOLLOWED = {
         "timm has no network {}, so that it cannot load",
         "Predicts the classes of photos with {model}",
         "train with bilinear or bicubic",
+        "8 bits are calibrated on training photos",
+        "8 bits may cost accuracy, and no label is known",
     ),
     "labels that look wrong: tests/training/test_label_check.py": ("correct them in {}, and start a new run with it",),
     "a list of photos given as a folder: tests/prediction/test_predictor.py": ("give the paths of the photos in it",),
