@@ -22,7 +22,7 @@ from photo_classifier.runtime.signals import resource_hint
 
 @dataclass(frozen=True)
 class Cut:
-    """A place behind which a network needs nothing but the output of one module, whose output is an image's in a row.
+    """A place behind which a network needs nothing but the output of one module, which has a row for each image.
 
     Args:
         name: of that module.
