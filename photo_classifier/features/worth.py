@@ -20,10 +20,10 @@ OPERATIONS_PER_BYTE = 200
 def why_not_store(engine: Engine, requests: Mapping[str, FeatureRequest], cache: Path) -> str:
     """Says what the outputs at the engine's cut will take; returns why they should not be stored, or an empty text."""
     plan, name = plan_extraction(engine, requests, cache), engine.cut.name
-    if engine.cut.flops < OPERATIONS_PER_BYTE * plan.row_bytes:
+    if engine.cut.n_operations < OPERATIONS_PER_BYTE * plan.row_bytes:
         return (
             f"the output of {name} takes {size_text(plan.row_bytes)} an image, and reading that is slower than "
-            f"computing it ({engine.cut.flops / 1e6:.0f} million operations)"
+            f"computing it ({engine.cut.n_operations / 1e6:.0f} million operations)"
         )
 
     def compare() -> str:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode
 
 from photo_classifier.models.classifier import REFUSALS, Classifier, moving_modules
 from photo_classifier.runtime.device import exact_fp32
@@ -23,19 +22,19 @@ from photo_classifier.runtime.limits import resource_hint
 
 @dataclass(frozen=True)
 class Cut:
-    """A place behind which a network needs nothing but the output of one module, whose output is an image's in a row.
+    """A place behind which a network needs nothing but the output of one module, which has a row for each image.
 
     Args:
         name: of that module.
         ran: the frozen modules that run until then, in order.
         known: what those of them return that need not run again, by name; tensors are of one image, without data.
-        flops: floating-point operations until then, for one image.
+        n_operations: multiplications and additions with weights until then, for one image.
     """
 
     name: str
     ran: Sequence[str]
     known: dict[str, Any]
-    flops: int
+    n_operations: int
 
     def has_before(self, name: str) -> bool:
         """Returns whether the module of that name, or a part of it, runs before the cut."""
@@ -151,7 +150,7 @@ class _Trace:
 
     def __init__(self, model: Classifier) -> None:
         self.model, self.moving = model, moving_modules(model)
-        self.flops = FlopCounterMode(display=False)
+        self.n_operations = 0  # so far
         self.depth, self.has_moved = 0, False  # the depth counts frozen modules inside one another
         self.runs: Counter[str] = Counter()
         self.ran: list[str] = []  # the outermost frozen modules, in order
@@ -167,7 +166,6 @@ class _Trace:
                 elif not any(other.startswith(f"{name}.") or not name for other in moving):
                     hooks.enter_context(module.register_forward_pre_hook(functools.partial(self._enter, name)))
                     hooks.enter_context(module.register_forward_hook(functools.partial(self._leave, name)))
-            hooks.enter_context(self.flops)
             return self.model(image)
 
     def _moves(self, _module: nn.Module, _inputs: tuple) -> None:
@@ -177,14 +175,17 @@ class _Trace:
         self.runs[name] += 1
         self.depth += 1
 
-    def _leave(self, name: str, _module: nn.Module, inputs: tuple, output: Any) -> None:
+    def _leave(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
         self.depth -= 1
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.dim() > 1 and isinstance(output, torch.Tensor):
+            self.n_operations += 2 * weight.numel() * (output.numel() // len(weight))  # at each place of the output
         if self.depth or self.has_moved:
             return
         self.ran.append(name)
         if any(isinstance(value, torch.Tensor) for value in inputs):
             output = tree_map_only(torch.Tensor, torch.clone, output)  # the next layer may work in place
-            self.outputs[name] = (output, self.flops.get_total_flops())
+            self.outputs[name] = (output, self.n_operations)
 
     def candidates(self) -> Iterator[tuple[Cut, torch.Tensor]]:
         """Yields places to cut at, the last one first, with the output there."""
@@ -192,10 +193,10 @@ class _Trace:
         names = [name for name in self.outputs if self.runs[name] == 1]
         known = {name: tree_map_only(torch.Tensor, _without_data, self.outputs[name][0]) for name in names}
         for n, name in reversed(list(enumerate(names))):
-            output, flops = self.outputs[name]
+            output, n_operations = self.outputs[name]
             if isinstance(output, torch.Tensor) and len(output) == 1:
                 ran = self.ran[: self.ran.index(name) + 1]
-                yield Cut(name, ran, {one: known[one] for one in names[: n + 1]}, flops), output
+                yield Cut(name, ran, {one: known[one] for one in names[: n + 1]}, n_operations), output
 
 
 def _without_data(tensor: torch.Tensor) -> torch.Tensor:

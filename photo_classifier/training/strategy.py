@@ -46,7 +46,7 @@ def choose_strategy(
     """
     is_frozen = is_wholly_frozen(engine.model)
     if stores_features and mixes_regions and (is_frozen or _has_frozen_layers(engine)):
-        say(f"{INDENT}--cutmix changes the pictures themselves: all layers run in every epoch, as with --views 0")
+        say(f"{INDENT}--cutmix changes the pictures themselves: the backbone runs in every epoch, as with --views 0")
         stores_features = False
     if is_frozen:
         return _train_head(engine, batch_size, stores_features)
