@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import warnings
 import zipfile
@@ -41,7 +42,7 @@ def read(path: str | Path, mmap: bool = False) -> dict:
     except Exception as error:
         if resource_hint(error):  # not the file's fault
             raise
-        if isinstance(error, OSError) and error.errno:  # but the system's
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # but the system's
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         raise UserError(_damaged(path)) from error
     if not isinstance(content, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import math
 import os
 import shutil
@@ -12,13 +13,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-try:  # here, as a process without memory could not import it any more
-    import resource
-except ImportError:  # Windows
-    resource = None
-
 from photo_classifier.runtime.device import n_cores
 from photo_classifier.runtime.errors import UserError
+
+# imported here, as a process without memory could not do so any more; Windows does not have it
+resource = importlib.import_module("resource") if importlib.util.find_spec("resource") else None
 
 WRITE_ADVICE = {
     "ENOSPC": "free some space",

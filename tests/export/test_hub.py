@@ -69,7 +69,7 @@ def test_a_network_that_timm_lacks_is_refused(cli, split_folder, tmp_path):
 
 def lines_of_the_readme():
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    lines = [line[4:] for line in readme.split("alone, without this tool:")[1].split("\n\n")[1].splitlines()]
+    lines = [line[4:] for line in readme.split("`create_model`) alone:")[1].split("\n\n")[1].splitlines()]
     assert len(lines) == 3
     return "\n".join(lines)
 

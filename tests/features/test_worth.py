@@ -79,7 +79,7 @@ def test_where_nothing_is_stored_a_line_says_why_and_all_layers_run(extra, expec
 def test_a_disk_without_room_trains_as_without_storing_and_resumes_so(cli, split_folder, monkeypatch):
     argv = ("--data_dir", split_folder, *PARTLY)
     with monkeypatch.context() as patched:
-        patched.setattr(extraction.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
+        patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
         done = cli("train", *argv, "--n_epochs", 1, "--model_fn", "full.pth", "--run_dir", "full")
     assert done.status == 0, done.err
     assert "has 10 B free (--feature_cache, --views): nothing is stored, and all layers run in every epoch" in done.out

@@ -797,7 +797,7 @@ RUNS = [
         "or none, to store nothing (--views 0)",
         "train {D}",
         "--views 0",
-        before=lambda patch: patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1)),
+        before=lambda patch: patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=9, free=1)),
         is_dry=False,
     ),
     Step("give a new one, or leave --run_dir out", "train {D} --run_dir r", "no --run_dir"),
