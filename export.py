@@ -149,8 +149,9 @@ def training_splits(config: ExportConfig, predictor: Predictor) -> dict[str, lis
 
 def say_proof(proof: Mapping) -> None:
     """Prints what a proof came to."""
+    unread = f" ({proof['n_unreadable']} cannot be read)" if proof["n_unreadable"] else ""
     say(
-        f"proven  on {pluralize(proof['n_photos'], 'photo')}: {proof['changed_answers']} changed answers, "
+        f"proven  on {pluralize(proof['n_photos'], 'photo')}{unread}: {proof['changed_answers']} changed answers, "
         f"probabilities differ by at most {proof['largest_difference']:.1e}"
     )
 

@@ -23,6 +23,7 @@ from photo_classifier.runtime.packages import require
 
 NEEDS = "-r requirements-export.txt"
 OPSET = 18  # onnxruntime 1.14 and later
+LARGEST = 2**31 - 2**24  # bytes that a protobuf can hold, with room for the graph
 COLOURS = "RGB in sRGB, upright (EXIF, XMP), profiles converted, transparency on white, 16 bits scaled by bit_depth"
 
 
@@ -60,6 +61,8 @@ def write_onnx(
         require(name, "an export", NEEDS)
     import onnx
 
+    if sum(tensor.nbytes for tensor in model.state_dict().values()) > LARGEST:
+        raise UserError(f"{about.get('model_name')} has more than 2 GB of weights, which no ONNX file can hold")
     exported = ExportedModel(Engine(model, torch.device("cpu"), torch.float32, 2), temperature).eval()
     side = model.preprocess.image_size
     # two images, as torch.export takes a size of 1 for a constant

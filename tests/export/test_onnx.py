@@ -12,9 +12,10 @@ import pytest
 from helpers import assert_one_line_error, gallery, save_image
 from PIL import Image
 
-from photo_classifier import Predictor
-from photo_classifier.export import proof
+from photo_classifier import Predictor, UserError
+from photo_classifier.export import graph, proof
 from photo_classifier.export.proof import load_file
+from photo_classifier.models.checkpoint import load_checkpoint
 from photo_classifier.runtime.files import sha256_file
 
 FOREIGN = "torch torchvision timm pandas openpyxl msgspec scipy safetensors tqdm photo_classifier".split()
@@ -136,6 +137,13 @@ def test_a_changed_answer_leaves_no_file_and_names_the_photo(exported, cli, tmp_
     done = cli("export", "--model_fn", "tiny.pth")
     assert done.status == 2
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_network_that_no_file_can_hold_is_refused(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "LARGEST", 1000)
+    model, _ = load_checkpoint("tiny.pth")
+    with pytest.raises(UserError, match="x has more than 2 GB of weights"):
+        graph.write_onnx(tmp_path / "a.onnx", model, ["a", "b"], 1.0, {"model_name": "x"})
 
 
 def test_a_tie_may_fall_otherwise_and_is_counted():
