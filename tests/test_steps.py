@@ -91,6 +91,7 @@ NOT_OF_A_SAVED_RUN = {
     "extraction.py": "features are computed before the first step",
     "summary.py": "warnings before a run",
     "strategy.py": "what a run begins with",
+    "worth.py": "what a run begins with",
 }
 
 

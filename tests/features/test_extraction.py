@@ -279,7 +279,7 @@ def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, mo
 
 
 def test_a_disk_without_room_is_reported_before_the_work(engine, train_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction.shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and FewBytes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and FewBytes)
     with pytest.raises(UserError, match=r"need 7[0-9.]+ kB and .* has 10 B free.*--views 0"):
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
 

@@ -10,7 +10,6 @@ import torch
 from helpers import TINY, metrics_of, weights_of
 from torchvision import models
 
-from photo_classifier.features import extraction
 from photo_classifier.models.inference import Engine
 
 ROOT = Path(__file__).parents[2]
