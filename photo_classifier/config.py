@@ -225,7 +225,7 @@ class RunFlags:
     precision: str = flag("auto", "auto, fp32, bf16 or fp16", "NAME")
     views: int | None = flag(
         None,
-        "augmented views to store per image when layers are frozen; 0 draws a new one every epoch (default: 4, or 8 "
+        "views to store per training image when layers are frozen; 0 draws a new one every epoch (default: 4, or 8 "
         "with --freeze_until)",
         "N",
         number(int, 0),
@@ -337,11 +337,11 @@ def _check_unfreezing(config: TrainConfig) -> None:
         raise UserError(f"{flag} trains the head alone first; add --freeze, or leave it out")
     if config.head == "logistic" or config.folds:
         other = "--head logistic" if config.head == "logistic" else f"--folds {config.folds}"
-        raise UserError(f"{flag} trains all layers at last, and {other} the head alone; leave one of them out")
+        raise UserError(f"{flag} goes on to train all layers, and {other} trains only the head; leave one of them out")
     if config.unfreeze_after >= config.n_epochs:
         raise UserError(
-            f"{flag} leaves none of the {config.n_epochs} epochs to train all layers in; give a lower number, or raise "
-            "--n_epochs"
+            f"{flag} leaves no epoch for training all layers (--n_epochs is {config.n_epochs}); give a lower number, "
+            "or raise --n_epochs"
         )
 
 
@@ -514,7 +514,7 @@ class ExportFlags:
     min_probability: float = flag(
         0.0, "below this probability the exported model answers `unknown`", "P", number(float, 0, 1)
     )
-    int8: bool = flag(False, "add a model of 8 bits, if it is faster here and as accurate on the photos")
+    int8: bool = flag(False, "also write an 8-bit model, if it is faster here and loses less than a point of accuracy")
     splits: str | None = flag(
         None, "the run folder or splits.csv that names the training photos (default: that of its training)", "CSV"
     )

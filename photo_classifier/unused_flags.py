@@ -173,7 +173,7 @@ TRAINING: Sequence[Row] = (
     Row(
         "warmup_epochs",
         lambda t: t.config.warmup_epochs <= t.shortest,
-        "is longer than {t.shortest} epochs, after which the learning rate has not reached --lr; give at most that",
+        "is longer than the {t.shortest} epochs there are, so the learning rate never reaches --lr; give at most that",
     ),
     Row(
         "warmup_epochs",

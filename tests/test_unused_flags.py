@@ -70,7 +70,7 @@ UNUSED = [
         "--warmup_epochs 11",
         "",
         "warmup_epochs",
-        "longer than 10 epochs, after which the learning rate has not reached --lr; give at most that",
+        "longer than the 10 epochs there are, so the learning rate never reaches --lr; give at most that",
     ),
     ("--warmup_epochs 0.2", "", "warmup_epochs", "ends with the first of the 5 steps"),
     ("--n_epochs 1 --monitor loss", "", "monitor", "a single epoch"),

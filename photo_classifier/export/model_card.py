@@ -19,9 +19,9 @@ tags:
 ---
 # {title}
 
-Tells photos apart: {classes}. The network is {model_name}, trained by transfer learning on photos of these classes
-alone. It answers one of them for any photo, so it is of no use for photos of anything else, and unproven for photos
-that were taken in another way than those of its training.
+Tells photos apart: {classes}. The network is {model_name}, trained on photos of these classes. It always answers one
+of them, so it is no use for photos of anything else, and it is untested on photos taken differently from those that it
+was trained on.
 
 ## Load it
 

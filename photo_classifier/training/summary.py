@@ -76,7 +76,7 @@ def _parts_text(config: TrainConfig, rates: str, has_norm: bool) -> str:
     layers = f"the layers behind {config.freeze_until}" if config.freeze_until else "all layers"
     layers += " but batch norm" * has_norm
     return (
-        f"{first} train the head alone at {config.lr:g}, {then} {layers} at {rates}; the schedule starts anew in "
+        f"{first}: the head alone at {config.lr:g}; {then}: {layers} at {rates}; the schedule restarts in "
         f"epoch {config.unfreeze_after + 1}"
     )
 

@@ -34,6 +34,8 @@ FULL = (*ALL, "--freeze_bn", "--optimizer", "sgd", "--n_epochs", 1, "--class_wei
 PREDICT = ("--input", "data/val", "data/train/cat", "--gpu_id", -1, "--n_workers", 0, "--batch_size", 4, "--top_k", 2)
 FROZEN = (*ALL, "--freeze", "--n_epochs", 3, "--lr", 0.01, "--views", 2)
 
+HEAD_FIRST = (*FROZEN, "--unfreeze_after", 2, "--optimizer", "sgd")
+
 
 def outputs(n_processes: int) -> list[tuple]:
     """The commands whose outcome must not depend on the number of processes."""
@@ -42,6 +44,7 @@ def outputs(n_processes: int) -> list[tuple]:
     return [
         ("train", *FULL, *passes, "--model_fn", f"full{n}.pth", "--run_dir", f"full{n}"),
         ("train", *FROZEN, "--model_fn", f"frozen{n}.pth", "--run_dir", f"frozen{n}", "--feature_cache", f"cache{n}"),
+        ("train", *HEAD_FIRST, "--model_fn", f"both{n}.pth", "--run_dir", f"both{n}", "--feature_cache", f"cache{n}"),
         ("predict", *PREDICT, "--model_fn", "full1.pth", "--result", f"result{n}.csv"),
     ]
 
@@ -95,13 +98,14 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path, cli):
         Path(f"commands{n}.txt").write_text("\n".join(shlex.join(map(str, command)) for command in outputs(n)))
         done = finished(torchrun(n, ROOT / "tests" / "helpers" / "many_commands.py", f"commands{n}.txt"))
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("warning: ") == 1  # of random frozen weights, from one process
-        assert len(re.findall(r"^epoch ", done.stdout, re.M)) == 4
+        assert done.stderr.count("warning: ") == 2  # of random frozen weights, from one process
+        assert len(re.findall(r"^epoch ", done.stdout, re.M)) == 7
         assert largest_difference(f"full{n}.pth", "full1.pth") < 1e-4
         assert largest_difference(f"frozen{n}.pth", "frozen1.pth") < 1e-5
+        assert largest_difference(f"both{n}.pth", "both1.pth") < 1e-5
         assert "exit status 0" in done.stdout
         assert_same_rows(f"result{n}.csv", "result1.csv")
-        for run in ("full", "frozen"):
+        for run in ("full", "frozen", "both"):
             metrics = [torch.load(f"{run}{k}.pth", weights_only=True)["metrics"] for k in (1, n)]
             for name in ("correct", "n_images"):
                 assert metrics[0]["valid"][name] == metrics[1]["valid"][name]
