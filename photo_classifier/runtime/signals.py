@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from multiprocessing import connection
 from multiprocessing.queues import Queue
 
 from photo_classifier.runtime.launcher import is_main
@@ -20,6 +22,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 STEP_SECONDS = 30.0  # how long a stop waits for the end of a step, which may never come
+HANDLER_SECONDS = 3.0  # how long a handler of Python may take to run, once a stop has waited
 
 
 class Stopped(BaseException):
@@ -40,6 +43,7 @@ class _SignalState:
     signum: int | None = None
     is_deferred = False
     pid: int | None = None
+    handled_at = 0.0  # when a handler ran last
 
 
 @contextlib.contextmanager
@@ -55,7 +59,8 @@ def handle_signals() -> Iterator[None]:
     if CAN_WAKE:
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _on_overdue)
     try:
-        yield
+        with _watched():
+            yield
     finally:
         _wake_after(0)
         for s, handler in before.items():
@@ -65,6 +70,7 @@ def handle_signals() -> Iterator[None]:
 def _on_signal(signum: int, _frame: object) -> None:
     if os.getpid() != _SignalState.pid:  # a worker that is being started; its parent decides
         return
+    _SignalState.handled_at = time.monotonic()
     if _SignalState.signum is not None:
         end_workers()
         os._exit(Stopped(signum).status)
@@ -88,10 +94,51 @@ def _wake_after(seconds: float) -> None:
 
 
 def _on_overdue(_signum: int, _frame: object) -> None:
+    _SignalState.handled_at = time.monotonic()
     if os.getpid() == _SignalState.pid and _SignalState.is_deferred:
         with contextlib.suppress(OSError):
             os.write(2, b"the step does not end; stopping without it\n")
         raise_stopped()
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Ends the process after a signal if no handler runs: Python's wait while the main thread is in a library."""
+    if not CAN_WAKE:
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(RuntimeError):  # no more threads can be started
+        threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+
+
+def _watch(reader: int) -> None:
+    """Reads which signals come, until the other end of the pipe is closed."""
+    deadline, came_at, signum = None, 0.0, 0
+    while True:
+        if connection.wait([reader], None if deadline is None else max(0.0, deadline - time.monotonic())):
+            byte = os.read(reader, 1)
+            if not byte:
+                os.close(reader)
+                return
+            if byte[0] in SIGNALS or byte[0] == signal.SIGALRM:
+                is_first, came_at = not signum, time.monotonic()
+                deadline = came_at + (STEP_SECONDS if is_first else 0) + HANDLER_SECONDS
+                signum = signum or byte[0]
+        elif _SignalState.handled_at < came_at - 1:  # handlers and this thread run in any order
+            with contextlib.suppress(OSError):
+                os.write(2, b"the step does not end; stopping without it; what was saved is kept\n")
+            end_workers()
+            os._exit(Stopped(signum).status)
+        else:
+            deadline = None
 
 
 @contextlib.contextmanager
@@ -136,6 +183,8 @@ def init_worker(_worker_id: int = 0) -> None:
     Ctrl-C, and SIGTERM on many clusters, go to all processes of a job. A worker that obeyed them would
     spoil the step that its parent wants to finish.
     """
+    if CAN_WAKE:
+        signal.set_wakeup_fd(-1)  # that of the parent
     for s in SIGNALS:
         signal.signal(s, signal.SIG_IGN)
     if sys.platform == "linux":  # elsewhere torch's watchdog checks the parent every 5 s
