@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from photo_classifier.config import TrainConfig, n_views, parts
+from photo_classifier.config import TrainConfig, n_views
 from photo_classifier.data.batches import make_loader
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.image_files import MAX_PIXELS
@@ -167,14 +167,20 @@ def make_loaders(config: TrainConfig, datasets: Mapping[str, ImageDataset], engi
 
 
 def make_feature_loaders(
-    config: TrainConfig, datasets: Mapping[str, ImageDataset], engine: Engine, cache: Path, skip: Callable
+    config: TrainConfig,
+    datasets: Mapping[str, ImageDataset],
+    engine: Engine,
+    cache: Path,
+    skip: Callable,
+    n_epochs: int,
 ) -> dict[str, FeatureLoader]:
     """Returns loaders of stored features, after computing those that the cache lacks.
 
     Args:
         skip: records images that could not be read, as `trainer.Recorder.skip`.
+        n_epochs: those of this part of the run.
     """
-    requests = feature_requests(config, datasets)
+    requests = feature_requests(config, datasets, n_epochs)
     sizes, loaders = batch_sizes(config, datasets, engine), {}
     for name, features in extract(engine, requests, cache, config.n_workers):
         skip(features.bad, name)
@@ -182,14 +188,15 @@ def make_feature_loaders(
     return {"train": loaders["valid"], **loaders}
 
 
-def feature_requests(config: TrainConfig, datasets: Mapping[str, ImageDataset]) -> dict[str, FeatureRequest]:
+def feature_requests(
+    config: TrainConfig, datasets: Mapping[str, ImageDataset], n_epochs: int
+) -> dict[str, FeatureRequest]:
     """Returns the views of each split whose features are stored.
 
     A head that is solved takes the view of evaluation as one of its views; if there is no other, none are for training.
     """
     is_solved = config.head == "logistic"
-    epochs = parts(config) if config.freeze_until else parts(config)[:1]  # of these parts outputs are stored
-    n = n_views(config) - 1 if is_solved else min(n_views(config), max(map(len, epochs)))
+    n = n_views(config) - 1 if is_solved else min(n_views(config), n_epochs)
     if config.augment == "none":
         n = int(not is_solved)
     requests = {name: FeatureRequest(dataset, "evaluation") for name, dataset in datasets.items()}

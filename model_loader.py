@@ -280,9 +280,9 @@ def read_weights(path: str | Path, model_name: str) -> tuple[Path, dict]:
     hub_files = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
     path = hub_files[0] if hub_files else path
     if path.is_dir():
-        path, content = _best_of_run(load_stopped_run(path))
+        path, content = _best_of_run(load_stopped_run(path, "--weights"))
     elif path.name == LAST and "trainer" in tensor_files.read(path):
-        stopped = load_stopped_run(path.parent)
+        stopped = load_stopped_run(path.parent, "--weights")
         _, content = _best_of_run(stopped)
         content = {**content, "state_dict": _last_weights(stopped, content["head"])}
     else:

@@ -156,13 +156,14 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
         run.begin(asdict(config), splits, used, checkpoint, computing)
         unfreeze = freeze_at_first(config, stopped, model)
         is_stored = None if stopped.is_new else stopped.state.has_backbone
-        strategy = make_strategy(config, engine, used, is_stored)
-        trainer = make_trainer(config, used, engine, strategy, stopped, parts(config)[0 if unfreeze else -1])
+        epochs = parts(config)[0 if unfreeze else -1]
+        strategy = make_strategy(config, engine, used, is_stored, epochs)
+        trainer = make_trainer(config, used, engine, strategy, stopped, epochs)
         session = Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run, unfreeze)
         if config.dry_run:
             try_one_step(session)
             return
-        distributed.broadcast_from_main(lambda: note_answers_before(session))
+        distributed.broadcast_from_main(lambda: note_answers_before(session, splits))
         with open_cache(config.feature_cache) as cache, signals.defer_signals():
             start_or_restore(session)
             session = train_head_first(session, cache)
@@ -407,7 +408,9 @@ def open_checkpoint(config: TrainConfig, model: Classifier, splits: Splits, stop
 # --- strategy ---------------------------------------------------------------------------------
 
 
-def make_strategy(config: TrainConfig, engine: Engine, splits: Splits, is_stored: bool | None) -> Strategy:
+def make_strategy(
+    config: TrainConfig, engine: Engine, splits: Splits, is_stored: bool | None, epochs: range
+) -> Strategy:
     """Returns what is trained: the whole model, or what follows its frozen layers on their stored outputs.
 
     Args:
@@ -421,7 +424,7 @@ def make_strategy(config: TrainConfig, engine: Engine, splits: Splits, is_stored
     def why_not(engine: Engine) -> str:
         if is_stored is not None:
             return "" if is_stored else "this run began without stored outputs"
-        requests = feature_requests(config, make_datasets(config, splits, engine.model.preprocess))
+        requests = feature_requests(config, make_datasets(config, splits, engine.model.preprocess), len(epochs))
         return why_not_store(engine, requests, place_of(config.feature_cache))
 
     stores_features = bool(n_views(config)) and not config.dry_run  # a dry run leaves none behind
@@ -529,7 +532,8 @@ def open_loaders(session: Session, cache: Path) -> dict[str, Iterable]:
     if session.unfreeze:
         datasets.pop("test", None)  # it is for the weights at the end
     if session.strategy.uses_stored_features:
-        return make_feature_loaders(config, datasets, engine, cache, session.run.skip)
+        n_epochs = len(parts(config)[0 if session.unfreeze else -1])
+        return make_feature_loaders(config, datasets, engine, cache, session.run.skip, n_epochs)
     return make_loaders(config, datasets, engine)
 
 
@@ -550,7 +554,7 @@ def unfreeze(session: Session) -> Session:
     """Returns the session that goes on with all layers, or with those that are not frozen for good."""
     session.unfreeze()
     config, engine = session.config, session.engine
-    strategy = make_strategy(config, engine, session.splits, None)
+    strategy = make_strategy(config, engine, session.splits, None, parts(config)[-1])
     trainer = make_trainer(config, session.splits, engine, strategy, session.stopped, parts(config)[-1])
     trainer.continue_from(session.trainer)
     return replace(session, strategy=strategy, trainer=trainer, unfreeze=None)
@@ -571,7 +575,9 @@ def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Re
     by_folds = validate_by_folds(session, loaders) if session.folds else ()
     best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop, by_folds)
     if trainer.epoch < config.n_epochs:
-        text = early_stop_text(replace(config, run_dir=str(run.folder)), trainer.epoch, trainer.improved)
+        text = early_stop_text(
+            replace(config, run_dir=str(run.folder)), trainer.epoch, trainer.improved, config.n_epochs
+        )
         say(f"stopped after {trainer.epoch} of {config.n_epochs} epochs: {text}")
     measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
     return loaders, *measured
@@ -631,14 +637,14 @@ def solve_head(session: Session, loaders: Mapping[str, FeatureLoader]) -> tuple[
     return results, results, best
 
 
-def note_answers_before(session: Session) -> None:
+def note_answers_before(session: Session, splits: Splits) -> None:
     """Notes what a checkpoint of this tool, from which a new run starts, says of the held-out photos."""
     from model_loader import read_weights
     from photo_classifier.models.checkpoint import classifier_of, describes_itself
     from photo_classifier.models.inference import Engine
     from photo_classifier.training.changed_answers import write_answers_before
 
-    config, engine, splits, names = session.config, session.engine, session.splits, []
+    config, engine, names = session.config, session.engine, []
     if config.weights and session.stopped.is_new:
         path, content = read_weights(config.weights, config.model_name)
         names = content["class_names"] if describes_itself(content) else []

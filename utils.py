@@ -98,6 +98,8 @@ def run_main(main: Callable[[list[str] | None], int], argv: list[str] | None = N
             status = _report(error)
             if status is None:
                 raise
+            if sys.unraisablehook is sys.__unraisablehook__:  # objects that were left half made complain as they go
+                sys.unraisablehook = lambda _: None
     if distributed.group_has_ended():  # threads that the group left behind can abort the interpreter at its exit
         signals.end_workers()
         os._exit(status)

@@ -56,6 +56,11 @@ class Training:
         return self.splits.pooled() if n_folds(self.config) else self.splits
 
     @property
+    def most_views(self) -> int:
+        """The most views of a photo that the epochs can take where something is stored."""
+        return self.longest if self.config.freeze_until else self.n_head_epochs
+
+    @property
     def begins_frozen(self) -> bool:
         """Whether the head trains alone, for some epochs at least."""
         return self.is_frozen or bool(self.config.unfreeze_after)
@@ -136,7 +141,7 @@ TRAINING: Sequence[Row] = (
         lambda t: not t.is_frozen,
         "has no effect: --freeze_until {c.freeze_until} keeps the whole backbone frozen; give an earlier layer",
     ),
-    Row("freeze_bn", lambda t: not t.config.freeze, "has no effect with --freeze, which freezes batch norm too"),
+    Row("freeze_bn", lambda t: not (t.is_frozen or t.config.freeze), "has no effect: all batch norm is frozen"),
     Row("sync_bn", lambda t: t.has_batch_norm, NO_NORM),
     Row("sync_bn", lambda t: not (t.begins_frozen or t.config.freeze_bn), "has no effect: all batch norm is frozen"),
     Row("sync_bn", lambda t: t.n_processes > 1, "has no effect in one process; start several with torchrun"),
@@ -199,8 +204,8 @@ TRAINING: Sequence[Row] = (
     ),
     Row(
         "views",
-        lambda t: t.config.head == "logistic" or n_views(t.config) <= t.n_head_epochs or bool(t.config.freeze_until),
-        "is more than the {t.n_head_epochs} epochs of the head, which take one view each; the others have no effect",
+        lambda t: t.config.head == "logistic" or n_views(t.config) <= t.most_views,
+        "is more than the {t.most_views} epochs that take one view each; the others have no effect",
     ),
     Row(
         "feature_cache",

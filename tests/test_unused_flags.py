@@ -52,7 +52,7 @@ UNUSED = [
     ("--mixup 0.2 --batch_size 1", "", "mixup", "larger --batch_size"),
     ("--cutmix 1 --batch_size 1", "", "cutmix", "larger --batch_size"),
     ("--freeze_bn", NO_NORM, "freeze_bn", "resnet has no batch norm"),
-    ("--freeze_bn --freeze", FROZEN, "freeze_bn", "freezes batch norm too"),
+    ("--freeze_bn --freeze", FROZEN, "freeze_bn", "all batch norm is frozen"),
     ("--freeze --unfreeze_after 3 --freeze_until fc", FROZEN, "unfreeze_after", "keeps the whole backbone frozen"),
     ("--sync_bn", NO_NORM, "sync_bn", "resnet has no batch norm"),
     ("--sync_bn --freeze_bn", "", "sync_bn", "all batch norm is frozen"),

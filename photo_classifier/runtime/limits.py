@@ -26,6 +26,7 @@ WRITE_ADVICE = {
     "EROFS": "choose a folder that can be written",
     "EACCES": "choose a folder that you may write",
 }
+UNSAID = ("could not create a", "operator torchvision::")  # oneDNN; torchvision whose library was not loaded
 SPARE_THREADS = 8  # of TensorBoard, of the backward pass, of queues
 FEWEST_THREADS = 6
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -102,7 +103,7 @@ def memory_that_ran_out(error: BaseException) -> str:
     words = ("out of memory", "_ALLOC_FAILED", "allocate memory", "not enough memory", "bad_alloc", "failed to map")
     is_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
     if _memory_limit():  # then libraries do not say what they lack
-        is_memory, words = is_memory or isinstance(error, SystemError | ImportError), (*words, "could not create a")
+        is_memory, words = is_memory or isinstance(error, SystemError | ImportError), (*words, *UNSAID)
     if not is_memory and not any(some in text for some in words):
         return ""
     return "the GPU's memory" if any(some in text for some in ("CUDA", "_ALLOC_FAILED", "MPS")) else "memory"

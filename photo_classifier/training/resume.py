@@ -75,21 +75,25 @@ def why_finished(stopped: StoppedRun, config: TrainConfig) -> str:
     n_epochs, best = stopped.trainer["epoch"], stopped.trainer["best"]
     if not (stopped.is_finished and best):
         return ""
-    early = early_stop_text(config, n_epochs, stopped.trainer.get("improved", best["epoch"]))
+    planned = stopped.state.config["n_epochs"]
+    early = early_stop_text(config, n_epochs, stopped.trainer.get("improved", best["epoch"]), planned)
     if n_epochs >= config.n_epochs and config.scheduler == "cosine":
         return "its cosine schedule was planned for that many epochs: to train longer start a new run"
     return early or ("raise --n_epochs to train longer" if n_epochs >= config.n_epochs else "")
 
 
-def early_stop_text(config: TrainConfig, n_epochs: int, improved: int) -> str:
+def early_stop_text(config: TrainConfig, n_epochs: int, improved: int, planned: int) -> str:
     """Returns why a run ends early after that many epochs, and how to train on; an empty text if it does not.
 
-    `improved` is the last epoch with a higher score, from 0; `config.run_dir` is the folder of the run.
+    Args:
+        improved: the last epoch with a higher score, from 0.
+        planned: the `--n_epochs` that the run has saved; another one is to be repeated.
     """
     n_worse = n_epochs - max(improved + 1, parts(config)[-1].start)
     if not config.early_stop or n_worse < config.early_stop:
         return ""
-    more = ("--n_epochs", config.n_epochs + n_worse) if n_epochs >= config.n_epochs else ()
+    total = config.n_epochs if n_epochs < config.n_epochs else config.n_epochs + n_worse
+    more = ("--n_epochs", total) if total != planned else ()
     command = resume_command(config.run_dir, *more, "--early_stop", n_worse + config.early_stop)
     last = "the last epoch was not" if n_worse == 1 else f"none of the last {n_worse} epochs was"
     return f"{last} better than epoch {improved + 1} (--early_stop {config.early_stop}); train on with: {command}"

@@ -101,7 +101,7 @@ class Run:
         """
         if warmup:
             self.epochs.add_rates(warmup, 0)
-        if backbone:
+        if backbone and not self.state.has_backbone:  # that of the first part holds all that the second keeps frozen
             write_backbone(self.folder, backbone)
         self.state = replace(self.state, has_backbone=bool(backbone))
         self.save_last(state)

@@ -164,10 +164,14 @@ class SavedImages(SavedSamples):
     n_found: int
 
 
-def load_stopped_run(folder: str | Path) -> StoppedRun:
-    """Reads the folder of a stopped run; raises UserError if its files are missing, broken or from a newer version."""
+def load_stopped_run(folder: str | Path, flag: str = "--resume") -> StoppedRun:
+    """Reads the folder of a stopped run, which a flag names.
+
+    Raises:
+        UserError: its files are missing, broken or from a newer version.
+    """
     folder = Path(folder)
-    _check_folder(folder)
+    _check_folder(folder, flag)
     content = tensor_files.read(folder / LAST)
     _check_format(content, folder / LAST)
     wrong = first_mismatch(content, RunState) or first_mismatch(content, Saved) or _first_contradiction(content)
@@ -178,15 +182,15 @@ def load_stopped_run(folder: str | Path) -> StoppedRun:
     return StoppedRun(folder.absolute(), state, content["trainer"], _read_images(folder))
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, flag: str) -> None:
     if folder.is_file():
-        raise UserError(f"{folder} is a file; give the folder of the run, such as {folder.parent} (--resume)")
+        raise UserError(f"{folder} is a file; give the folder of the run, such as {folder.parent} ({flag})")
     if not folder.is_dir():
         hint = did_you_mean_path(folder)
-        raise UserError(f"there is no folder {folder}{hint}; give the run folder of a training (--resume)")
+        raise UserError(f"there is no folder {folder}{hint}; give the run folder of a training ({flag})")
     if not (folder / LAST).is_file():
         raise UserError(
-            f"there is no {LAST} in {folder}; give the run folder of a training (--resume), or start a new run if "
+            f"there is no {LAST} in {folder}; give the run folder of a training ({flag}), or start a new run if "
             "that one was stopped before its first save"
         )
 

@@ -163,6 +163,15 @@ def test_a_run_whose_last_epoch_stops_it_early_names_both_flags_that_train_on(cl
     assert len(metrics("r")) == 3
 
 
+def test_a_larger_number_of_epochs_that_was_refused_is_part_of_the_line_that_trains_on(cli, split_folder):
+    argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 2, "--early_stop", 1)
+    assert cli("train", *argv, "--run_dir", "r", "--model_fn", "m.pth").status == 0
+    refused = cli("train", "--resume", "r", "--n_epochs", 4)
+    assert_one_line_error(refused, "train on with: python train.py --resume r --n_epochs 4 --early_stop 2")
+    assert cli("train", "--resume", "r", "--n_epochs", 4, "--early_stop", 2).status == 0
+    assert len(metrics_of("r")) == 3
+
+
 @pytest.fixture(scope="module")
 def stopped_once(tmp_path_factory):
     """A run of two epochs that was stopped after its first."""

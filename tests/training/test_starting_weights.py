@@ -39,6 +39,20 @@ def test_the_head_keeps_the_rows_of_the_classes_that_it_knows(weights, cli, trai
     assert torch.allclose(new["fc.bias"][1:], old["fc.bias"][[0, 2]], atol=1e-6)
 
 
+def test_a_folder_that_is_no_run_names_the_flag_that_it_was_given_to(cli, image_folder):
+    done = cli("train", "--data_dir", image_folder, *START, "--weights", image_folder)
+    assert_one_line_error(
+        done, f"there is no last.pth in {image_folder}; give the run folder of a training (--weights)"
+    )
+
+
+def test_by_folds_only_photos_that_the_earlier_run_held_out_may_have_changed(cli, trained):
+    data = ("--data_dir", trained.folder.parent / "split", *START)
+    done = cli("train", *data, "--weights", "tiny.pth", "--freeze", "--folds", 3)
+    assert done.status == 0, done.err
+    assert "of 15 held-out photos of the earlier classes" in done.out
+
+
 def test_a_frozen_run_that_was_stopped_is_started_from_too(cli, trained, tmp_path):
     make_class_folders(tmp_path / "photos", 6)
     argv = ("--data_dir", "photos", *TINY, "--freeze", "--n_epochs", 1, "--model_fn", "frozen.pth", "--run_dir", "f")

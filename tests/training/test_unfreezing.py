@@ -6,7 +6,10 @@ from helpers import NAME, TINY, assert_one_line_error, board_of, metrics_of, wei
 from test_resume import Killed, assert_same, files
 
 from model_loader import get_model
+from photo_classifier.features import worth
 from photo_classifier.runtime import signals
+from photo_classifier.runtime.errors import WriteError
+from photo_classifier.training import run as run_module
 from photo_classifier.training.run import Run
 from trainer import Trainer
 
@@ -164,3 +167,29 @@ REFUSED = {
 @pytest.mark.parametrize("flags", REFUSED)
 def test_what_does_not_go_together_is_refused_in_one_line(flags, cli, split_folder):
     assert_one_line_error(cli("train", "--data_dir", split_folder, *TINY, *flags.split()), REFUSED[flags])
+
+
+def test_a_save_that_fails_at_the_change_leaves_all_frozen_layers_for_the_resume(argv, cli, trained, monkeypatch):
+    monkeypatch.setattr(worth, "OPERATIONS_PER_BYTE", 0)  # or nothing would be stored of so small a network
+    flags = (*argv, "--freeze_until", "layer3", "--weights", "tiny.pth", "--run_dir", "r", "--model_fn", "m.pth")
+    with monkeypatch.context() as patched:
+        write = run_module.write_last
+
+        def full(folder, state, trainer):
+            if trainer.get("first_epoch"):  # the second part
+                raise WriteError("cannot write last.pth: No space left on device")
+            write(folder, state, trainer)
+
+        patched.setattr(run_module, "write_last", full)
+        assert cli("train", *flags).status == 2
+    assert len(metrics_of("r")) == 2
+    assert cli("train", "--resume", "r").status == 0
+    start, end = weights_of("tiny.pth"), weights_of("r/last_model.pth")
+    assert all(torch.equal(end[name], start[name]) for name in start if name.startswith(("conv1", "layer1", "layer3")))
+
+
+def test_the_head_alone_stores_no_more_views_than_it_has_epochs(argv, cli, monkeypatch):
+    monkeypatch.setattr(worth, "OPERATIONS_PER_BYTE", 0)
+    done = cli("train", *argv, "--freeze_until", "layer3", "--model_fn", "m.pth")
+    assert done.status == 0, done.err
+    assert "features 63 views to compute" in done.out  # 24 photos in two epochs, and 15 once
