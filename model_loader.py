@@ -13,15 +13,23 @@ from torch import nn
 from photo_classifier.config import TrainConfig, checkpoint_name
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.models import pretrained, tensor_files
-from photo_classifier.models.backbones import Backbone, build, find_backbone, find_head, published_preprocess
+from photo_classifier.models.backbones import (
+    HUB_CONFIG,
+    Backbone,
+    build,
+    find_backbone,
+    find_head,
+    published_preprocess,
+)
 from photo_classifier.models.checkpoint import check_content, describes_itself
 from photo_classifier.models.classifier import REFUSALS, Classifier
-from photo_classifier.models.foreign_weights import drop_beside, find_weights
+from photo_classifier.models.foreign_weights import drop_beside, find_weights, with_head_beside
 from photo_classifier.models.heads import copy_rows, replace_head
 from photo_classifier.models.positions import fit_positions
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean
+from photo_classifier.runtime.files import read_json
 from photo_classifier.runtime.limits import resource_hint
 from photo_classifier.runtime.seeding import seeded_rng
 from photo_classifier.runtime.uncompiled import import_timm
@@ -38,8 +46,8 @@ def get_model(
     image_size: int | None = None,
     preferred_size: int | None = None,
     resize: int | None = None,
-    bit_depth: int = 16,
-    fit: str = "crop",
+    bit_depth: int | None = None,
+    fit: str | None = None,
     head_hidden: int | None = None,
     dropout: float = 0.0,
     seed: int = 0,
@@ -74,9 +82,8 @@ def get_model(
     model, source = make(None)
     own_size = model.preprocess.image_size
     expected = _expected_preprocess(backbone, path, content) or model.preprocess
-    changes = {"bit_depth": bit_depth, "fit": fit}  # where a flag says so; else as the weights expect
-    changes = {name: value for name, value in changes.items() if value != getattr(TrainConfig, name)}
-    expected = replace(expected, **changes)
+    given = {"bit_depth": bit_depth, "fit": fit}
+    expected = replace(expected, **{name: value for name, value in given.items() if value is not None})
     prepared = preprocess or expected.at(image_size or preferred_size, resize)
     if not image_size and preferred_size and not preprocess and _try_size(model, preferred_size, n_classes):
         prepared = expected.at(None, resize)
@@ -194,21 +201,38 @@ def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
 def _load_file(
     model: Classifier, content: dict, path: Path, weights_key: str | None, class_names: Sequence[str]
 ) -> None:
-    """Loads the backbone, and of a checkpoint of this tool the rows of the head for classes of the same name."""
-    if not describes_itself(content):
-        weights = find_weights(content, model.net.state_dict().keys(), [model.head_name], path, weights_key)
+    """Loads the backbone, and the rows of the head for classes of the same name if the file names its classes."""
+    if describes_itself(content):
+        if weights_key:
+            raise UserError(f"{path} is a checkpoint of this tool, with one set of weights; leave out --weights_key")
+        tensors, old_names = state_dict_of(content, path), content["class_names"]
+    else:
+        names = model.net.state_dict().keys()
+        weights = with_head_beside(find_weights(content, names, [model.head_name], path, weights_key))
         for note in weights.notes:
             say(note)
-        _load_backbone(model.net, weights.tensors, model.head_name, path)
-        return
-    if weights_key:
-        raise UserError(f"{path} is a checkpoint of this tool, with one set of weights; leave out --weights_key")
-    tensors = state_dict_of(content, path)
+        tensors, old_names = weights.tensors, _label_names(path, class_names)
     _load_backbone(model.net, tensors, model.head_name, path)
-    if not class_names:
-        return
-    prefix, old_names = f"{model.head_name}.", content["class_names"]
+    prefix = f"{model.head_name}."
     head = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if class_names and head:
+        _keep_rows(model, head, old_names, class_names, path)
+
+
+def _label_names(path: Path, class_names: Sequence[str]) -> list[str]:
+    """Returns the classes of a file by the `config.json` of timm beside it; none if it has none of `class_names`."""
+    names = read_json(path.with_name(HUB_CONFIG)).get("label_names")
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_list and set(names) & set(class_names) else []
+
+
+def _keep_rows(
+    model: Classifier, head: dict[str, torch.Tensor], old_names: list[str], class_names: Sequence[str], path: Path
+) -> None:
+    """Copies the rows of a file's head for classes of the same name, and tells which."""
+    if not old_names:
+        say(f"head    new: that of {path} is not used")
+        return
     kept = copy_rows(model.head, head, old_names, class_names)
     new, gone = ([n for n in names if n not in others] for names, others in ((class_names, kept), (old_names, kept)))
     parts = {f"kept from {path}": kept, "new": new, "left out": gone}

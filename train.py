@@ -318,7 +318,8 @@ def check_choices(config: TrainConfig) -> None:
         "monitor": MONITORS,
     }
     for name, table in tables.items():
-        choose(f"--{name}", getattr(config, name), table)
+        if getattr(config, name) is not None:
+            choose(f"--{name}", getattr(config, name), table)
 
 
 def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) -> Classifier:
@@ -344,6 +345,8 @@ def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) 
             class_names=[] if config.head == "logistic" else stopped.images.splits.class_names,  # that is solved anew
             preprocess=stopped.preprocess,
         )
+        if config.weights and stopped.is_new and config.head == "logistic":
+            say(f"head    solved anew: that of {config.weights} is not used")
         if config.freeze_until or (config.freeze and not config.unfreeze_after):
             freeze(model, config.freeze_until)
         if config.freeze_bn or config.unfreeze_after:  # batch statistics would undo what the head has learnt

@@ -79,12 +79,18 @@ class DataFlags:
     resize: int | None = flag(
         None, "pixels of the shorter side before the crop (default: as the weights expect)", "N", number(int, 1)
     )
-    fit: str = flag(
-        "crop",
-        "how a photo becomes square: crop (its middle), squash (all of it, distorted) or pad (all of it, with margins)",
+    fit: str | None = flag(
+        None,
+        "how a photo becomes square: crop (its middle), squash (all of it, distorted) or pad (all of it, with margins) "
+        "(default: crop, or as a checkpoint in --weights has it)",
         "NAME",
     )
-    bit_depth: int = flag(16, "bits used in PNG and TIFF files of 16 bits a channel", "N", number(int, 8, 16))
+    bit_depth: int | None = flag(
+        None,
+        "bits used in PNG and TIFF files of 16 bits a channel (default: 16, or as a checkpoint in --weights has it)",
+        "N",
+        number(int, 8, 16),
+    )
     augment: str = flag(
         "basic",
         "none, basic (crops, mirroring), flips (crops, mirroring both ways), shifts (nearly the whole image, mirroring "

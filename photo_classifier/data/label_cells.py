@@ -88,15 +88,21 @@ def _separated(cell: str, known: set[str]) -> list[str]:
 
 
 def joined_names_note(class_names: Sequence[str]) -> list[str]:
-    """Returns a note on class names that look like several labels, as `apple;red` and `apple;green` do."""
+    """Returns a note on class names that look like several labels, as `apple;red` and `apple;green` do.
+
+    A single one does if its parts are classes too. Names have `,`, `+`, `&` and `/` for other reasons as well, so
+    that those must share a part.
+    """
     for separator in ";|,+&/":
-        parts = {name: {part.strip() for part in name.split(separator)} for name in class_names}
+        parts = {name: {part.strip() for part in name.split(separator)} - {""} for name in class_names}
         times = Counter(part for each in parts.values() for part in each)
-        joined = [name for name in class_names if len(parts[name]) > 1 and any(times[p] > 1 for p in parts[name])]
-        if len(joined) > 1:
+        several = [name for name in class_names if len(parts[name]) > 1]
+        joined = [name for name in several if separator in ";|" or any(times[part] > 1 for part in parts[name])]
+        if len(joined) > 1 or any(parts[name].issubset(class_names) for name in joined):
+            look = "looks" if len(joined) == 1 else "look"
             return [
-                f"{pluralize(len(joined), 'class name')} look like several labels ({', '.join(joined[:2])}): this tool "
-                "takes one label for each image, so each combination is a class of its own"
+                f"{pluralize(len(joined), 'class name')} {look} like several labels ({', '.join(joined[:2])}): this "
+                "tool takes one label for each image, so each combination is a class of its own"
             ]
     return []
 

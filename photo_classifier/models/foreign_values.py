@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from torch.serialization import safe_globals
 
-NUMBERS = re.compile(r"[biufc]\d{1,2}")  # numpy's codes of plain numbers, such as f8
+PLAIN = re.compile(r"[biufc]\d{1,2}|[US]\d{1,9}")  # numpy's codes of plain numbers and texts, such as f8 and U5
 
 
 class _Dtype:
@@ -25,10 +25,12 @@ class _Dtype:
         self.order = state[1] if state[1] in ("<", ">") else "="
 
 
-def _number(dtype: _Dtype, data: bytes) -> bool | int | float | complex:
-    """Returns a scalar of numpy as Python's; raises ValueError for others than numbers."""
-    if not NUMBERS.fullmatch(dtype.code):
-        raise ValueError(f"numpy's {dtype.code} is not a number")
+def _scalar(dtype: _Dtype, data: bytes) -> bool | int | float | complex | str | bytes:
+    """Returns a scalar of numpy as Python's; raises ValueError for others than numbers and texts."""
+    if not PLAIN.fullmatch(dtype.code):
+        raise ValueError(f"numpy's {dtype.code} is neither a number nor a text")
+    if dtype.code in ("U0", "S0"):
+        return "" if dtype.code == "U0" else b""
     return np.frombuffer(data, dtype.order + dtype.code, count=1)[0].item()
 
 
@@ -41,6 +43,10 @@ def _dict(_factory: object = None) -> dict:
     return {}
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _no_factory() -> None:
     """Stands for the types that fill default dicts; they are never called."""
 
@@ -48,6 +54,7 @@ def _no_factory() -> None:
 STAND_INS = {
     "argparse.Namespace": argparse.Namespace,
     "collections.defaultdict": _dict,
+    "builtins.bytes": _no_bytes,  # how pickle writes those of an empty text
     **{f"builtins.{name}": _no_factory for name in ("bool", "dict", "float", "int", "list", "str", "tuple")},
     **{
         f"{module}.{name}": _path
@@ -55,8 +62,8 @@ STAND_INS = {
         for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
     },
     "numpy.dtype": _Dtype,
-    "numpy.core.multiarray.scalar": _number,
-    "numpy._core.multiarray.scalar": _number,  # since numpy 2
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,  # since numpy 2
 }
 
 

@@ -17,8 +17,14 @@ from photo_classifier.runtime.text import first_few
 AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|shadow|polyak)([._]|$)|averag", re.IGNORECASE)
 # losses, measures and optimizers that scripts register beside the network
 BESIDE = re.compile(
-    r"(^|[._])\w*(loss|criterion|metric|optimi[sz]er|accuracy|auroc|confmat|confusion|n_averaged)|(^|[._])(\w+_)?(acc|f1)[._]",
+    r"(^|[._])\w*(loss|criterion|metric|optimi[sz]er|accuracy|auroc|confmat|confusion|n_averaged)|(^|[._])(\w+_)?(acc|f1)[._]"
+    r"|(^|\.)(pos|class)_weights?$",
     re.IGNORECASE,
+)
+OPTIMIZER = re.compile(r"(^|[._])optim(i[sz]er)?s?([._]|$)", re.IGNORECASE)
+# what compilation, sharding, recomputation, DeepSpeed and Opacus put into names
+WRAPPER = re.compile(
+    r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_module)\."
 )
 
 
@@ -57,9 +63,10 @@ def find_weights(
     found, nearest = [], Weights("", {}, {}, heads[0])
     for head in heads:
         needed = {name for name in own if not name.startswith(f"{head}.") and not name.endswith("num_batches_tracked")}
-        keep_private = any(re.search(r"(^|\.)_", name) for name in needed)
-        parts = [part for where, state in _state_dicts(content) for part in _parts(where, state, needed, keep_private)]
+        parts = [part for where, state in _state_dicts(content) for part in _parts(where, state, needed)]
         fitting = [Weights(*part, head) for part in parts if needed <= part[1].keys()]
+        # moments that are kept by name look like a network
+        fitting = [part for part in fitting if not OPTIMIZER.search(part.name)] or fitting
         found = _different(fitting, needed)
         if found:
             return _chosen(found, path, key)
@@ -72,12 +79,13 @@ def find_weights(
 
 def with_head_beside(weights: Weights) -> Weights:
     """Returns the weights with a head that a script keeps beside the network, and a note of what is passed over."""
-    beside = {name: value for name, value in weights.beside.items() if not BESIDE.search(name) and value.numel() > 1}
-    folders = [posixpath.dirname(name.replace(".", "/")) for name in beside]
+    beside = {name: value for name, value in weights.beside.items() if not BESIDE.search(name) and value.dim() > 0}
+    folders = {posixpath.dirname(name.replace(".", "/")) for name in beside} - {""}
     module = posixpath.commonpath(folders) if folders else ""
     if module and not any(name.startswith(f"{weights.head}.") for name in weights.tensors):
-        head = {f"{weights.head}{name[len(module) :]}": value for name, value in beside.items()}
-        return replace(weights, tensors=weights.tensors | head)
+        inside = [name for name in beside if posixpath.dirname(name.replace(".", "/"))]
+        head = {f"{weights.head}{name[len(module) :]}": beside.pop(name) for name in inside}
+        weights = replace(weights, tensors=weights.tensors | head)
     if beside:
         weights.notes.append(f"passed over what is not in the network: {first_few(list(beside))}")
     return weights
@@ -88,12 +96,16 @@ def drop_beside(tensors: Mapping[str, torch.Tensor], own: Collection[str], head:
     return {
         name: value
         for name, value in tensors.items()
-        if name in own or not (BESIDE.search(name) or value.numel() <= 1 or re.match(r"(AuxLogits|aux\d)\.", name))
+        if name in own
+        or (
+            not (BESIDE.search(name) or re.match(r"(AuxLogits|aux\d)\.", name))
+            and (value.dim() > 0 or name.startswith(f"{head}."))
+        )
     }
 
 
 def _state_dicts(content: object) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """Yields every dict with tensors, however deep, and the keys that lead to it; not those of optimizers."""
+    """Yields every dict with tensors, however deep, and the keys that lead to it."""
     pending, seen = [("", content)], set()
     while pending:
         where, item = pending.pop(0)
@@ -105,17 +117,19 @@ def _state_dicts(content: object) -> Iterator[tuple[str, dict[str, torch.Tensor]
         for key, value in entries:
             if isinstance(key, str) and torch.is_tensor(value):
                 tensors[key] = value
-            elif isinstance(value, (dict, list, tuple)) and "optim" not in str(key).lower():
+            elif isinstance(value, (dict, list, tuple)):
                 pending.append((f"{where}.{key}" if where else str(key), value))
         if tensors:
             yield where, tensors
 
 
 def _parts(
-    where: str, state: Mapping[str, torch.Tensor], needed: Collection[str], keep_private: bool
+    where: str, state: Mapping[str, torch.Tensor], needed: Collection[str]
 ) -> Iterator[tuple[str, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
     """Yields the tensors under each prefix that leads to all needed names, or to most of them if none does."""
-    state = {_plain_name(name, keep_private): value for name, value in state.items()}
+    plain = {name: _plain_name(name) for name in state}
+    times = Counter(plain.values())  # wrapped and not, they are two networks
+    state = {plain[name] if times[plain[name]] == 1 else name: value for name, value in state.items()}
     n_found = Counter(
         name[: len(name) - len(suffix)] for name in state for suffix in _suffixes(name) if suffix in needed
     )
@@ -126,11 +140,11 @@ def _parts(
         yield ".".join(filter(None, (where, prefix.rstrip(".")))) or "top", inside, beside
 
 
-def _plain_name(name: str, keep_private: bool) -> str:
+def _plain_name(name: str) -> str:
     """Returns the name as the libraries have it today, without what wrappers such as `_orig_mod` put inside."""
     # DenseNet's published files call "norm.1" what the library calls "norm1"
     name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name)
-    return name if keep_private else re.sub(r"(^|(?<=\.))_\w*\.", "", name)
+    return WRAPPER.sub("", name)
 
 
 def _suffixes(name: str) -> Iterator[str]:

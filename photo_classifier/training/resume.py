@@ -53,6 +53,8 @@ def merge_flags(stopped: StoppedRun, given: Mapping[str, object]) -> TrainConfig
 def _is_same(name: str, value: object, old: object, stopped: StoppedRun) -> bool:
     if name == "run_dir":
         return os.path.realpath(str(value)) == os.path.realpath(stopped.folder)
+    if old is None:  # which is settled by now if it is about the preparation of images
+        old = getattr(stopped.preprocess, name, None)
     return value == old
 
 

@@ -173,3 +173,14 @@ def test_class_names_that_look_like_several_labels_are_noted():
     (note,) = joined_names_note(joined)
     assert "3 class names look like several labels (apple;red, apple;green): this tool takes one label" in note
     assert not joined_names_note(["mac & cheese", "fish & chips", "salt", "a/b testing"])
+    (note,) = joined_names_note(["apple", "red", "apple;red"])
+    assert note.startswith("1 class name looks like several labels (apple;red)")
+    for names in (
+        ["apple;red", "pear;green", "plum;blue"],
+        ["a|b", "c|d"],
+        ["cat", "dog", "cat, dog"],
+        ["a", "b", "a+b"],
+    ):
+        assert len(joined_names_note(names)) == 1
+    for names in (["apple;red", "pear", "plum"], ["apple;", "pear;"], ["cat", "cat, black"], ["a", "b/c", "d/e"]):
+        assert not joined_names_note(names)

@@ -21,12 +21,15 @@ def test_what_training_scripts_save_beside_the_weights_is_read_as_data(tmp_path)
             model="resnet18", lr=0.1, out=pathlib.PosixPath("/data") / "run", size=(3, 224, 224)
         ),
         "history": history,
+        "classes": [*np.unique(["kůň", "cat"]), np.str_(""), np.bytes_(b"ab"), np.array(["x"], dtype=">U3")[0]],
         "numbers": [np.float64(0.5), np.int64(-3), np.bool_(True), np.float16(2), np.uint8(7), np.dtype(">i4").type(9)],
     }
     torch.save(values, tmp_path / "w.pth")
     content = read(tmp_path / "w.pth")
     assert content["numbers"] == [0.5, -3, True, 2.0, 7, 9]
     assert {type(number) for number in content["numbers"]} == {float, int, bool}
+    assert content["classes"] == ["cat", "kůň", "", b"ab", "x"]
+    assert {type(name) for name in content["classes"]} == {str, bytes}
     assert content["history"] == {"loss": [0.5, 0.25]}
     assert (content["args"].model, content["args"].out) == ("resnet18", "/data/run")
 
@@ -55,6 +58,7 @@ HOSTILE = {
     "a type that makes values": Calls(list, "abc"),
     "a memory bomb": Calls(str, 10),
     "objects of numpy": Calls(np.float64(1).__reduce__()[0], np.dtype("O"), pickle.dumps(Calls(os.system, "true"))),
+    "a text of numpy that is larger than its data": Calls(np.str_("a").__reduce__()[0], np.dtype("U99999999"), b"a"),
     "an array of numpy": np.ones(3),
     "open": Calls(pathlib.Path.touch, pathlib.PosixPath("payload-ran")),
 }

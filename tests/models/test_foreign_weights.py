@@ -164,10 +164,47 @@ def test_of_several_networks_none_is_guessed(net):
     assert torch.equal(model.net.conv1[0].weight, other.conv1[0].weight)
 
 
+@pytest.mark.parametrize("names", [("_model", "_ema_model"), ("model", "_ema_model")])
+def test_private_names_are_two_networks(names, net):
+    average = network(1)
+    states = dict(zip(names, (net, average), strict=True))
+    torch.save({f"{key}.{name}": v for key, made in states.items() for name, v in made.state_dict().items()}, "m.pth")
+    assert "taken: the averaged ones, _ema_model (--weights_key" in assert_predicts_as(average)[0]
+    assert_predicts_as(net, weights_key=names[0])
+
+
+def test_private_names_of_equal_rank_are_not_guessed(net):
+    script = nn.ModuleDict({"_student": net, "_teacher": network(1)})
+    torch.save(script.state_dict(), "m.pth")
+    with pytest.raises(UserError, match="of 2 networks: _student, _teacher; choose one"):
+        predicted()
+    assert_predicts_as(script["_teacher"], weights_key="_teacher")
+
+
+def test_a_compiled_network_beside_a_plain_one_is_another(net):
+    other = network(1)
+    compiled = {f"_orig_mod.{name}": value for name, value in other.state_dict().items()}
+    torch.save({**net.state_dict(), **compiled}, "m.pth")
+    with pytest.raises(UserError, match="holds the weights of 2 networks"):
+        predicted()
+    torch.save(compiled, "m.pth")
+    assert_predicts_as(other)
+
+
+@pytest.mark.parametrize("keys", [("optimal_model",), ("net_and_optimizer", "net"), ("optimized", "weights")])
+def test_weights_under_a_word_like_optimizer_are_found(keys, net):
+    content = net.state_dict()
+    for key in reversed(keys):
+        content = {"epoch": 3, key: content}
+    torch.save(content, "m.pth")
+    assert_predicts_as(net)
+
+
 def test_the_state_of_an_optimizer_is_no_network(net):
     moments = {name: torch.zeros_like(value) for name, value in net.state_dict().items()}
-    torch.save({"weights": net.state_dict(), "optimizer": {"momentum": moments}}, "m.pth")
-    assert_predicts_as(net)
+    for name in ("optimizer", "optimizer_state_dict", "optim_states"):
+        torch.save({"weights": net.state_dict(), name: {"momentum": moments}}, "m.pth")
+        assert_predicts_as(net)
 
 
 # --- heads ------------------------------------------------------------------------------------
@@ -230,6 +267,32 @@ def test_one_output_with_a_sigmoid_is_two_classes():
     assert torch.allclose(probabilities, torch.stack([1 - bad, bad], 1), atol=1e-5)
     with pytest.raises(UserError, match="has 1 outputs but 3 class names"):
         predicted()
+
+
+ONE_OUTPUT = {
+    "a dropout before it": lambda n: nn.Sequential(nn.Dropout(), nn.Linear(n, 1)),
+    "a hidden layer": lambda n: nn.Sequential(nn.Linear(n, 8), nn.ReLU(), nn.Linear(8, 1)),
+    "a hidden unit with batch norm": lambda n: nn.Sequential(
+        nn.Linear(n, 1), nn.BatchNorm1d(1), nn.ReLU(), nn.Linear(1, 1)
+    ),
+    "beside the network": lambda n: nn.Linear(n, 1),
+}
+
+
+@pytest.mark.parametrize("what", ONE_OUTPUT)
+def test_the_bias_of_one_output_is_kept(what, net):
+    head = ONE_OUTPUT[what](net.num_features).eval()
+    nn.init.constant_((head if what == "beside the network" else head[-1]).bias, 5)
+    net.fc = nn.Identity() if what == "beside the network" else head
+    script = nn.ModuleDict({"backbone": net, "head": head}) if what == "beside the network" else net
+    script.register_buffer("pos_weight", torch.ones(1))  # of a loss
+    torch.save(script.state_dict(), "m.pth")
+    activations = ("relu",) if "hidden" in what else ()
+    probabilities, _ = predicted(class_names=("good", "bad"), head_activation=activations)
+    with torch.no_grad():
+        outputs = net(normalized(images()))
+        bad = (head(outputs) if what == "beside the network" else outputs).sigmoid()[:, 0]
+    assert torch.allclose(probabilities[:, 1], bad, atol=1e-5)
 
 
 def test_a_head_that_cannot_be_rebuilt_is_named(net):

@@ -88,6 +88,50 @@ def test_images_are_prepared_as_the_checkpoint_has_it_also_after_a_resume(cli, t
         assert cli("train", "--resume", "n", "--n_epochs", 2).status == 0
 
 
+def test_a_preparation_that_was_given_acts_also_if_it_is_the_usual_one(cli, trained):
+    content = torch.load("tiny.pth", weights_only=True)
+    torch.save({**content, "fit": "squash", "bit_depth": 12}, "other.pth")
+    data = ("--data_dir", trained.folder.parent / "split", "--weights", "other.pth")
+    for flags, expected in (((), ("squash", 12)), (("--fit", "crop", "--bit_depth", 16), ("crop", 16))):
+        assert cli("train", *data, *START, *flags).status == 0
+        content = torch.load("next.pth", weights_only=True)
+        assert (content["fit"], content["bit_depth"]) == expected
+        assert cli("train", "--resume", "n", "--fit", expected[0], "--bit_depth", expected[1]).status == 0
+        shutil.rmtree("n")
+
+
+def test_a_head_that_is_solved_anew_is_said_to_be(cli, trained):
+    data = ("--data_dir", trained.folder.parent / "split")
+    done = cli("train", *data, *TINY, "--weights", "tiny.pth", "--freeze", "--head", "logistic", "--run_dir", "n",
+               "--model_fn", "next.pth")  # fmt: skip
+    assert done.status == 0, done.err
+    assert "head    solved anew: that of tiny.pth is not used\n" in done.out
+
+
+@pytest.mark.parametrize("weights", ["hub", "hub/model.safetensors"])
+def test_the_head_of_a_hub_folder_is_kept(weights, cli, trained, tmp_path):
+    assert cli("export", "--model_fn", "tiny.pth", "--to", "hub_folder", "--output", "hub").status == 0
+    shutil.copytree(trained.folder.parent / "split", tmp_path / "split")
+    add_class(tmp_path / "split")
+    done = cli("train", "--data_dir", "split", *START, "--weights", weights)
+    assert done.status == 0, done.err
+    assert "head    kept from hub/model.safetensors: cat, dog, 개; new: ant\n" in done.out
+    old, new = weights_of("tiny.pth"), weights_of("next.pth")
+    scale = new["fc.bias"][1:] / old["fc.bias"]  # the temperature
+    assert torch.allclose(scale, scale.mean(), atol=1e-3)
+    assert torch.allclose(new["fc.weight"][1:], old["fc.weight"] * scale.mean(), atol=1e-3)
+
+
+def test_a_head_without_class_names_is_said_to_be_new(cli, trained):
+    torch.save(weights_of("tiny.pth"), "plain.pth")
+    torch.save({n: v for n, v in weights_of("tiny.pth").items() if not n.startswith("fc.")}, "backbone.pth")
+    for weights in ("plain.pth", "backbone.pth"):
+        done = cli("train", "--data_dir", trained.folder.parent / "split", *START, "--weights", weights)
+        assert done.status == 0, done.err
+        assert ("head    new: that of plain.pth is not used\n" in done.out) == (weights == "plain.pth")
+        shutil.rmtree("n")
+
+
 def test_a_run_without_a_checkpoint_is_named(cli, trained, tmp_path):
     data = ("--data_dir", trained.folder.parent / "split")
     assert cli("train", *data, *START).status == 0
