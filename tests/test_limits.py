@@ -207,7 +207,7 @@ def test_libraries_compute_in_one_thread_where_few_can_be_started(few_threads, m
     assert os.environ["OMP_NUM_THREADS"] == os.environ["OPENBLAS_NUM_THREADS"] == "1"
     few_threads[0] = 2
     assert_one_line_error(
-        cli("train", *TINY), "the system starts no more than 2 threads for this user, and 6 are needed"
+        cli("train", *TINY), "threads for this user, and 6 are needed; raise the limit with `ulimit -u`"
     )
 
 
