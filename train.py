@@ -159,7 +159,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
         epochs = parts(config)[0 if unfreeze else -1]
         strategy = make_strategy(config, engine, used, is_stored, epochs)
         trainer = make_trainer(config, used, engine, strategy, stopped, epochs)
-        session = Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run, unfreeze)
+        session = Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run, unfreeze, epochs)
         if config.dry_run:
             try_one_step(session)
             return
@@ -186,6 +186,7 @@ class Session:
     checkpoint: BestCheckpoint
     run: Run | SilentRun
     unfreeze: Callable[[], None] | None  # ends the part of the run that trains the head alone
+    epochs: range  # of this part
 
 
 # --- data -------------------------------------------------------------------------------------
@@ -535,8 +536,7 @@ def open_loaders(session: Session, cache: Path) -> dict[str, Iterable]:
     if session.unfreeze:
         datasets.pop("test", None)  # it is for the weights at the end
     if session.strategy.uses_stored_features:
-        n_epochs = len(parts(config)[0 if session.unfreeze else -1])
-        return make_feature_loaders(config, datasets, engine, cache, session.run.skip, n_epochs)
+        return make_feature_loaders(config, datasets, engine, cache, session.run.skip, len(session.epochs))
     return make_loaders(config, datasets, engine)
 
 
@@ -544,10 +544,9 @@ def train_head_first(session: Session, cache: Path) -> Session:
     """Trains the head alone for the epochs that are left of that; returns the session that trains the other layers."""
     if not session.unfreeze:
         return session
-    n_epochs = session.config.unfreeze_after
-    if session.trainer.epoch < n_epochs:
+    if session.trainer.epoch < session.epochs.stop:
         loaders = open_loaders(session, cache)
-        session.trainer.fit(loaders["train"], loaders["valid"], session.run, n_epochs)
+        session.trainer.fit(loaders["train"], loaders["valid"], session.run, session.epochs.stop)
     session = unfreeze(session)
     save_beginning(session)
     return session
@@ -556,11 +555,11 @@ def train_head_first(session: Session, cache: Path) -> Session:
 def unfreeze(session: Session) -> Session:
     """Returns the session that goes on with all layers, or with those that are not frozen for good."""
     session.unfreeze()
-    config, engine = session.config, session.engine
-    strategy = make_strategy(config, engine, session.splits, None, parts(config)[-1])
-    trainer = make_trainer(config, session.splits, engine, strategy, session.stopped, parts(config)[-1])
+    config, engine, epochs = session.config, session.engine, parts(session.config)[-1]
+    strategy = make_strategy(config, engine, session.splits, None, epochs)
+    trainer = make_trainer(config, session.splits, engine, strategy, session.stopped, epochs)
     trainer.continue_from(session.trainer)
-    return replace(session, strategy=strategy, trainer=trainer, unfreeze=None)
+    return replace(session, strategy=strategy, trainer=trainer, unfreeze=None, epochs=epochs)
 
 
 def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Results, EpochResult]:
@@ -602,7 +601,7 @@ def validate_by_folds(session: Session, loaders: Mapping[str, FeatureLoader]) ->
         head_engine = HeadEngine(head, engine.device, engine.dtype, engine.batch_size)
         strategy = replace(session.strategy, model=head, evaluate=head_engine, refresh=head_engine.refresh)
         part = replace(session.splits, train=[session.splits.train[index] for index in seen])
-        trainer = make_trainer(config, part, engine, strategy, session.stopped, parts(config)[-1])
+        trainer = make_trainer(config, part, engine, strategy, session.stopped, session.epochs)
         recorder = FoldRecorder()
         train, valid = (
             loaders[name].features.loader(loaders[name].batch_sampler.batch_size, only)
@@ -704,11 +703,11 @@ def report(
     run.epochs.begin_report()
     if session.folds:
         write_folds(run.folder / "folds.csv", splits, session.folds, results["valid"].outputs, temperature)
-    write_reports(run, reports, best.epoch + 1, config.max_pixels, preprocess.bit_depth)
+    open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
+    write_reports(run, reports, best.epoch + 1, open_photo)
     show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
     is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
     features = {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
-    open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
     doubts = check_labels(run, features, results, temperature, config.seed, open_photo)
     run.epochs.close()
     if last is not best:

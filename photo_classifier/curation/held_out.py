@@ -17,7 +17,7 @@ N_FOLDS = 5
 
 def mean_features(features: SplitFeatures) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the mean over the views of each photo that could be read, fp32 (n, d), and their indices, int64 (n,)."""
-    indices = (features.locations[..., 0] >= 0).all(1).nonzero()[:, 0]
+    indices = features.is_readable.nonzero()[:, 0]
     n_views = features.locations.shape[1]
     return sum(features.rows(indices, view).flatten(1).float() for view in range(n_views)) / n_views, indices
 

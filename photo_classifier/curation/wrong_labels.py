@@ -23,7 +23,7 @@ N_SHOWN = 48
 
 @dataclass(frozen=True)
 class LabelCheck:
-    """A photo of a split, and the class that a head suggests which has not seen it, with its probability.
+    """A photo, and the class that a head suggests which was not trained on it, with the probability of that class.
 
     `reason` says why the label looks wrong, if it does. Without such a head nothing is suggested.
     """
@@ -43,7 +43,7 @@ class LabelCheck:
 
 @dataclass(frozen=True)
 class Judged:
-    """Photos of a split, and what a head says of them that has not seen them: log-probabilities, (n, classes)."""
+    """Photos of a split, and log-probabilities, (n, classes), from a head that was not trained on them."""
 
     split: str
     samples: Sequence[Sample]
@@ -53,8 +53,8 @@ class Judged:
 def rank_labels(parts: Sequence[Judged], class_names: Sequence[str]) -> list[LabelCheck]:
     """Returns the photos, those with the least likely labels first.
 
-    A label is as unlikely as another class is more likely, in log-odds. By average precision this finds as many
-    changed labels as the probability of the label alone does, the self-confidence of Northcutt et al. 2021, or more.
+    The order is by the log-odds of the most likely other class against the label. Its average precision in finding
+    changed labels is at least that of the label's probability, the self-confidence of Northcutt et al. 2021.
     """
     photos = [(sample, part.split) for part in parts for sample in part.samples]
     log_p = torch.cat([part.log_probabilities.double() for part in parts])

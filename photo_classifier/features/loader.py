@@ -35,6 +35,11 @@ class SplitFeatures:
         sampler = AddressedSampler(len(indices), batch_size, self.dataset.seed, launcher.rank_and_world_size())
         return FeatureLoader(self, sampler, indices)
 
+    @property
+    def is_readable(self) -> torch.Tensor:
+        """Which samples could be read, in all of their views: bool (samples,)."""
+        return (self.locations[..., 0] >= 0).all(1)
+
     def rows(self, indices: Sequence[int], view: int = 0) -> torch.Tensor:
         """Returns the features of those samples, (n, ...); all of them must be readable."""
         return gather_rows(self.shards, self.locations[indices, view])

@@ -26,7 +26,7 @@ def why_not_store(engine: Engine, requests: Mapping[str, FeatureRequest], cache:
             f"computing it ({engine.cut.n_operations / 1e6:.0f} million operations)"
         )
 
-    def compare() -> str:
+    def lack_of_room() -> str:
         existing = existing_part(cache)
         free = free_bytes(existing)
         if plan.n_bytes > free:
@@ -43,4 +43,4 @@ def why_not_store(engine: Engine, requests: Mapping[str, FeatureRequest], cache:
         )
         return ""
 
-    return distributed.broadcast_from_main(compare)
+    return distributed.broadcast_from_main(lack_of_room)

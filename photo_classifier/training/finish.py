@@ -12,7 +12,6 @@ from photo_classifier.data.decoding import BadImage
 from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until, picture_of
 from photo_classifier.evaluation.figures import figures_of
-from photo_classifier.evaluation.photo_sheets import photo_opener
 from photo_classifier.evaluation.report import evaluation_report, write_report
 from photo_classifier.features.loader import FeatureLoader
 from photo_classifier.models.inference import Engine
@@ -65,10 +64,12 @@ def report_splits(splits: Splits, results: Results, temperature: float) -> dict[
     return reports
 
 
-def write_reports(run: Run, reports: Mapping[str, Mapping], step: int, max_pixels: int, bit_depth: int) -> None:
+def write_reports(
+    run: Run, reports: Mapping[str, Mapping], step: int, open_photo: Callable[[str], torch.Tensor]
+) -> None:
     """Writes `report.json`, and its figures to the run folder and to TensorBoard."""
     write_report(run.folder / "report.json", {run.splits.title(name): report for name, report in reports.items()})
-    open_photo, seconds = photo_opener(max_pixels, bit_depth), run.spare_seconds / len(reports)
+    seconds = run.spare_seconds / len(reports)
     for name, report in reports.items():
         title = run.splits.title(name)
         for what, picture in figures_of(report, open_photo, seconds).items():

@@ -62,16 +62,16 @@ def _judged_by_the_run(splits: Splits, name: str, results: Results, temperature:
 
 
 def _judged_by_folds(splits: Splits, features: Mapping[str, SplitFeatures], seed: int) -> list[Judged]:
-    rows, samples, names = [], [], []
+    rows, samples, labels = [], [], []
     for name in ("train", "valid"):
         means, indices = mean_features(features[name])
         rows.append(means)
         samples += [splits.by_name()[name][index] for index in indices.tolist()]
-        names += [name] * len(indices)
-    labels = torch.tensor([splits.class_names.index(sample.label) for sample in samples])
+        labels += [features[name].dataset.label_of(index) for index in indices.tolist()]
+    labels = torch.tensor(labels)
     logits = held_out_logits(torch.cat(rows), labels, samples, len(splits.class_names), seed)
     log_p = (logits.double() / fit_temperature(logits, labels)).log_softmax(1)
-    n = names.count("train")
+    n = len(rows[0])
     return [Judged("train", samples[:n], log_p[:n]), Judged("valid", samples[n:], log_p[n:])]
 
 

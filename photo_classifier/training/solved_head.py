@@ -24,7 +24,7 @@ def head_data(
         train, valid: the same photos, as they are trained on and as they are predicted.
         class_weights: how much a photo of each class counts, (classes,), or None for the same.
     """
-    indices = ((train.locations[..., 0] >= 0).all(1) & (valid.locations[..., 0] >= 0).all(1)).nonzero()[:, 0]
+    indices = (train.is_readable & valid.is_readable).nonzero()[:, 0]
     parts = [valid.rows(indices)]
     if train is not valid:
         parts += [train.rows(indices, view) for view in range(train.locations.shape[1])]

@@ -69,7 +69,7 @@ def describe(
 
 
 def _parts_text(config: TrainConfig, rates: str, has_norm: bool) -> str:
-    """Returns what trains in which epochs: `epochs 1 to 3 train the head alone, ...`."""
+    """Returns what trains in which epochs: `epochs 1 to 3: the head alone at 0.001; ...`."""
     first, then = (
         f"epoch {part.stop}" if len(part) == 1 else f"epochs {part.start + 1} to {part.stop}" for part in parts(config)
     )
