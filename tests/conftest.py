@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import TINY, make_class_folders
 
 import export
@@ -56,6 +57,41 @@ def cli(capfd):
         return SimpleNamespace(status=stop.value.code, out=out, err=err)
 
     return call
+
+
+class Killed(BaseException):
+    """As if the process had ended here: nothing is written after it."""
+
+
+@pytest.fixture
+def killed_after(monkeypatch, cli):
+    """Runs `train` until that many calls of a method were made, and ends it there like kill -9."""
+
+    def call(owner, method, n, *argv):
+        original, calls = getattr(owner, method), []
+
+        def counting(self, *args):
+            result = original(self, *args)
+            calls.append(method)
+            if len(calls) == n:
+                raise Killed
+            return result
+
+        monkeypatch.setattr(owner, method, counting)
+        with pytest.raises(Killed):
+            cli("train", *argv)
+        monkeypatch.setattr(owner, method, original)
+
+    return call
+
+
+@pytest.fixture
+def two_threads():
+    """Computes with two threads, which forked processes lack."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -113,14 +113,6 @@ def test_an_activation_inside_a_batch_norm_survives():
     assert any(isinstance(m, nn.ReLU6) for m in engine.evaluated.modules())
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["resnet18", "alexnet", "squeezenet", "efficientnet_lite0"])
 def test_a_sample_does_not_depend_on_its_neighbours(name, dtype, two_threads):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from helpers import gallery, on_windows, save_image
 from PIL import Image
 
@@ -89,15 +88,6 @@ def load():
 
 def predict_in_pool(photos):
     return answers(_loaded(photos))
-
-
-@pytest.fixture
-def two_threads():
-    """A parent that has computed with several threads, which its forks lack."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("method", METHODS)

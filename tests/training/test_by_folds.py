@@ -59,25 +59,12 @@ def test_without_a_test_split_the_last_line_is_by_folds_and_no_photo_is_left_to_
     assert cli("predict", "--model_fn", "m.pth", "--input", split_folder / "val", "--n_workers", 0).status == 0
 
 
-class Killed(BaseException):
-    """As if the process had ended here."""
-
-
 @pytest.mark.parametrize("kind", HEADS)
-def test_a_killed_run_by_folds_ends_as_if_it_had_not_been(kind, argv, cli, monkeypatch):
+def test_a_killed_run_by_folds_ends_as_if_it_had_not_been(kind, argv, cli, killed_after):
     assert cli("train", *argv, *HEADS[kind]).status == 0
     expected, rows, folds = weights_of("m.pth"), metrics_of("r"), folds_of("r")
 
-    def log(run, result, is_best, original=Run.log):
-        original(run, result, is_best)
-        if result.epoch == 1:
-            raise Killed
-
-    again = (*argv, *HEADS[kind], "--run_dir", "again", "--model_fn", "n.pth")
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "log", log)
-        with pytest.raises(Killed):
-            cli("train", *again)
+    killed_after(Run, "log", 2, *argv, *HEADS[kind], "--run_dir", "again", "--model_fn", "n.pth")
     done = cli("train", "--resume", "again")
     assert done.status == 0, done.err
     found = weights_of("n.pth")

@@ -31,37 +31,11 @@ KINDS = {"frozen": ("--freeze",), "partly frozen": ("--freeze_until", "layer3"),
 TIMES = ("images_per_s", "seconds")
 
 
-class Killed(BaseException):
-    """As if the process had ended here: nothing is written after it."""
-
-
 @pytest.fixture
 def argv(split_folder):
     # mixing and dropout draw numbers in every step, the warm-up moves the rate in each
     extra = ("--dropout", 0.3, "--mixup", 0.2, "--warmup_epochs", 1.5, "--batch_size", 8, "--n_epochs", 3)
     return ("--data_dir", split_folder, *TINY, *extra)
-
-
-@pytest.fixture
-def killed_after(monkeypatch, cli):
-    """Runs `train` until that many calls of a method were made, and ends it there like kill -9."""
-
-    def call(owner, method, n, *argv):
-        original, calls = getattr(owner, method), []
-
-        def counting(self, *args):
-            result = original(self, *args)
-            calls.append(method)
-            if len(calls) == n:
-                raise Killed
-            return result
-
-        monkeypatch.setattr(owner, method, counting)
-        with pytest.raises(Killed):
-            cli("train", *argv)
-        monkeypatch.setattr(owner, method, original)
-
-    return call
 
 
 def metrics(folder):

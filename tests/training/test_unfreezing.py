@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import NAME, TINY, assert_one_line_error, board_of, metrics_of, weights_of
-from test_resume import Killed, assert_same, files
+from test_resume import assert_same, files
 
 from model_loader import get_model
 from photo_classifier.features import worth
@@ -70,27 +70,12 @@ def test_what_is_frozen_for_good_stays_so(flags, frozen, rates, cli, argv):
 
 
 @pytest.mark.parametrize("scheduler", ["step", "plateau"])
-def test_a_run_that_is_killed_before_at_and_after_the_change_comes_to_the_same(scheduler, argv, cli, monkeypatch):
+def test_a_run_that_is_killed_before_at_and_after_the_change_comes_to_the_same(scheduler, argv, cli, killed_after):
     # a schedule that acts in both parts, and everything that draws numbers or has a memory
     flags = ("--step_size", 1, "--patience", 0, "--warmup_epochs", 0.5, "--mixup", 0.2, "--dropout", 0.3)
     flags = (*flags, "--accumulate", 2, "--early_stop", 9, "--precision", "bf16", "--weight_decay", 0.01)
     planned = (*argv, "--scheduler", scheduler, *flags)
     assert cli("train", *planned, "--model_fn", "a.pth", "--run_dir", "a").status == 0
-
-    def killed_after(owner, method, n, *argv):
-        original, calls = getattr(owner, method), []
-
-        def counting(self, *args):
-            result = original(self, *args)
-            calls.append(method)
-            if len(calls) == n:
-                raise Killed
-            return result
-
-        monkeypatch.setattr(owner, method, counting)
-        with pytest.raises(Killed):
-            cli("train", *argv)
-        monkeypatch.setattr(owner, method, original)
 
     killed_after(Trainer, "after_batch", 5, *planned, "--model_fn", "b.pth", "--run_dir", "b", "--save_every", 1e-9)
     killed_after(Trainer, "continue_from", 1, "--resume", "b")  # the head is done, and the rest has not begun
