@@ -219,7 +219,7 @@ class RunFlags:
     )
     resume: str | None = flag(
         None,
-        "continue the run in that folder with its own flags; --n_epochs may be raised and --early_stop changed "
+        "continue the run in that folder with its own flags; a few may change, such as a larger --n_epochs "
         "(default: a new run)",
         "RUN_DIR",
     )

@@ -197,7 +197,7 @@ def few_threads(monkeypatch):
 def test_no_more_workers_run_than_there_are_processes_and_threads_for(few_threads, capsys):
     few_threads[0] = 14
     assert worker_options(4, 3)["num_workers"] == 2
-    assert "the system starts too few processes and threads for 3 workers: using 2" in capsys.readouterr().err
+    assert "the system allows too few processes and threads for 3 workers: using 2" in capsys.readouterr().err
 
 
 def test_libraries_compute_in_one_thread_where_few_can_be_started(few_threads, monkeypatch, cli):
@@ -254,6 +254,4 @@ def test_a_training_without_any_folder_for_temporary_files_says_so_before_it_beg
     with monkeypatch.context() as patch:  # pytest needs one again
         patch.setattr(tempfile, "gettempdir", none)
         done = cli("train", "--data_dir", split_folder, *TINY)
-    assert_one_line_error(
-        done, "no folder for temporary files can be written; name one that can in the variable TMPDIR"
-    )
+    assert_one_line_error(done, "there is no writable folder for temporary files; set the variable TMPDIR to one")

@@ -65,13 +65,13 @@ def usable_workers(n_wanted: int, room: int, n_bytes: int) -> int:
         _warn_of_fewer(room, why, "raise its limit (docker run --shm-size 2g), or give a smaller --batch_size")
     n_wanted = min(n_wanted, room)
     if n_wanted and (obstacle := _obstacle(n_bytes)):
-        advice = f"see that {SHARED_MEMORY} can be written, and name a short folder that can in the variable TMPDIR"
+        advice = f"make {SHARED_MEMORY} writable, and set TMPDIR to a writable folder with a short path"
         _warn_of_fewer(0, f"{wanted} could not hand over their images ({obstacle})", advice)
         return 0
     n_threads = startable_threads(THREADS_PER_WORKER * n_wanted + SPARE_THREADS) if n_wanted else 0
     n_workers = min(n_wanted, max(0, n_threads - SPARE_THREADS) // THREADS_PER_WORKER)
     if n_workers < n_wanted:
-        why = f"the system starts too few processes and threads for {wanted}"
+        why = f"the system allows too few processes and threads for {wanted}"
         _warn_of_fewer(n_workers, why, "allow more with `ulimit -u` (in a container --pids-limit)")
     return n_workers
 

@@ -67,7 +67,7 @@ def _timm_network(architecture: str, model: Classifier, n_classes: int, name: st
             if resource_hint(error):
                 raise
     raise UserError(
-        f"{name}, with this head, is built otherwise in timm, which cannot load it; export it with --to onnx"
+        f"{name}, with this head, is built differently in timm, which cannot load it; export it with --to onnx"
     )
 
 

@@ -58,7 +58,7 @@ def export_onnx(
             predictions; returns what is said of it.
 
     Raises:
-        UserError: the network cannot be exported, or answers otherwise; what was there before stays as it was.
+        UserError: the network cannot be exported, or answers differently; what was there before stays as it was.
     """
     with new_folder(output) as folder:
         model, script = folder / output.name, folder / script_name(output)

@@ -83,5 +83,5 @@ def _text(ours: Prediction, theirs: Prediction) -> str:
 
     return (
         f"{ours.file_dir}: the checkpoint gives {shown(ours)}, the exported model {shown(theirs)}; no file was "
-        "written, as it would answer otherwise"
+        "written, as it would answer differently"
     )

@@ -53,9 +53,7 @@ def check_temporary_folder() -> None:
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
-        raise UserError(
-            "no folder for temporary files can be written; name one that can in the variable TMPDIR"
-        ) from error
+        raise UserError("there is no writable folder for temporary files; set the variable TMPDIR to one") from error
 
 
 # --- errors -----------------------------------------------------------------------------------
@@ -77,7 +75,7 @@ def resource_hint(error: BaseException) -> str:
         return "too many files are open; give a lower --n_workers, or 0, or raise the limit with `ulimit -n 4096`"
     if number == errno.EAGAIN or "can't start new thread" in text or "Resource temporarily unavailable" in text:
         return (
-            "the system starts no more processes or threads; give a lower --n_workers, or 0, or raise the limit with "
+            "the system allows no more processes or threads; give a lower --n_workers, or 0, or raise the limit with "
             "`ulimit -u`"
         )
     if "DataLoader worker" in text and any(some in text for some in ("Bus error", "shared memory", "</torch_")):
@@ -140,13 +138,13 @@ def fit_threads() -> None:
     They end the process if they cannot have the threads that they want.
 
     Raises:
-        UserError: the system starts too few threads for anything.
+        UserError: the system allows too few threads for anything.
     """
     wanted = 2 * n_cores() + SPARE_THREADS
     n = startable_threads(wanted)
     if n < FEWEST_THREADS:
         raise UserError(
-            f"the system starts no more than {n} threads for this user, and {FEWEST_THREADS} are needed; raise the "
+            f"the system allows no more than {n} threads for this user, and {FEWEST_THREADS} are needed; raise the "
             "limit with `ulimit -u` (in a container --pids-limit), or end other programs"
         )
     if n < wanted:

@@ -38,7 +38,7 @@ def write_answers_before(
 
 
 def report_changed_answers(folder: Path, splits: Splits, results: Results, weights: str | None) -> None:
-    """Lists the held-out photos that are answered otherwise than before, in `changed_answers.csv` and on the console.
+    """Lists the held-out photos that are answered differently than before, in `changed_answers.csv` and on the console.
 
     `weights` is the checkpoint that the run started from.
     """

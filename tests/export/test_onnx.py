@@ -131,7 +131,7 @@ def test_a_changed_answer_leaves_no_file_and_names_the_photo(exported, cli, tmp_
 
     monkeypatch.setattr("photo_classifier.export.onnx_files.load_file", load_with_another_preparation)
     done = cli("export", "--model_fn", "tiny.pth", "--output", "new/tiny.onnx")
-    assert_one_line_error(done, "no file was written, as it would answer otherwise")
+    assert_one_line_error(done, "no file was written, as it would answer differently")
     assert "val/" in done.err.replace("\\", "/")
     assert not list((tmp_path / "new").iterdir())
     done = cli("export", "--model_fn", "tiny.pth")
