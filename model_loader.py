@@ -33,7 +33,8 @@ from photo_classifier.runtime.files import read_json
 from photo_classifier.runtime.limits import resource_hint
 from photo_classifier.runtime.seeding import seeded_rng
 from photo_classifier.runtime.uncompiled import import_timm
-from photo_classifier.training.run_state import BACKBONE, LAST, StoppedRun, load_stopped_run
+from photo_classifier.training.run_files import BACKBONE, LAST
+from photo_classifier.training.run_state import StoppedRun, load_stopped_run
 
 SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -50,10 +51,11 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
 
 def main(argv: list[str] | None = None) -> int:
     """Trains as the command line asks for; returns the exit status."""
+    started = time.monotonic()
     given = parse_args(argv)
     if "resume" in given:
         with distributed.process_group(lambda: device_from_gpu_id(given.get("gpu_id"))):
-            return resume(given)
+            return resume(given, started)
     config = TrainConfig(**{**known_set_defaults(given), **rate_defaults(given), **given, **ratios(given)})
     check_flags(config)
     with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
@@ -61,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
             from photo_classifier.training.run_folder import run_of_this_launch
 
             if folder := run_of_this_launch(config.run_dir):
-                return resume({**given, "resume": folder})
-        start(config, given)
+                return resume({**given, "resume": folder}, started)
+        start(config, given, started)
     return 0
 
 
@@ -76,7 +78,7 @@ def check_flags(config: TrainConfig) -> None:
         raise UserError(f"--model_fn {model_fn} exists and is not a checkpoint; give another name")
 
 
-def start(config: TrainConfig, given: Mapping[str, object]) -> None:
+def start(config: TrainConfig, given: Mapping[str, object], started: float) -> None:
     """Starts a new run."""
     set_verbosity(config.verbose)
     # before the slow imports: a wrong folder is reported at once
@@ -84,10 +86,10 @@ def start(config: TrainConfig, given: Mapping[str, object]) -> None:
 
     from photo_classifier.training.run_state import new_run
 
-    train(config, new_run(splits), given)
+    train(config, new_run(splits), given, started)
 
 
-def resume(given: Mapping[str, object]) -> int:
+def resume(given: Mapping[str, object], started: float) -> int:
     """Continues a stopped run; returns the exit status."""
     from photo_classifier.training.resume import enter_working_folder, merge_flags, warn_of_changes, why_finished
     from photo_classifier.training.run_state import load_stopped_run
@@ -112,7 +114,7 @@ def resume(given: Mapping[str, object]) -> int:
             return load_data(config)
 
     distributed.broadcast_from_main(lambda: warn_of_changes(stopped.images, load_again))
-    train(config, stopped, given)
+    train(config, stopped, given, started)
     return 0
 
 
@@ -128,10 +130,10 @@ def where_best(config: TrainConfig, stopped: StoppedRun) -> str:
 # --- the stages -------------------------------------------------------------------------------
 
 
-def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object]) -> None:
+def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object], started: float) -> None:
     """Trains one run, from its data to the checkpoint and the accuracy on the held-out images.
 
-    `given` are the flags that the user typed.
+    `given` are the flags that the user typed, `started` is when the command began (`time.monotonic`).
     """
     from photo_classifier.features.cache import open_cache
     from photo_classifier.training import summary
@@ -139,7 +141,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
 
     device, dtype = choose_computing(config)
     model = build_model(config, stopped, device)
-    run = open_run(config, stopped)
+    run = open_run(config, stopped, started)
     with explain_early_end(run):
         splits = prepare_data(config, stopped, run, model)
         summary.describe(config, splits, run.n_skipped, model, device, dtype)
@@ -379,7 +381,7 @@ def make_engine(
     return engine
 
 
-def open_run(config: TrainConfig, stopped: StoppedRun) -> Run | SilentRun:
+def open_run(config: TrainConfig, stopped: StoppedRun, started: float) -> Run | SilentRun:
     """Opens the folder of the run on the main process; the others record nothing."""
     from photo_classifier.training import summary
     from photo_classifier.training.run import Run, SilentRun
@@ -388,7 +390,7 @@ def open_run(config: TrainConfig, stopped: StoppedRun) -> Run | SilentRun:
     words = summary.run_name_words(config, stopped.images.splits)
     run_dir = distributed.broadcast_from_main(lambda: config.run_dir or default_run_dir(config.model_name, words))
     if launcher.is_main():
-        run = Run(run_dir, stopped, config.n_epochs, config.max_bad, 60 * config.save_every)
+        run = Run(run_dir, stopped, config.n_epochs, config.max_bad, 60 * config.save_every, started)
     else:
         run = SilentRun(run_dir)
     note_launch(run_dir)
@@ -692,7 +694,7 @@ def report(
     from photo_classifier.training import summary
     from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
-    from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
+    from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_predictions, write_reports
     from photo_classifier.training.label_check import check_labels
 
     config, splits, run, last = session.config, session.splits, session.run, session.trainer.last
@@ -705,6 +707,7 @@ def report(
         write_folds(run.folder / "folds.csv", splits, session.folds, results["valid"].outputs, temperature)
     open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
     write_reports(run, reports, best.epoch + 1, open_photo)
+    write_predictions(run.folder / "predictions.csv", splits, results, temperature)
     show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
     is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
     features = {name: loader.features for name, loader in loaders.items()} if is_frozen else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
@@ -20,6 +21,7 @@ from photo_classifier.training import tensorboard
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.results import EpochResult, PhaseResult, Results
 from photo_classifier.training.run import Run, SilentRun
+from photo_classifier.training.run_folder import write_table
 
 N_SHOWN = 18  # images of the grid of augmented ones, three rows
 
@@ -62,6 +64,18 @@ def report_splits(splits: Splits, results: Results, temperature: float) -> dict[
         paths = [samples[index].path for index in outputs.indices.tolist()]
         reports[name] = evaluation_report(outputs.logits, outputs.labels, paths, splits.class_names, temperature)
     return reports
+
+
+def write_predictions(path: Path, splits: Splits, results: Results, temperature: float) -> None:
+    """Writes `predictions.csv`: the answer for each held-out photo, which compare.py counts photo by photo."""
+    rows = []
+    for name, result in results.items():
+        samples, outputs = splits.by_name()[name], result.outputs
+        best, answers = (outputs.logits.double() / temperature).softmax(1).max(1)
+        for index, p, k in zip(outputs.indices.tolist(), best.tolist(), answers.tolist(), strict=True):
+            answer = {"predict": splits.class_names[k], "probability": round(p, 6), "split": splits.title(name)}
+            rows.append({"path": samples[index].path, "label": samples[index].label, **answer})
+    write_table(path, rows)
 
 
 def write_reports(

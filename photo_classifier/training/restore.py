@@ -16,7 +16,8 @@ from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.limits import resource_hint
 from photo_classifier.training.optimization import Recipe
 from photo_classifier.training.results import EpochResult, RunningMetrics
-from photo_classifier.training.run_state import LAST, StoppedRun
+from photo_classifier.training.run_files import LAST
+from photo_classifier.training.run_state import StoppedRun
 
 
 class ResumableTrainer(Protocol):

@@ -15,8 +15,9 @@ from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import file_state
 from photo_classifier.runtime.flags import check_values
 from photo_classifier.runtime.text import pluralize
+from photo_classifier.training.run_files import LAST
 from photo_classifier.training.run_folder import resume_command
-from photo_classifier.training.run_state import LAST, RunImages, StoppedRun
+from photo_classifier.training.run_state import RunImages, StoppedRun
 
 # Flags that may change on --resume, and why; any other change would change the result and is an error.
 MAY_CHANGE = {

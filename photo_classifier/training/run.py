@@ -17,19 +17,28 @@ from photo_classifier.runtime.files import write_text
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.epoch_log import EpochLog
 from photo_classifier.training.results import EpochResult, Results
+from photo_classifier.training.run_files import BACKBONE, CONFIG, FINISHED
 from photo_classifier.training.run_folder import claim_folder, release_folder, write_splits
-from photo_classifier.training.run_state import BACKBONE, FINISHED, StoppedRun, write_backbone, write_images, write_last
+from photo_classifier.training.run_state import StoppedRun, write_backbone, write_images, write_last
 from photo_classifier.training.skipped_images import SkippedImages
 
 
 class Run:
     """Records a run in its folder and on the console: the `trainer.Recorder` of the main process.
 
-    `save_every` is in seconds, `max_bad` the share of unreadable images above which the run ends. Raises UserError
-    if the folder holds something else, or cannot be written.
+    `save_every` is in seconds, `max_bad` the share of unreadable images above which the run ends, `started` when the
+    command began (`time.monotonic`). Raises UserError if the folder holds something else, or cannot be written.
     """
 
-    def __init__(self, folder: str | Path, stopped: StoppedRun, n_epochs: int, max_bad: float, save_every: float):
+    def __init__(
+        self,
+        folder: str | Path,
+        stopped: StoppedRun,
+        n_epochs: int,
+        max_bad: float,
+        save_every: float,
+        started: float,
+    ) -> None:
         self.folder, self.state, self.save_every = Path(folder), stopped.state, save_every
         self.splits, self.n_found = stopped.images.splits, stopped.images.n_found
         claim_folder(self.folder, stopped.is_new)
@@ -39,7 +48,7 @@ class Run:
         self.skipped = SkippedImages(self.folder, stopped.state.skipped, self.n_found, max_bad)
         self.checkpoint: BestCheckpoint | None = None
         self.best_epoch = stopped.trainer["best"]["epoch"] + 1 if stopped.trainer.get("best") else None
-        self._start = time.monotonic()
+        self._started = started
         self._saved_at: float | None = None if stopped.is_new else time.monotonic()
 
     def begin(
@@ -58,7 +67,7 @@ class Run:
         """
         self.splits, self.checkpoint = used, checkpoint
         self.state = replace(self.state, **self._location, config=dict(config), **computing)
-        write_text(self.folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         if not (self.folder / SAMPLES).exists():
             write_splits(self.folder, splits)
             write_images(self.folder, splits, self.n_found)
@@ -86,8 +95,8 @@ class Run:
     def save_last(self, state: dict) -> None:
         """Writes `last.pth`: the state of the trainer and where the run stands; raises WriteError."""
         self.epochs.flush()
-        now = replace(self.state, skipped=dict(self.skipped.reasons), rows=list(self.epochs.rows))
-        write_last(self.folder, now, state)
+        so_far = {"skipped": dict(self.skipped.reasons), "rows": list(self.epochs.rows), "seconds": self.seconds}
+        write_last(self.folder, replace(self.state, **so_far), state)
         self._saved_at = time.monotonic()
 
     def save_first(
@@ -128,14 +137,20 @@ class Run:
         return self.folder / "last_model.pth"
 
     @property
+    def seconds(self) -> float:
+        """How long the run has taken so far, with what it took before it was continued."""
+        return self.state.seconds + time.monotonic() - self._started
+
+    @property
     def spare_seconds(self) -> float:
         """How long reports may take: 1 % of a run of over five minutes, otherwise a time that nobody notices."""
-        seconds = time.monotonic() - self._start
+        seconds = time.monotonic() - self._started
         return 0.01 * seconds if seconds > 300 else 0.8
 
     def finish(self) -> None:
-        """Records that nothing is left to do."""
-        write_text(self.folder / FINISHED, json.dumps({"epochs": len(self.epochs.rows)}) + "\n")
+        """Records that nothing is left to do, and how long it took."""
+        content = {"epochs": len(self.epochs.rows), "seconds": round(self.seconds, 1)}
+        write_text(self.folder / FINISHED, json.dumps(content) + "\n")
 
     def close(self) -> None:
         """Ends a run that has saved nothing; the next one may use its folder."""

@@ -21,13 +21,12 @@ from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import read_json, write_text
 from photo_classifier.runtime.plain_values import first_mismatch
 from photo_classifier.runtime.text import shell_command
-from photo_classifier.training.run_state import BACKBONE, FINISHED, LAST
+from photo_classifier.training.run_files import BACKBONE, CONFIG, ENDED, FINISHED, LAST
 
 LAUNCH = "launch.json"
 ANSWERS_BEFORE = "answers_before.json"
-ENDED = "ended.json"  # marks a dry run, or a run that an error ended before its first save
 BEFORE_A_SAVE = {
-    "config.json",
+    CONFIG,
     "splits.csv",
     SAMPLES,
     "augmented.png",

@@ -21,18 +21,19 @@ from photo_classifier.models import tensor_files
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import file_state, read_json, write_text
-from photo_classifier.runtime.plain_values import first_failed, first_mismatch
+from photo_classifier.runtime.plain_values import Finite, first_failed, first_mismatch
 from photo_classifier.training.results import EpochResult
+from photo_classifier.training.run_files import BACKBONE, FINISHED, LAST
 
 FORMAT_VERSION = 1
-LAST, BACKBONE, FINISHED = "last.pth", "backbone.pth", "finished.json"
 
 
 @dataclass(frozen=True)
 class RunState:
     """Where a run stood when it was saved: all of `last.pth` but the state of the trainer.
 
-    `has_backbone` tells whether the frozen weights are in a file of their own; `rows` are those of `metrics.csv`.
+    `has_backbone` tells whether the frozen weights are in a file of their own; `rows` are those of `metrics.csv`;
+    `seconds` is how long the run took until then.
     """
 
     run_id: str
@@ -46,6 +47,7 @@ class RunState:
     skipped: dict[str, str]
     rows: list[dict[str, str]]
     preprocess: dict[str, Any] | None = None  # older runs prepare images as the published weights expect
+    seconds: Finite = 0.0  # older runs did not count them
 
 
 @dataclass(frozen=True)
