@@ -1,14 +1,14 @@
-"""The flags of train.py, predict.py and export.py, with their defaults and checks."""
+"""The flags of train.py, predict.py, export.py and compare.py, with their defaults and checks."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.runtime.errors import UserError, choose
-from photo_classifier.runtime.flags import flag, number, parse_flags
+from photo_classifier.runtime.flags import flag, group_of, number, parse_flags
 
 NEW_PHOTOS = ("skip", "train")
 
@@ -246,6 +246,17 @@ class RunFlags:
 @dataclass(frozen=True)
 class TrainConfig(RunFlags, OptimizationFlags, ModelFlags, DataFlags):
     """The flags of train.py with their defaults; None lets the data or the weights decide."""
+
+
+def result_flags() -> dict[str, object]:
+    """Returns the flags of train.py that can change a result, but for the data itself, with their defaults."""
+    also, never = ("views", "precision", "seed"), ("data_dir", "dataset_name", "n_workers", "max_bad")
+    return {
+        field.name: field.default
+        for field in fields(TrainConfig)
+        if field.metadata and field.name not in never
+        if field.name in also or group_of(TrainConfig, field.name) != "run"
+    }
 
 
 EXAMPLES = """examples:
@@ -529,3 +540,20 @@ class ExportFlags:
 @dataclass(frozen=True)
 class ExportConfig(ExportFlags, InputFlags):
     """The flags of export.py with their defaults; None lets the checkpoint decide."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """The flags of compare.py with their defaults."""
+
+    title: ClassVar[str] = "comparison"
+
+    runs: tuple[str, ...] = flag(
+        ("runs",),
+        "run folders; any other folder stands for all runs below it (default: runs)",
+        "DIR",
+        many=True,
+        bare=True,
+    )
+    csv: str | None = flag(None, "also write the table as CSV (default: none)", "FILE")
+    html: str | None = flag(None, "also write a page (default: none)", "FILE")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers import TINY, make_class_folders
 
+import compare
 import export
 import predict
 import train
@@ -46,11 +47,11 @@ def split_folder(tmp_path) -> Path:
 
 @pytest.fixture
 def cli(capfd):
-    """Runs `train`, `predict` or `export` like the command line: `cli("train", "--lr", 1e-3).out`."""
+    """Runs `train`, `predict`, `export` or `compare` like the command line: `cli("train", "--lr", 1e-3).out`."""
 
     def call(name: str, *args: object) -> SimpleNamespace:
         capfd.readouterr()
-        main = {"train": train.main, "predict": predict.main, "export": export.main}[name]
+        main = {"train": train, "predict": predict, "export": export, "compare": compare}[name].main
         with pytest.raises(SystemExit) as stop:
             run_main(main, [str(arg) for arg in args])
         out, err = capfd.readouterr()

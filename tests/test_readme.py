@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import compare
 import export
 import predict
 import train
@@ -20,7 +21,7 @@ from photo_classifier.runtime.errors import UserError, choose
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = README + "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
-COMMAND = r"(?:python|torchrun [^`\n|]*?) (train|predict|export)\.py((?: (?!--help)[^`\n|]+)?)"
+COMMAND = r"(?:python|torchrun [^`\n|]*?) (train|predict|export|compare)\.py((?: (?!--help)[^`\n|]+)?)"
 COMMANDS = sorted(set(re.findall(COMMAND, TEXTS)))
 
 
@@ -61,6 +62,11 @@ def test_a_prediction_of_the_readme_parses(arguments):
 @pytest.mark.parametrize("arguments", [arguments for name, arguments in COMMANDS if name == "export"])
 def test_an_export_of_the_readme_parses(arguments):
     assert export.parse_args(shlex.split(arguments)).get("to", "onnx") in export.EXPORTS
+
+
+@pytest.mark.parametrize("arguments", [arguments for name, arguments in COMMANDS if name == "compare"])
+def test_a_comparison_of_the_readme_parses(arguments):
+    assert compare.parse_args(shlex.split(arguments))
 
 
 def test_the_other_commands_of_the_readme_exist():

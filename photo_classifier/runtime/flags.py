@@ -31,12 +31,20 @@ OTHER_NAMES = {
 }
 
 
-def flag(default: Any, help: str, metavar: str | None = None, type: Callable = str, many: bool = False) -> Any:
+def flag(
+    default: Any,
+    help: str,
+    metavar: str | None = None,
+    type: Callable = str,
+    many: bool = False,
+    bare: bool = False,
+) -> Any:
     """Returns a field of a config dataclass that is also a flag; this is the only place of its default.
 
-    The default is appended to `help`, unless the text gives one. With `many` the flag takes several values.
+    The default is appended to `help`, unless the text gives one. With `many` the flag takes several values. `bare`
+    values, of which there may be any number, have no flag before them.
     """
-    metadata = {"help": help, "metavar": metavar, "type": type, "many": many}
+    metadata = {"help": help, "metavar": metavar, "type": type, "many": many, "bare": bare}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -52,7 +60,11 @@ def parse_flags(config: type, argv: list[str] | None, **options: Any) -> dict:
         if "(default: " not in help_text:
             shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
             help_text += f" (default: {'off' if field.default is False else shown})"
-        if field.default is False:
+        if metadata["bare"]:  # a default of its own: argparse would take an empty list for given
+            group.add_argument(
+                field.name, nargs="*", default=list(field.default), metavar=metadata["metavar"], help=help_text
+            )
+        elif field.default is False:
             group.add_argument(f"--{field.name}", action="store_true", help=help_text)
         else:
             options = {"nargs": "+"} if metadata["many"] else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -27,3 +28,31 @@ def shell_command(*words: object) -> str:
     """Returns words as one types them into this system's shell, quoted where necessary."""
     texts = [str(word) for word in words]
     return subprocess.list2cmdline(texts) if sys.platform == "win32" else shlex.join(texts)
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as people say it: `12 s`, `4 min 10 s`, `2 h 5 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def aligned(rows: Sequence[Sequence[object]], left: Sequence[int] = (0,)) -> list[str]:
+    """Returns rows of cells as lines with aligned columns, those of `left` to the left."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(width, column)) for column in zip(*texts, strict=True)]
+
+    def padded(n: int, text: str) -> str:
+        fill = " " * (widths[n] - width(text))
+        return text + fill if n in left else fill + text
+
+    return ["  ".join(padded(n, text) for n, text in enumerate(row)).rstrip() for row in texts]
+
+
+def width(text: str) -> int:
+    """Returns the columns that a text takes on a console: Korean and Chinese letters take two."""
+    marks = sum(unicodedata.combining(c) > 0 for c in text)
+    return len(text) - marks + sum(unicodedata.east_asian_width(c) in "WF" for c in text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 import torchinfo
 
-from photo_classifier.config import TrainConfig, n_views, parts
+from photo_classifier.config import TrainConfig, n_views, parts, result_flags
 from photo_classifier.data.image_files import others_text
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.data.samples import Splits
@@ -21,8 +20,7 @@ from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.report import report_lines
 from photo_classifier.models.classifier import Classifier, count_parameters, has_batch_norm
 from photo_classifier.runtime.console import coloured, say, warn
-from photo_classifier.runtime.flags import group_of
-from photo_classifier.runtime.text import pluralize, shell_command
+from photo_classifier.runtime.text import aligned, pluralize, shell_command
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.results import EpochResult, Results
 from photo_classifier.training.run import Run
@@ -106,7 +104,7 @@ def class_lines(splits: Splits, most: int = MOST_CLASSES) -> list[str]:
     parts = splits.by_name()
     counts = {name: Counter(sample.label for sample in part) for name, part in parts.items()}
     rows = [[INDENT + name, *(counts[split][name] for split in parts)] for name in splits.class_names]
-    lines = table([[f"classes {len(rows)}", *parts], *rows[:most]])
+    lines = aligned([[f"classes {len(rows)}", *parts], *rows[:most]])
     if rest := [row[1] for row in rows[most:]]:
         lines.append(f"{INDENT}... ({len(rest)} more, with {min(rest)} to {max(rest)} training images)")
     return lines
@@ -130,7 +128,7 @@ def model_lines(model: Classifier) -> list[str]:
     n_all, n_trained = count_parameters(model)
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.net.state_dict().values())
     rows.append(["total", f"{n_bytes / 1e6:.1f} MB", f"{n_all:,}", f"{n_trained:,} train"])
-    return [INDENT + line for line in table([["layer", "output", "parameters", ""], *rows], left=(0, 1, 3))]
+    return [INDENT + line for line in aligned([["layer", "output", "parameters", ""], *rows], left=(0, 1, 3))]
 
 
 # --- after the last epoch ---------------------------------------------------------------------
@@ -215,16 +213,10 @@ def run_name_words(config: TrainConfig, splits: Splits) -> list[str]:
 
 def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, str | float]:
     """Returns what two runs can differ in, as the HParams tab shows it: every run has all of them."""
-    # the data has a name below, and the others change no number
-    left_out = ("data_dir", "dataset_name", "n_workers", "max_bad")
-    also = ("views", "precision", "seed")
-    values = {}
-    for field in fields(config):
-        changes_result = group_of(TrainConfig, field.name) != "run" or field.name in also
-        if field.metadata and changes_result and field.name not in left_out:
-            value = getattr(config, field.name)
-            unset = "none" if field.metadata["type"] is str else 0
-            values[field.name] = str(value) if isinstance(value, bool) else unset if value is None else value
+    types, values = {field.name: field.metadata.get("type") for field in fields(config)}, {}
+    for name in result_flags():
+        value, unset = getattr(config, name), "none" if types[name] is str else 0
+        values[name] = str(value) if isinstance(value, bool) else unset if value is None else value
     known = {
         "data": os.path.basename(os.path.normpath(splits.root)),
         "n_train": len(splits.train),
@@ -235,24 +227,3 @@ def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess)
         "views": n_views(config),
     }
     return values | known
-
-
-# --- tables -----------------------------------------------------------------------------------
-
-
-def table(rows: Sequence[Sequence[object]], left: Sequence[int] = (0,)) -> list[str]:
-    """Returns rows of cells as lines with aligned columns, those of `left` to the left."""
-    texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(width, column)) for column in zip(*texts, strict=True)]
-
-    def padded(n: int, text: str) -> str:
-        fill = " " * (widths[n] - width(text))
-        return text + fill if n in left else fill + text
-
-    return ["  ".join(padded(n, text) for n, text in enumerate(row)).rstrip() for row in texts]
-
-
-def width(text: str) -> int:
-    """Returns the columns that a text takes on a console: Korean and Chinese letters take two."""
-    marks = sum(unicodedata.combining(c) > 0 for c in text)
-    return len(text) - marks + sum(unicodedata.east_asian_width(c) in "WF" for c in text)

@@ -916,7 +916,30 @@ PREDICTIONS = [
     Step("--resume needs a file; --result -", "predict {P} --resume --result -", "--result result.csv"),
 ]
 
-STEPS = [*DATA, *MODELS, *RUNS, *FLAGS, *PREDICTIONS]
+
+def three_runs() -> None:
+    for name in ("r2", "r3"):
+        shutil.copytree("r", name)
+
+
+COMPARISONS = [
+    Step("; train at least two runs, or name their folders", "compare r", "compare r r2", fix=three_runs),
+    Step(
+        "(train.py --resume continues it)",
+        "compare r r2 r3",
+        "train --resume r3",
+        before=each(three_runs, lambda: os.unlink("r3/finished.json")),
+    ),
+    Step(
+        "; give a name like runs{}",
+        "compare r r2 --csv table.html",
+        "--csv {0}",
+        r"like (\S+)",
+        before=each(three_runs),
+    ),
+]
+
+STEPS = [*DATA, *MODELS, *RUNS, *FLAGS, *PREDICTIONS, *COMPARISONS]
 
 # Advice that is not followed here, by the reason.
 NOT_FOLLOWED = {

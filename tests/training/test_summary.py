@@ -3,7 +3,8 @@ import torch
 
 from model_loader import freeze, freeze_batch_norm, get_model
 from photo_classifier.data.samples import Sample, Splits
-from photo_classifier.training.summary import class_lines, model_lines, width
+from photo_classifier.runtime.text import width
+from photo_classifier.training.summary import class_lines, model_lines
 
 
 def splits_of(**counts):

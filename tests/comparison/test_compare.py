@@ -1,0 +1,160 @@
+import csv
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import assert_one_line_error
+
+from photo_classifier.comparison.pairs import Pair
+
+LABELS = ["cat", "dog"] * 20
+
+
+def write_csv(path, rows):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, rows[0], extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def make_run(folder, wrong=(), labels=LABELS, first=0, **settings):
+    """Makes the folder of a finished run that is wrong on these of its held-out photos."""
+    Path(folder).mkdir(parents=True)
+    config = {"model_name": "resnet", "n_epochs": 10, "data_dir": "photos", "lr": 0.001, **settings}
+    n, n_right = len(labels), len(labels) - len(wrong)
+    measures = {"n_images": n, "n_correct": n_right, "accuracy": n_right / n, "accuracy_interval_95": [0.5, 1.0]}
+    files = {"config": config, "report": {"validation": {**measures, "negative_log_likelihood": 0.25}}}
+    files["finished"] = {"epochs": 10, "seconds": 75.0}
+    for name, content in files.items():
+        (Path(folder) / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    paths = [f"photos/{index + first}.png" for index in range(n)]
+    other = {"cat": "dog", "dog": "cat"}
+    rows = [
+        {"path": path, "label": label, "predict": other[label] if k in wrong else label, "split": "validation"}
+        for k, (path, label) in enumerate(zip(paths, labels, strict=True))
+    ]
+    write_csv(Path(folder) / "predictions.csv", rows)
+    write_csv(Path(folder) / "splits.csv", [{"path": "a.png", "label": "cat", "split": "train"}] * 7 + rows)
+
+
+def test_a_table_has_only_the_settings_that_differ_and_the_verdict_counts_shared_photos(cli):
+    make_run("runs/a", wrong=[0], head_hidden=64, freeze=True)
+    make_run("runs/b", wrong=range(1, 11), freeze=True)
+    done = cli("compare", "--csv", "all.csv", "--html", "all.html")
+    assert (done.status, done.err) == (0, "")
+    header, first, second, _, heading, verdict = done.out.splitlines()[:6]
+    assert header.split()[:5] == ["run", "head_hidden", "data", "train", "accuracy"]
+    assert first.split()[:5] == ["runs/a", "64", "photos", "7", "0.9750"]
+    assert second.split()[1] == "-"
+    assert first.endswith("40 validation  0.2500  1 min 15 s")
+    assert "The best is runs/a" in heading
+    counts = "right where the best is wrong: 1, the reverse: 10, of 40 shared photos; p 0.012"
+    assert verdict == f"runs/b: worse; {counts}"
+    (best, other) = csv.DictReader(open("all.csv", encoding="utf-8"))
+    assert (best["run"], best["verdict"], other["verdict"]) == ("runs/a", "", "worse")
+    assert (other["n_shared"], other["run_right_best_wrong"], other["best_right_run_wrong"]) == ("40", "1", "10")
+    page = open("all.html", encoding="utf-8").read()
+    assert counts in page
+    assert "http" not in page
+
+
+def test_of_many_runs_each_is_compared_with_the_best_at_a_stricter_level(cli):
+    make_run("runs/a")
+    make_run("runs/b", wrong=range(6))  # p is 0.03
+    assert "runs/b: worse; " in cli("compare", "runs/a", "runs/b").out
+    make_run("runs/deeper/c", wrong=range(7), lr=0.1)
+    done = cli("compare", "runs")
+    assert "is below 0.025 (0.05 shared by 2 comparisons)" in done.out
+    assert "runs/b: cannot be told; " in done.out
+    assert "runs/deeper/c: worse; " in done.out
+
+
+@pytest.mark.parametrize(("gained", "lost", "p"), [(7, 3, 352 / 1024), (0, 0, 1), (1, 1, 1), (0, 6, 2 / 64)])
+def test_the_p_value_is_that_of_the_binomial(gained, lost, p):
+    assert Pair(50, gained, lost).p_value == pytest.approx(p)
+
+
+def test_the_p_value_of_many_photos_is_exact_and_finite():
+    scipy_stats = pytest.importorskip("scipy.stats")
+    for gained, lost in ((400, 300), (9000, 11000), (0, 3000)):
+        assert math.isclose(
+            Pair(0, gained, lost).p_value, scipy_stats.binomtest(gained, gained + lost).pvalue, rel_tol=1e-6
+        )
+
+
+def test_other_photos_and_other_labels_are_told_and_not_counted(cli):
+    make_run("runs/a")
+    make_run("runs/b", labels=["dog", "dog", *LABELS[2:30]], wrong=[4])
+    done = cli("compare", "runs")
+    assert "measured on other held-out photos than runs/a: runs/b" in done.err
+    assert "the reverse: 1, of 29 shared photos; p 1; not counted: 1 photo with another label there" in done.out
+    make_run("runs/c", first=1000, wrong=[4])
+    assert "runs/c: cannot be told; the two share no held-out photo" in cli("compare", "runs/a", "runs/c").out
+
+
+def spoil(name, text):
+    return lambda: (Path("runs/x") / name).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "reason"),
+    [
+        (lambda: shutil.rmtree("runs/x"), "there is no folder runs/x"),
+        (lambda: [path.unlink() for path in Path("runs/x").iterdir()], "runs/x is not the folder of a training run"),
+        (spoil("config.json", "[" * 100_000), "runs/x is not the folder of a training run"),
+        (spoil("config.json", '{"architectures": ["bert"]}'), "runs/x is not the folder of a training run"),
+        (spoil("ended.json", "{}"), "runs/x is a dry run, or a run that ended before its first save"),
+        (lambda: Path("runs/x/finished.json").unlink(), "runs/x is not finished"),
+        (spoil("report.json", "{}"), "report.json cannot be used: expected object, got null"),
+        (spoil("report.json", '{"test": {"n_images": "many"}}'), "report.json cannot be used: expected int, got str"),
+    ],
+)
+def test_a_folder_that_holds_no_finished_run_is_told_in_a_line(spoiled, reason, cli):
+    for name in "abx":
+        make_run(f"runs/{name}")
+    spoiled()
+    done = cli("compare", "runs/a", "runs/b", "runs/x")
+    assert done.status == 0
+    assert done.err.startswith("warning: left out: ")
+    assert reason.replace("/", "\\" if sys.platform == "win32" else "/") in done.err
+    assert done.err.count("\n") == 1
+    assert_one_line_error(cli("compare", "runs/a", "runs/x"), "nothing to compare: 1 finished run in runs/a runs/x; ")
+
+
+@pytest.mark.parametrize("text", [None, "", "path,label\na.png,cat\n", "path,label,predict,split\na\0,cat\n\xff"])
+def test_a_run_without_usable_answers_keeps_its_row(text, cli):
+    make_run("runs/a")
+    make_run("runs/b", wrong=[1])
+    if text is None:
+        Path("runs/b/predictions.csv").unlink()
+    else:
+        Path("runs/b/predictions.csv").write_text(text, encoding="latin-1")
+    done = cli("compare")
+    assert done.status == 0
+    assert "runs/b: cannot be told; there are no answers to count" in done.out
+    assert done.err.startswith("warning: not compared photo by photo, as an earlier version made it: runs/b\n")
+
+
+def test_names_cannot_put_markup_into_the_page(cli):
+    make_run("runs/<script>alert(1)<", data_dir="<b>photos", labels=["cat", "dog"])
+    make_run("runs/b", wrong=[0], labels=["cat", "dog"])
+    assert cli("compare", "--html", "x.html").status == 0
+    page = open("x.html", encoding="utf-8").read()
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "runs/&lt;script&gt;" in page
+
+
+def test_a_real_run_keeps_the_answer_for_each_held_out_photo_and_its_duration(trained, cli):
+    rows = list(csv.DictReader(open("r/predictions.csv", encoding="utf-8")))
+    assert list(rows[0]) == ["path", "label", "predict", "probability", "split"]
+    n_right = sum(row["label"] == row["predict"] for row in rows)
+    assert trained.out.endswith(f"({n_right}/{len(rows)})\n")
+    assert json.loads(Path("r/finished.json").read_text())["seconds"] > 0
+    shutil.copytree("r", "r2")
+    done = cli("compare", "r", "r2", "r/../r2")
+    assert done.status == 0, done.err
+    assert "r2: cannot be told; right where the best is wrong: 0, the reverse: 0, of 15 shared photos; p 1" in done.out
