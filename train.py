@@ -141,7 +141,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object],
 
     device, dtype = choose_computing(config)
     model = build_model(config, stopped, device)
-    run = open_run(config, stopped, started)
+    run = open_run(config, stopped, given, started)
     with explain_early_end(run):
         splits = prepare_data(config, stopped, run, model)
         summary.describe(config, splits, run.n_skipped, model, device, dtype)
@@ -381,14 +381,17 @@ def make_engine(
     return engine
 
 
-def open_run(config: TrainConfig, stopped: StoppedRun, started: float) -> Run | SilentRun:
+def open_run(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object], started: float) -> Run | SilentRun:
     """Opens the folder of the run on the main process; the others record nothing."""
     from photo_classifier.training import summary
     from photo_classifier.training.run import Run, SilentRun
-    from photo_classifier.training.run_folder import default_run_dir, note_launch
+    from photo_classifier.training.run_folder import default_run_dir, dry_run_dir, note_launch
 
-    words = summary.run_name_words(config, stopped.images.splits)
-    run_dir = distributed.broadcast_from_main(lambda: config.run_dir or default_run_dir(config.model_name, words))
+    def new_folder() -> str:
+        words = summary.run_name_words(config, stopped.images.splits, given)
+        return dry_run_dir() if config.dry_run else default_run_dir(config.model_name, words)
+
+    run_dir = distributed.broadcast_from_main(lambda: config.run_dir or new_folder())
     if launcher.is_main():
         run = Run(run_dir, stopped, config.n_epochs, config.max_bad, 60 * config.save_every, started)
     else:

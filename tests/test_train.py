@@ -255,11 +255,12 @@ def test_a_dry_run_takes_one_step_and_writes_no_checkpoint(frozen, cli, trained,
 def test_a_dry_run_names_the_right_file_that_cannot_be_read(cli, split_folder):
     dog = split_folder / "train" / "dog" / "00.png"  # the first of four
     dog.write_bytes(dog.read_bytes()[:-200])
-    argv = ("--data_dir", split_folder, *TINY, "--dry_run", "--run_dir", "dry", "--batch_size", 3)
-    done = cli("train", *argv, "--n_workers", 0)
-    assert done.status == 0, done.err
-    (row,) = list(csv.reader(open("dry/skipped.csv", encoding="utf-8")))[1:]
-    assert row[0] == str(dog)
+    for _ in range(2):  # the second uses the same folder, which is not among the runs
+        done = cli("train", "--data_dir", split_folder, *TINY, "--dry_run", "--batch_size", 3)
+        assert done.status == 0, done.err
+        (row,) = list(csv.reader(open("dry_run/skipped.csv", encoding="utf-8")))[1:]
+        assert row[0] == str(dog)
+    assert not [path for path in split_folder.parent.iterdir() if path.name.startswith(("runs", "dry_run-"))]
 
 
 def test_a_run_that_its_checks_ended_is_started_again_by_the_same_command(cli, split_folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -53,6 +54,12 @@ def default_run_dir(model_name: str, words: Sequence[str] = ()) -> str:
             return name  # `claim_folder` says what is wrong with it
         else:
             return name
+
+
+def dry_run_dir() -> str:
+    """Returns the folder of a dry run without `--run_dir`: not below `runs`, and used again by the next one."""
+    names = (f"dry_run-{n}" if n > 1 else "dry_run" for n in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name) or _has_not_begun(Path(name)))
 
 
 def resume_command(folder: str | Path, *flags: object) -> str:

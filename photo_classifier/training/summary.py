@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -202,13 +203,33 @@ def accuracy_texts(splits: Splits, results: Results) -> list[str]:
 # --- what tells runs apart --------------------------------------------------------------------
 
 
-def run_name_words(config: TrainConfig, splits: Splits) -> list[str]:
-    """Returns a few short words that tell this run from others, for its name."""
+# told by the first words of a name, or derived from other flags
+NOT_IN_NAMES = ("model_name", "use_pretrained", "weights", "freeze", "freeze_until", "unfreeze_after")
+MOST_LETTERS = 80  # of the settings in a name
+
+
+def run_name_words(config: TrainConfig, splits: Splits, given: Mapping[str, object]) -> list[str]:
+    """Returns short words that tell this run from others, for its name: data, what trains, and the settings `given`."""
     data = os.path.splitext(os.path.basename(os.path.normpath(splits.root)))[0][:24]
     start = "finetuned" if config.use_pretrained or config.weights else "scratch"
     how = "frozen" if config.freeze else f"until_{config.freeze_until}" if config.freeze_until else start
     how = f"unfreeze_after_{config.unfreeze_after}" if config.unfreeze_after else how
-    return [data, how, "logistic" if config.head == "logistic" else f"lr{config.lr:g}"]
+    words = [
+        _word(name, given[name])
+        for name, default in result_flags().items()
+        if name in given and name not in NOT_IN_NAMES and given[name] != default
+    ]
+    lengths = itertools.accumulate(len(word) + 1 for word in words)
+    return [data, how, *(word for word, n in zip(words, lengths, strict=True) if n <= MOST_LETTERS)]
+
+
+def _word(name: str, value: object) -> str:
+    """Returns a setting as a word: `epochs20`, `augment_trivial`, `freeze_bn`."""
+    if value is True:
+        return name
+    if isinstance(value, str):
+        return f"{name}_{Path(value).stem[:16]}"
+    return f"{name.removeprefix('n_')}{value:g}"
 
 
 def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, str | float]:

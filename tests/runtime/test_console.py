@@ -79,7 +79,7 @@ def test_a_separate_process_prints_no_other_warnings(split_folder):
     )
     assert re.fullmatch(r"validation accuracy \d\.\d{4} \(\d+/15\)\n", done.stdout)
     (folder,) = Path("runs").iterdir()
-    assert re.fullmatch(r"timm_test_resnet-\d{8}-\d{6}-split-frozen-lr0\.001", folder.name)
+    assert re.fullmatch(r"timm_test_resnet-\d{8}-\d{6}-split-frozen-image_size32-epochs1", folder.name)
 
 
 TALKS = """

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from model_loader import freeze, freeze_batch_norm, get_model
+from photo_classifier.config import TrainConfig
 from photo_classifier.data.samples import Sample, Splits
 from photo_classifier.runtime.text import width
-from photo_classifier.training.summary import class_lines, model_lines
+from photo_classifier.training.summary import class_lines, model_lines, run_name_words
 
 
 def splits_of(**counts):
@@ -27,6 +28,20 @@ def test_many_classes_are_cut_short():
     lines = class_lines(splits_of(**{f"c{n:02d}": (n + 1, 1, 1) for n in range(30)}), most=10)
     assert len(lines) == 12
     assert lines[-1].strip() == "... (20 more, with 11 to 30 training images)"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, ["photos", "scratch"]),
+        ({"use_pretrained": True, "n_epochs": 20, "lr": 0.001}, ["photos", "finetuned", "epochs20"]),
+        ({"freeze": True, "head_hidden": 64, "seed": 3}, ["photos", "frozen", "head_hidden64", "seed3"]),
+        ({"labels": "my/list.csv", "augment": "trivial", "lr": 1e-4, "freeze_bn": True},
+         ["photos", "scratch", "labels_list", "augment_trivial", "freeze_bn", "lr0.0001"]),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_run_says_what_was_set(given, words):
+    assert run_name_words(TrainConfig(**given), splits_of(cat=(1, 1, 0)), given) == words
 
 
 def test_the_layers_of_a_model_tell_their_output_parameters_and_what_trains():
