@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from photo_classifier.config import ExportConfig
-from photo_classifier.runtime.console import say
+from photo_classifier.runtime.console import say, say_loading
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.files import sha256_file
 from photo_classifier.runtime.flags import parse_flags
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     choose("--to", config.to, EXPORTS)
     check_checkpoint(config.model_fn)
     warn_of_unused_flags(EXPORT, given, Predicting(config))
+    say_loading()
     return EXPORTS[config.to](config)
 
 

@@ -14,7 +14,7 @@ from photo_classifier.config import PredictConfig
 from photo_classifier.evaluation.report_files import FIGURES, is_own_picture, is_own_report
 from photo_classifier.prediction.results import UNKNOWN, Totals, columns_of, row_of, share_text
 from photo_classifier.runtime import distributed, launcher
-from photo_classifier.runtime.console import progress, say, warn
+from photo_classifier.runtime.console import progress, say, say_loading, warn
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import sha256_file
 from photo_classifier.runtime.flags import parse_flags
@@ -80,6 +80,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         command: the command line, for `result.json`.
         pipe: takes the rows instead of a file.
     """
+    say_loading()
     from photo_classifier.prediction.task_queue import predict_distributed
 
     is_restart, agents = distributed.n_restarts() > 0, distributed.agents()

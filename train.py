@@ -24,7 +24,7 @@ from photo_classifier.config import (
     ratios,
 )
 from photo_classifier.runtime import distributed, launcher, signals
-from photo_classifier.runtime.console import quiet, say, set_verbosity, warn
+from photo_classifier.runtime.console import quiet, say, say_loading, set_verbosity, warn
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.limits import check_temporary_folder
 from photo_classifier.runtime.text import pluralize
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from torch import nn
 
     from photo_classifier.data.samples import Splits
-    from photo_classifier.features.loader import FeatureLoader
+    from photo_classifier.features.loader import FeatureLoader, SplitFeatures
     from photo_classifier.models.classifier import Classifier
     from photo_classifier.models.inference import Engine
     from photo_classifier.training.best_checkpoint import BestCheckpoint
@@ -54,10 +54,14 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     given = parse_args(argv)
     if "resume" in given:
+        set_verbosity(given.get("verbose", TrainConfig.verbose))
+        say_loading()
         with distributed.process_group(lambda: device_from_gpu_id(given.get("gpu_id"))):
             return resume(given, started)
     config = TrainConfig(**{**known_set_defaults(given), **rate_defaults(given), **given, **ratios(given)})
     check_flags(config)
+    set_verbosity(config.verbose)
+    say_loading("reading the photos and ")
     with distributed.process_group(lambda: device_from_gpu_id(config.gpu_id)):
         if launcher.is_launched():
             from photo_classifier.training.run_folder import run_of_this_launch
@@ -80,7 +84,6 @@ def check_flags(config: TrainConfig) -> None:
 
 def start(config: TrainConfig, given: Mapping[str, object], started: float) -> None:
     """Starts a new run."""
-    set_verbosity(config.verbose)
     # before the slow imports: a wrong folder is reported at once
     splits = distributed.broadcast_from_main(lambda: load_data(config))
 
@@ -171,7 +174,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object],
             session = train_head_first(session, cache)
             loaders, last_results, results, best = fit(session, cache)
         if launcher.is_main():  # which alone has the outputs of all images
-            report(session, loaders, last_results, results, best)
+            report(session, given, loaders, last_results, results, best)
 
 
 @dataclass(frozen=True)
@@ -690,15 +693,22 @@ def save_beginning(session: Session, warmup: Mapping[str, float] | None = None) 
 
 
 def report(
-    session: Session, loaders: Mapping[str, Iterable], last_results: Results, results: Results, best: EpochResult
+    session: Session,
+    given: Mapping[str, object],
+    loaders: Mapping[str, Iterable],
+    last_results: Results,
+    results: Results,
+    best: EpochResult,
 ) -> None:
-    """Writes and says how good the saved weights are."""
+    """Writes and says how good the saved weights are, and what to try next."""
     from photo_classifier.evaluation.photo_sheets import photo_opener
+    from photo_classifier.evaluation.report import write_report
     from photo_classifier.training import summary
     from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
-    from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_predictions, write_reports
+    from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_figures, write_predictions
     from photo_classifier.training.label_check import check_labels
+    from photo_classifier.training.run_files import PREDICTIONS, REPORT
 
     config, splits, run, last = session.config, session.splits, session.run, session.trainer.last
     preprocess = session.engine.model.preprocess
@@ -709,22 +719,53 @@ def report(
     if session.folds:
         write_folds(run.folder / "folds.csv", splits, session.folds, results["valid"].outputs, temperature)
     open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
-    write_reports(run, reports, best.epoch + 1, open_photo)
-    write_predictions(run.folder / "predictions.csv", splits, results, temperature)
+    write_figures(run, reports, best.epoch + 1, open_photo)
+    write_predictions(run.folder / PREDICTIONS, splits, results, temperature)
     show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
     is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
     features = {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
-    doubts = check_labels(run, features, results, temperature, config.seed, open_photo)
+    suspects = check_labels(run, features, results, temperature, config.seed, open_photo)
     run.epochs.close()
+    steps = choose_steps(session, given, best, reports, features, suspects)
+    content = {splits.title(name): report for name, report in reports.items()} | {"next_steps": steps}
     if last is not best:
+        content["last_epoch"] = {"epoch": last.epoch + 1} | {
+            splits.title(name): result.metrics() for name, result in last_results.items()
+        }
         accuracies = ", ".join(summary.accuracy_texts(splits, last_results))
-        say(f"last    {run.last_model} (epoch {last.epoch + 1}): {accuracies}")
+        say(f"last    {run.last_model} (epoch {last.epoch + 1}): {accuracies}", level=2)
+    write_report(run.folder / REPORT, content)
     report_changed_answers(run.folder, splits, results, config.weights)
-    if doubts:
-        say(f"labels  {doubts}")
     spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
-    summary.summarize(run, session.checkpoint, best, results, reports, spread)
+    summary.summarize(run, session.checkpoint, best, results, reports, spread, steps)
     run.finish()
+
+
+def choose_steps(
+    session: Session,
+    given: Mapping[str, object],
+    best: EpochResult,
+    reports: Mapping[str, Mapping],
+    features: Mapping[str, SplitFeatures],
+    suspects: str,
+) -> list[dict[str, str]]:
+    """Returns what to try next, chosen by what the run has measured."""
+    from photo_classifier.training.next_steps import Measured, next_steps
+
+    config, splits, strategy = session.config, session.splits, session.strategy
+    times = [part.seconds_per_view for part in features.values() if part.seconds_per_view]
+    measured = Measured(
+        session.run.folder,
+        suspects,
+        [] if config.head == "logistic" else [float(row["valid_loss"]) for row in session.run.epochs.rows],
+        best.train.accuracy,
+        reports[splits.held_out],
+        dict(zip(splits.class_names, splits.training_counts(), strict=True)),
+        strategy.uses_stored_features and strategy.has_head,
+        strategy.has_linear_head,
+        max(times, default=None),
+    )
+    return next_steps(config, given, measured)
 
 
 if __name__ == "__main__":

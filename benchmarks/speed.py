@@ -269,7 +269,7 @@ def timed(owner, name):
             inside.pop()
             spent[0] += 0 if inside else time.perf_counter() - start  # one inside another counts once
     setattr(owner, name, call)
-for name in ("show_augmented", "report_splits", "write_reports", "show_in_tensorboard"):
+for name in ("show_augmented", "report_splits", "write_figures", "show_in_tensorboard"):
     timed(finish, name)
 for name in ("describe", "summarize"):
     timed(summary, name)

@@ -77,7 +77,7 @@ def test_the_line_for_vgg16_trains_its_classifier_alone_and_predicts(cli, image_
     (line,) = re.findall(r"`python train\.py (--data_dir photos --model_name vgg [^`]*)`", readme)
     random = line.replace("--use_pretrained ", "").split()
     argv = (*random, "--image_size", 32, "--n_epochs", 2, "--n_workers", 0, "--gpu_id", -1, "--run_dir", "r")
-    done = cli("train", *argv)
+    done = cli("train", *argv, "--verbose", 2)
     assert done.status == 0, done.err
     best, last = weights_of("vgg.pth"), weights_of("r/last_model.pth")
     before = get_model("vgg", 3, image_size=32, head_hidden=512).net.state_dict()
@@ -125,7 +125,7 @@ def test_squeezenet_whose_head_is_a_convolution_takes_every_recipe(frozen, cli, 
 )
 def test_a_pretrained_backbone_learns_slower_unless_a_rate_is_given(flags, rate, cli, trained, split_folder):
     argv = ("--data_dir", split_folder, *TINY, *flags, "--n_epochs", 1, "--run_dir", "own", "--model_fn", "own.pth")
-    done = cli("train", *argv)
+    done = cli("train", *argv, "--verbose", 2)
     assert done.status == 0, done.err
     (row,) = metrics_of("own")
     assert (float(row["lr"]), float(row["backbone_lr"])) == (1e-3, rate)

@@ -38,6 +38,7 @@ READ_A_CONFIG = {
     "photo_classifier.unused_flags",
     "photo_classifier.training.resume",
     "photo_classifier.training.summary",
+    "photo_classifier.training.next_steps",
     "photo_classifier.comparison.runs",
 }
 

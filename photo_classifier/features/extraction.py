@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def _make_room(plan: ExtractionPlan, cache: Path) -> None:
     limit, needed = feature_cache.CACHE_LIMIT, plan.n_bytes
     if needed:
         views = pluralize(len(plan.new), "view")
-        say(f"features {views} to compute, {size_text(needed)} in {cache} (limit {size_text(limit)})")
+        say(f"features {views} to compute, kept in {cache} ({size_text(needed)})")
     total = prune_cache(cache, needed, limit, plan.paths)
     if total > limit:
         say(f"         this run needs {size_text(total)}, more than the limit; features of other runs were removed")
@@ -141,8 +142,9 @@ def _make_room(plan: ExtractionPlan, cache: Path) -> None:
 def _extract_split(
     engine: Engine, request: FeatureRequest, store: ShardStore, keys: Keys, wanted: Wanted, n_workers: int | None
 ) -> SplitFeatures:
-    own = launcher.shard(wanted, launcher.rank_and_world_size())
+    own, start = launcher.shard(wanted, launcher.rank_and_world_size()), time.monotonic()
     bad = _compute(engine, request.dataset, store, keys, own, n_workers) if own else {}
+    seconds = time.monotonic() - start
     if launcher.world_size() > 1:
         bad = {index: reason for other in distributed.all_gather(bad) for index, reason in other.items()}
         store.open(key for row in keys for key in row or ())  # rows that other processes have computed
@@ -154,7 +156,10 @@ def _extract_split(
             f"the features that other processes stored are not in {store.folder}; on several machines give a "
             "folder that all of them share (--feature_cache), or store nothing (--views 0)"
         )
-    return SplitFeatures(request.dataset, store.shards, locations, sorted(bad.items()))
+    n_views = sum(len(views) for _, views in wanted)
+    return SplitFeatures(
+        request.dataset, store.shards, locations, sorted(bad.items()), seconds / n_views if n_views else None
+    )
 
 
 def _compute(

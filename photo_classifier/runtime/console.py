@@ -93,6 +93,16 @@ def say(text: object, level: int = 1) -> None:
         print(text, flush=True)
 
 
+def say_loading(first: str = "") -> None:
+    """Says that PyTorch is loaded, which takes seconds; nothing where that is done.
+
+    Args:
+        first: what else is done before the next line.
+    """
+    if "torch" not in sys.modules:
+        say(f"{first}loading PyTorch ...")
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hides lines, results and progress bars inside the block; warnings are still shown."""

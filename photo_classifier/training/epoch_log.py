@@ -26,6 +26,7 @@ from photo_classifier.training.run_folder import check_folder, write_table
 
 EVENTS = "events.out.tfevents.*"
 PROJECTOR = "projector_config.pbtxt"  # names the embeddings, each in a folder called by its step
+INDENT = " " * 8
 REPORT = ".report"  # ends the name of the event file that a finished run writes last
 
 
@@ -73,6 +74,7 @@ class EpochLog:
         self.flush()
         self.write()
         say(self._line(result, is_best))
+        say(self._details(result), level=2)
 
     def add_rates(self, rates: Mapping[str, float], step: int) -> None:
         """Adds a point to the curve of each learning rate."""
@@ -120,19 +122,23 @@ class EpochLog:
     def _line(self, result: EpochResult, is_best: bool) -> str:
         train, valid, rates = result.train, result.valid, result.rates
         figures = (
-            f"train loss {train.loss:.4f} acc {train.accuracy:.4f}  "
-            f"val loss {valid.loss:.4f} acc {valid.accuracy:.4f} f1 {valid.macro_f1:.4f}"
+            f"train loss {train.loss:.4f} accuracy {train.accuracy:.4f}  "
+            f"val loss {valid.loss:.4f} accuracy {valid.accuracy:.4f}"
         )
         kept = coloured("  * kept", "green") if is_best else ""
         if "C" in rates:
             return f"C {rates['C']:<8.3g} {figures}{kept}"
-        width, backbone = len(str(self.n_epochs)), ""
-        if rates.get("backbone", rates["head"]) != rates["head"]:
+        width = len(str(self.n_epochs))
+        return f"epoch {result.epoch + 1:{width}d}/{self.n_epochs}  {figures}{kept}"
+
+    def _details(self, result: EpochResult) -> str:
+        """Returns what else a row of `metrics.csv` holds."""
+        rates, backbone = result.rates, ""
+        if rates.get("backbone", rates.get("head")) != rates.get("head"):
             backbone = f" (backbone {rates['backbone']:.2g})"
-        return (
-            f"epoch {result.epoch + 1:{width}d}/{self.n_epochs}  {figures}  "
-            f"lr {rates['head']:<7.2g}{backbone}  {train.images_per_second:5.0f} images/s{kept}"
-        )
+        rate = f"lr {rates['head']:.2g}{backbone}, " if "head" in rates else ""
+        speed = result.train.images_per_second
+        return f"{INDENT}val f1 {result.valid.macro_f1:.4f}, {rate}{speed:.0f} images/s"
 
 
 def _leave_out_writer_thread(error: threading.ExceptHookArgs) -> None:

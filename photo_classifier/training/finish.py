@@ -13,7 +13,7 @@ from photo_classifier.data.decoding import BadImage
 from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until, picture_of
 from photo_classifier.evaluation.figures import figures_of
-from photo_classifier.evaluation.report import evaluation_report, write_report
+from photo_classifier.evaluation.report import evaluation_report
 from photo_classifier.features.loader import FeatureLoader
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime.seeding import derive_seed
@@ -78,11 +78,10 @@ def write_predictions(path: Path, splits: Splits, results: Results, temperature:
     write_table(path, rows)
 
 
-def write_reports(
+def write_figures(
     run: Run, reports: Mapping[str, Mapping], step: int, open_photo: Callable[[str], torch.Tensor]
 ) -> None:
-    """Writes `report.json`, and its figures to the run folder and to TensorBoard."""
-    write_report(run.folder / "report.json", {run.splits.title(name): report for name, report in reports.items()})
+    """Writes the figures of the reports to the run folder and to TensorBoard."""
     seconds = run.spare_seconds / len(reports)
     for name, report in reports.items():
         title = run.splits.title(name)

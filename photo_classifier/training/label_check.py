@@ -13,11 +13,10 @@ from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.calibration import fit_temperature
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.text import pluralize
+from photo_classifier.runtime.text import escape_surrogates, pluralize
 from photo_classifier.training.results import Results
 from photo_classifier.training.run import Run
 from photo_classifier.training.run_folder import write_table
-from photo_classifier.training.summary import INDENT
 
 MOST_CLASSES = 100  # with more, the heads of the folds take more than a tenth of the backbone's time
 
@@ -40,7 +39,7 @@ def check_labels(
         temperature: of the outputs in `results`.
 
     Returns:
-        A line on the labels that look wrong; empty if none does.
+        What to say of the labels that look wrong; empty if none does.
     """
     parts = [_judged_by_the_run(run.splits, name, results, temperature) for name in results]
     if features and not run.splits.is_pooled and len(run.splits.class_names) <= MOST_CLASSES:
@@ -97,8 +96,8 @@ def _text(run: Run, found: Sequence[LabelCheck], n_judged: int) -> str:
     if not found:
         return ""
     worst, folder = found[0], run.folder
+    first = f"first {escape_surrogates(worst.sample.path)}: labelled {worst.sample.label}, {worst.reason}"
     return (
-        f"{len(found):,} of {pluralize(n_judged, 'label')} {'look' if len(found) > 1 else 'looks'} wrong: see "
-        f"{folder / 'suspects.png'}\n{INDENT}first {worst.sample.path}: labelled {worst.sample.label}, {worst.reason}\n"
-        f"{INDENT}correct them in {folder / 'suspects.csv'}, and start a new run with it as --labels"
+        f"{len(found):,} of {pluralize(n_judged, 'label')} {'look' if len(found) > 1 else 'looks'} wrong ({first}): "
+        f"see {folder / 'suspects.png'}, correct {folder / 'suspects.csv'}, and train with it"
     )

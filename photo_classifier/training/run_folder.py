@@ -64,8 +64,13 @@ def dry_run_dir() -> str:
 
 def resume_command(folder: str | Path, *flags: object) -> str:
     """Returns the command that continues the run of that folder, with flags that it may have anew."""
+    return train_command("--resume", folder, *flags)
+
+
+def train_command(*words: object) -> str:
+    """Returns the command that trains with these flags, as this one was called."""
     script = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
-    return shell_command("python", script, "--resume", folder, *flags)
+    return shell_command("python", script, *words)
 
 
 def claim_folder(folder: Path, is_new: bool) -> None:

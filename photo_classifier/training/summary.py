@@ -21,7 +21,7 @@ from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.report import report_lines
 from photo_classifier.models.classifier import Classifier, count_parameters, has_batch_norm
 from photo_classifier.runtime.console import coloured, say, warn
-from photo_classifier.runtime.text import aligned, pluralize, shell_command
+from photo_classifier.runtime.text import aligned, duration, pluralize, shell_command
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.results import EpochResult, Results
 from photo_classifier.training.run import Run
@@ -42,9 +42,10 @@ def describe(
     start, size = "pretrained" if config.use_pretrained else config.weights or "random", model.preprocess.image_size
     say(
         f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters train; "
-        f"{size} x {size} pixels, {device}, {str(dtype).removeprefix('torch.')}"
+        f"{size} x {size} pixels, {device}"
     )
-    if config.verbose:
+    say(f"{INDENT}computes in {str(dtype).removeprefix('torch.')}", level=2)
+    if config.verbose > 1:
         say("\n".join(model_lines(model)))
     say(model.net, level=2)
     if config.head == "logistic":
@@ -58,10 +59,11 @@ def describe(
     trains_backbone = any(p.requires_grad for p in model.parameters_by_part()["backbone"])
     backbone = f" (backbone {config.backbone_lr:g})" if config.backbone_lr and trains_backbone else ""
     rates = f"{config.lr:g}{backbone}"
+    say(f"train   up to {pluralize(config.n_epochs, 'epoch')}, augmentation {config.augment}")
     say(
-        f"train   up to {pluralize(config.n_epochs, 'epoch')} in steps of "
-        f"{pluralize(min(config.batch_size, len(splits.train)), 'image')}{passes}; "
-        f"{config.optimizer} at {rates}, schedule {config.scheduler}, augmentation {config.augment}"
+        f"{INDENT}steps of {pluralize(min(config.batch_size, len(splits.train)), 'image')}{passes}; "
+        f"{config.optimizer} at {rates}, schedule {config.scheduler}",
+        level=2,
     )
     if config.unfreeze_after:
         say(f"{INDENT}{_parts_text(config, rates, has_batch_norm(model))}")
@@ -136,33 +138,51 @@ def model_lines(model: Classifier) -> list[str]:
 
 
 def summarize(
-    run: Run, checkpoint: BestCheckpoint, best: EpochResult, results: Results, reports: Mapping, spread: str
+    run: Run,
+    checkpoint: BestCheckpoint,
+    best: EpochResult,
+    results: Results,
+    reports: Mapping,
+    spread: str,
+    steps: Sequence[Mapping[str, str]],
 ) -> None:
     """Says what came out, what to type next and the accuracy that predict repeats.
 
     Args:
         spread: how far the accuracies of folds are apart, if there are any.
+        steps: what to try next: a text and a command each.
     """
     _tell_skipped(run)
     splits = run.splits
     for name, report in reports.items():
-        say("\n".join(report_lines("folds" if splits.is_pooled and name == "valid" else name, report)))
+        accuracy, calibration, classes = report_lines("folds" if splits.is_pooled and name == "valid" else name, report)
+        say(f"{accuracy}\n{classes}")
+        say(calibration, level=2)
         if spread and name == "valid":
             say(INDENT + spread)
+    _say_files(run, checkpoint, best, results)
+    new = ("--input", "new_photos") if splits.is_pooled and not splits.test else ()
+    say(f"use     {shell_command('python', 'predict.py', '--model_fn', checkpoint.path, *new)}")
+    say(f"{INDENT}{shell_command('tensorboard', '--logdir', run.folder.parent)}")
+    for step in steps:
+        say(f"next    {step['text']}: {step['command']}")
+    say(f"result  of {checkpoint.path}, after {duration(run.seconds)}:")
+    say(coloured("\n".join(accuracy_texts(splits, results)), "bold"), level=0)
+
+
+def _say_files(run: Run, checkpoint: BestCheckpoint, best: EpochResult, results: Results) -> None:
+    """Says where the weights and the reports are, and why these weights were kept."""
     strength, rows = best.rates.get("C"), run.epochs.rows
     say(f"saved   {checkpoint.path} ({f'C {strength:.3g}' if strength else f'epoch {best.epoch + 1} of {len(rows)}'})")
-    say(f"{INDENT}{run.folder}: {', '.join(files_shown(run.folder))}")
+    if checkpoint.previous:
+        say(f"{INDENT}the earlier {checkpoint.path} is now {checkpoint.previous}")
+    say(f"{INDENT}{run.folder}: reports and pictures")
+    say(f"{INDENT}{', '.join(files_shown(run.folder))}", level=2)
     accuracies = [float(row["valid_accuracy"]) for row in rows]
     chosen_by_accuracy = run.state.config["monitor"] == "accuracy"
     text = indistinguishable_epochs(accuracies, best.epoch, results["valid"].n_images, chosen_by_accuracy)
     if text and not strength:
-        say(INDENT + text)
-    if checkpoint.previous:
-        say(f"{INDENT}the earlier {checkpoint.path} is now {checkpoint.previous}")
-    new = ("--input", "new_photos") if splits.is_pooled and not splits.test else ()
-    say(f"next    {shell_command('python', 'predict.py', '--model_fn', checkpoint.path, *new)}")
-    say(f"{INDENT}{shell_command('tensorboard', '--logdir', run.folder.parent)}")
-    say(coloured("\n".join(accuracy_texts(splits, results)), "bold"), level=0)
+        say(INDENT + text, level=2)
 
 
 def _tell_skipped(run: Run) -> None:

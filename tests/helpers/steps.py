@@ -816,7 +816,7 @@ RUNS = [
     Step("choose from -1 (the CPU)", "train {D} --gpu_id 99", "--gpu_id {0}", r"choose from (-1)"),
     Step("{} {} is a folder; give the name of a file", "train {D} --model_fn photos", "--model_fn other.pth"),
     Step("choose another folder", "train {D} --model_fn note.txt/m.pth", "--model_fn other.pth"),
-    Step("next    {}", "train {D}", "{0} --n_workers 0", r"next    python (predict\.py .*)", is_dry=False),
+    Step("use     {}", "train {D}", "{0} --n_workers 0", r"use     python (predict\.py .*)", is_dry=False),
 ]
 
 FLAGS = [
@@ -1056,13 +1056,19 @@ NOT_FOLLOWED = {
         "8 bits are calibrated on training photos",
         "8 bits may cost accuracy, and no label is known",
     ),
-    "labels that look wrong: tests/training/test_label_check.py": ("correct them in {}, and start a new run with it",),
+    "labels that look wrong: tests/training/test_label_check.py": ("see {}, correct {}, and train with it",),
+    "what was measured: tests/training/test_next_steps.py": (
+        "next {}: {}",
+        "try fine-tuning{}",
+        "{}; add photos of it, or let rare classes count more",
+        "{}; more photos help most, or {}",
+    ),
     "a list of photos given as a folder: tests/prediction/test_predictor.py": ("give the paths of the photos in it",),
     "no advice": (
         'if __name__ == "__main__"',
         "split splits set subset",
-        "train loss {} acc {}",
-        "train up to {} in steps of",
+        "train loss {} accuracy {}",
+        "train up to {}, augmentation {}",
         "train a head that is solved",
     ),
 }

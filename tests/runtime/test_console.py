@@ -59,12 +59,15 @@ def test_verbose_0_still_reports_images_that_are_left_out(cli, split_folder):
 
 def test_a_normal_run_prints_the_expected_lines_and_nothing_else(trained_once):
     starts = [line.split()[0] for line in trained_once.out.splitlines() if not line.startswith(" ")]
-    told = [word for word in starts if word != "last"]  # only where the last epoch is not the best
-    assert told == ["data", "classes", "model", "train", "epoch", "epoch", "valid", "saved", "next", "validation"]
+    told = [word for word in starts if word != "next"]  # as many as the measured values ask for
+    first = ["data", "classes", "model", "train", "epoch", "epoch"]
+    assert told == [*first, "valid", "saved", "use", "result", "validation"]
+    assert starts.count("next") <= 3
+    assert starts[-2:] == ["result", "validation"], "the result comes last"
     assert re.search(r"^data +\S+: .*24 train, 15 valid images", trained_once.out, re.M)
-    model = rf"^model +{NAME} \(random weights\), [\d,]+ of [\d,]+ parameters train; .*cpu, \w+"
+    model = rf"^model +{NAME} \(random weights\), [\d,]+ of [\d,]+ parameters train; 32 x 32 pixels, cpu$"
     assert re.search(model, trained_once.out, re.M)
-    assert re.search(r"^next +python predict.py --model_fn tiny.pth\n +tensorboard --logdir .", trained_once.out, re.M)
+    assert re.search(r"^use +python predict.py --model_fn tiny.pth\n +tensorboard --logdir .", trained_once.out, re.M)
     assert not trained_once.err
 
 
@@ -80,6 +83,14 @@ def test_a_separate_process_prints_no_other_warnings(split_folder):
     assert re.fullmatch(r"validation accuracy \d\.\d{4} \(\d+/15\)\n", done.stdout)
     (folder,) = Path("runs").iterdir()
     assert re.fullmatch(r"timm_test_resnet-\d{8}-\d{6}-split-frozen-image_size32-epochs1", folder.name)
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_the_first_line_comes_before_anything_slow(verbose):
+    command = [sys.executable, TRAIN, "--data_dir", "none", "--verbose", str(verbose)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "reading the photos and loading PyTorch ...\n" * verbose
+    assert done.stderr.startswith("error: the data folder none does not exist")
 
 
 TALKS = """
