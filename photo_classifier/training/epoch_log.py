@@ -48,13 +48,15 @@ class EpochLog:
         while int(newest) == int(time.time()):  # TensorBoard reads files in the order of the seconds in their names
             time.sleep(0.05)
         # hides what a killed run wrote after its last save
-        self.writer = self._open(purge_step=None if is_new else len(rows) + 1)
-
-    def _open(self, **options: Any) -> SummaryWriter:
+        self._purge_step = None if is_new else len(rows) + 1
+        self.writer = self._open(purge_step=self._purge_step)
         self._n_bytes = 0
+        self._phases: dict[str, SummaryWriter] = {}  # from the first epoch on, or a dry run would leave their folders
+
+    def _open(self, folder: str = "", **options: Any) -> SummaryWriter:
         threading.excepthook = _leave_out_writer_thread
         with self.write_errors():
-            return SummaryWriter(str(self.folder), **options)
+            return SummaryWriter(str(self.folder / folder), **options)
 
     @contextlib.contextmanager
     def write_errors(self) -> Iterator[None]:
@@ -70,11 +72,24 @@ class EpochLog:
         with self.write_errors():
             for tag, value in curves(result).items():
                 self.writer.add_scalar(tag, value, result.epoch + 1)
+        self._add_to_charts(result)
         self.add_rates(result.rates, result.epoch + 1)
         self.flush()
         self.write()
         say(self._line(result, is_best))
         say(self._details(result), level=2)
+
+    def _add_to_charts(self, result: EpochResult) -> None:
+        """Adds a point to the charts of loss and accuracy, which show training beside validation.
+
+        TensorBoard draws curves of one tag in one chart if they are of several runs, and a run is a folder.
+        """
+        for name, phase in (("train", result.train), ("validation", result.valid)):
+            if name not in self._phases:
+                self._phases[name] = self._open(name, purge_step=self._purge_step)
+            with self.write_errors():
+                for what in ("accuracy", "loss"):
+                    self._phases[name].add_scalar(f"Curves/{what}", getattr(phase, what), result.epoch + 1)
 
     def add_rates(self, rates: Mapping[str, float], step: int) -> None:
         """Adds a point to the curve of each learning rate."""
@@ -88,7 +103,8 @@ class EpochLog:
         check_folder(self.folder)
         file = self.writer.file_writer.event_writer._file_name
         with self.write_errors():
-            self.writer.flush()
+            for writer in (*self._phases.values(), self.writer):
+                writer.flush()
             n_bytes = os.path.getsize(file)
         if n_bytes < self._n_bytes:  # the writer has begun it anew
             raise WriteError(f"{file} was deleted or truncated during the run, with the curves so far")
@@ -112,12 +128,13 @@ class EpochLog:
     def begin_report(self) -> None:
         """Begins the event file of the report, which a run that goes on leaves behind."""
         self.close()
-        self.writer = self._open(filename_suffix=REPORT)
+        self.writer, self._n_bytes = self._open(filename_suffix=REPORT), 0
 
     def close(self) -> None:
-        """Closes the event file."""
+        """Closes the event files."""
         with self.write_errors():
-            self.writer.close()
+            for writer in (*self._phases.values(), self.writer):
+                writer.close()
 
     def _line(self, result: EpochResult, is_best: bool) -> str:
         train, valid, rates = result.train, result.valid, result.rates

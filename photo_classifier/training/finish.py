@@ -119,7 +119,7 @@ def show_in_tensorboard(
     with run.epochs.write_errors():
         tensorboard.add_pr_curves(writer, splits.class_names, logits, outputs.labels, step)
         tensorboard.add_embedding(writer, splits.class_names, paths, outputs, source, step, run.spare_seconds)
-        tensorboard.add_hyperparameters(writer, hyperparameters, metrics, len(run.epochs.rows))
+        tensorboard.add_hyperparameters(writer, hyperparameters, metrics)
 
 
 def show_augmented(run: Run, dataset: Dataset) -> None:

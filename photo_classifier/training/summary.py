@@ -264,7 +264,7 @@ def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess)
         "n_classes": len(splits.class_names),
         "image_size": preprocess.image_size,
         "resize": preprocess.resize,
-        "backbone_lr": config.backbone_lr or config.lr,
+        "backbone_lr": 0.0 if config.freeze and not config.unfreeze_after else config.backbone_lr or config.lr,
         "views": n_views(config),
     }
     return values | known

@@ -44,35 +44,30 @@ def add_pr_curves(
 def final_metrics(
     epoch: int, results: Results, reports: Mapping[str, Mapping], titles: Mapping[str, str]
 ) -> dict[str, float]:
-    """Returns what runs are compared by, by tag: how good the saved weights are on each split.
+    """Returns what runs are compared by, by column: how good the saved weights are on each split.
 
-    TensorBoard sorts the tags: an accuracy comes first, the epoch that validation chose after it.
+    TensorBoard sorts the columns: the arrow puts them after the settings, accuracies first.
     """
-    metrics = {"Final/validation_epoch": float(epoch)}
+    metrics = {"→ epoch kept": float(epoch)}
     for name, result in results.items():
-        title = f"Final/{titles[name]}"
-        metrics[f"{title}_accuracy"] = result.accuracy
-        metrics[f"{title}_macro_f1"] = reports[name]["macro_f1"]
-        metrics[f"{title}_loss"] = result.loss
+        metrics[f"→ accuracy {titles[name]}"] = result.accuracy
+        metrics[f"→ macro F1 {titles[name]}"] = reports[name]["macro_f1"]
+        metrics[f"→ loss {titles[name]}"] = result.loss
     return metrics
 
 
 def add_hyperparameters(
-    writer: SummaryWriter, hyperparameters: Mapping[str, str | float], metrics: Mapping[str, float], step: int
+    writer: SummaryWriter, hyperparameters: Mapping[str, str | float], metrics: Mapping[str, float]
 ) -> None:
     """Adds the row of this run in the HParams tab, to the run's own events.
 
     `SummaryWriter.add_hparams` would write them into a second run named after the time. The summary that lists the
     columns is left out: without it TensorBoard collects them from all runs, and puts those first in which they differ.
-
-    Args:
-        metrics: by tag.
+    The metrics are columns like the others: as scalars each would be a chart with a single dot.
     """
-    _columns, start, end = hparams(dict(hyperparameters), {})
+    _columns, start, end = hparams({**hyperparameters, **metrics}, {})
     for summary in (start, end):
         writer.file_writer.add_summary(summary)
-    for tag, value in metrics.items():
-        writer.add_scalar(tag, value, step)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from photo_classifier.evaluation.report import evaluation_report
 from photo_classifier.training import finish, tensorboard
 from photo_classifier.training.tensorboard import principal_components
 
-FINAL = ("Final/validation_accuracy", "Final/validation_epoch", "Final/validation_macro_f1", "Final/validation_loss")
+FINAL = {f"→ {what}" for what in ("accuracy validation", "epoch kept", "loss validation", "macro F1 validation")}
+CURVES = {"Train/Loss", "Train/Accuracy", "Validation/Loss", "Validation/Accuracy"}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def server(trained_once):
     try:
         for _ in range(480):
             try:
-                if set(FINAL) <= get("scalars/tags").get("r", {}).keys():
+                if get("scalars/tags").get("r", {}).keys() >= CURVES and get("pr_curves/tags").get("r"):
                     break
             except OSError:
                 assert process.poll() is None, "the server ended"
@@ -64,10 +65,20 @@ def query(**values):
 
 def test_the_server_shows_the_curves(server):
     tags = server("scalars/tags")["r"]
-    assert {"Train/Loss", "Train/Accuracy", "Validation/Loss", "Validation/Accuracy"} <= tags.keys()
-    assert {"LearningRate/head", "LearningRate/backbone", "Speed/images_per_second", *FINAL} <= tags.keys()
+    others = {"LearningRate/head", "LearningRate/backbone", "Speed/images_per_second", "Validation/MacroF1"}
+    assert tags.keys() == CURVES | others, "no chart of a single dot"
     points = server("scalars/scalars?" + query(run="r", tag="Validation/Accuracy"))
     assert [step for _, step, _ in points] == [1, 2]
+
+
+def test_the_first_charts_show_training_beside_validation(server):
+    tags = server("scalars/tags")
+    assert sorted(tag for of_run in tags.values() for tag in of_run)[0] == "Curves/accuracy"
+    for what in ("loss", "accuracy"):
+        for part, name in (("train", "Train"), ("validation", "Validation")):
+            shown = server("scalars/scalars?" + query(run=f"r/{part}", tag=f"Curves/{what}"))
+            points = server("scalars/scalars?" + query(run="r", tag=f"{name}/{what.capitalize()}"))
+            assert [point[1:] for point in shown] == [point[1:] for point in points]
 
 
 def test_the_server_shows_the_pictures(server):
@@ -90,17 +101,15 @@ def test_the_server_compares_runs_by_hyperparameters_and_final_metrics(server, t
     experiment = server("hparams/experiment", {"experimentName": ""})
     flags = {info["name"] for info in experiment["hparamInfos"]}
     assert {"model_name", "lr", "backbone_lr", "optimizer", "freeze", "batch_size", "image_size", "data"} <= flags
-    shown = [info["name"]["tag"] for info in experiment["metricInfos"]]
-    assert set(FINAL) <= set(shown)
-    assert shown[0] == "Final/validation_accuracy"
-    columns = [{"metric": {"group": "", "tag": "Final/validation_accuracy"}}]
+    assert flags >= FINAL
+    columns = [{"hparam": "→ accuracy validation"}]
     asked = {"experimentName": "", "colParams": columns, "startIndex": 0, "sliceSize": 9}
     asked["allowedStatuses"] = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
     (group,) = server("hparams/session_groups", asked)["sessionGroups"]
     assert group["hparams"]["lr"] == 0.001
     assert group["hparams"]["freeze"] == "False"
     assert [session["name"] for session in group["sessions"]] == ["r"]
-    (accuracy,) = [m["value"] for m in group["metricValues"] if m["name"]["tag"] == "Final/validation_accuracy"]
+    accuracy = group["hparams"]["→ accuracy validation"]
     assert f"validation accuracy {accuracy:.4f}" in trained_once.out
 
 
@@ -112,8 +121,10 @@ def test_runs_that_differ_in_one_flag_have_rows_that_differ_there(cli, split_fol
         content = board_of(f"runs/{n}").PluginTagToContent("hparams")["_hparams_/session_start_info"]
         about = HParamsPluginData.FromString(content).session_start_info.hparams
         rows.append({name: MessageToJson(value) for name, value in about.items()})
-    assert {name for name in rows[0] if rows[0][name] != rows[1][name]} == {"resize"}
-    assert {name for name in rows[1] if rows[1][name] != rows[2][name]} == {"bit_depth", "on_leak"}
+    settings = [name for name in rows[0] if not name.startswith("→")]
+    assert max(settings) < min(FINAL), "results come after the settings"
+    assert {name for name in settings if rows[0][name] != rows[1][name]} == {"resize"}
+    assert {name for name in settings if rows[1][name] != rows[2][name]} == {"bit_depth", "on_leak"}
     assert {"train_ratio", "valid_ratio", "test_ratio", "splits", "group_column", "labels"} <= rows[0].keys()
 
 
