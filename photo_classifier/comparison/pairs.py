@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from photo_classifier.comparison.runs import FinishedRun
+from photo_classifier.comparison.runs import Answer, FinishedRun
 from photo_classifier.runtime.text import pluralize
 
 LEVEL = 0.05  # how often chance alone may make a difference among runs that are equally good
@@ -54,9 +54,22 @@ class Pair:
         )
 
 
+def shared(run: FinishedRun, best: FinishedRun) -> list[tuple[Answer, Answer]]:
+    """Returns the answers of both for the photos that they share: by path, or by name and size if the data moved."""
+    ours, theirs = run.answers, best.answers
+    if not ours.keys() & theirs.keys():
+        ours, theirs = ({a.photo: a for a in answers.values() if a.photo} for answers in (ours, theirs))
+    return [(answer, theirs[photo]) for photo, answer in ours.items() if photo in theirs]
+
+
+def same_photos(run: FinishedRun, best: FinishedRun) -> bool:
+    """Returns whether both were measured on the same photos."""
+    return len(shared(run, best)) == len(run.answers) == len(best.answers)
+
+
 def pair(run: FinishedRun, best: FinishedRun) -> Pair:
     """Counts on which photos one of the two is right and the other wrong."""
-    both = [(answer, best.answers[path]) for path, answer in run.answers.items() if path in best.answers]
+    both = shared(run, best)
     same = [(ours.predict, theirs.predict, ours.label) for ours, theirs in both if ours.label == theirs.label]
     gained = sum(ours == label != theirs for ours, theirs, label in same)
     lost = sum(theirs == label != ours for ours, theirs, label in same)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
+from photo_classifier.data.new_photos import SAMPLES
 from photo_classifier.data.samples import split_title
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import read_json
@@ -34,10 +36,11 @@ class Measures(TypedDict):
 
 
 class Answer(NamedTuple):
-    """The label of a held-out photo, and what the run says."""
+    """The label of a held-out photo, what the run says, and the photo's name in the data with its size, if known."""
 
     label: str
     predict: str
+    photo: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class FinishedRun:
 
     folder: str
     settings: Mapping[str, Any]
-    counts: Mapping[str, int]  # photos by split
+    n_train: int
     title: str  # of the split that is compared
     measures: Measures
     seconds: float | None  # older runs did not count them
@@ -88,16 +91,31 @@ def load_run(folder: str) -> FinishedRun:
     measures, seconds = msgspec.convert(report[title], Measures), finished.get("seconds")
     known = None if first_mismatch(seconds, Finite) else seconds
     counts = Counter(row["split"] for row in _rows(folder, "splits.csv", {"split"}))
-    return FinishedRun(folder, settings, counts, title, measures, known, _answers(folder, title))
+    n_train = counts["train"] + counts["valid"] * ("out-of-fold" in report)
+    return FinishedRun(folder, settings, n_train, title, measures, known, _answers(folder, title))
 
 
 def _answers(folder: str, title: str) -> dict[str, Answer]:
-    rows = _rows(folder, PREDICTIONS, {"path", "label", "predict", "split"})
+    rows, photos = _rows(folder, PREDICTIONS, {"path", "label", "predict", "split"}), _photos(folder)
     return {
-        os.path.realpath(row["path"].replace("\0", "")): Answer(row["label"], row["predict"])
+        os.path.realpath(row["path"].replace("\0", "")): Answer(
+            row["label"], row["predict"], photos.get(row["path"], "")
+        )
         for row in rows
         if row["split"] == title
     }
+
+
+def _photos(folder: str) -> dict[str, str]:
+    """Returns what a photo is known by where the data was moved or is on another machine: its key and size, by path."""
+    content, known = read_json(os.path.join(folder, SAMPLES)), {}
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # it is broken
+        names = content["columns"]
+        path, key = names.index("path"), names.index("key")
+        for split, files in content["files"].items():
+            rows = zip(content["splits"][split], files, strict=True)
+            known |= {row[path]: f"{row[key]} {file[0]}" for row, file in rows if file}
+    return known
 
 
 def _rows(folder: str, name: str, columns: set[str]) -> list[dict[str, str]]:

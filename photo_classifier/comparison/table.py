@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from photo_classifier.comparison.pairs import LEVEL, Pair, pair
+from photo_classifier.comparison.pairs import LEVEL, Pair, pair, same_photos
 from photo_classifier.comparison.runs import FinishedRun
 from photo_classifier.config import result_flags
 from photo_classifier.runtime.text import aligned, duration, escape_surrogates
@@ -32,7 +32,7 @@ class Comparison:
         notes = []
         if old := [run.folder for run in self.runs if not run.answers]:
             notes.append(f"not compared photo by photo, as an earlier version made it: {', '.join(old)}")
-        if different := [run.folder for run in others if run.answers and run.answers.keys() != best.answers.keys()]:
+        if different := [run.folder for run in others if run.answers and not same_photos(run, best)]:
             notes.append(
                 f"measured on other held-out photos than {best.folder}: {', '.join(different)}; their accuracies "
                 "cannot be set side by side, only the counts on shared photos"
@@ -71,7 +71,7 @@ def cells(comparison: Comparison) -> list[list[str]]:
         measured = [f"{m['accuracy']:.4f}", f"{low:.4f} to {high:.4f}", f"{m['n_images']} {run.title}"]
         measured += ["-" if loss is None else f"{loss:.4f}", "-" if run.seconds is None else duration(run.seconds)]
         texts = [setting(run, name) for name in comparison.settings]
-        rows.append([escape_surrogates(run.folder), *texts, run.data, str(run.counts["train"]), *measured])
+        rows.append([escape_surrogates(run.folder), *texts, run.data, str(run.n_train), *measured])
     return [header, *rows]
 
 
@@ -107,7 +107,7 @@ def csv_rows(comparison: Comparison) -> list[dict[str, object]]:
     for run, two in zip(comparison.runs, [None, *comparison.pairs], strict=True):
         low, high = run.measures["accuracy_interval_95"]
         row = {"run": run.folder, **{name: setting(run, name) for name in comparison.settings}, "data": run.data}
-        row |= {"n_train": run.counts["train"], "split": run.title, "n_images": run.measures["n_images"]}
+        row |= {"n_train": run.n_train, "split": run.title, "n_images": run.measures["n_images"]}
         row |= {"accuracy": run.measures["accuracy"], "interval_low": low, "interval_high": high}
         row |= {"loss": run.measures["negative_log_likelihood"], "seconds": run.seconds}
         if two:

@@ -99,5 +99,5 @@ def _text(run: Run, found: Sequence[LabelCheck], n_judged: int) -> str:
     first = f"first {escape_surrogates(worst.sample.path)}: labelled {worst.sample.label}, {worst.reason}"
     return (
         f"{len(found):,} of {pluralize(n_judged, 'label')} {'look' if len(found) > 1 else 'looks'} wrong ({first}): "
-        f"see {folder / 'suspects.png'}, correct {folder / 'suspects.csv'}, and train with it"
+        f"see {folder / 'suspects.png'}, correct suspects.csv beside it, and train with that"
     )

@@ -95,6 +95,24 @@ def test_other_photos_and_other_labels_are_told_and_not_counted(cli):
     assert "runs/c: cannot be told; the two share no held-out photo" in cli("compare", "runs/a", "runs/c").out
 
 
+def test_photos_that_were_moved_are_known_by_their_name_in_the_data_and_their_size(cli):
+    make_run("runs/a")
+    make_run("runs/b", first=1000, wrong=[4])
+    for name, first in (("a", 0), ("b", 1000)):
+        rows = [[f"photos/{k + first}.png", f"cat/{k}.png"] for k in range(40)]
+        content = {
+            "columns": ["path", "key"],
+            "splits": {"valid": rows},
+            "files": {"valid": [[k, 9] for k in range(40)]},
+        }
+        (Path("runs") / name / "samples.json").write_text(json.dumps(content))
+    done = cli("compare")
+    assert "the reverse: 1, of 40 shared photos" in done.out
+    assert not done.err
+    (Path("runs") / "b" / "samples.json").write_text('{"columns": 3, "files": [1]}')
+    assert "the two share no held-out photo" in cli("compare").out
+
+
 def spoil(name, text):
     return lambda: (Path("runs/x") / name).write_text(text, encoding="utf-8")
 

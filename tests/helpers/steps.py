@@ -1056,7 +1056,9 @@ NOT_FOLLOWED = {
         "8 bits are calibrated on training photos",
         "8 bits may cost accuracy, and no label is known",
     ),
-    "labels that look wrong: tests/training/test_label_check.py": ("see {}, correct {}, and train with it",),
+    "labels that look wrong: tests/training/test_label_check.py": (
+        "see {}, correct suspects.csv beside it, and train with that",
+    ),
     "what was measured: tests/training/test_next_steps.py": (
         "next {}: {}",
         "try fine-tuning{}",
