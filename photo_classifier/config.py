@@ -240,7 +240,12 @@ class RunFlags:
         ".cache/features", "folder that keeps the features of frozen backbones between runs, or none", "DIR"
     )
     dry_run: bool = flag(False, "show what would be trained, try one step and stop")
-    verbose: int = flag(1, "0: only accuracies, 1: also progress, 2: also every layer", "N", number(int, 0, 2))
+    verbose: int = flag(
+        1,
+        "0: only accuracies, 1: also progress, 2: also layers, learning rates, calibration and the last epoch",
+        "N",
+        number(int, 0, 2),
+    )
 
 
 @dataclass(frozen=True)
