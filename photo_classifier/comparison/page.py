@@ -11,10 +11,11 @@ PAGE = """<!doctype html>
 <title>Runs compared</title>
 <style>
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { margin: 1.5rem auto; max-width: 75rem; padding: 0 1rem; }
+body { margin: 1.5rem auto; max-width: 95rem; padding: 0 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #8886; }
+th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #8886; vertical-align: top; }
+tbody th { font-weight: inherit; white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
 tbody tr:first-child { font-weight: 600; }
 </style>
 <main>
