@@ -756,6 +756,7 @@ def choose_steps(
     times = [part.seconds_per_view for part in features.values() if part.seconds_per_view]
     measured = Measured(
         session.run.folder,
+        splits.root,
         suspects,
         [] if config.head == "logistic" else [float(row["valid_loss"]) for row in session.run.epochs.rows],
         best.train.accuracy,

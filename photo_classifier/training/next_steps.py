@@ -32,6 +32,7 @@ class Measured:
 
     Args:
         folder: of the run.
+        root: the folder of the data.
         suspects: a line on labels that look wrong; empty if none does.
         losses: of validation, by epoch; none for a solved head.
         train_accuracy: of the kept epoch.
@@ -43,6 +44,7 @@ class Measured:
     """
 
     folder: Path
+    root: str
     suspects: str
     losses: Sequence[float]
     train_accuracy: float
@@ -105,9 +107,10 @@ def check_labels(config: TrainConfig, measured: Measured) -> Step | None:
     """Labels look wrong, and the run is not one with the table of an earlier check."""
     if not measured.suspects or os.path.basename(config.labels or "") == "suspects.csv":
         return None
-    # the table has columns and splits of its own
+    # the table has columns and splits of its own, and paths that start here
     columns = dict.fromkeys(("path_column", "label_column", "group_column", "split_column", "splits", "new_photos"))
-    changes = {**columns, "dataset_name": None, "labels": measured.folder / "suspects.csv"}
+    root = config.data_dir or (measured.root if config.dataset_name else os.curdir)
+    changes = {**columns, "dataset_name": None, "data_dir": root, "labels": measured.folder / "suspects.csv"}
     return Step(measured.suspects, changes, "corrected")
 
 
@@ -144,7 +147,9 @@ def learn_less_by_heart(config: TrainConfig, measured: Measured) -> Step | None:
         what, changes, name = "--dropout 0.3", {"dropout": 0.3}, "dropout"
     else:
         return None
-    text = f"training accuracy {measured.train_accuracy:.2f} is far above {measured.accuracy:.2f} of held-out photos"
+    text = (
+        f"training accuracy {measured.train_accuracy:.2f} is far above the {measured.accuracy:.2f} of held-out photos"
+    )
     return Step(f"{text}; more photos help most, or {what}", changes, name)
 
 

@@ -13,7 +13,7 @@ from photo_classifier.training.next_steps import Measured
 ROOT = Path(__file__).parents[2]
 CLASSES = [{"name": "cat", "recall": 0.9, "support": 50}, {"name": "dog", "recall": 0.9, "support": 50}]
 REPORT = {"accuracy": 0.9, "accuracy_interval_95": [0.86, 0.94], "n_images": 100, "classes": CLASSES}
-PLAIN = Measured(Path("runs/my run"), "", [0.5, 0.4, 0.3, 0.3], 0.9, REPORT, {"cat": 90, "dog": 80})
+PLAIN = Measured(Path("runs/my run"), "my photos", "", [0.5, 0.4, 0.3, 0.3], 0.9, REPORT, {"cat": 90, "dog": 80})
 FROZEN = "--data_dir 'my photos' --use_pretrained --freeze"
 STORED = {"stores_features": True, "has_linear_head": True}
 FEW = {**REPORT, "accuracy_interval_95": [0.7, 0.98], "n_images": 20}
@@ -35,7 +35,7 @@ CASES = {
         "--model_name efficientnet_lite0 --use_pretrained --freeze",
     ),
     "train_longer": ("--n_epochs 4", {"losses": [0.5, 0.4, 0.3, 0.2]}, "still improving", "--n_epochs 8"),
-    "learn_less_by_heart": ("--use_pretrained --lr 1e-4", UNLIKE, "accuracy 1.00 is far above 0.80", "--freeze"),
+    "learn_less_by_heart": ("--use_pretrained --lr 1e-4", UNLIKE, "accuracy 1.00 is far above the 0.80", "--freeze"),
     "weigh_rare_class": (
         FROZEN,
         {"report": RARE, "training_counts": {"cat": 90, "dog": 7}},
