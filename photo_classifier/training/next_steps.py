@@ -186,7 +186,7 @@ def fine_tune(config: TrainConfig, measured: Measured) -> Step | None:
     is_pretrained = config.use_pretrained or config.weights
     if not (is_pretrained and config.freeze and not config.unfreeze_after) or measured.accuracy >= GOOD:
         return None
-    changes = dict.fromkeys(("head", "folds", "views", "lr", *OF_SCHEDULE))
+    changes = dict.fromkeys(("head", "folds", "views", "lr", "engine", *OF_SCHEDULE))
     changes |= {"unfreeze_after": HEAD_EPOCHS, "n_epochs": HEAD_EPOCHS + ALL_EPOCHS}
     about = ""
     if measured.seconds_per_view:
