@@ -96,8 +96,9 @@ def _command(config: TrainConfig, given: Mapping[str, object], step: Step, folde
     # the defaults of a known set go with its name
     defaults = known_set_defaults(dict(given)) if "dataset_name" in step.changes else {}
     flags = {**defaults, **given, **own, **step.changes}
-    known = [f.name for f in fields(TrainConfig) if f.metadata and flags.get(f.name) not in (None, False)]
-    return train_command(*(word for name in known for word in (f"--{name}", flags[name]) if word is not True))
+    flags = {f.name: flags.get(f.name) for f in fields(TrainConfig) if f.metadata}
+    pairs = ((f"--{name}", value) for name, value in flags.items() if value is not None and value is not False)
+    return train_command(*(word for pair in pairs for word in pair if word is not True))
 
 
 # --- when each is given, in this order ----------------------------------------------------------

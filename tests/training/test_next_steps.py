@@ -116,12 +116,13 @@ def test_a_good_run_gets_no_advice_and_a_bad_one_three_at_most():
 
 
 def test_a_continued_run_gives_the_command_of_the_whole_run():
-    made, _ = made_by(shlex.split(f"{FROZEN} --n_epochs 20 --train_ratio 0.8"))
+    made, _ = made_by(shlex.split(f"{FROZEN} --n_epochs 20 --train_ratio 0.8 --n_workers 0"))
     (step,) = next_steps.next_steps(
         made, {"resume": "r"}, dataclasses.replace(PLAIN, report=FEW, stores_features=True)
     )[:1]
     again, _ = made_by(shlex.split(step["command"])[2:])
     assert (again.data_dir, again.freeze, again.n_epochs, again.folds) == ("my photos", True, 20, 5)
+    assert again.n_workers == 0
     assert again.resume is None
 
 
