@@ -75,7 +75,7 @@ def rank_labels(parts: Sequence[Judged], class_names: Sequence[str]) -> list[Lab
 
 
 def draw_suspects(
-    checks: Sequence[LabelCheck], open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
+    checks: Sequence[LabelCheck], open_photo: Callable[[str], Image.Image], seconds: float | None = None
 ) -> Image.Image | None:
     """Draws the photos whose labels look wrong, fewer if `seconds` run out; returns None if there are none."""
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ NUMBERED = 15  # with at most this many classes, each cell shows its count
 
 
 def figures_of(
-    report: Mapping, open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
+    report: Mapping, open_photo: Callable[[str], Image.Image], seconds: float | None = None
 ) -> dict[str, Image.Image]:
     """Draws the figures of one split's report, by name; `seconds` limits the time for photos."""
     pictures = confusion_figure(report), calibration_figure(report), mistakes_sheet(report, open_photo, seconds)
@@ -42,7 +41,7 @@ def save_picture(path: str | Path, picture: Image.Image) -> None:
 
 def confusion_figure(report: Mapping) -> Image.Image:
     """Draws the confusion matrix: labels down, predictions across, shaded by the share of the label's images."""
-    names, counts = _most_confused(report)
+    names, counts = most_confused(report)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     font = font_for("".join(names))
     texts = [_short(readable(name, font)) for name in names]
@@ -82,7 +81,7 @@ def calibration_figure(report: Mapping) -> Image.Image:
     return _render(figure)
 
 
-def _most_confused(report: Mapping) -> tuple[list[str], np.ndarray]:
+def most_confused(report: Mapping) -> tuple[list[str], np.ndarray]:
     """Returns names and counts of the classes to show, in the order of the classes."""
     names = [row["name"] for row in report["classes"]]
     matrix = np.array(report["confusion_matrix"]) if report["confusion_matrix"] else _sparse_matrix(report)

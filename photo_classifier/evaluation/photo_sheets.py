@@ -5,19 +5,18 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from PIL import Image, ImageOps
 
-from photo_classifier.data.decoding import BadImage, decode
-from photo_classifier.evaluation.contact_sheet import SIDE, Tile, contact_sheet, map_until, picture_of
-from photo_classifier.evaluation.metrics import PredictionLike
+from photo_classifier.data.decoding import BadImage
+from photo_classifier.evaluation.answers import PredictionLike
+from photo_classifier.evaluation.contact_sheet import SIDE, Tile, contact_sheet, map_until
 from photo_classifier.runtime.seeding import derive_seed
 
 N_SHEET = 48  # photos in a sample
 
 
 def mistakes_sheet(
-    report: Mapping, open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
+    report: Mapping, open_photo: Callable[[str], Image.Image], seconds: float | None = None
 ) -> Image.Image | None:
     """Draws the most confident mistakes, fewer if `seconds` run out; returns None if there are none."""
 
@@ -27,11 +26,6 @@ def mistakes_sheet(
 
     tiles = [tile for _, tile in map_until(tile, report["mistakes"], seconds)]
     return contact_sheet(tiles, 6) if tiles else None
-
-
-def photo_opener(max_pixels: int, bit_depth: int) -> Callable[[str], torch.Tensor]:
-    """Returns a function that decodes a photo at the size of a sheet: uint8 (3, height, width)."""
-    return lambda path: decode(path, SIDE, max_pixels, bit_depth)
 
 
 class PredictionSheet:
@@ -65,7 +59,7 @@ class PredictionSheet:
         n = len(self._sample)
         return f"{path}: {n} of {self.n_seen} photos" if n else "none: no photo could be read"
 
-    def draw(self, open_photo: Callable[[str], torch.Tensor]) -> Image.Image | None:
+    def draw(self, open_photo: Callable[[str], Image.Image]) -> Image.Image | None:
         """Draws the sheet in the order of the predictions; known mistakes get a red frame."""
 
         def tile(entry: tuple) -> Tile:
@@ -81,10 +75,10 @@ def _caption(predict: str, probability: float, label: str = "") -> str:
     return "\n".join(" ".join(line.split()) for line in lines)
 
 
-def photo_tile(path: str, caption: str, frame: str | None, open_photo: Callable[[str], torch.Tensor]) -> Tile:
+def photo_tile(path: str, caption: str, frame: str | None, open_photo: Callable[[str], Image.Image]) -> Tile:
     """Returns the tile of a photo; a grey one if it can no longer be read."""
     try:
-        picture = picture_of(open_photo(path))
+        picture = open_photo(path)
         if max(picture.size) > SIDE:  # shrunk right away, or many large photos would fill the memory
             picture = ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.BOX)
     except BadImage:  # deleted since it was predicted

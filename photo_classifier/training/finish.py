@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from photo_classifier.data.decoding import BadImage
@@ -65,7 +66,7 @@ def report_splits(splits: Splits, results: Results, temperature: float) -> dict[
 
 
 def write_reports(
-    run: Run, reports: Mapping[str, Mapping], step: int, open_photo: Callable[[str], torch.Tensor]
+    run: Run, reports: Mapping[str, Mapping], step: int, open_photo: Callable[[str], Image.Image]
 ) -> None:
     """Writes `report.json`, and its figures to the run folder and to TensorBoard."""
     write_report(run.folder / "report.json", {run.splits.title(name): report for name, report in reports.items()})

@@ -7,6 +7,7 @@ from PIL import Image
 from photo_classifier.evaluation import figures, fonts, photo_sheets
 from photo_classifier.evaluation.metrics import StreamingMetrics
 from photo_classifier.evaluation.report import evaluation_report, metrics_report
+from photo_classifier.evaluation.thumbnails import Thumbnails
 from photo_classifier.prediction.results import Prediction
 from photo_classifier.runtime.seeding import derive_seed
 
@@ -28,7 +29,7 @@ def test_no_class_name_breaks_a_figure_with_and_without_a_font_for_it(has_fonts,
     if not has_fonts:
         monkeypatch.setattr(fonts, "_installed_fonts", lambda: iter(()))
         fonts._font_for.cache_clear()
-    made = figures.figures_of(report_of(names=KOREAN), photo_sheets.photo_opener(10**6, 16))
+    made = figures.figures_of(report_of(names=KOREAN), Thumbnails(10**6, 16))
     assert made.keys() == {"confusion", "calibration", "mistakes"}
     assert capfd.readouterr().err == ""
     fonts._font_for.cache_clear()
@@ -42,7 +43,7 @@ def test_letters_that_no_font_has_are_escaped():
 @pytest.mark.parametrize("n_classes", [2, 40, 250])
 def test_a_confusion_matrix_shows_the_classes_with_the_most_mistakes(n_classes):
     report = report_of(n_classes, n=500)
-    names, counts = figures._most_confused(report)
+    names, counts = figures.most_confused(report)
     assert len(names) == min(n_classes, figures.MOST_SHOWN)
     first = report["confusions"][0]
     if {first["label"], first["predict"]} <= set(names):
@@ -74,7 +75,7 @@ def test_only_known_mistakes_get_a_red_frame(tmp_path):
     def n_red(label, predict="cat", best="cat"):
         sheet = photo_sheets.PredictionSheet()
         sheet.add_predictions([Prediction(photo, predict, 0.5, ((best, 0.5),), label=label)])
-        pixels = np.asarray(sheet.draw(photo_sheets.photo_opener(10**6, 16)).convert("RGB")).astype(int)
+        pixels = np.asarray(sheet.draw(Thumbnails(10**6, 16)).convert("RGB")).astype(int)
         return int(((pixels == (255, 0, 0)).all(2)).sum())
 
     assert n_red("dog") > 100
