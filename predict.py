@@ -315,7 +315,7 @@ def write_report_folder(
         report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
         say("\n".join(report_lines(name, report)))
         write_report(os.path.join(folder, "report.json"), {name: report})
-        for figure, picture in figures_of(report, open_photo).items():
+        for figure, picture in figures_of(name, report, open_photo).items():
             save_picture(os.path.join(folder, f"{figure}.png"), picture)
     else:
         say("report  no labels are known, so it shows the answers alone; give class folders or a table with labels")

@@ -27,7 +27,7 @@ def curve_charts(rows: Sequence[Mapping[str, str]], kept: int | None) -> list[di
     name = "step from a strong to a weak penalty" if rows[0].get("C") else "epoch"
     charts = []
     for measure in ("loss", "accuracy"):
-        lines = {split: [_number(row.get(f"{part}_{measure}")) for row in rows] for split, part in SPLITS.items()}
+        lines = curve_values(rows, measure)
         values = [value for line in lines.values() for value in line if value is not None]
         if not values:
             continue
@@ -43,7 +43,12 @@ def curve_charts(rows: Sequence[Mapping[str, str]], kept: int | None) -> list[di
     return charts
 
 
-SPLITS = {"training": "train", "validation": "valid"}
+def curve_values(rows: Sequence[Mapping[str, str]], measure: str) -> dict[str, list[float | None]]:
+    """Returns the loss or the accuracy of training and of validation in every row; None where there is none."""
+    return {
+        split: [_number(row.get(f"{part}_{measure}")) for row in rows]
+        for split, part in (("training", "train"), ("validation", "valid"))
+    }
 
 
 def reliability_chart(rows: Sequence[Mapping]) -> dict:

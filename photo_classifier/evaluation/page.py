@@ -6,7 +6,7 @@ import csv
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from PIL import Image
 
@@ -237,5 +237,6 @@ def _template() -> object:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "certainty": certainty, "basename": lambda path: PurePath(path).name}
+    for function in (percent, certainty):  # a line must not end before the sign
+        environment.filters[function.__name__] = lambda *args, to=function: to(*args).replace(" ", "\N{NO-BREAK SPACE}")
     return environment.get_template("page.html")

@@ -160,7 +160,10 @@ def _reliability_rows(metrics: StreamingMetrics) -> list[dict]:
     if sums[0]:  # too few for a group of their own
         first, _, others = groups.pop()
         groups.append((first, len(THRESHOLDS) - 1, others + sums))
-    return [_reliability_row(THRESHOLDS[first], min(THRESHOLDS[last] + 0.01, 1), *sums) for first, last, sums in groups]
+    return [
+        _reliability_row(THRESHOLDS[first], min(THRESHOLDS[last] + 0.01, 1), *sums.tolist())
+        for first, last, sums in groups
+    ]
 
 
 def _reliability_row(low: float, high: float, n: float, right: float, confidence: float) -> dict:

@@ -35,8 +35,8 @@ def percent(share: float, digits: int = 1) -> str:
     if float(text) in (0, 100) and share not in (0, 1):
         smallest = 10**-digits
         text = f"{100 - smallest if share > 0.5 else smallest:.{digits}f}"
-        return f"{'over' if share > 0.5 else 'under'} {text}\N{NO-BREAK SPACE}%"
-    return f"{text.rstrip('0').rstrip('.') if '.' in text else text}\N{NO-BREAK SPACE}%"
+        return f"{'over' if share > 0.5 else 'under'} {text} %"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} %"
 
 
 def certainty(probability: float | str) -> str:

@@ -29,7 +29,7 @@ def test_no_class_name_breaks_a_figure_with_and_without_a_font_for_it(has_fonts,
     if not has_fonts:
         monkeypatch.setattr(fonts, "_installed_fonts", lambda: iter(()))
         fonts._font_for.cache_clear()
-    made = figures.figures_of(report_of(names=KOREAN), Thumbnails(10**6, 16))
+    made = figures.figures_of("test", report_of(names=KOREAN), Thumbnails(10**6, 16))
     assert made.keys() == {"confusion", "calibration", "mistakes"}
     assert capfd.readouterr().err == ""
     fonts._font_for.cache_clear()
@@ -48,7 +48,7 @@ def test_a_confusion_matrix_shows_the_classes_with_the_most_mistakes(n_classes):
     first = report["confusions"][0]
     if {first["label"], first["predict"]} <= set(names):
         assert counts[names.index(first["label"]), names.index(first["predict"])] == first["n_images"]
-    figures.confusion_figure(report)
+    figures.confusion_figure(report, "test")
 
 
 def predictions(n, path="gone.png", label="dog"):
@@ -100,3 +100,19 @@ def test_restored_metrics_continue_where_they_stopped():
 def test_a_saved_picture_is_a_png(tmp_path):
     figures.save_picture(tmp_path / "a.png", Image.new("RGB", (5, 5)))
     assert Image.open(tmp_path / "a.png").text == {"Software": "photo-classifier"}
+
+
+def test_the_dots_of_the_calibration_figure_stand_for_many_photos_each():
+    for n in (1, 30, 3000):
+        rows = report_of(n=n)["reliability"]
+        assert sum(row["n_images"] for row in rows) == n
+        assert min(row["n_images"] for row in rows) >= min(n, 25)
+        for row in rows:
+            assert row["from"] <= row["confidence"] <= row["to"]
+            assert row["accuracy_interval_95"][0] <= row["accuracy"] <= row["accuracy_interval_95"][1]
+    assert 6 <= len(rows) <= 8
+
+
+@pytest.mark.parametrize("rows", [[{"epoch": "1", "valid_loss": "1", "valid_accuracy": "0.5", "train_loss": ""}], []])
+def test_curves_are_drawn_of_whatever_was_measured(rows):
+    figures.curves_figure([*rows, {**dict.fromkeys(("train_loss", "C"), "2"), "epoch": "2", "valid_accuracy": "1"}], 1)

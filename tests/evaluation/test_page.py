@@ -207,7 +207,7 @@ def test_a_cell_of_the_matrix_shows_its_photos_and_a_photo_opens_larger(opened, 
     n_photos = int(cell.evaluate("cell => cell.firstChild.textContent"))
     cell.focus()
     tab.keyboard.press("Enter")
-    tab.wait_for_function("document.querySelectorAll('.group:not([hidden])').length == 1")
+    tab.locator(".group:not([hidden])").nth(1).wait_for(state="detached")
     assert n_all > 1
     assert tab.locator(".group:visible figure").count() == n_photos
     assert tab.evaluate("document.activeElement.className") == "group"
