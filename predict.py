@@ -110,6 +110,8 @@ def check_report(config: PredictConfig) -> None:
             raise UserError(f"--sheet {config.sheet} does not end in .png; give a name like result.png")
         if os.path.exists(config.sheet) and not is_own_picture(config.sheet):
             raise UserError(f"--sheet {config.sheet} was not written by this tool; give another name")
+    if config.explain:
+        check_output_path(os.path.join(config.explain, "photo.png"), "--explain")
     if config.report:
         check_temporary_folder()
         check_output_path(os.path.join(config.report, "report.json"), "--report")
@@ -210,6 +212,10 @@ def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
         from photo_classifier.evaluation.photo_sheets import PredictionSheet
 
         parts["sheet"] = PredictionSheet()
+    if config.explain:
+        from photo_classifier.features.overlays import Overlays
+
+        parts["explain"] = Overlays(config.explain, predictor.engine, predictor.class_names, config.max_pixels)
     return Totals(parts)
 
 
@@ -291,6 +297,8 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
         if picture := totals.parts["sheet"].draw(open_photo):
             save_picture(config.sheet, picture)
         say(f"sheet   {totals.parts['sheet'].text(config.sheet)}")
+    if config.explain:
+        say(f"heat    {config.explain}: a picture for each photo, red where it speaks most for the answer")
     if config.report:
         write_report_folder(config, predictor, totals, title, open_photo)
 
@@ -306,6 +314,8 @@ def write_report_folder(
     from photo_classifier.evaluation.figures import figures_of, save_picture
     from photo_classifier.evaluation.page import write_page
     from photo_classifier.evaluation.report import metrics_report, report_lines, write_report
+    from photo_classifier.features.explanations import add_heat_maps
+    from photo_classifier.models.heat_maps import HeatMaps
 
     folder, metrics = config.report, totals.parts["report"]
     for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):  # of an earlier prediction
@@ -313,6 +323,9 @@ def write_report_folder(
             os.unlink(os.path.join(folder, name))
     if metrics.n_images:
         report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
+        if wrong := [row for row in report["examples"] if row["label"] != row["predict"]]:
+            maps = HeatMaps(predictor.engine)
+            add_heat_maps(wrong, maps, predictor.class_names, config.max_pixels, SECONDS_OF_PHOTOS)
         say("\n".join(report_lines(name, report)))
         write_report(os.path.join(folder, "report.json"), {name: report})
         for figure, picture in figures_of(name, report, open_photo).items():

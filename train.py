@@ -711,6 +711,7 @@ def report(
     from photo_classifier.training import summary
     from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
+    from photo_classifier.training.explain import explain_mistakes
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
     from photo_classifier.training.label_check import check_labels
 
@@ -724,10 +725,11 @@ def report(
         write_folds(run.folder / "folds.csv", splits, session.folds, results["valid"].outputs, temperature)
     n_photos = sum(len(report["examples"]) for report in reports.values())
     open_photo = Thumbnails(config.max_pixels, preprocess.bit_depth, n_photos)
-    write_reports(run, reports, best.epoch + 1, open_photo)
-    show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
     is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
     features = {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
+    explain_mistakes(reports, splits, session.engine, features, config.max_pixels, run.spare_seconds)
+    write_reports(run, reports, best.epoch + 1, open_photo)
+    show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
     doubts = check_labels(run, features, results, temperature, config.seed, open_photo)
     run.epochs.close()
     if last is not best:

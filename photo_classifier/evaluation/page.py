@@ -27,6 +27,7 @@ from photo_classifier.runtime.text import certainty, percent
 
 MOST_BYTES = 4_900_000  # of the page
 MOST_OTHER = 40  # photos of a split that is not the main one
+MOST_SIMILAR = 60  # mistakes with similar training photos
 MOST_SUSPECTS, MOST_PAIRS, MOST_ODD = 24, 12, 12  # with photos
 MOST_CLASSES = 300  # rows of a table
 MOST_EPOCHS = 100
@@ -116,6 +117,7 @@ def split_content(key: str, name: str, report: Mapping, about: About, is_main: b
         "wrong": [group for group in groups if group["label"] != group["predict"]],
         "right": [group for group in groups if group["label"] == group["predict"]],
         "n_wrong": report["n_images"] - report["n_correct"],
+        "has_heat": any("heat" in photo.values for group in groups for photo in group["photos"]),
         "n_shown": sum(len(group["photos"]) for group in groups if group["label"] != group["predict"]),
         "classes": _class_rows(report, about.training_counts),
         "n_classes": len(report["classes"]),
@@ -133,8 +135,10 @@ def _groups(key: str, report: Mapping, most: int | None) -> list[dict]:
     index = {row["name"]: k for k, row in enumerate(report["classes"])}
     counts = _cell_counts(report)
     cells: dict[tuple, list] = {}
-    for row in examples[:most]:
-        cells.setdefault((row["label"], row["predict"]), []).append(PagePhoto(row["file_dir"], row))
+    for n, row in enumerate(examples[:most]):
+        similar = row.get("similar", ()) if n < MOST_SIMILAR else ()
+        photo = PagePhoto(row["file_dir"], row, similar=[PagePhoto(other["path"], other) for other in similar])
+        cells.setdefault((row["label"], row["predict"]), []).append(photo)
     groups = [
         {
             "id": f"{key}-{index[label]}-{index[predict]}",

@@ -24,7 +24,7 @@ def mistakes_sheet(
 
     def tile(mistake: Mapping) -> Tile:
         path = mistake["file_dir"]
-        caption = _caption(path, mistake["predict"], mistake["probability"], mistake["label"])
+        caption = answer_caption(path, mistake["predict"], mistake["probability"], mistake["label"])
         return photo_tile(path, caption, None, open_photo)
 
     tiles = [tile for _, tile in map_until(tile, report["mistakes"], seconds)]
@@ -73,13 +73,15 @@ class PredictionSheet:
 
         def tile(entry: tuple) -> Tile:
             _, _, path, predict, probability, label = entry
-            return photo_tile(path, _caption(path, predict, probability, label), "red" if label else None, open_photo)
+            return photo_tile(
+                path, answer_caption(path, predict, probability, label), "red" if label else None, open_photo
+            )
 
         tiles = [tile for _, tile in map_until(tile, sorted(self._sample, key=lambda entry: entry[1]))]
         return contact_sheet(tiles, 8, title=f"{len(tiles)} of {pluralize(self.n_seen, 'photo')}") if tiles else None
 
 
-def _caption(path: str, predict: str, probability: float, label: str = "") -> str:
+def answer_caption(path: str, predict: str, probability: float, label: str = "") -> str:
     """Returns the name of the file, and below it `says sunflowers 83 %, labelled dandelion`."""
     says = f"says {predict} {certainty(probability)}".replace(" %", "\N{NO-BREAK SPACE}%")
     lines = [PurePath(path).name, *([f"{says},", f"labelled {label}"] if label else [says])]

@@ -37,8 +37,10 @@ class Thumbnails:
 
 def encoded(picture: Image.Image, most_bytes: int) -> tuple[str, bytes] | None:
     """Returns the media type and content of a file of at most `most_bytes`; None if even a small one is larger."""
-    if max(picture.size) <= TINY and len(content := _saved(picture, "PNG", optimize=True)) <= most_bytes:
-        return "image/png", content
+    if most_bytes <= 0:
+        return None
+    if max(picture.size) <= TINY and (exact := encoded_exactly(picture, most_bytes)):
+        return exact
     side = max(picture.size)
     while side >= LEAST:
         content = _saved(ImageOps.contain(picture, (side, side)), "JPEG", quality=QUALITY)
@@ -46,6 +48,12 @@ def encoded(picture: Image.Image, most_bytes: int) -> tuple[str, bytes] | None:
             return "image/jpeg", content
         side = int(side * min(0.9, 0.95 * math.sqrt(most_bytes / len(content))))  # bytes grow with the area
     return None
+
+
+def encoded_exactly(picture: Image.Image, most_bytes: int) -> tuple[str, bytes] | None:
+    """Returns the media type and content of a file without loss; None if that has more than `most_bytes`."""
+    content = _saved(picture, "PNG", optimize=True)
+    return ("image/png", content) if len(content) <= most_bytes else None
 
 
 def _saved(picture: Image.Image, kind: str, **options: object) -> bytes:

@@ -53,12 +53,16 @@
 
   // --- a photo opens larger, with those beside it
   const dialog = document.getElementById("large"), picture = dialog.querySelector("img");
-  const caption = dialog.querySelector("figcaption"), original = dialog.querySelector(".original");
+  const heat = dialog.querySelector(".heat"), caption = dialog.querySelector("figcaption"), original = dialog.querySelector(".original");
+  const toggle = dialog.querySelector(".toggle"), heats = document.getElementById("heats");
   let photos = [], at = 0;
   const open = (n) => {
     at = (n + photos.length) % photos.length;
     const small = photos[at].querySelector("img");
+    const warm = photos[at].querySelector(".heat");
     picture.src = small.src;
+    heat.hidden = toggle.hidden = !warm;
+    if (warm) heat.src = warm.src;
     picture.alt = small.alt.replace("Enlarge ", "");
     caption.replaceChildren(...photos[at].closest("figure").querySelector("figcaption").cloneNode(true).childNodes);
     original.href = photos[at].href;
@@ -73,6 +77,7 @@
   }
   dialog.querySelector(".previous").addEventListener("click", () => open(at - 1));
   dialog.querySelector(".following").addEventListener("click", () => open(at + 1));
+  toggle.addEventListener("click", () => heats.click());
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("keydown", (event) => {
