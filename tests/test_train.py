@@ -1,4 +1,5 @@
 import csv
+import html
 import json
 import math
 import os
@@ -45,6 +46,9 @@ def test_a_run_leaves_its_record(trained, split_folder):
     lines = [line for line in trained.out.splitlines() if line.startswith("epoch")]
     assert len(lines) == 2
     assert lines[0].endswith("* kept")
+    page = open("r/report.html", encoding="utf-8").read()
+    assert "split, timm/test_resnet: report" in page
+    assert "validation photos are right" in page
 
 
 def test_the_report_and_the_temperature_are_of_the_saved_weights(cli, image_folder):
@@ -208,11 +212,10 @@ def test_the_best_and_the_last_weights_are_both_kept_and_measured(optimizer, cli
     last = torch.load("r/last_model.pth", weights_only=True)
     assert last["metrics"]["epoch"] == n_epochs
     assert not torch.equal(last["state_dict"]["fc.3.weight"], best["state_dict"]["fc.3.weight"])
-    said = re.search(
-        r"^last    r/last_model.pth \(epoch \d+\): .*(test accuracy \S+ \(\d+/6\))$", done.out, re.MULTILINE
-    )
+    said = re.search(r"^last    r/last_model.pth, epoch \d+: .*(test accuracy \S+ \(\d+/6\))$", done.out, re.MULTILINE)
     assert cli("predict", "--model_fn", "r/last_model.pth", "--n_workers", 0).out.splitlines()[-1] == said[1]
     kept = json.load(open("r/report.json", encoding="utf-8"))["last_epoch"]
+    assert kept["text"] in html.unescape(open("r/report.html", encoding="utf-8").read())
     assert (kept["epoch"], kept["test"]["correct"]) == (n_epochs, last["metrics"]["test"]["correct"])
     assert cli("predict", "--model_fn", "best.pth", "--n_workers", 0).out.splitlines()[-1] == done.out.splitlines()[-1]
 
@@ -252,6 +255,7 @@ def test_a_dry_run_takes_one_step_and_writes_no_checkpoint(frozen, cli, trained,
     assert re.search(r"^dry run: a step of 10 images, loss \d", done.out, re.MULTILINE)
     assert not re.search("^epoch", done.out, re.MULTILINE)
     assert os.path.exists("dry/augmented.png")
+    assert not os.path.exists("dry/report.html")
     assert open("tiny.pth", "rb").read() == before
     assert not os.path.exists("tiny.pth.prev")
     assert not [name for _, _, names in os.walk(".") for name in names if name.endswith(".bin")], "nothing is cached"
