@@ -19,6 +19,7 @@ from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.fonts import missing_glyphs
 from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.report import report_lines
+from photo_classifier.evaluation.report_files import PAGE
 from photo_classifier.models.classifier import Classifier, count_parameters, has_batch_norm
 from photo_classifier.runtime.console import coloured, say, warn
 from photo_classifier.runtime.text import aligned, duration, pluralize, shell_command
@@ -176,13 +177,13 @@ def _say_files(run: Run, checkpoint: BestCheckpoint, best: EpochResult, results:
     say(f"saved   {checkpoint.path} ({f'C {strength:.3g}' if strength else f'epoch {best.epoch + 1} of {len(rows)}'})")
     if checkpoint.previous:
         say(f"{INDENT}the earlier {checkpoint.path} is now {checkpoint.previous}")
-    say(f"{INDENT}{run.folder}: reports and pictures")
-    say(f"{INDENT}{', '.join(files_shown(run.folder))}", level=2)
     accuracies = [float(row["valid_accuracy"]) for row in rows]
     chosen_by_accuracy = run.state.config["monitor"] == "accuracy"
     text = indistinguishable_epochs(accuracies, best.epoch, results["valid"].n_images, chosen_by_accuracy)
     if text and not strength:
         say(INDENT + text, level=2)
+    say(f"report  {run.folder / PAGE}")
+    say(f"{INDENT}{run.folder}: {', '.join(files_shown(run.folder))}", level=2)
 
 
 def _tell_skipped(run: Run) -> None:

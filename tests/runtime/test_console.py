@@ -61,7 +61,7 @@ def test_a_normal_run_prints_the_expected_lines_and_nothing_else(trained_once):
     starts = [line.split()[0] for line in trained_once.out.splitlines() if not line.startswith(" ")]
     told = [word for word in starts if word != "next"]  # as many as the measured values ask for
     first = ["data", "classes", "model", "train", "epoch", "epoch"]
-    assert told == [*first, "valid", "saved", "use", "result", "validation"]
+    assert told == [*first, "valid", "saved", "report", "use", "result", "validation"]
     assert starts.count("next") <= 3
     assert starts[-2:] == ["result", "validation"], "the result comes last"
     assert re.search(r"^data +\S+: .*24 train, 15 valid images", trained_once.out, re.M)
