@@ -184,14 +184,14 @@ def opened(browser, written):
     """Opens the page from the disk, as a double click does; nothing may be fetched or go wrong."""
     contexts, wrong = [], []
 
-    def open_page(**options):
+    def open_page(path=written.path, **options):
         context = browser.new_context(**options)
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda message: wrong.append(message.text))
         tab.on("pageerror", lambda error: wrong.append(str(error)))
         tab.on("request", lambda request: wrong.append(request.url) if request.url[:5] not in ("file:", "data:") else 0)
-        tab.goto(written.path.as_uri())
+        tab.goto(path.as_uri())
         return tab
 
     yield open_page
@@ -236,3 +236,11 @@ def test_a_page_fits_a_phone_is_dark_where_the_system_is_and_works_without_scrip
     assert not tab.locator("#filter").is_visible()
     target = tab.locator(".matrix td.wrong a").first.get_attribute("href")
     assert tab.locator(f"#mistakes {target}").is_visible()
+
+
+def test_a_page_of_many_classes_fits_a_phone(opened, tmp_path):
+    names = [f"a class with a long name {n}" for n in range(40)]
+    write_report(tmp_path / "report.json", {"test": report_of(["gone.png"] * 200, names)})
+    path = write_page(tmp_path, about(), Thumbnails(10**6, 16))
+    tab = opened(path, viewport={"width": 360, "height": 700})
+    assert tab.locator("html").evaluate("e => e.scrollWidth") <= 360
