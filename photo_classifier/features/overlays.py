@@ -54,12 +54,12 @@ class Overlays:
 
     def _path_for(self, photo: str) -> Path:
         stem = Path(photo).stem
-        self._names[stem] += 1
-        n = self._names[stem]
-        path = self.folder / (f"{stem}.png" if n == 1 else f"{stem}-{n}.png")
-        if path.exists() and not is_own_picture(os.fspath(path)):
-            raise UserError(f"--explain {self.folder}: {path} was not written by this tool; give another folder")
-        return path
+        while True:  # past pictures of the user's own
+            self._names[stem] += 1
+            n = self._names[stem]
+            path = self.folder / (f"{stem}.png" if n == 1 else f"{stem}-{n}.png")
+            if not path.exists() or is_own_picture(os.fspath(path)):
+                return path
 
     def state(self) -> dict:
         """Returns which names are taken."""
