@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -231,6 +232,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 # --- the template -----------------------------------------------------------------------------
 
 
+@functools.cache
 def _template() -> object:
     import jinja2
 
