@@ -26,7 +26,9 @@ EXTRAS = {
     ],
     "learning_curve": [
         {"photos": n, "accuracy": a, "low": a - 0.1, "high": a + 0.05} for n, a in ((20, 0.6), (40, 0.8), (80, 0.85))
-    ],
+    ]
+    + [{"photos": 160, "accuracy": 0.9, "low": 0.85, "high": 0.95, "is_expected": True}],
+    "more_photos": f"more photos of {CLASSES[0]} help most",
     "refusal": [{"class": CLASSES[0], "auroc": 0.87}],
 }
 
@@ -116,11 +118,14 @@ def test_the_sections_come_in_their_order_and_say_what_was_measured(written):
     assert "Validation: 70 % of 30 photos are right." in words
     assert f"says {CLASSES[1]}" in words
     assert '"30" <img src=x>.png' in words
-    assert "validation is still improving" in words
+    assert "Validation is still improving" in words
     assert "--n_epochs 30 --data_dir '<b>'" in words
     assert "far from all others" in words
     assert "similarity 0.98" in words
     assert "0.87" in words
+    assert "99 % not reached by ten answers or more" in words
+    assert "160 (expected)" in words
+    assert f"More photos of {CLASSES[0]} help most." in words
 
 
 def test_only_what_is_there_is_shown(tmp_path):
