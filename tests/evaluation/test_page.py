@@ -22,7 +22,7 @@ CLASSES = ["<script>alert(1)</script>", """a "b" 'c' & d""", "개"]
 N_WRONG = 9
 EXTRAS = {
     "next_steps": [
-        {"text": "validation is still improving", "command": "python train.py --n_epochs 30 --data_dir '<b>'"}
+        {"text": "validation is still <b>improving</b>", "command": "python train.py --n_epochs 30 --data_dir '<b>'"}
     ],
     "learning_curve": [
         {"photos": n, "accuracy": a, "low": a - 0.1, "high": a + 0.05} for n, a in ((20, 0.6), (40, 0.8), (80, 0.85))
@@ -118,12 +118,12 @@ def test_the_sections_come_in_their_order_and_say_what_was_measured(written):
     assert "Validation: 70 % of 30 photos are right." in words
     assert f"says {CLASSES[1]}" in words
     assert '"30" <img src=x>.png' in words
-    assert "Validation is still improving" in words
+    assert "Validation is still <b>improving</b>" in words
     assert "--n_epochs 30 --data_dir '<b>'" in words
     assert "far from all others" in words
     assert "similarity 0.98" in words
     assert "0.87" in words
-    assert "99 % not reached by ten answers or more" in words
+    assert "not reached by ten answers or more" in words
     assert "160 (expected)" in words
     assert f"More photos of {CLASSES[0]} help most." in words
 
