@@ -12,6 +12,7 @@ from photo_classifier.runtime.text import percent
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 44  # margins for the ticks and the name of the axis
 MOST_POINTS = 400  # of a line
+FEWEST_ANSWERS = 10
 TARGETS = (0.9, 0.95, 0.99)  # shares of right answers that one may want
 
 
@@ -96,15 +97,24 @@ def learning_chart(rows: Sequence[Mapping]) -> dict:
         "accuracy", "training photos", _ticks(0, max(n_photos), x, "{:,.0f}".format, True), low, 1, y, is_share=True
     )
     accuracies = [row["accuracy"] for row in rows]
-    chart["lines"] = [{"name": "validation", "points": _points(n_photos, accuracies, x, y)}]
+    n_measured = sum(not row.get("is_expected") for row in rows)
+    parts = {"measured": slice(n_measured), "expected": slice(n_measured - 1, None)}
+    chart["lines"] = [
+        {"name": name, "points": _points(n_photos[part], accuracies[part], x, y)}
+        for name, part in parts.items()
+        if len(rows[part]) > 1
+    ]
     dots = zip(n_photos, accuracies, lows, highs, strict=True)
     chart["dots"] = [{"x": x(n), "y": y(value), "low": y(bottom), "high": y(top)} for n, value, bottom, top in dots]
     return chart
 
 
 def threshold_for(answered: Sequence[Mapping], target: float) -> Mapping | None:
-    """Returns the row of the lowest `--min_probability` with at least that share of right answers; None without one."""
-    rows = (row for row in answered if row["n_answered"] and row["accuracy"] >= target)
+    """Returns the row of the lowest `--min_probability` with at least that share of right answers; None without one.
+
+    A row with fewer answers than `FEWEST_ANSWERS` proves nothing.
+    """
+    rows = (row for row in answered if row["n_answered"] >= FEWEST_ANSWERS and row["accuracy"] >= target)
     return next(rows, None)
 
 

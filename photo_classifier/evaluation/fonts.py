@@ -52,6 +52,7 @@ def _font_for(letters: str) -> ImageFont.FreeTypeFont:
     return best
 
 
+@functools.lru_cache(4096)
 def _has(font: ImageFont.FreeTypeFont, letter: str) -> bool:
     """Returns whether the font draws the letter differently from a character that no font has."""
     return letter.isspace() or bytes(font.getmask(letter)) != bytes(font.getmask("\U0010fffe"))

@@ -92,6 +92,7 @@ def page_content(folder: Path, about: About) -> dict:
         "epochs": metrics[:: -(-len(metrics) // MOST_EPOCHS) or 1],
         "n_epochs": len(metrics),
         "learning": learning,
+        "more_photos": content.get("more_photos") or "",
         "learning_chart": learning_chart(learning) if learning else None,
         "refusal": content.get("refusal") or [],
         **labels,

@@ -41,7 +41,7 @@ def encoded(picture: Image.Image, most_bytes: int) -> tuple[str, bytes] | None:
         return None
     if max(picture.size) <= TINY and (exact := encoded_exactly(picture, most_bytes)):
         return exact
-    side = max(picture.size)
+    side = min(max(picture.size), int(math.sqrt(8 * most_bytes)))  # hardly a photo needs less than a bit a pixel
     while side >= LEAST:
         content = _saved(ImageOps.contain(picture, (side, side)), "JPEG", quality=QUALITY)
         if len(content) <= most_bytes:

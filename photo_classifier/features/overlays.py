@@ -34,11 +34,7 @@ class Overlays:
         self._names: Counter[str] = Counter()
         self._maps = HeatMaps(engine)
         if not self._maps.layer:
-            size = engine.model.preprocess.image_size
-            raise UserError(
-                f"this network sees a photo of {size} x {size} pixels as a single place, so there is no heat map; "
-                "leave --explain out, or train with a larger --image_size"
-            )
+            raise UserError("this network does not tell where it sees a class; leave --explain out, or use another")
 
     def add_predictions(self, predictions: Sequence[PredictionLike]) -> None:
         """Writes the overlays of those that could be read."""

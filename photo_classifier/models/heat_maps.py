@@ -8,6 +8,7 @@ import math
 import torch
 from torch import nn
 
+from photo_classifier.models.classifier import REFUSALS
 from photo_classifier.models.inference import Engine
 
 MOST_PREFIX = 8  # tokens of a transformer that stand for no place: the class token and registers
@@ -21,17 +22,22 @@ class HeatMaps:
     is needed. Elsewhere it is gradient x activation: place by place in a feature map (HiResCAM, Draelos and Carin 2020,
     which is CAM where that is defined), by the mean gradient of all places among the tokens of a transformer (Grad-CAM,
     Selvaraju et al. 2017). Scores are compared to the mean over all classes, as probabilities do not change with what
-    all scores have in common.
+    all scores have in common. `layer` is the name of the layer, empty for a network that keeps no places.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.layer = engine, ""
+        self.engine, self.layer, self.weight = engine, "", None
         engine.refresh()
         generator = torch.Generator().manual_seed(0)
         example = torch.randint(256, engine.model.example_image().shape, generator=generator, dtype=torch.uint8)
         example = example.to(engine.device)
-        self.layer = _last_layer_with_places(engine, example)
-        self.weight = self._weight_of_places(example) if self.layer else None
+        with contextlib.suppress(*REFUSALS):  # not every network can be looked into, and no run may end for that
+            self.layer = _last_layer_with_places(engine, example)
+            self.weight = self._weight_of_places(example) if self.layer else None
+            if self.layer:
+                self(example, torch.zeros(1, dtype=torch.int64))
+            return
+        self.layer = ""
 
     def _weight_of_places(self, example: torch.Tensor) -> torch.Tensor | None:
         """Returns the weights that make the map exact, (classes, channels); None if the head is of another kind."""

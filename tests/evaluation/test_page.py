@@ -22,11 +22,13 @@ CLASSES = ["<script>alert(1)</script>", """a "b" 'c' & d""", "개"]
 N_WRONG = 9
 EXTRAS = {
     "next_steps": [
-        {"text": "validation is still improving", "command": "python train.py --n_epochs 30 --data_dir '<b>'"}
+        {"text": "validation is still <b>improving</b>", "command": "python train.py --n_epochs 30 --data_dir '<b>'"}
     ],
     "learning_curve": [
         {"photos": n, "accuracy": a, "low": a - 0.1, "high": a + 0.05} for n, a in ((20, 0.6), (40, 0.8), (80, 0.85))
-    ],
+    ]
+    + [{"photos": 160, "accuracy": 0.9, "low": 0.85, "high": 0.95, "is_expected": True}],
+    "more_photos": f"more photos of {CLASSES[0]} help most",
     "refusal": [{"class": CLASSES[0], "auroc": 0.87}],
 }
 
@@ -116,11 +118,14 @@ def test_the_sections_come_in_their_order_and_say_what_was_measured(written):
     assert "Validation: 70 % of 30 photos are right." in words
     assert f"says {CLASSES[1]}" in words
     assert '"30" <img src=x>.png' in words
-    assert "validation is still improving" in words
+    assert "Validation is still <b>improving</b>" in words
     assert "--n_epochs 30 --data_dir '<b>'" in words
     assert "far from all others" in words
     assert "similarity 0.98" in words
     assert "0.87" in words
+    assert "not reached by ten answers or more" in words
+    assert "160 (expected)" in words
+    assert f"More photos of {CLASSES[0]} help most." in words
 
 
 def test_only_what_is_there_is_shown(tmp_path):
@@ -184,14 +189,14 @@ def opened(browser, written):
     """Opens the page from the disk, as a double click does; nothing may be fetched or go wrong."""
     contexts, wrong = [], []
 
-    def open_page(**options):
+    def open_page(path=written.path, **options):
         context = browser.new_context(**options)
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda message: wrong.append(message.text))
         tab.on("pageerror", lambda error: wrong.append(str(error)))
         tab.on("request", lambda request: wrong.append(request.url) if request.url[:5] not in ("file:", "data:") else 0)
-        tab.goto(written.path.as_uri())
+        tab.goto(path.as_uri())
         return tab
 
     yield open_page
@@ -236,3 +241,11 @@ def test_a_page_fits_a_phone_is_dark_where_the_system_is_and_works_without_scrip
     assert not tab.locator("#filter").is_visible()
     target = tab.locator(".matrix td.wrong a").first.get_attribute("href")
     assert tab.locator(f"#mistakes {target}").is_visible()
+
+
+def test_a_page_of_many_classes_fits_a_phone(opened, tmp_path):
+    names = [f"a class with a long name {n}" for n in range(40)]
+    write_report(tmp_path / "report.json", {"test": report_of(["gone.png"] * 200, names)})
+    path = write_page(tmp_path, about(), Thumbnails(10**6, 16))
+    tab = opened(path, viewport={"width": 360, "height": 700})
+    assert tab.locator("html").evaluate("e => e.scrollWidth") <= 360

@@ -11,8 +11,10 @@ from model_loader import get_model
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.evaluation.heat_pictures import heat_picture
 from photo_classifier.features.explanations import add_heat_maps, seen_area
+from photo_classifier.features.overlays import Overlays
 from photo_classifier.models.heat_maps import HeatMaps
 from photo_classifier.models.inference import Engine
+from photo_classifier.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -48,6 +50,20 @@ def test_every_family_of_networks_has_a_map(name, size, places):
     assert made.amax((1, 2)).tolist() == [1, 1]
     assert made.min() >= 0
     assert not torch.equal(made[0], made[1])
+
+
+def test_a_network_that_cannot_be_looked_into_has_no_map(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no gradient here")
+
+    monkeypatch.setattr("photo_classifier.models.heat_maps._last_layer_with_places", refuse)
+    maps = maps_of("timm/test_resnet", 64)
+    assert maps.layer == ""
+    rows = [{"file_dir": "a.png", "predict": "cat"}]
+    add_heat_maps(rows, maps, ["cat", "dog", "owl"], 10**6)
+    assert rows == [{"file_dir": "a.png", "predict": "cat"}]
+    with pytest.raises(UserError, match="--explain"):
+        Overlays("heat", maps.engine, ["cat", "dog", "owl"], 10**6)
 
 
 def test_a_map_lies_over_the_part_of_the_photo_that_the_network_sees():

@@ -1011,7 +1011,7 @@ NOT_FOLLOWED = {
         "as its head, but {} has {}; train it again",
     ),
     "a network that no library has at present": (
-        "pixels as a single place, so there is no heat map",
+        "this network does not tell where it sees a class",
         "cannot be used as a classifier",
         "its head cannot be found",
     ),
