@@ -145,6 +145,9 @@ def make_predictor(config: PredictConfig) -> Predictor:
         top_k=config.top_k or 1,
         probabilities=config.probabilities,
         min_probability=config.min_probability,
+        unknown=config.unknown,
+        false_alarm=config.false_alarm,
+        coverage=config.coverage,
         **described(config),
     )
     if is_main() and not predictor.metadata["splits"]:
@@ -152,10 +155,10 @@ def make_predictor(config: PredictConfig) -> Predictor:
             say(note)
         preprocess = predictor.engine.model.preprocess
         say(f"images  {preprocess.text()}; as {config.model_name} expects unless flags say otherwise")
-    if is_main() and config.min_probability and UNKNOWN in predictor.class_names:
+    if is_main() and (config.min_probability or config.unknown) and UNKNOWN in predictor.class_names:
         warn(
-            f"a class is called {UNKNOWN!r}, like the answer below --min_probability; the column `probability` tells "
-            "them apart"
+            f"a class is called {UNKNOWN!r}, like the answer to photos that are refused; the columns `best_guess` and "
+            "`correct` tell them apart"
         )
     return predictor
 
@@ -220,7 +223,8 @@ def open_target(
     from photo_classifier.prediction.stdout_rows import StdoutRows
 
     every = predictor.class_names if config.probabilities else ()
-    columns = columns_of(config.top_k, every, config.min_probability)
+    hides_guess, has_distance = bool(config.min_probability or config.unknown), bool(predictor.novelty)
+    columns = columns_of(config.top_k, every, hides_guess, has_distance, config.coverage is not None)
     if pipe:
         return StdoutRows(pipe, columns)
     checkpoint = {
@@ -233,6 +237,8 @@ def open_target(
     settings = {
         "input": list(config.input),
         "min_probability": config.min_probability,
+        "false_alarm": config.false_alarm if config.unknown else None,
+        "coverage": config.coverage,
         "precision": str(predictor.engine.dtype).removeprefix("torch."),
         "max_pixels": config.max_pixels,
     }
@@ -268,11 +274,13 @@ def print_counts(config: PredictConfig, counts: Counts, speed: float) -> None:
     errors = f", {counts.n_errors} could not be read (status `error`)" if counts.n_errors else ""
     target = "stdout" if config.result == STDOUT else config.result
     say(f"wrote {target}: {pluralize(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
-    if config.min_probability:
+    reasons = [f"below {config.min_probability:g}"] if config.min_probability else []
+    reasons += [f"unlike the training photos (false alarms {config.false_alarm:g})"] if config.unknown else []
+    if reasons:
         n_ok = counts.n_rows - counts.n_errors
         known = f"; accuracy of those {share_text(counts.n_known_correct, counts.n_known)}" if counts.n_known else ""
         answered = share_text(n_ok - counts.n_unknown, n_ok) if n_ok else "none"
-        say(f"answered {answered}, `unknown` below {config.min_probability:g}{known}")
+        say(f"answered {answered}, `unknown` {' or '.join(reasons)}{known}")
 
 
 def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, title: str) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from photo_classifier.models.classifier import Classifier
     from photo_classifier.models.inference import Engine
     from photo_classifier.training.best_checkpoint import BestCheckpoint
+    from photo_classifier.training.known_photos import KnownPhotos
     from photo_classifier.training.optimization import Recipe
     from photo_classifier.training.results import EpochResult, PhaseResult, Results
     from photo_classifier.training.run import Run, SilentRun
@@ -572,6 +573,8 @@ def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Re
     from photo_classifier.training.resume import early_stop_text
 
     config, trainer, run, loaders = session.config, session.trainer, session.run, open_loaders(session, cache)
+    if launcher.is_main() and (known := known_of(session, loaders)):
+        session.checkpoint.novelty = known.novelty()
     if config.head == "logistic":
         return loaders, *solve_head(session, loaders)
     by_folds = validate_by_folds(session, loaders) if session.folds else ()
@@ -583,6 +586,16 @@ def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Re
         say(f"stopped after {trainer.epoch} of {config.n_epochs} epochs: {text}")
     measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
     return loaders, *measured
+
+
+def known_of(session: Session, loaders: Mapping[str, Iterable]) -> KnownPhotos | None:
+    """Returns the photos of a run with stored features of a frozen backbone, or None for another run."""
+    from photo_classifier.training.known_photos import known_photos
+
+    if not (session.strategy.uses_stored_features and session.strategy.has_head):
+        return None
+    train, valid = (loaders[name].features for name in ("train", "valid"))
+    return known_photos(train, valid, session.splits if session.folds else None, session.config.seed)
 
 
 def validate_by_folds(session: Session, loaders: Mapping[str, FeatureLoader]) -> list[PhaseResult]:
