@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     import torch
 
     from photo_classifier.data.samples import Sample
+    from photo_classifier.evaluation.drift import Drift
     from photo_classifier.evaluation.metrics import StreamingMetrics
     from photo_classifier.prediction.predictor import Predictor
     from photo_classifier.prediction.result_file import ResultFile
@@ -208,6 +209,10 @@ def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
         from photo_classifier.evaluation.metrics import StreamingMetrics
 
         parts["report"] = StreamingMetrics(predictor.class_names, predictor.temperature)
+        if predictor.novelty:
+            from photo_classifier.evaluation.drift import Drift
+
+            parts["drift"] = Drift(predictor.novelty.held_out.tolist())
     if config.sheet:
         from photo_classifier.evaluation.photo_sheets import PredictionSheet
 
@@ -299,22 +304,33 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
             save_picture(config.sheet, picture)
         say(f"sheet   {totals.parts['sheet'].text(config.sheet)}")
     if config.report:
-        write_report_folder(config.report, totals.parts["report"], title, open_photo)
+        write_report_folder(config.report, totals.parts["report"], totals.parts.get("drift"), title, open_photo)
 
 
 def write_report_folder(
-    folder: str, metrics: StreamingMetrics, title: str, open_photo: Callable[[str], torch.Tensor]
+    folder: str,
+    metrics: StreamingMetrics,
+    drift: Drift | None,
+    title: str,
+    open_photo: Callable[[str], torch.Tensor],
 ) -> None:
     """Prints the report of the images whose label is known, and writes `report.json` and figures."""
+    from photo_classifier.evaluation.drift import drift_lines
     from photo_classifier.evaluation.figures import figures_of, save_picture
     from photo_classifier.evaluation.report import metrics_report, report_lines, write_report
 
+    content = {"drift": drift.report()} if drift else {}
+    for line in drift_lines(content["drift"]) if drift else ():
+        say(line)
     if not metrics.n_images:
-        say("report  none: no labels are known; give class folders or a table with labels")
+        if content:
+            write_report(os.path.join(folder, "report.json"), content)
+        what = "distances alone" if content else "none"
+        say(f"report  {what}: no labels are known; give class folders or a table with labels")
         return
     report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
     say("\n".join(report_lines(name, report)))
-    write_report(os.path.join(folder, "report.json"), {name: report})
+    write_report(os.path.join(folder, "report.json"), {name: report, **content})
     for figure, picture in figures_of(report, open_photo).items():
         save_picture(os.path.join(folder, f"{figure}.png"), picture)
     say(f"report  {folder}")

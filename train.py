@@ -36,11 +36,10 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from torch import nn
 
     from photo_classifier.data.samples import Splits
-    from photo_classifier.features.loader import FeatureLoader
+    from photo_classifier.features.loader import FeatureLoader, SplitFeatures
     from photo_classifier.models.classifier import Classifier
     from photo_classifier.models.inference import Engine
     from photo_classifier.training.best_checkpoint import BestCheckpoint
-    from photo_classifier.training.known_photos import KnownPhotos
     from photo_classifier.training.optimization import Recipe
     from photo_classifier.training.results import EpochResult, PhaseResult, Results
     from photo_classifier.training.run import Run, SilentRun
@@ -570,11 +569,13 @@ def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Re
         The loaders, the results of the last and of the best weights, and the epoch of the best.
     """
     from photo_classifier.training.finish import measure_last_and_best
+    from photo_classifier.training.known_photos import known_photos
     from photo_classifier.training.resume import early_stop_text
 
     config, trainer, run, loaders = session.config, session.trainer, session.run, open_loaders(session, cache)
-    if launcher.is_main() and (known := known_of(session, loaders)):
-        session.checkpoint.novelty = known.novelty()
+    if launcher.is_main():
+        known = known_photos(session.splits, stored_features(session, loaders), config.seed)
+        session.checkpoint.novelty = known and known.novelty()
     if config.head == "logistic":
         return loaders, *solve_head(session, loaders)
     by_folds = validate_by_folds(session, loaders) if session.folds else ()
@@ -588,14 +589,10 @@ def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Re
     return loaders, *measured
 
 
-def known_of(session: Session, loaders: Mapping[str, Iterable]) -> KnownPhotos | None:
-    """Returns the photos of a run with stored features of a frozen backbone, or None for another run."""
-    from photo_classifier.training.known_photos import known_photos
-
-    if not (session.strategy.uses_stored_features and session.strategy.has_head):
-        return None
-    train, valid = (loaders[name].features for name in ("train", "valid"))
-    return known_photos(train, valid, session.splits if session.folds else None, session.config.seed)
+def stored_features(session: Session, loaders: Mapping[str, Iterable]) -> dict[str, SplitFeatures]:
+    """Returns the stored inputs of the head by split, none where the backbone trains or nothing is stored."""
+    is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
+    return {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
 
 
 def validate_by_folds(session: Session, loaders: Mapping[str, FeatureLoader]) -> list[PhaseResult]:
@@ -705,6 +702,7 @@ def report(
     from photo_classifier.training import summary
     from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
+    from photo_classifier.training.findings import findings_of
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
     from photo_classifier.training.label_check import check_labels
 
@@ -717,11 +715,10 @@ def report(
     if session.folds:
         write_folds(run.folder / "folds.csv", splits, session.folds, results["valid"].outputs, temperature)
     open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
-    write_reports(run, reports, best.epoch + 1, open_photo)
+    findings = findings_of(splits, stored_features(session, loaders), config.seed)
+    write_reports(run, reports, findings.report, best.epoch + 1, open_photo)
     show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
-    is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
-    features = {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
-    doubts = check_labels(run, features, results, temperature, config.seed, open_photo)
+    doubts = check_labels(run, findings.by_folds, results, temperature, open_photo)
     run.epochs.close()
     if last is not best:
         accuracies = ", ".join(summary.accuracy_texts(splits, last_results))
@@ -729,6 +726,8 @@ def report(
     report_changed_answers(run.folder, splits, results, config.weights)
     if doubts:
         say(f"labels  {doubts}")
+    for line in findings.lines:
+        say(line)
     spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
     summary.summarize(run, session.checkpoint, best, results, reports, spread)
     run.finish()

@@ -51,7 +51,7 @@ def test_the_report_and_the_temperature_are_of_the_saved_weights(cli, image_fold
     done = cli("train", "--data_dir", image_folder, *TINY, "--n_epochs", 2, "--model_fn", "m.pth", "--run_dir", "r")
     report = json.load(open("r/report.json", encoding="utf-8"))
     content = torch.load("m.pth", weights_only=True)
-    assert report.keys() == {"validation", "test"}
+    assert report.keys() == {"validation", "test", "refusal", "refusal_skipped"}
     for name, about in (("valid", report["validation"]), ("test", report["test"])):
         assert about["n_correct"] == content["metrics"][name]["correct"]
         assert about["n_images"] == content["metrics"][name]["n_images"] == 6

@@ -19,5 +19,5 @@ def is_own_picture(path: str) -> bool:
 
 def is_own_report(path: str) -> bool:
     """Returns whether this tool wrote the `report.json`."""
-    splits = read_json(path).values()
-    return bool(splits) and all(isinstance(report, dict) and "accuracy_interval_95" in report for report in splits)
+    parts = [part for part in read_json(path).values() if isinstance(part, dict)]
+    return any("accuracy_interval_95" in part or "most_unlike" in part for part in parts)

@@ -98,7 +98,7 @@ class Novelty:
         """Whether the values that were read from a file fit together."""
         s, tensors = self.space, [*vars(self.space).values(), self.held_out]
         shapes = [tuple(tensor.shape) for tensor in tensors]
-        (d, r), c = (s.basis.shape, s.discriminants.shape[-1]) if s.basis.dim() == 2 else ((0, 0), 0)
+        (d, r), (_, c) = (part.shape if part.dim() == 2 else (0, 0) for part in (s.basis, s.discriminants))
         n_classes, m, n = (len(part) if part.dim() else 0 for part in (s.class_means, s.references, self.held_out))
         fitting = [(d,), (d, r), (r, r), (r, c), (n_classes, c), (m, r), (n,)]
         is_number = all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors)

@@ -65,10 +65,15 @@ def report_splits(splits: Splits, results: Results, temperature: float) -> dict[
 
 
 def write_reports(
-    run: Run, reports: Mapping[str, Mapping], step: int, open_photo: Callable[[str], torch.Tensor]
+    run: Run,
+    reports: Mapping[str, Mapping],
+    more: Mapping[str, object],
+    step: int,
+    open_photo: Callable[[str], torch.Tensor],
 ) -> None:
-    """Writes `report.json`, and its figures to the run folder and to TensorBoard."""
-    write_report(run.folder / "report.json", {run.splits.title(name): report for name, report in reports.items()})
+    """Writes `report.json`, with `more` that is not of one split, and figures to the run folder and to TensorBoard."""
+    by_title = {run.splits.title(name): report for name, report in reports.items()}
+    write_report(run.folder / "report.json", {**by_title, **more})
     seconds = run.spare_seconds / len(reports)
     for name, report in reports.items():
         title = run.splits.title(name)

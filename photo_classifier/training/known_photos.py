@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from photo_classifier.data.samples import Sample, Splits
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.models.novelty import Novelty, fit_novelty, fit_space, pooled
 
-N_FOLDS = 20
+N_FOLDS, N_PARTS = 20, 5  # the parts are of several folds each, where a class is left out as well
 MOST_LEFT_OUT = 20  # classes that are left out in turn, the largest first; each takes a tenth of a second or so
 
 
@@ -53,12 +53,13 @@ class KnownPhotos:
 
         `auroc` is the probability that a photo of that class has a larger distance than one of another class.
         """
-        folds, rows = self.held_out_folds.unique().tolist(), []
+        parts, held_out_parts = self.folds % N_PARTS, self.held_out_folds % N_PARTS
+        turns, rows = held_out_parts.unique().tolist(), []
         for n, (label, _) in enumerate(Counter(self.labels.tolist()).most_common(MOST_LEFT_OUT)):
-            fold = folds[n % len(folds)] if folds else 0
-            seen = (self.folds != fold) & (self.labels != label)
+            turn = turns[n % len(turns)] if turns else 0
+            seen = (parts != turn) & (self.labels != label)
             is_unknown = self.held_out_labels == label
-            is_known = (self.held_out_folds == fold) & ~is_unknown
+            is_known = (held_out_parts == turn) & ~is_unknown
             if len(self.labels[seen].unique()) < 2 or not is_unknown.any() or is_known.sum() < 2:
                 continue
             space, known = fit_space(self.features[seen], self.labels[seen]), self.held_out[is_known]
@@ -68,15 +69,20 @@ class KnownPhotos:
         return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
 
-def known_photos(train: SplitFeatures, valid: SplitFeatures, pooled_splits: Splits | None, seed: int) -> KnownPhotos:
-    """Returns the photos of a run from their stored features.
+def known_photos(splits: Splits, features: Mapping[str, SplitFeatures], seed: int) -> KnownPhotos | None:
+    """Returns the photos of a frozen run; None for another run, or if none could be read.
 
     Args:
-        train, valid: as they are trained on, and as they are predicted; by folds, the same photos.
-        pooled_splits: of a run by folds; without them the photos of `valid` are held out.
+        features: by split. Training photos are as they are trained on, those of validation as they are predicted. By
+            folds these are the same photos; otherwise those of validation are held out.
     """
-    folds = _many_folds(pooled_splits.train, seed) if pooled_splits else []
+    if not features:
+        return None
+    train, valid = features["train"], features["valid"]
+    folds = _many_folds(splits.train, seed) if splits.is_pooled else []
     seen, asked = (part.is_readable.nonzero()[:, 0] for part in (train, valid))
+    if not len(seen) or not len(asked):
+        return None
     n_views = train.locations.shape[1]
     features = sum(pooled(train.rows(seen, view)) for view in range(n_views)) / n_views
     by_fold = torch.tensor(folds or [-1] * len(train.locations), dtype=torch.int64)
@@ -87,6 +93,15 @@ def known_photos(train: SplitFeatures, valid: SplitFeatures, pooled_splits: Spli
     )
     queries = pooled(valid.rows(asked))
     return KnownPhotos(features, labels, by_fold[seen], queries, held_out_labels, of_held_out[asked])
+
+
+def refusal_text(rows: Sequence[dict]) -> str:
+    """Returns how well classes would be refused that were left out, in a line; empty if there are none."""
+    if not rows:
+        return ""
+    worst, mean = min(rows, key=lambda row: row["auroc"]), sum(row["auroc"] for row in rows) / len(rows)
+    each = f"AUROC {mean:.3f} on average, {worst['auroc']:.3f} for {worst['class']}"
+    return f"photos of a class that was left out would be told from the others: {each} (predict.py --unknown)"
 
 
 def _many_folds(samples: Sequence[Sample], seed: int) -> list[int]:
