@@ -57,6 +57,7 @@ class Content:
     temperature: Positive = 1.0
     novelty: Novelty | None = None
     label_scores: torch.Tensor | None = None
+    engine: Literal["torch", "openvino"] = "torch"
 
 
 class HeldOut(TypedDict):
