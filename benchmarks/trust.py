@@ -6,6 +6,8 @@
 The features are computed once, with EfficientNet-Lite0, and stored (--features). Each part is a file in sections/:
 
 - labels    how many labels are found that were changed, beside cleanlab
+- unknown   how well photos of none of the classes are refused, and how many others are
+- promise   sets of classes beside MAPIE's, whether photos are like the old ones, and what more photos bring
 
 Ends with status 1 if a promise is not kept.
 """
@@ -16,9 +18,9 @@ import sys
 from pathlib import Path
 
 from common import described, prove
-from sections import labels
+from sections import labels, promise, unknown
 
-WORK = {"labels": labels.work}
+WORK = {"labels": labels.work, "unknown": unknown.work, "promise": promise.work}
 
 
 def main() -> int:

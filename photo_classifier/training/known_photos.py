@@ -64,8 +64,8 @@ class KnownPhotos:
                 continue
             space, known = fit_space(self.features[seen], self.labels[seen]), self.held_out[is_known]
             if novelty := fit_novelty(space, space.scores(known)):
-                auroc = _auroc(novelty.distances(known), novelty.distances(self.held_out[is_unknown]))
-                rows.append((label, {"class": class_names[label], "auroc": auroc, "n_photos": int(is_unknown.sum())}))
+                area = auroc(novelty.distances(known), novelty.distances(self.held_out[is_unknown]))
+                rows.append((label, {"class": class_names[label], "auroc": area, "n_photos": int(is_unknown.sum())}))
         return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
 
@@ -115,7 +115,7 @@ def _many_folds(samples: Sequence[Sample], seed: int) -> list[int]:
     return assign_folds(together, max(1, min(N_FOLDS, n_units)), seed)
 
 
-def _auroc(known: torch.Tensor, unknown: torch.Tensor) -> float:
+def auroc(known: torch.Tensor, unknown: torch.Tensor) -> float:
     """Returns the probability that one of `unknown` is larger than one of `known`; equal ones count half."""
     is_larger, is_equal = unknown[:, None] > known, unknown[:, None] == known
     return round((is_larger.double().mean() + is_equal.double().mean() / 2).item(), 4)
