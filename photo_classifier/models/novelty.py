@@ -11,7 +11,8 @@ from photo_classifier.models.conformal import bound, kept_scores
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.plain_values import Finite, Positive
 
-MOST_DIRECTIONS, MOST_BYTES = 256, 2**20  # of the projection, and again of the references
+MOST_DIRECTIONS, MOST_BYTES = 256, 5 * 2**17  # of the projection, and again of the references
+MOST_PHOTOS = 5000  # that a space is fitted on
 SHRINKAGE = 0.1  # the share of a round covariance in that of the features
 N_NEAREST = 5
 
@@ -121,6 +122,8 @@ def fit_space(features: torch.Tensor, labels: torch.Tensor) -> Space:
         features: fp32 (n, d).
         labels: int64 (n,); two classes or more.
     """
+    kept = _evenly(len(features), MOST_PHOTOS)
+    features, labels = features[kept], labels[kept]
     centre, classes = features.mean(0), labels.unique(return_inverse=True)[1]
     rows = features - centre
     basis = _main_directions(rows)
@@ -128,18 +131,17 @@ def fit_space(features: torch.Tensor, labels: torch.Tensor) -> Space:
     means = _class_means(inside, classes)
     within = inside - means[classes]
     covariance = within.T @ within / len(within)
-    round_part = covariance.diagonal().mean().clamp(min=1e-6 * inside.square().mean().clamp(min=1e-12))
+    round_part = covariance.diagonal().mean().clamp(min=1e-4 * inside.square().mean().clamp(min=1e-12))
     values, vectors = torch.linalg.eigh((1 - SHRINKAGE) * covariance.double() + SHRINKAGE * round_part * _eye(basis))
     whitening = (vectors / values.sqrt()).float()
-    whitening /= whitening.abs().max()  # so that half precision can hold it
     inside = inside @ whitening
     means = _class_means(inside, classes)
     directions = torch.linalg.svd(means - means.mean(0), full_matrices=False)[2][: len(means) - 1].T
-    n_references = min(len(inside), MOST_BYTES // (2 * inside.shape[1]))
-    chosen = torch.linspace(0, len(inside) - 1, n_references).long()  # evenly: samples are sorted by class
-    references = torch.nn.functional.normalize(inside)[chosen]
-    halves = (part.half().contiguous() for part in (basis, whitening, directions, means @ directions, references))
-    return Space(centre, *halves)
+    references = torch.nn.functional.normalize(inside)[_evenly(len(inside), MOST_BYTES // (2 * inside.shape[1]))]
+    basis, directions, means, references = (
+        part.half().contiguous() for part in (basis, directions, means @ directions, references)
+    )
+    return Space(centre, basis, whitening, directions, means, references)
 
 
 def fit_novelty(space: Space, scores: torch.Tensor) -> Novelty | None:
@@ -161,6 +163,11 @@ def _main_directions(rows: torch.Tensor) -> torch.Tensor:
     with torch.random.fork_rng(devices=[]):  # a randomised method: Halko et al. 2009
         torch.manual_seed(0)
         return torch.svd_lowrank(rows, q=max(1, n_directions), niter=2)[2]
+
+
+def _evenly(n: int, most: int) -> torch.Tensor:
+    """Returns at most so many of n indices; samples are sorted by class, and each class keeps its share."""
+    return torch.linspace(0, n - 1, min(n, most)).long()
 
 
 def _class_means(rows: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
