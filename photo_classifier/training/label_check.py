@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
+from PIL import Image
 
 from photo_classifier.curation.held_out import JudgedPhotos
 from photo_classifier.curation.wrong_labels import Judged, LabelCheck, draw_suspects, rank_labels, suspects
@@ -22,7 +22,7 @@ def check_labels(
     by_folds: JudgedPhotos | None,
     results: Results,
     temperature: float,
-    open_photo: Callable[[str], torch.Tensor],
+    open_photo: Callable[[str], Image.Image],
 ) -> str:
     """Ranks all photos by how unlikely their label is, in `suspects.csv`, and draws the worst in `suspects.png`.
 
