@@ -150,6 +150,9 @@ def make_predictor(config: PredictConfig) -> Predictor:
         top_k=config.top_k or 1,
         probabilities=config.probabilities,
         min_probability=config.min_probability,
+        unknown=config.unknown,
+        false_alarm=config.false_alarm,
+        coverage=config.coverage,
         **described(config),
     )
     if is_main() and not predictor.metadata["splits"]:
@@ -157,10 +160,10 @@ def make_predictor(config: PredictConfig) -> Predictor:
             say(note)
         preprocess = predictor.engine.model.preprocess
         say(f"images  {preprocess.text()}; as {config.model_name} expects unless flags say otherwise")
-    if is_main() and config.min_probability and UNKNOWN in predictor.class_names:
+    if is_main() and (config.min_probability or config.unknown) and UNKNOWN in predictor.class_names:
         warn(
-            f"a class is called {UNKNOWN!r}, like the answer below --min_probability; the column `probability` tells "
-            "them apart"
+            f"a class is called {UNKNOWN!r}, like the answer to photos that are refused; the columns `best_guess` and "
+            "`correct` tell them apart"
         )
     return predictor
 
@@ -210,6 +213,10 @@ def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
         from photo_classifier.evaluation.metrics import StreamingMetrics
 
         parts["report"] = StreamingMetrics(predictor.class_names, predictor.temperature)
+        if predictor.novelty:
+            from photo_classifier.evaluation.drift import Drift
+
+            parts["drift"] = Drift(predictor.novelty.held_out.tolist())
     if config.sheet:
         from photo_classifier.evaluation.photo_sheets import PredictionSheet
 
@@ -229,7 +236,8 @@ def open_target(
     from photo_classifier.prediction.stdout_rows import StdoutRows
 
     every = predictor.class_names if config.probabilities else ()
-    columns = columns_of(config.top_k, every, config.min_probability)
+    hides_guess, has_distance = bool(config.min_probability or config.unknown), bool(predictor.novelty)
+    columns = columns_of(config.top_k, every, hides_guess, has_distance, config.coverage is not None)
     if pipe:
         return StdoutRows(pipe, columns)
     checkpoint = {
@@ -242,6 +250,8 @@ def open_target(
     settings = {
         "input": list(config.input),
         "min_probability": config.min_probability,
+        "false_alarm": config.false_alarm if config.unknown else None,
+        "coverage": config.coverage,
         "precision": str(predictor.engine.dtype).removeprefix("torch."),
         "max_pixels": config.max_pixels,
     }
@@ -279,11 +289,13 @@ def print_counts(config: PredictConfig, counts: Counts, speed: float) -> None:
     errors = f", {counts.n_errors} could not be read (status `error`)" if counts.n_errors else ""
     target = "stdout" if config.result == STDOUT else config.result
     say(f"wrote {target}: {pluralize(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
-    if config.min_probability:
+    reasons = [f"below {config.min_probability:g}"] if config.min_probability else []
+    reasons += [f"unlike the training photos (false alarms {config.false_alarm:g})"] if config.unknown else []
+    if reasons:
         n_ok = counts.n_rows - counts.n_errors
         known = f"; accuracy of those {share_text(counts.n_known_correct, counts.n_known)}" if counts.n_known else ""
         answered = share_text(n_ok - counts.n_unknown, n_ok) if n_ok else "none"
-        say(f"answered {answered}, `unknown` below {config.min_probability:g}{known}")
+        say(f"answered {answered}, `unknown` {' or '.join(reasons)}{known}")
 
 
 def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, title: str) -> None:
@@ -325,19 +337,34 @@ def write_report_folder(
     for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):  # of an earlier prediction
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, name))
+    content = compare_with_training(totals)
     if metrics.n_images:
         report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
         if wrong := [row for row in report["examples"] if row["label"] != row["predict"]]:
             maps = HeatMaps(predictor.engine)
             add_heat_maps(wrong, maps, predictor.class_names, config.max_pixels, SECONDS_OF_PHOTOS)
         say("\n".join(report_lines(name, report)))
-        write_report(os.path.join(folder, "report.json"), {name: report})
+        content = {name: report, **content}
         for figure, picture in figures_of(name, report, open_photo).items():
             save_picture(os.path.join(folder, f"{figure}.png"), picture)
     else:
         say("report  no labels are known, so it shows the answers alone; give class folders or a table with labels")
+    if content:
+        write_report(os.path.join(folder, "report.json"), content)
     path = write_page(folder, about_prediction(config, predictor, totals), open_photo, SECONDS_OF_PHOTOS)
     say(f"report  {path}")
+
+
+def compare_with_training(totals: Totals) -> dict:
+    """Prints whether the photos are like those of the training, if that is known; returns it for `report.json`."""
+    from photo_classifier.evaluation.drift import drift_lines
+
+    if "drift" not in totals.parts:
+        return {}
+    drift = totals.parts["drift"].report()
+    for line in drift_lines(drift):
+        say(line)
+    return {"drift": drift}
 
 
 def about_prediction(config: PredictConfig, predictor: Predictor, totals: Totals) -> About:

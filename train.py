@@ -626,9 +626,13 @@ def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Re
         The loaders, the results of the last and of the best weights, and the epoch of the best.
     """
     from photo_classifier.training.finish import measure_last_and_best
+    from photo_classifier.training.known_photos import known_photos
     from photo_classifier.training.resume import early_stop_text
 
     config, trainer, run, loaders = session.config, session.trainer, session.run, open_loaders(session, cache)
+    if launcher.is_main():
+        known = known_photos(session.splits, stored_features(session, loaders), config.seed)
+        session.checkpoint.novelty = known and known.novelty()
     if config.head == "logistic":
         return loaders, *solve_head(session, loaders)
     by_folds = validate_by_folds(session, loaders) if session.folds else ()
@@ -640,6 +644,12 @@ def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Re
         say(f"stopped after {trainer.epoch} of {config.n_epochs} epochs: {text}")
     measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
     return loaders, *measured
+
+
+def stored_features(session: Session, loaders: Mapping[str, Iterable]) -> dict[str, SplitFeatures]:
+    """Returns the stored inputs of the head by split, none where the backbone trains or nothing is stored."""
+    is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
+    return {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
 
 
 def validate_by_folds(session: Session, loaders: Mapping[str, FeatureLoader]) -> list[PhaseResult]:
@@ -756,6 +766,7 @@ def report(
     from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
     from photo_classifier.training.explain import explain_mistakes
+    from photo_classifier.training.findings import findings_of
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_figures, write_predictions
     from photo_classifier.training.label_check import check_labels
     from photo_classifier.training.run_files import PREDICTIONS, REPORT
@@ -770,16 +781,17 @@ def report(
         write_folds(run.folder / "folds.csv", splits, session.folds, results["valid"].outputs, temperature)
     n_photos = sum(len(report["examples"]) for report in reports.values())
     open_photo = Thumbnails(config.max_pixels, preprocess.bit_depth, n_photos)
-    is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
-    features = {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
+    features = stored_features(session, loaders)
+    findings = findings_of(splits, features, config.seed)
     explain_mistakes(reports, splits, session.engine, features, config.max_pixels, run.spare_seconds)
     write_figures(run, reports, best.epoch + 1, open_photo)
     write_predictions(run.folder / PREDICTIONS, splits, results, temperature)
     show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
-    suspects = check_labels(run, features, results, temperature, config.seed, open_photo)
+    suspects = check_labels(run, findings.by_folds, results, temperature, open_photo)
     run.epochs.close()
     steps = choose_steps(session, given, best, reports, features, suspects)
-    content = {splits.title(name): report for name, report in reports.items()} | {"next_steps": steps}
+    content = {splits.title(name): report for name, report in reports.items()} | findings.report
+    content["next_steps"] = steps
     if last is not best:
         text = f"epoch {last.epoch + 1}: {', '.join(summary.accuracy_texts(splits, last_results))}"
         measured = {splits.title(name): result.metrics() for name, result in last_results.items()}
@@ -787,6 +799,8 @@ def report(
         say(f"last    {run.last_model}, {text}", level=2)
     write_report(run.folder / REPORT, content)
     report_changed_answers(run.folder, splits, results, config.weights)
+    for line in findings.lines:
+        say(line)
     spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
     state = replace(run.state, rows=run.epochs.rows, skipped=run.skipped.reasons)
     write_run_page(config, run.folder, state, splits, best.epoch + 1, run.seconds, open_photo, run.spare_seconds)

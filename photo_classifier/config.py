@@ -511,6 +511,18 @@ class OutputFlags:
     top_k: int | None = flag(None, "add columns for the K most probable classes (default: none)", "K", number(int, 1))
     probabilities: bool = flag(False, "add a column for the probability of every class")
     min_probability: float = flag(0.0, "answer `unknown` below this probability", "P", number(float, 0, 1))
+    unknown: bool = flag(
+        False, "answer `unknown` also to photos that are unlike the training photos (of a checkpoint with --freeze)"
+    )
+    false_alarm: float = flag(
+        0.05, "share of photos like the training photos that --unknown may refuse", "R", number(float, 0, 1)
+    )
+    coverage: float | None = flag(
+        None,
+        "add a column with the classes that hold the true one for this share of photos, such as 0.9 (default: none)",
+        "R",
+        number(float, at_most=1, above=0),
+    )
     sheet: str | None = flag(
         None, "a .png of photos with their predictions, a sample if there are many (default: none)", "FILE"
     )

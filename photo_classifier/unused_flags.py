@@ -228,14 +228,18 @@ class Predicting:
 
 
 NO_TABLE_INPUT = "has no effect: no table is among the inputs; give one with --input"
-PREDICTION: Sequence[Row] = (
+INPUT: Sequence[Row] = (
     Row("path_column", lambda p: p.reads_table, NO_TABLE_INPUT),
     Row("label_column", lambda p: p.reads_table, NO_TABLE_INPUT),
+)
+PREDICTION: Sequence[Row] = (
+    *INPUT,
+    Row("false_alarm", lambda p: p.config.unknown, "has no effect without --unknown"),
 )
 
 HUB = "has no effect with --to hub_folder"
 EXPORT: Sequence[Row] = (
-    *PREDICTION,
+    *INPUT,
     Row("int8", lambda e: e.config.to == "onnx", HUB),
     Row("min_probability", lambda e: e.config.to == "onnx", HUB),
     Row(

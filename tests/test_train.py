@@ -56,7 +56,7 @@ def test_the_report_and_the_temperature_are_of_the_saved_weights(cli, image_fold
                "--verbose", 2)  # fmt: skip
     report = json.load(open("r/report.json", encoding="utf-8"))
     content = torch.load("m.pth", weights_only=True)
-    assert report.keys() - {"last_epoch"} == {"validation", "test", "next_steps"}
+    assert report.keys() - {"last_epoch"} == {"validation", "test", "next_steps", "refusal", "refusal_skipped"}
     assert len(re.findall("^next ", done.out, re.M)) == len(report["next_steps"])
     assert all(f"next    {step['text']}: {step['command']}\n" in done.out for step in report["next_steps"])
     for name, about in (("valid", report["validation"]), ("test", report["test"])):

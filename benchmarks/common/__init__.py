@@ -112,15 +112,14 @@ def prove(parser: argparse.ArgumentParser, works: Mapping[str, Work], default: S
     from photo_classifier.runtime.signals import SIGNALS
 
     names = list(default or works)
-    if len(works) > 1:
-        told = "all" if len(names) == len(works) else ", ".join(names)
-        parser.add_argument("--only", nargs="+", choices=works, default=names, help=f"which parts (default: {told})")
+    told = "all" if len(names) == len(works) else ", ".join(names)
+    parser.add_argument("--only", nargs="+", choices=works, default=names, help=f"which parts (default: {told})")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
     options = parser.parse_args()
     for s in SIGNALS:  # what is started in the background ignores some, and hands that on
         signal.signal(s, signal.SIG_DFL)
     findings, here = Findings(), os.getcwd()
-    for name in getattr(options, "only", names):
+    for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "work").mkdir()
             os.chdir(Path(folder) / "work")

@@ -26,7 +26,8 @@ def is_own_file(path: str) -> bool:
 
 
 def _is_own_report(path: str) -> bool:
-    return any(isinstance(report, dict) and "accuracy_interval_95" in report for report in read_json(path).values())
+    parts = [part for part in read_json(path).values() if isinstance(part, dict)]
+    return any("accuracy_interval_95" in part or "most_unlike" in part for part in parts)
 
 
 def _is_own_page(path: str) -> bool:

@@ -21,6 +21,7 @@ from photo_classifier.models.classifier import Classifier
 from photo_classifier.models.foreign_weights import drop_beside, find_weights, with_head_beside
 from photo_classifier.models.heads import add_zero_output, head_of, last_layer
 from photo_classifier.models.inference import eval_batch_size
+from photo_classifier.models.novelty import Novelty
 from photo_classifier.models.positions import fit_positions
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime.device import PRECISIONS
@@ -34,7 +35,10 @@ LARGEST_SIDE = 8192  # pixels; limits what a file can make a machine allocate
 
 @dataclass
 class Content:
-    """What a prediction needs of a checkpoint; older ones have no bit depth and no temperature."""
+    """What a prediction needs of a checkpoint; older ones lack what has a default.
+
+    `novelty` are the distances of a frozen run, `label_scores` those of `conformal.label_scores`, in ascending order.
+    """
 
     model_name: str
     head: str
@@ -51,6 +55,8 @@ class Content:
     bit_depth: Annotated[int, Meta(ge=8, le=16)] = 16
     fit: Literal[FITS] = "crop"
     temperature: Positive = 1.0
+    novelty: Novelty | None = None
+    label_scores: torch.Tensor | None = None
     engine: Literal["torch", "openvino"] = "torch"
 
 
@@ -282,8 +288,19 @@ def _first_wrong(content: Mapping) -> str:
         "class_names are not different": len(set(names)) == len(names),
         "resize is less than image_size": content["image_size"] <= content["resize"],
         "splits has no list of paths and labels": not splits or _has_held_out(splits),
+        "its distances do not fit together": (novelty := novelty_of(content)) is None or novelty.is_sound,
+        "its label_scores are not a list of numbers": (s := content.get("label_scores")) is None or _is_list(s),
     }
     return first_failed(claims)
+
+
+def novelty_of(content: Mapping) -> Novelty | None:
+    """Returns the distances that a checkpoint keeps, or None if it keeps none."""
+    return msgspec.convert(content.get("novelty"), Novelty | None)
+
+
+def _is_list(values: torch.Tensor) -> bool:
+    return values.dim() == 1 and values.is_floating_point() and bool(values.isfinite().all())
 
 
 def _has_held_out(splits: Mapping) -> bool:

@@ -109,6 +109,25 @@ class Engine:
             return self._head(self.features(images))
         return run_in_fixed_batches(self.evaluated, images, self.batch_size, self.device, self.dtype)
 
+    def with_head_inputs(
+        self, images: torch.Tensor, measure: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Computes the logits of images, and in the same pass what `measure` says of the head's input: fp32 (n,)."""
+
+        if self.compiled:
+            features = self.features(images)
+            measured = run_in_fixed_batches(measure, features, self.batch_size, self.device, self.dtype)
+            return self._head(features), measured
+
+        def compute(batch: torch.Tensor) -> torch.Tensor:
+            inputs: list[torch.Tensor] = []
+            with self.evaluated.head.register_forward_pre_hook(lambda _head, given: inputs.append(given[0])):
+                logits = self.evaluated(batch)
+            return torch.cat([logits, measure(inputs[0])[:, None]], 1)
+
+        outputs = run_in_fixed_batches(compute, images, self.batch_size, self.device, self.dtype)
+        return outputs[:, :-1], outputs[:, -1]
+
     def features(self, images: torch.Tensor, batch_size: int | None = None) -> torch.Tensor:
         """Computes the input of the head, or the output at the cut, (n, ...), from images, uint8 (n, 3, size, size).
 

@@ -151,7 +151,7 @@ class ParquetFile:
 
         if column == "correct":
             return pyarrow.int8()
-        return pyarrow.float64() if column.startswith(("probability", "p_")) else pyarrow.string()
+        return pyarrow.float64() if column.startswith(("probability", "p_", "distance")) else pyarrow.string()
 
     def _flush(self) -> None:
         import pyarrow

@@ -10,10 +10,12 @@ for prediction in predictor(["a.jpg", "b.png"]):
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,17 +23,19 @@ import torch
 from photo_classifier.data.batches import Batch, SampleDataset, StreamBatchSampler, make_stream_loader
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.data.samples import Sample
-from photo_classifier.models.checkpoint import Description, load_checkpoint
+from photo_classifier.models.checkpoint import Description, load_checkpoint, novelty_of
 from photo_classifier.models.compiled import ENGINES, PACKAGE
+from photo_classifier.models.conformal import bound
 from photo_classifier.models.inference import Engine
 from photo_classifier.prediction.photos import Photo, path_of, samples_from
-from photo_classifier.prediction.results import Prediction, answer, failure
+from photo_classifier.prediction.results import Prediction, answer, failure, refused
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.device import choose_device, choose_precision
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.limits import PassTooLarge, memory_that_ran_out
 from photo_classifier.runtime.text import pluralize
 
+ROUNDING = 1e-6  # of a probability in single precision
 NOT_FINITE = "the model's output is not a finite number; try --precision fp32"
 
 # Threads take turns: each computation uses all cores anyway, and torch's precision is a setting of the whole process.
@@ -61,6 +65,9 @@ class Predictor:
         top_k: how many classes `Prediction.top` holds.
         probabilities: whether to fill `Prediction.probabilities`.
         min_probability: answers `unknown` below it.
+        unknown: whether photos that are unlike the training photos are answered `unknown`.
+        false_alarm: the share of photos like the training photos that `unknown` may refuse.
+        coverage: the share of photos whose class `Prediction.set` shall hold; None makes no sets.
         model_name, class_names: needed for a plain state_dict, which does not contain them.
         description: further fields of `models.checkpoint.Description`, for a plain state_dict alone, such as
             `image_size`, `mean` and `std`.
@@ -80,6 +87,9 @@ class Predictor:
         top_k: int = 1,
         probabilities: bool = False,
         min_probability: float = 0.0,
+        unknown: bool = False,
+        false_alarm: float = 0.05,
+        coverage: float | None = None,
         engine: str = "auto",
         model_name: str | None = None,
         class_names: Sequence[str] | None = None,
@@ -97,6 +107,11 @@ class Predictor:
         self._choose_engine(choose("--engine", engine, ENGINES))
         self.n_workers, self.max_pixels = n_workers, max_pixels
         self.top_k, self.probabilities, self.min_probability = top_k, probabilities, min_probability
+        novelty = novelty_of(self.metadata)
+        self.novelty = novelty and novelty.to(device)
+        self.unknown = unknown
+        self.most_distant = self._most_distant(false_alarm, model_fn) if unknown else None
+        self.least_in_set = None if coverage is None else self._least_in_set(coverage, model_fn)
 
     def _choose_engine(self, name: str) -> None:
         """Lets OpenVINO compute the features if it was asked for, or did so in training; raises UserError."""
@@ -139,15 +154,39 @@ class Predictor:
         if len(batch.indices):
             readable = [samples[n] for n in batch.indices.tolist()]
             with _TURN:
-                logits = self._logits(batch.images)
-            predictions = self._from_logits(logits, batch.labels, readable)
+                logits, distances = self._outputs(batch.images)
+            predictions = self._from_logits(logits, distances, batch.labels, readable)
             by_index.update(zip(batch.indices.tolist(), predictions, strict=True))
         return [by_index[n] for n in range(len(samples))]
 
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the logits of images; raises UserError if a pass is too large for the memory."""
+    def _most_distant(self, false_alarm: float, model_fn: str | Path) -> float:
+        if not self.novelty:
+            raise UserError(
+                f"{model_fn} does not know how far its training photos are apart (--unknown): only a training with "
+                "--freeze that stores features keeps that; train again with it, or use --min_probability"
+            )
+        return self.novelty.threshold(false_alarm)
+
+    def _least_in_set(self, coverage: float, model_fn: str | Path) -> float:
+        """Returns the probability from which on a class belongs to the set of a photo."""
+        scores = self.metadata.get("label_scores")
+        if scores is None:
+            raise UserError(
+                f"{model_fn} keeps no probabilities of held-out photos (--coverage); train again with this version"
+            )
+        most = math.floor(1000 * len(scores) / (len(scores) + 1)) / 1000
+        return 1 - bound(scores, coverage, f"--coverage {coverage:g}", f"at most {most:g}")
+
+    def _outputs(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the logits of images, and their distances if the checkpoint knows them.
+
+        Raises:
+            UserError: a pass is too large for the memory.
+        """
         try:
-            return self.engine(images)
+            if self.novelty:
+                return self.engine.with_head_inputs(images, self.novelty.distances)
+            return self.engine(images), None
         except PassTooLarge as error:
             what = f"{memory_that_ran_out(error)} ran out in a pass of {pluralize(error.n_images, 'image')}"
             fewer = f"give --batch_size {error.n_images // 2}" if error.n_images > 1 else "end other programs"
@@ -155,22 +194,39 @@ class Predictor:
             raise UserError(f"{what}; {fewer}{on_cpu}") from error
 
     def _from_logits(
-        self, logits: torch.Tensor, labels: torch.Tensor, samples: Sequence[Sample]
+        self, logits: torch.Tensor, distances: torch.Tensor | None, labels: torch.Tensor, samples: Sequence[Sample]
     ) -> Iterator[Prediction]:
         # ranked before the temperature, as rounding could make ties; a stable sort starts with the argmax
         ranks = logits.sort(dim=1, descending=True, stable=True).indices[:, : self.top_k]
         log_p = (logits / self.temperature).log_softmax(1)
         likelihoods = log_p.gather(1, labels.clamp(min=0)[:, None].to(log_p.device))[:, 0]
         p = log_p.exp()
-        columns = (ranks, p.gather(1, ranks), p if self.probabilities else ranks, labels, likelihoods)
+        distances = logits.new_zeros(len(logits)) if distances is None else distances
+        every = p if self.probabilities or self.least_in_set is not None else ranks
+        columns = (ranks, p.gather(1, ranks), every, labels, likelihoods, distances)
         is_finite = logits.isfinite().all(1)
         for sample, ok, *row in zip(samples, is_finite.tolist(), *(c.tolist() for c in columns), strict=True):
             yield self._prediction(sample, *row) if ok else failure(path_of(sample), sample.label, NOT_FINITE)
 
     def _prediction(
-        self, sample: Sample, ranks: list[int], top: list[float], every: list, label: int, log_likelihood: float
+        self,
+        sample: Sample,
+        ranks: list[int],
+        top: list[float],
+        every: list,
+        label: int,
+        log_likelihood: float,
+        distance: float,
     ) -> Prediction:
         known = log_likelihood if label >= 0 else None
         everything = every if self.probabilities else None
         options = (self.class_names, ranks, top, everything, self.min_probability, known)
-        return answer(path_of(sample), sample.label, *options)
+        prediction = answer(path_of(sample), sample.label, *options)
+        if self.least_in_set is not None:
+            inside = (
+                name for name, p in zip(self.class_names, every, strict=True) if p >= self.least_in_set - ROUNDING
+            )
+            prediction = replace(prediction, set=tuple(inside))
+        if self.novelty:
+            prediction = replace(prediction, distance=distance)
+        return refused(prediction) if self.unknown and not distance <= self.most_distant else prediction

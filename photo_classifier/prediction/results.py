@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from photo_classifier.runtime.text import escape_surrogates
 
-UNKNOWN = "unknown"  # the answer below `--min_probability`
+UNKNOWN = "unknown"  # the answer below `--min_probability`, and with `--unknown` that to other photos
+UNLIKE = "unlike the training photos"  # the reason of the latter
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,9 @@ class Prediction:
     """The outcome for one input; `columns_of` and `row_of` turn it into a row.
 
     `top` has the most probable classes with their probabilities, `log_likelihood` is that of the label, in nats.
-    With the status `error` there is no prediction, and `reason` says why.
+    `distance` says how unlike the training photos it is, in standard deviations from the usual, and `set` are the
+    classes of a set with a promise, each where it is known. With the status `error` there is no prediction, and
+    `reason` says why.
     """
 
     file_dir: str
@@ -28,6 +31,8 @@ class Prediction:
     label: str = ""
     status: str = "ok"
     reason: str = ""
+    distance: float | None = None
+    set: tuple[str, ...] | None = None
 
     @property
     def best_guess(self) -> str:
@@ -72,6 +77,11 @@ def answer(
     )
 
 
+def refused(prediction: Prediction) -> Prediction:
+    """Returns the prediction with the answer `unknown`, because the photo is unlike the training photos."""
+    return replace(prediction, predict=UNKNOWN, reason=UNLIKE)
+
+
 def failure(file_dir: str, label: str | None, reason: str) -> Prediction:
     """Returns the row for an image without a prediction."""
     return Prediction(file_dir, label=label or "", status="error", reason=reason)
@@ -80,21 +90,29 @@ def failure(file_dir: str, label: str | None, reason: str) -> Prediction:
 LATER_COLUMNS = ("best_guess", "correct")  # those that the first version did not write
 
 
-def columns_of(top_k: int | None = None, class_names: Sequence[str] = (), min_probability: float = 0.0) -> list[str]:
+def columns_of(
+    top_k: int | None = None,
+    class_names: Sequence[str] = (),
+    hides_guess: bool = False,
+    distance: bool = False,
+    sets: bool = False,
+) -> list[str]:
     """Returns the columns of a result, in order; the first two are fixed.
 
     Args:
         top_k: adds that many classes with their probabilities.
         class_names: adds the probability of each.
-        min_probability: adds the best guess, which the answer `unknown` would hide, if it is above 0.
+        hides_guess: adds the best guess, which the answer `unknown` may hide.
+        distance, sets: add the column of that, where the checkpoint knows it.
     """
-    guess = ["best_guess"] if min_probability else []
+    guess = ["best_guess"] if hides_guess else []
     ranks = [f"{what}_{rank}" for rank in range(1, (top_k or 0) + 1) for what in ("class", "probability")]
     every = (f"p_{name}" for name in class_names)
-    return ["file_dir", "predict", "probability", *guess, *ranks, *every, "label", "correct", "status", "reason"]
+    more = [*(["distance"] if distance else []), *(["set"] if sets else [])]
+    return ["file_dir", "predict", "probability", *guess, *ranks, *every, *more, "label", "correct", "status", "reason"]
 
 
-ATTRIBUTES = ("predict", "probability", "best_guess", "label", "correct", "status", "reason")
+ATTRIBUTES = ("predict", "probability", "best_guess", "distance", "label", "correct", "status", "reason")
 
 
 def row_of(prediction: Prediction) -> dict[str, str | float | None]:
@@ -103,6 +121,7 @@ def row_of(prediction: Prediction) -> dict[str, str | float | None]:
     for rank, (name, p) in enumerate(prediction.top, start=1):
         row |= {f"class_{rank}": name, f"probability_{rank}": p}
     row |= {f"p_{name}": p for name, p in (prediction.probabilities or {}).items()}
+    row["set"] = None if prediction.set is None else "|".join(prediction.set)
     return {"file_dir": escape_surrogates(prediction.file_dir), **row}
 
 

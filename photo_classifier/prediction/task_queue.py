@@ -114,7 +114,7 @@ class TaskQueue:
             return None
         rows = json.loads(self.store.get(key))
         self.store.delete_key(key)
-        return [Prediction(**{**row, "top": tuple(map(tuple, row["top"]))}) for row in rows]
+        return [_with_tuples(row) for row in rows]
 
     @property
     def is_done(self) -> bool:
@@ -162,3 +162,9 @@ class TaskQueue:
             self.publish()
         else:
             self.store.set(f"back{number}", json.dumps([asdict(prediction) for prediction in predictions]))
+
+
+def _with_tuples(row: dict) -> Prediction:
+    """Returns a prediction that was sent as JSON, which has lists in place of tuples."""
+    inside = None if row["set"] is None else tuple(row["set"])
+    return Prediction(**{**row, "top": tuple(map(tuple, row["top"])), "set": inside})

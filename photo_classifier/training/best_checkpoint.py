@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,8 @@ from photo_classifier.evaluation.calibration import fit_temperature
 from photo_classifier.models import tensor_files
 from photo_classifier.models.checkpoint import save_checkpoint
 from photo_classifier.models.classifier import Classifier
+from photo_classifier.models.conformal import kept_scores, label_scores
+from photo_classifier.models.novelty import Novelty
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
 from photo_classifier.runtime import data_parallel, distributed, launcher
 from photo_classifier.runtime.console import warn
@@ -40,6 +42,8 @@ class BestCheckpoint:
             if part is not splits.train
         }
         self.temperature = 1.0
+        self.novelty: Novelty | None = None  # of a run with stored features
+        self.label_scores: torch.Tensor | None = None
         self._written: tuple[int, ...] | None = None
         self.metadata = {
             **metadata,
@@ -54,6 +58,10 @@ class BestCheckpoint:
         Under the run's own name a file of another run is kept as `.prev`, whenever it came.
         """
         content = {**self.metadata, "temperature": self.temperature, "metrics": metrics}
+        if self.novelty:
+            content["novelty"] = asdict(self.novelty)
+        if self.label_scores is not None:
+            content["label_scores"] = self.label_scores
         save_checkpoint(path or self.path, self.model, content, keep_existing=path is None and not self._is_own())
         if path is None:
             self._written = _identity(self.path)
@@ -68,6 +76,7 @@ class BestCheckpoint:
         """Writes the present weights, those of that epoch, with their temperature and all that was measured."""
         outputs = results["valid"].outputs
         self.temperature = fit_temperature(outputs.logits, outputs.labels)
+        self.label_scores = kept_scores(label_scores(outputs.logits, outputs.labels, self.temperature))
         self.save({"epoch": epoch + 1, **{name: result.metrics() for name, result in results.items()}}, path)
 
     def restore(self, best: EpochResult, n_epochs: int) -> EpochResult:

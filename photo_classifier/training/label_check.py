@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from PIL import Image
 
-from photo_classifier.curation.held_out import held_out_logits, mean_features
+from photo_classifier.curation.held_out import JudgedPhotos
 from photo_classifier.curation.wrong_labels import Judged, LabelCheck, draw_suspects, rank_labels, suspects
 from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.calibration import fit_temperature
-from photo_classifier.features.loader import SplitFeatures
-from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.text import escape_surrogates, pluralize
 from photo_classifier.training.results import Results
 from photo_classifier.training.run import Run
 from photo_classifier.training.run_folder import write_table
 
-MOST_CLASSES = 100  # with more, the heads of the folds take more than a tenth of the backbone's time
-
 
 def check_labels(
     run: Run,
-    features: Mapping[str, SplitFeatures],
+    by_folds: JudgedPhotos | None,
     results: Results,
     temperature: float,
-    seed: int,
     open_photo: Callable[[str], Image.Image],
 ) -> str:
     """Ranks all photos by how unlikely their label is, in `suspects.csv`, and draws the worst in `suspects.png`.
@@ -36,17 +29,15 @@ def check_labels(
     others by heads of folds, on stored features.
 
     Args:
-        features: of a frozen backbone, by split; without any, no training photo is judged.
+        by_folds: the photos of a frozen run that are not test; without them, no training photo is judged.
         temperature: of the outputs in `results`.
 
     Returns:
         What to say of the labels that look wrong; empty if none does.
     """
     parts = [_judged_by_the_run(run.splits, name, results, temperature) for name in results]
-    if features and not run.splits.is_pooled and len(run.splits.class_names) <= MOST_CLASSES:
-        with contextlib.suppress(UserError):  # there are fewer photos than folds
-            by_folds = _judged_by_folds(run.splits, features, seed)
-            parts = [part for part in parts if part.split == "test"] + by_folds
+    if by_folds and not run.splits.is_pooled:
+        parts = [part for part in parts if part.split == "test"] + _judged_by_folds(by_folds)
     checks = rank_labels(parts, run.splits.class_names)
     _write_table(run, checks)
     found = suspects(checks)
@@ -61,18 +52,10 @@ def _judged_by_the_run(splits: Splits, name: str, results: Results, temperature:
     return Judged(_title(splits, name), judged, (outputs.logits.double() / temperature).log_softmax(1))
 
 
-def _judged_by_folds(splits: Splits, features: Mapping[str, SplitFeatures], seed: int) -> list[Judged]:
-    rows, samples, labels = [], [], []
-    for name in ("train", "valid"):
-        means, indices = mean_features(features[name])
-        rows.append(means)
-        samples += [splits.by_name()[name][index] for index in indices.tolist()]
-        labels += [features[name].dataset.label_of(index) for index in indices.tolist()]
-    labels = torch.tensor(labels)
-    logits = held_out_logits(torch.cat(rows), labels, samples, len(splits.class_names), seed)
-    log_p = (logits.double() / fit_temperature(logits, labels)).log_softmax(1)
-    n = len(rows[0])
-    return [Judged("train", samples[:n], log_p[:n]), Judged("valid", samples[n:], log_p[n:])]
+def _judged_by_folds(judged: JudgedPhotos) -> list[Judged]:
+    log_p = (judged.logits.double() / fit_temperature(judged.logits, judged.labels)).log_softmax(1)
+    n = judged.n_training
+    return [Judged("train", judged.samples[:n], log_p[:n]), Judged("valid", judged.samples[n:], log_p[n:])]
 
 
 def _title(splits: Splits, name: str) -> str:

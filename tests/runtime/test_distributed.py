@@ -32,6 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are l
 ALL = ("--data_dir", "data", *TINY, "--precision", "fp32", "--batch_size", 7)
 FULL = (*ALL, "--freeze_bn", "--optimizer", "sgd", "--n_epochs", 1, "--class_weights", "balanced", "--mixup", 0.2)
 PREDICT = ("--input", "data/val", "data/train/cat", "--gpu_id", -1, "--n_workers", 0, "--batch_size", 4, "--top_k", 2)
+UNKNOWN = ("--unknown", "--false_alarm", 0.2, "--coverage", 0.7)
 FROZEN = (*ALL, "--freeze", "--n_epochs", 3, "--lr", 0.01, "--views", 2)
 
 HEAD_FIRST = (*FROZEN, "--unfreeze_after", 2, "--optimizer", "sgd")
@@ -45,6 +46,7 @@ def outputs(n: int) -> list[tuple]:
         ("train", *FROZEN, "--model_fn", f"frozen{n}.pth", "--run_dir", f"frozen{n}", "--feature_cache", f"cache{n}"),
         ("train", *HEAD_FIRST, "--model_fn", f"both{n}.pth", "--run_dir", f"both{n}", "--feature_cache", f"cache{n}"),
         ("predict", *PREDICT, "--model_fn", "full1.pth", "--result", f"result{n}.csv"),
+        ("predict", *PREDICT, *UNKNOWN, "--model_fn", "frozen1.pth", "--result", f"known{n}.csv"),
     ]
 
 
@@ -83,7 +85,7 @@ def assert_same_rows(path: str, other: str) -> None:
     assert len(ours) == len(theirs) > 30
     for mine, yours in zip(ours, theirs, strict=True):
         for column, value in yours.items():
-            if column.startswith("probability") and value:
+            if column.startswith(("probability", "distance")) and value:
                 assert float(mine[column]) == pytest.approx(float(value), abs=1e-4)
             else:
                 assert mine[column] == value
@@ -104,6 +106,7 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path, cli):
     assert largest_difference(f"both{n}.pth", "both1.pth") < 1e-5
     assert "exit status 0" in done.stdout
     assert_same_rows(f"result{n}.csv", "result1.csv")
+    assert_same_rows(f"known{n}.csv", "known1.csv")
     for run in ("full", "frozen", "both"):
         metrics = [torch.load(f"{run}{k}.pth", weights_only=True)["metrics"] for k in (1, n)]
         for name in ("correct", "n_images"):

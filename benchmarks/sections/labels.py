@@ -1,9 +1,7 @@
-"""Shows how many wrong labels the check of labels finds.
+"""Wrong labels: some are changed, and how many of them are found.
 
-    python benchmarks/curation.py --data_dir photos [more]     each in class folders or with train/ and val/
-
-The features of all photos are computed once, with EfficientNet-Lite0. Then labels are changed: 5 % and 10 % at random,
-and 5 % to the class that is most often confused, three times each.
+Labels are changed in 5 % and 10 % of the photos at random, and in 5 % to the class that is most often confused, three
+times each.
 
 - changed   average precision of our order, and that of cleanlab (if it is installed) on the same outputs; how many
             labels look wrong to us, and how many of them are
@@ -13,55 +11,18 @@ and 5 % to the class that is most often confused, three times each.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from common import Findings, described, prove
+from common import Findings
 
-from photo_classifier.curation.held_out import held_out_logits, mean_features
+from photo_classifier.curation.held_out import held_out_logits
 from photo_classifier.curation.wrong_labels import Judged, rank_labels, suspects
 from photo_classifier.data.samples import Sample
 from photo_classifier.evaluation.calibration import fit_temperature
+from sections import Photos, photos_of
 
 SEEDS = 3
-
-
-@dataclass
-class Photos:
-    """A data set: its samples, their classes and their features."""
-
-    name: str
-    samples: list[Sample]
-    class_names: list[str]
-    labels: torch.Tensor
-    features: torch.Tensor
-
-
-def photos_of(folder: Path) -> Photos:
-    """Computes the features of all photos below a folder, as training does."""
-    from data_loader import ImageDataset, train_transform
-    from model_loader import freeze, get_model
-    from photo_classifier.data.discovery import load_splits
-    from photo_classifier.features.extraction import FeatureRequest, extract
-    from photo_classifier.models.inference import Engine
-    from photo_classifier.runtime.device import choose_precision
-
-    splits = load_splits(str(folder), {"train": 0.8, "valid": 0.2, "test": 0.0}, 0)
-    samples = [*splits.train, *splits.valid, *splits.test]
-    model = get_model("efficientnet_lite0", len(splits.class_names), pretrained=True)
-    freeze(model)
-    device = torch.device("cpu")
-    engine = Engine(model, device, choose_precision("auto", device), 32)
-    dataset = ImageDataset(samples, splits.class_names, model.preprocess, train_transform("basic", model.preprocess), 0)
-    requests = {"train": FeatureRequest(dataset, "basic", 4)}
-    (_, found), *_ = extract(engine, requests, Path("features").resolve(), 2)
-    features, indices = mean_features(found)
-    samples = [samples[index] for index in indices.tolist()]
-    labels = torch.tensor([splits.class_names.index(sample.label) for sample in samples])
-    return Photos(folder.name, samples, splits.class_names, labels, features)
 
 
 def log_probabilities(photos: Photos, labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -127,8 +88,7 @@ def check(photos: Photos, what: str, share: float, to: list[int] | None, finding
 
 def work(options: argparse.Namespace, findings: Findings) -> None:
     """All sets."""
-    for folder in options.data_dir:
-        photos = photos_of(folder)
+    for photos in photos_of(options):
         start = time.perf_counter()
         log_p = log_probabilities(photos, photos.labels, 0)
         found = suspects(ranked(photos, photos.labels, log_p))
@@ -142,14 +102,3 @@ def work(options: argparse.Namespace, findings: Findings) -> None:
         check(photos, "5 % at random", 0.05, None, findings)
         check(photos, "10 % at random", 0.1, None, findings)
         check(photos, "5 % to the class most often confused", 0.05, most, findings)
-
-
-def main() -> int:
-    """Parses and measures; the exit status."""
-    parser = described(__doc__)
-    parser.add_argument("--data_dir", type=lambda name: Path(name).resolve(), nargs="+", required=True)
-    return prove(parser, {"labels": work})
-
-
-if __name__ == "__main__":
-    sys.exit(main())

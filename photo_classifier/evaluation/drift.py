@@ -1,0 +1,93 @@
+"""Whether photos as a whole look like those of a training, by their distances."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+ALARM = 0.01  # how often photos like the training photos are called unlike them
+FAR = 0.95  # of the held-out photos are nearer than one that is called far
+N_MOST_UNLIKE = 20
+
+
+class WithDistance(Protocol):
+    """The part of a prediction that is used here."""
+
+    file_dir: str
+    distance: float | None
+
+
+class Drift:
+    """Compares the distances of predictions with those of photos that training held out.
+
+    The test of Kolmogorov and Smirnov, one-sided: nearer than the held-out photos is no reason for an alarm.
+
+    Args:
+        held_out: distances in ascending order.
+    """
+
+    def __init__(self, held_out: Sequence[float]) -> None:
+        self.held_out = np.asarray(held_out)
+        self.counts = np.zeros(len(self.held_out) + 1, np.int64)  # photos between two of them
+        self._most_unlike: list[tuple[float, str]] = []  # a heap
+
+    def add_predictions(self, predictions: Sequence[WithDistance]) -> None:
+        """Counts those that could be read."""
+        found = [(p.distance, p.file_dir) for p in predictions if p.distance is not None]
+        places = np.searchsorted(self.held_out, [distance for distance, _ in found], side="left")
+        self.counts += np.bincount(places, minlength=len(self.counts))
+        self._most_unlike = heapq.nlargest(N_MOST_UNLIKE, [*self._most_unlike, *found])
+
+    def state(self) -> dict:
+        """Returns everything that was counted as plain values."""
+        return {"counts": self.counts.tolist(), "most_unlike": self._most_unlike}
+
+    def restore(self, state: Mapping) -> None:
+        """Continues from what `state` returned."""
+        self.counts = np.array(state["counts"], np.int64)
+        self._most_unlike = [tuple(entry) for entry in state["most_unlike"]]
+
+    @property
+    def p_value(self) -> float:
+        """The probability of distances as large as these, or larger, if the photos were like the training photos."""
+        n, m = int(self.counts.sum()), len(self.held_out)
+        if not n:
+            return 1.0
+        nearer = self.counts.cumsum()[:-1] / n  # than, or as near as, each held-out photo
+        largest = max(0.0, float((np.arange(1, m + 1) / m - nearer).max()))
+        return math.exp(-2 * n * m / (n + m) * largest**2)
+
+    def report(self) -> dict:
+        """Returns the result as plain values."""
+        n = int(self.counts.sum())
+        limit = math.ceil(FAR * len(self.held_out))
+        return {
+            "n_images": n,
+            "p_value": self.p_value,
+            "is_unlike": self.p_value < ALARM,
+            "false_alarm": ALARM,
+            "share_far": float(self.counts[limit:].sum() / n) if n else None,
+            "most_unlike": [{"file_dir": path, "distance": round(d, 4)} for d, path in self._most_unlike],
+        }
+
+
+def drift_lines(report: Mapping) -> list[str]:
+    """Returns the result as lines for the console; none if no photo could be read."""
+    if not report["n_images"]:
+        return []
+    p = "below 0.0001" if report["p_value"] < 1e-4 else f"{report['p_value']:.4f}"
+    text = (
+        "photos as a whole are unlike the training photos"
+        if report["is_unlike"]
+        else "photos look like the training photos"
+    )
+    far = f"{report['share_far']:.0%} are farther than {FAR:.0%} of those that training held out"
+    lines = [f"inputs  {text}: {far} (p {p}; called unlike below {ALARM:g})"]
+    if report["is_unlike"]:
+        names = ", ".join(row["file_dir"] for row in report["most_unlike"][:3])
+        lines.append(f"        most unlike: {names}")
+    return lines

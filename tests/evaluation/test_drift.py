@@ -1,0 +1,40 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+from scipy.stats import ks_2samp
+
+from photo_classifier.evaluation.drift import Drift
+
+
+def predictions(distances):
+    return [SimpleNamespace(file_dir=f"{n}.jpg", distance=float(d)) for n, d in enumerate(distances)]
+
+
+def test_the_p_value_is_that_of_the_one_sided_test_in_whatever_batches():
+    rng = np.random.default_rng(0)
+    held_out, far = np.sort(rng.normal(size=300)), rng.normal(0.4, size=200)
+    drift, found = Drift(held_out), predictions(far)
+    drift.add_predictions(found[:70])
+    again = Drift(held_out)
+    again.restore(json.loads(json.dumps(drift.state())))
+    again.add_predictions([*found[70:], SimpleNamespace(file_dir="bad.jpg", distance=None)])
+    expected = ks_2samp(held_out, far, "greater", method="asymp")
+    assert abs(np.log(again.p_value) - np.log(expected.pvalue)) < 0.3
+    assert again.report()["is_unlike"]
+    assert again.report()["n_images"] == 200
+    assert again.report()["most_unlike"][0]["file_dir"] == f"{far.argmax()}.jpg"
+
+
+def test_like_photos_are_seldom_called_unlike_and_nearer_ones_never():
+    rng = np.random.default_rng(1)
+    held_out = np.sort(rng.normal(size=200))
+    n_alarms = 0
+    for _ in range(300):
+        drift = Drift(np.sort(rng.normal(size=200)))
+        drift.add_predictions(predictions(rng.normal(size=100)))
+        n_alarms += drift.report()["is_unlike"]
+    assert n_alarms <= 9
+    drift = Drift(held_out)
+    drift.add_predictions(predictions(rng.normal(-1, size=100)))
+    assert drift.p_value > 0.5
