@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, fields
 from typing import ClassVar
@@ -259,6 +260,7 @@ class TrainConfig(RunFlags, OptimizationFlags, ModelFlags, DataFlags):
     """The flags of train.py with their defaults; None lets the data or the weights decide."""
 
 
+@functools.cache
 def result_flags() -> dict[str, object]:
     """Returns the flags of train.py that can change a result, but for the data itself, with their defaults."""
     also, never = ("views", "precision", "seed"), ("data_dir", "dataset_name", "n_workers", "max_bad")
