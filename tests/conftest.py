@@ -33,7 +33,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _blank_figures(request, monkeypatch):
+def _blank_figures(request, _own_folder, monkeypatch):
     """Leaves figures blank, except in the tests of figures: drawing them takes half the time of a small run."""
     if not request.node.path.is_relative_to(Path(__file__).parent / "evaluation"):
         for name in ("evaluation.figures.confusion_figure", "evaluation.figures.calibration_figure"):
