@@ -17,13 +17,14 @@ class SplitFeatures:
     """Stored features of a split.
 
     `locations`, (samples, views, 2), holds the shard and row of each view, -1 if the image could not be read;
-    `bad` lists those samples with the reason.
+    `bad` lists those samples with the reason. `thumbnails` has their rows in the same way, as a single view.
     """
 
     dataset: ImageSource
     shards: Sequence[torch.Tensor]
     locations: torch.Tensor
     bad: list[tuple[int, str]]
+    thumbnails: SplitFeatures | None = None
 
     def loader(self, batch_size: int, only: Sequence[int] | None = None) -> FeatureLoader:
         """Returns a loader of batches in the same addressed order as the images' own loader.
