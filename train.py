@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from photo_classifier.config import (
     HEADS,
+    NEAR_DUPLICATES,
     TrainConfig,
     check,
     checkpoint_name,
@@ -109,7 +110,7 @@ def resume(given: Mapping[str, object]) -> int:
 
     def load_again() -> Splits:
         with quiet():
-            return load_data(config)
+            return load_data(replace(config, near_duplicates="warn"))  # the splits are those of the run
 
     distributed.broadcast_from_main(lambda: warn_of_changes(stopped.images, load_again))
     train(config, stopped, given)
@@ -203,14 +204,22 @@ def load_data(config: TrainConfig) -> Splits:
     if config.dataset_name == "digits":
         say("training on the built-in digits; for your own photos give --data_dir DIR")
     root = str(dataset_folder(config.dataset_name)) if config.dataset_name else config.data_dir
-    train_new = config.new_photos == "train"
-    splits = load_splits(root, shares, config.seed, config.labels, columns, config.splits, config.min_images, train_new)
+    train_new, found = config.new_photos == "train", []
+    what = choose("--near_duplicates", config.near_duplicates, NEAR_DUPLICATES)
+    settled = None
+    if what != "warn":
+        from photo_classifier.curation.clusters import settle
+
+        settled = settle(what, config.max_pixels, found)
+    splits = load_splits(
+        root, shares, config.seed, config.labels, columns, config.splits, config.min_images, train_new, settled
+    )
     n_classes = len(splits.class_names)
     if config.n_classes not in (None, n_classes):
         names = ", ".join(splits.class_names)
         came = f"--n_classes {config.n_classes}, but {splits.root} has {n_classes} classes: {names}"
         raise UserError(f"{came}; leave it out")
-    return splits
+    return replace(splits, near_duplicates=tuple(found))
 
 
 def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun, model: Classifier) -> Splits:
@@ -220,10 +229,14 @@ def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun,
     from data_loader import make_datasets
     from photo_classifier.data.survey import survey
     from photo_classifier.training import summary
+    from photo_classifier.training.duplicate_check import write_duplicates
     from photo_classifier.training.finish import show_augmented
 
     def prepare() -> Splits:
         splits = drop_unusable(config, stopped.images.splits, run)
+        if found := stopped.images.splits.near_duplicates:
+            write_duplicates(run.folder, splits, found)
+            splits = replace(splits, near_duplicates=())
         summary.warn_of_random_layers(config)
         for line in survey(splits.train, model.preprocess, config.max_pixels):
             warn(line)
@@ -692,6 +705,7 @@ def report(
     from photo_classifier.training import summary
     from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
+    from photo_classifier.training.duplicate_check import check_duplicates
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
     from photo_classifier.training.label_check import check_labels
 
@@ -709,6 +723,9 @@ def report(
     is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
     features = {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
     doubts = check_labels(run, features, results, temperature, config.seed, open_photo)
+    same = ""
+    if features and config.near_duplicates == "warn":
+        same = check_duplicates(run, features, session.folds)
     run.epochs.close()
     if last is not best:
         accuracies = ", ".join(summary.accuracy_texts(splits, last_results))
@@ -716,6 +733,8 @@ def report(
     report_changed_answers(run.folder, splits, results, config.weights)
     if doubts:
         say(f"labels  {doubts}")
+    if same:
+        say(f"photos  {same}")
     spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
     summary.summarize(run, session.checkpoint, best, results, reports, spread)
     run.finish()
