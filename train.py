@@ -231,8 +231,8 @@ def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun,
     from data_loader import make_datasets
     from photo_classifier.data.survey import survey
     from photo_classifier.training import summary
-    from photo_classifier.training.duplicate_check import write_duplicates
     from photo_classifier.training.finish import show_augmented
+    from photo_classifier.training.photo_check import write_duplicates
 
     def prepare() -> Splits:
         splits = drop_unusable(config, stopped.images.splits, run)
@@ -735,9 +735,9 @@ def report(
     from photo_classifier.training import summary
     from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
-    from photo_classifier.training.duplicate_check import check_duplicates
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
     from photo_classifier.training.label_check import check_labels
+    from photo_classifier.training.photo_check import check_photos
 
     config, splits, run, last = session.config, session.splits, session.run, session.trainer.last
     preprocess = session.engine.model.preprocess
@@ -753,9 +753,8 @@ def report(
     is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
     features = {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
     doubts = check_labels(run, features, results, temperature, config.seed, open_photo)
-    same = ""
-    if features and config.near_duplicates == "warn":
-        same = check_duplicates(run, features, session.folds)
+    is_left = config.near_duplicates == "warn"
+    oddities = check_photos(run, features, session.folds, is_left, open_photo) if features else []
     run.epochs.close()
     if last is not best:
         accuracies = ", ".join(summary.accuracy_texts(splits, last_results))
@@ -763,8 +762,8 @@ def report(
     report_changed_answers(run.folder, splits, results, config.weights)
     if doubts:
         say(f"labels  {doubts}")
-    if same:
-        say(f"photos  {same}")
+    for line in oddities:
+        say(f"photos  {line}")
     spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
     summary.summarize(run, session.checkpoint, best, results, reports, spread)
     run.finish()

@@ -240,7 +240,7 @@ def make_view_loader(
     dataset: ViewDataset, batch_size: int, n_workers: int | None = None, pin_memory: bool = False
 ) -> DataLoader:
     """Returns a loader over all wanted views, in batches of about `batch_size` images."""
-    most_views = max((len(views) for _, views in dataset.wanted), default=1)
+    most_views = max(1, *(len(views) for _, views in dataset.wanted))
     n_samples = max(1, batch_size // most_views)
     n_bytes = batch_bytes(dataset.dataset.preprocess, n_samples * most_views)
     options = worker_options(-(-len(dataset) // n_samples), n_workers, n_bytes)

@@ -202,9 +202,16 @@ def test_thumbnails_come_with_the_features_from_the_same_decode(engine, train_se
     first = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
     indices = range(len(train_set))
     expected = torch.stack([thumbnail_row(train_set.decoded(index)) for index in indices])
+    kept = feature_shard(tmp_path / "cache")
+    for *_, path in cache_entries(tmp_path / "cache"):
+        if path != kept:
+            path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "_compute_batch", lambda *_: None)
+        lost = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
     monkeypatch.setattr(ImageDataset, "decoded", None)
     again = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
-    for found in (first, again):
+    for found in (first, lost, again):
         assert torch.equal(found.thumbnails.rows(indices), expected)
 
 

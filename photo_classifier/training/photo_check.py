@@ -1,14 +1,16 @@
-"""Near-duplicates among the photos of a run: duplicates.csv, and a line on those that training and test share."""
+"""The photos of a run, checked at its end: duplicates.csv, odd.csv and odd.png."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import torch
 
 from photo_classifier.curation.clusters import NearDuplicate, by_cluster, contradictions, find_near_duplicates
+from photo_classifier.curation.held_out import mean_features
+from photo_classifier.curation.odd_photos import draw_odd, odd_photos
 from photo_classifier.data.samples import Sample, Splits
 from photo_classifier.data.thumbnails import unpack_rows
 from photo_classifier.features.loader import SplitFeatures
@@ -18,21 +20,37 @@ from photo_classifier.training.run_folder import write_table
 from photo_classifier.training.summary import INDENT
 
 
-def check_duplicates(run: Run, features: Mapping[str, SplitFeatures], folds: Sequence[int]) -> str:
-    """Finds near-duplicates among all photos by their stored thumbnails, and lists them in `duplicates.csv`.
+def check_photos(
+    run: Run,
+    features: Mapping[str, SplitFeatures],
+    folds: Sequence[int],
+    seeks_duplicates: bool,
+    open_photo: Callable[[str], torch.Tensor],
+) -> list[str]:
+    """Finds near-duplicates and odd photos among all photos, by what is stored of them; lists them in the run folder.
 
     Args:
+        features: of a frozen backbone, by split.
         folds: of each training photo in a run by folds.
+        seeks_duplicates: whether nothing was done about near-duplicates before training.
 
     Returns:
-        A line on them; empty if there are none.
+        A line on each kind that was found.
     """
-    samples, thumbnails = stored_thumbnails(run.splits, features)
-    found = find_near_duplicates(samples, unpack_rows(thumbnails)[0])
-    if not found:
-        return ""
-    write_duplicates(run.folder, run.splits, found)
-    return _text(run, found, _sides(run.splits, folds))
+    samples, rows, vectors, parts = _stored(run.splits, features)
+    thumbnails, traits = unpack_rows(rows)
+    found = find_near_duplicates(samples, thumbnails) if seeks_duplicates else []
+    if found:
+        write_duplicates(run.folder, run.splits, found)
+    odd = odd_photos(samples, traits, vectors, parts)
+    write_table(run.folder / "odd.csv", [photo.row() for photo in odd])
+    if picture := draw_odd(odd, open_photo, run.spare_seconds):
+        run.epochs.add_picture("odd", "Photos/odd", picture)
+    lines = [_text(run, found, _sides(run.splits, folds))] if found else []
+    if odd:
+        look = f"{pluralize(len(odd), 'photo')} {'look' if len(odd) > 1 else 'looks'} odd: see {run.folder / 'odd.png'}"
+        lines.append(f"{look}\n{INDENT}first {odd[0].sample.path}: {odd[0].reason}")
+    return lines
 
 
 def write_duplicates(folder: Path, splits: Splits, found: Sequence[NearDuplicate]) -> None:
@@ -46,16 +64,19 @@ def named_parts(splits: Splits) -> dict[str, list[Sample]]:
     return {name: part for name, part in splits.by_name().items() if not (splits.is_pooled and name == "valid")}
 
 
-def stored_thumbnails(splits: Splits, features: Mapping[str, SplitFeatures]) -> tuple[list[Sample], torch.Tensor]:
-    """Returns all photos that have a stored thumbnail, and its row: uint8 (n, bytes)."""
-    samples, rows = [], []
-    for name, part in named_parts(splits).items():
-        small = features[name].thumbnails
-        indices = small.is_readable.nonzero()[:, 0]
+def _stored(
+    splits: Splits, features: Mapping[str, SplitFeatures]
+) -> tuple[list[Sample], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns the photos that could be read, their stored rows of thumbnails, their features, and numbers of splits."""
+    samples, rows, vectors, parts = [], [], [], []
+    for number, (name, part) in enumerate(named_parts(splits).items()):
+        means, indices = mean_features(features[name])
         if len(indices):
             samples += [part[index] for index in indices.tolist()]
-            rows.append(small.rows(indices))
-    return samples, torch.cat(rows)
+            rows.append(features[name].thumbnails.rows(indices))
+            vectors.append(means)
+            parts.append(torch.full((len(indices),), number))
+    return samples, torch.cat(rows), torch.cat(vectors), torch.cat(parts)
 
 
 def _sides(splits: Splits, folds: Sequence[int]) -> dict[str, str]:
