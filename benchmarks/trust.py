@@ -5,7 +5,9 @@
 
 The features are computed once, with EfficientNet-Lite0, and stored (--features). Each part is a file in sections/:
 
-- labels    how many labels are found that were changed, beside cleanlab
+- labels      how many labels are found that were changed, beside cleanlab
+- duplicates  how many copies are found among 2,000 photos, and in which time, beside the hashes of imagededup
+- odd         how many photos are named, and whether planted ones are
 
 Ends with status 1 if a promise is not kept.
 """
@@ -16,9 +18,9 @@ import sys
 from pathlib import Path
 
 from common import described, prove
-from sections import labels
+from sections import duplicates, labels, odd
 
-WORK = {"labels": labels.work}
+WORK = {"labels": labels.work, "duplicates": duplicates.work, "odd": odd.work}
 
 
 def main() -> int:

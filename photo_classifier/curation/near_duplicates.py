@@ -38,7 +38,7 @@ class Pairs(NamedTuple):
     value: torch.Tensor
 
 
-def find_pairs(thumbnails: torch.Tensor) -> Pairs:
+def find_pairs(thumbnails: torch.Tensor, similar: float = SIMILAR) -> Pairs:
     """Returns the pairs of photos that show the same picture, with their similarity up to 1.
 
     All photos are compared with all, block by block, as they are, mirrored and zoomed, at 8 x 8 pixels. The most
@@ -46,13 +46,14 @@ def find_pairs(thumbnails: torch.Tensor) -> Pairs:
 
     Args:
         thumbnails: uint8 (n, side, side).
+        similar: the least similarity.
     """
     found: list[Pairs] = []
     candidates = _candidates(thumbnails)
     levels = [*(_shrunk(thumbnails, side) for side, *_ in STEPS), thumbnails]
     for start in range(0, len(candidates.first), PAIRS_AT_ONCE):
         part = Pairs(*(values[start : start + PAIRS_AT_ONCE] for values in candidates))
-        found.append(_confirmed(levels, part))
+        found.append(_confirmed(levels, part, similar))
     return Pairs(*(torch.cat(values) for values in zip(*found, strict=True))) if found else candidates
 
 
@@ -108,7 +109,7 @@ def _coarse(thumbnails: torch.Tensor, warps: torch.Tensor) -> torch.Tensor:
 # --- confirmation -----------------------------------------------------------------------------
 
 
-def _confirmed(levels: Sequence[torch.Tensor], pairs: Pairs) -> Pairs:
+def _confirmed(levels: Sequence[torch.Tensor], pairs: Pairs, similar: float) -> Pairs:
     """Returns the pairs that are alike in detail once they are aligned, with their similarity.
 
     Args:
@@ -125,7 +126,7 @@ def _confirmed(levels: Sequence[torch.Tensor], pairs: Pairs) -> Pairs:
     side = levels[-1].shape[1]
     details = _details(_sampled(levels[-1][first].float(), warps, side)), _details(levels[-1][second].float())
     similarity = (details[0] * details[1] * _window(side)).sum((1, 2))
-    is_similar = similarity > SIMILAR
+    is_similar = similarity > similar
     return Pairs(first[is_similar], second[is_similar], similarity[is_similar].clamp(max=1.0))
 
 

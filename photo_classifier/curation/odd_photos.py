@@ -74,7 +74,8 @@ def draw_odd(
 
     def tile(photo: OddPhoto) -> Tile:
         path = photo.sample.path
-        return photo_tile(path, f"{PurePath(path).name}\n{photo.sample.label}\n{photo.reason}", None, open_photo)
+        reasons = photo.reason.replace(", ", "\n")
+        return photo_tile(path, f"{PurePath(path).name}\n{photo.sample.label}\n{reasons}", None, open_photo)
 
     tiles = [tile for _, tile in map_until(tile, found[:N_SHOWN], seconds)]
     return contact_sheet(tiles, 5, 200) if tiles else None
