@@ -12,7 +12,6 @@ SIDE = 64  # pixels; the whole photo is squeezed into a square
 DETAIL = 256  # pixels of the shorter side at which sharpness is measured
 CELLS = 8  # along each side: the sharpest part counts, as a subject may stand before a blurred background
 NOISE = 2.0  # of a Laplacian: the rounding of pixels alone makes about 1.3
-EVEN = 0.5  # of 255 levels between neighbours that show no edge
 
 
 class Traits(NamedTuple):
@@ -41,7 +40,7 @@ def thumbnail_row(photo: torch.Tensor) -> torch.Tensor:
     small = image.reduce(factor) if factor > 1 else image
     grey = small.convert("L")
     thumbnail = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
-    traits = np.array(_traits(np.asarray(small), np.asarray(grey, np.float32)), np.float32)
+    traits = np.array(_traits(small, np.asarray(grey)), np.float32)
     return torch.from_numpy(np.concatenate([thumbnail.ravel(), traits.view(np.uint8)]))
 
 
@@ -51,12 +50,13 @@ def unpack_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return pixels.reshape(-1, SIDE, SIDE), traits.contiguous().view(torch.float32)
 
 
-def _traits(colours: np.ndarray, grey: np.ndarray) -> Traits:
-    low, high = np.percentile(colours[::2, ::2].reshape(-1, 3), (1, 99), axis=0)
-    steps = [np.abs(np.diff(grey, axis=axis)) for axis in (0, 1)]
-    most = np.maximum(steps[0][:, 1:], steps[1][1:])
-    flatness, edges = ((most <= EVEN).mean(), (most > 64).mean()) if most.size else (1.0, 0.0)
-    return Traits(high.max(), (high - low).max(), _sharpness(grey), flatness, edges)
+def _traits(image: Image.Image, grey: np.ndarray) -> Traits:
+    counts = np.array(image.histogram()).reshape(3, 256).cumsum(1) / grey.size
+    low, high = (counts < 0.01).sum(1), (counts < 0.99).sum(1)
+    levels = grey.astype(np.int16)
+    most = np.maximum(np.abs(levels[1:, 1:] - levels[:-1, 1:]), np.abs(levels[1:, 1:] - levels[1:, :-1]))
+    flatness, edges = ((most == 0).mean(), (most > 64).mean()) if most.size else (1.0, 0.0)
+    return Traits(high.max(), (high - low).max(), _sharpness(grey.astype(np.float32)), flatness, edges)
 
 
 def _sharpness(grey: np.ndarray) -> float:
@@ -70,7 +70,8 @@ def _sharpness(grey: np.ndarray) -> float:
 
 def _halved(grey: np.ndarray) -> np.ndarray:
     height, width = (length // 2 * 2 for length in grey.shape)
-    return grey[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3))
+    rows = grey[:height:2, :width] + grey[1:height:2, :width]
+    return (rows[:, ::2] + rows[:, 1::2]) / 4
 
 
 def _energies(grey: np.ndarray) -> np.ndarray:
@@ -78,4 +79,4 @@ def _energies(grey: np.ndarray) -> np.ndarray:
     inner = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
     height, width = (length // CELLS for length in inner.shape)
     cells = inner[: height * CELLS, : width * CELLS].reshape(CELLS, height, CELLS, width)
-    return np.sqrt((cells**2).mean((1, 3)))
+    return np.sqrt((cells**2).mean(3).mean(1))
