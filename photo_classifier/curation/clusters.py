@@ -19,16 +19,20 @@ from photo_classifier.runtime.text import pluralize
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A photo of a cluster (numbered from 1), and the one of the cluster that it is most similar to, up to 1."""
+    """A photo of a cluster (numbered from 1), the one before it that it is most similar to, and how similar, up to 1.
+
+    The first photo of a cluster has none before it.
+    """
 
     sample: Sample
-    similar_to: str
-    similarity: float
     cluster: int
+    similar_to: str = ""
+    similarity: float | None = None
 
     def row(self, split_of: Mapping[str, str]) -> dict[str, object]:
         """Returns the row of `duplicates.csv`; a photo without a split was dropped."""
-        found = {"similar_to": self.similar_to, "similarity": round(self.similarity, 3), "cluster": self.cluster}
+        similarity = "" if self.similarity is None else round(self.similarity, 3)
+        found = {"similar_to": self.similar_to, "similarity": similarity, "cluster": self.cluster}
         split = split_of.get(self.sample.path, "dropped")
         return {"path": self.sample.path, **found, "label": self.sample.label, "split": split}
 
@@ -36,17 +40,19 @@ class NearDuplicate:
 def find_near_duplicates(samples: Sequence[Sample], thumbnails: torch.Tensor) -> list[NearDuplicate]:
     """Returns the photos that show the same picture as another, by cluster; `thumbnails` are uint8 (n, side, side)."""
     pairs = find_pairs(thumbnails)
-    nearest: dict[int, tuple[float, int]] = {}
+    nearest: dict[int, tuple[bool, float, int]] = {}  # those before a photo go first
     for first, second, similarity in zip(*(values.tolist() for values in pairs), strict=True):
         for one, other in ((first, second), (second, first)):
-            nearest[one] = max(nearest.get(one, (-1.0, 0)), (similarity, other))
+            nearest[one] = max(nearest.get(one, (False, 0.0, 0)), (other < one, similarity, other))
     root = clusters(len(samples), pairs)
     number = {first: n for n, first in enumerate(sorted({root[index] for index in nearest}), 1)}
-    order = sorted(nearest, key=lambda index: (root[index], index))
-    return [
-        NearDuplicate(samples[index], samples[nearest[index][1]].path, nearest[index][0], number[root[index]])
-        for index in order
-    ]
+
+    def photo(index: int) -> NearDuplicate:
+        _, similarity, other = nearest[index]
+        like = () if index == root[index] else (samples[other].path, similarity)
+        return NearDuplicate(samples[index], number[root[index]], *like)
+
+    return [photo(index) for index in sorted(nearest, key=lambda index: (root[index], index))]
 
 
 def by_cluster(found: Sequence[NearDuplicate]) -> list[list[NearDuplicate]]:

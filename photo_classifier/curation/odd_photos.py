@@ -68,7 +68,7 @@ def odd_photos(
 
 
 def draw_odd(
-    found: Sequence[OddPhoto], open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
+    found: Sequence[OddPhoto], open_photo: Callable[[str], Image.Image], seconds: float | None = None
 ) -> Image.Image | None:
     """Draws the oddest photos, fewer if `seconds` run out; returns None if there are none."""
 

@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from photo_classifier.curation.clusters import NearDuplicate, by_cluster, contradictions, find_near_duplicates
 from photo_classifier.curation.held_out import mean_features
@@ -25,7 +26,7 @@ def check_photos(
     features: Mapping[str, SplitFeatures],
     folds: Sequence[int],
     seeks_duplicates: bool,
-    open_photo: Callable[[str], torch.Tensor],
+    open_photo: Callable[[str], Image.Image],
 ) -> list[str]:
     """Finds near-duplicates and odd photos among all photos, by what is stored of them; lists them in the run folder.
 
