@@ -282,7 +282,7 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     duplicates = find_duplicates(splits)
     if duplicates.copies:
         path = run.folder / "duplicates.csv"
-        write_table(path, [asdict(copy) for copy in duplicates.copies])
+        write_table(path, duplicates.rows())
         text = f"{duplicates.text()}; all are listed in {path}"
         if config.on_leak == "error":
             raise UserError(f"{text}; remove one of each, or use --on_leak drop or warn")

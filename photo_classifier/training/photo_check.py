@@ -17,7 +17,7 @@ from photo_classifier.data.thumbnails import unpack_rows
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.runtime.text import pluralize
 from photo_classifier.training.run import Run
-from photo_classifier.training.run_folder import write_table
+from photo_classifier.training.run_folder import read_table, write_table
 from photo_classifier.training.summary import INDENT
 
 
@@ -55,9 +55,18 @@ def check_photos(
 
 
 def write_duplicates(folder: Path, splits: Splits, found: Sequence[NearDuplicate]) -> None:
-    """Writes the table of all near-duplicates with their splits; those that are in none were dropped."""
+    """Writes the table of all near-duplicates with their splits; those that are in none were dropped.
+
+    What the table says of copies that were dropped before stays, behind the others.
+    """
+    path = folder / "duplicates.csv"
     split_of = {sample.path: name for name, part in named_parts(splits).items() for sample in part}
-    write_table(folder / "duplicates.csv", [photo.row(split_of) for photo in found])
+    rows = [photo.row(split_of) for photo in found]
+    known, n = {row["path"] for row in rows}, found[-1].cluster
+    for row in read_table(path):
+        if row["path"] not in known and row["path"] not in split_of:
+            rows.append({**row, "cluster": n + int(row["cluster"]), "split": "dropped"})
+    write_table(path, rows)
 
 
 def named_parts(splits: Splits) -> dict[str, list[Sample]]:

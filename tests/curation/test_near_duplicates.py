@@ -68,6 +68,17 @@ def test_a_frozen_run_names_near_duplicates_and_those_that_straddle_its_splits(p
     assert "duplicate" not in quiet.out + quiet.err
 
 
+def test_exact_copies_that_were_dropped_stay_in_the_table(photos, tmp_path, cli):
+    (tmp_path / "photos" / "b" / "copy.jpg").write_bytes((tmp_path / "photos" / "a" / "00.jpg").read_bytes())
+    assert cli("train", *photos, "--freeze", "--on_leak", "drop", "--run_dir", "r").status == 0
+    rows = duplicates_of("r")
+    dropped = [row for row in rows.values() if row["split"] == "dropped"]
+    assert dropped
+    assert len(rows) > 20
+    listed = open("r/splits.csv", encoding="utf-8").read()
+    assert not any(row["path"] in listed for row in dropped)
+
+
 def test_a_group_stays_in_one_split_and_one_fold(photos, cli):
     done = cli("train", *photos, "--freeze", "--folds", 3, "--near_duplicates", "group", "--run_dir", "r")
     assert done.status == 0, done.err
