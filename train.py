@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from photo_classifier.config import (
     HEADS,
+    NEAR_DUPLICATES,
     TrainConfig,
     check,
     checkpoint_name,
@@ -118,7 +119,7 @@ def resume(given: Mapping[str, object], started: float) -> int:
 
     def load_again() -> Splits:
         with quiet():
-            return load_data(config)
+            return load_data(replace(config, near_duplicates="warn"))  # the splits are those of the run
 
     distributed.broadcast_from_main(lambda: warn_of_changes(stopped.images, load_again))
     train(config, stopped, given, started)
@@ -229,14 +230,22 @@ def load_data(config: TrainConfig) -> Splits:
     if config.dataset_name == "digits":
         say("training on the built-in digits; for your own photos give --data_dir DIR")
     root = str(dataset_folder(config.dataset_name)) if config.dataset_name else config.data_dir
-    train_new = config.new_photos == "train"
-    splits = load_splits(root, shares, config.seed, config.labels, columns, config.splits, config.min_images, train_new)
+    train_new, found = config.new_photos == "train", []
+    what = choose("--near_duplicates", config.near_duplicates, NEAR_DUPLICATES)
+    settled = None
+    if what != "warn":
+        from photo_classifier.curation.clusters import settle
+
+        settled = settle(what, config.max_pixels, found)
+    splits = load_splits(
+        root, shares, config.seed, config.labels, columns, config.splits, config.min_images, train_new, settled
+    )
     n_classes = len(splits.class_names)
     if config.n_classes not in (None, n_classes):
         names = ", ".join(splits.class_names)
         came = f"--n_classes {config.n_classes}, but {splits.root} has {n_classes} classes: {names}"
         raise UserError(f"{came}; leave it out")
-    return splits
+    return replace(splits, near_duplicates=tuple(found))
 
 
 def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun, model: Classifier) -> Splits:
@@ -247,9 +256,13 @@ def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun,
     from photo_classifier.data.survey import survey
     from photo_classifier.training import summary
     from photo_classifier.training.finish import show_augmented
+    from photo_classifier.training.photo_check import write_duplicates
 
     def prepare() -> Splits:
         splits = drop_unusable(config, stopped.images.splits, run)
+        if found := stopped.images.splits.near_duplicates:
+            write_duplicates(run.folder, splits, found)
+            splits = replace(splits, near_duplicates=())
         summary.warn_of_random_layers(config)
         for line in survey(splits.train, model.preprocess, config.max_pixels):
             warn(line)
@@ -274,7 +287,7 @@ def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
     duplicates = find_duplicates(splits)
     if duplicates.copies:
         path = run.folder / "duplicates.csv"
-        write_table(path, [asdict(copy) for copy in duplicates.copies])
+        write_table(path, duplicates.rows())
         text = f"{duplicates.text()}; all are listed in {path}"
         if config.on_leak == "error":
             raise UserError(f"{text}; remove one of each, or use --on_leak drop or warn")
@@ -769,6 +782,7 @@ def report(
     from photo_classifier.training.findings import findings_of
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_figures, write_predictions
     from photo_classifier.training.label_check import check_labels
+    from photo_classifier.training.photo_check import check_photos
     from photo_classifier.training.run_files import PREDICTIONS, REPORT
 
     config, splits, run, last = session.config, session.splits, session.run, session.trainer.last
@@ -788,6 +802,8 @@ def report(
     write_predictions(run.folder / PREDICTIONS, splits, results, temperature)
     show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
     suspects = check_labels(run, findings.by_folds, results, temperature, open_photo)
+    is_left = config.near_duplicates == "warn"
+    oddities = check_photos(run, features, session.folds, is_left, open_photo) if features else []
     run.epochs.close()
     steps = choose_steps(session, given, best, reports, features, suspects)
     content = {splits.title(name): report for name, report in reports.items()} | findings.report
@@ -801,6 +817,8 @@ def report(
     report_changed_answers(run.folder, splits, results, config.weights)
     for line in findings.lines:
         say(line)
+    for line in oddities:
+        say(f"photos  {line}")
     spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
     state = replace(run.state, rows=run.epochs.rows, skipped=run.skipped.reasons)
     write_run_page(config, run.folder, state, splits, best.epoch + 1, run.seconds, open_photo, run.spare_seconds)

@@ -5,9 +5,11 @@
 
 The features are computed once, with EfficientNet-Lite0, and stored (--features). Each part is a file in sections/:
 
-- labels    how many labels are found that were changed, beside cleanlab
-- unknown   how well photos of none of the classes are refused, and how many others are
-- promise   sets of classes beside MAPIE's, whether photos are like the old ones, and what more photos bring
+- labels      how many labels are found that were changed, beside cleanlab
+- duplicates  how many copies are found among 2,000 photos, and in which time, beside the hashes of imagededup
+- odd         how many photos are named, and whether planted ones are
+- unknown     how well photos of none of the classes are refused, and how many others are
+- promise     sets of classes beside MAPIE's, whether photos are like the old ones, and what more photos bring
 
 Ends with status 1 if a promise is not kept.
 """
@@ -18,9 +20,10 @@ import sys
 from pathlib import Path
 
 from common import described, prove
-from sections import labels, promise, unknown
+from sections import duplicates, labels, odd, promise, unknown
 
-WORK = {"labels": labels.work, "unknown": unknown.work, "promise": promise.work}
+PARTS = {"labels": labels, "duplicates": duplicates, "odd": odd, "unknown": unknown, "promise": promise}
+WORK = {name: part.work for name, part in PARTS.items()}
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.flags import flag, group_of, number, parse_flags
 
 NEW_PHOTOS = ("skip", "train")
+NEAR_DUPLICATES = ("warn", "group", "drop")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ class DataFlags:
     )
     test_ratio: float = flag(
         0.2, "share of images for the final test, if the data has no such split", "R", number(float, 0, 1)
+    )
+    near_duplicates: str = flag(
+        "warn",
+        "warn, group or drop: name photos that show the same picture (with --freeze), keep them in one split and fold, "
+        "or train on one of each",
+        "NAME",
     )
     min_images: int | None = flag(
         None,

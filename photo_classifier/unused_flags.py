@@ -114,6 +114,16 @@ TRAINING: Sequence[Row] = (
     Row("valid_ratio", lambda t: "valid" in t.splits.made, HAS_SPLITS),
     Row("test_ratio", lambda t: "test" in t.splits.made or (t.splits.made and not t.config.test_ratio), HAS_SPLITS),
     Row(
+        "near_duplicates",
+        lambda t: t.config.near_duplicates != "warn" or (t.is_frozen and t.stores_features),
+        "has no effect: photos are compared at the end of a run with --freeze and stored features; give group or drop",
+    ),
+    Row(
+        "near_duplicates",
+        lambda t: t.config.near_duplicates != "group" or t.splits.made or n_folds(t.config),
+        "has no effect: the data is in splits already; give drop, or --folds",
+    ),
+    Row(
         "accumulate",
         lambda t: t.config.accumulate <= t.config.batch_size,
         "is more than the --batch_size of {c.batch_size}: a pass takes one image at least",

@@ -45,6 +45,8 @@ UNUSED = [
     ("--train_ratio 0.8", SPLIT, "train_ratio", "is in splits already"),
     ("--valid_ratio 0.1", SPLIT, "valid_ratio", "is in splits already"),
     ("--test_ratio 0.1", SPLIT, "test_ratio", "is in splits already"),
+    ("--near_duplicates warn", "", "near_duplicates", "give group or drop"),
+    ("--near_duplicates group", SPLIT, "near_duplicates", "is in splits already"),
     ("--accumulate 64", "", "accumulate", "64 is more than the --batch_size of 32"),
     ("--split_column a --splits s.csv", TABLE, "split_column", "with --splits"),
     ("--class_weights balanced", EVEN, "class_weights", "equally many"),
@@ -90,6 +92,8 @@ TAKEN = {
     "--split_column a": ("--split_column a", TABLE),
     "--new_photos skip": ("--new_photos skip --splits s.csv", ""),
     "--weights_key model": ("--weights_key model --weights w.pth", ""),
+    "--near_duplicates warn": ("--near_duplicates warn --freeze", FROZEN),
+    "--near_duplicates group": ("--near_duplicates drop", SPLIT),
     "--accumulate 64": ("--accumulate 32", ""),
     "--augment flips --freeze --head logistic --views 1": (
         "--augment flips --freeze --head logistic --views 2",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.data.samples import Sample
+from photo_classifier.data.thumbnails import ROW, thumbnail_row
 from photo_classifier.data.workers import START_METHOD, batch_bytes, worker_options
 from photo_classifier.runtime.device import n_cores
 from photo_classifier.runtime.launcher import shard
@@ -32,11 +33,16 @@ class Batch(NamedTuple):
 
 
 class ViewBatch(NamedTuple):
-    """Several views of several images; `views` lists (sample index, view) of each."""
+    """Several views of several images; `views` lists (sample index, view) of each.
+
+    `thumbnails` are rows, uint8 (n, bytes), of the samples in `pictured`.
+    """
 
     images: torch.Tensor
     views: list[tuple[int, int]]
     bad: list[tuple[int, str]]
+    thumbnails: torch.Tensor
+    pictured: list[int]
 
 
 def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
@@ -48,12 +54,15 @@ def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
     return shared(Batch(stack([image for _, _, image in good]), labels, indices, bad))
 
 
-def collate_views(items: list[tuple[int, tuple[int, ...], list[torch.Tensor] | str]]) -> ViewBatch:
-    """Stacks the views of all readable images."""
-    good = [(index, views, images) for index, views, images in items if not isinstance(images, str)]
-    view_keys = [(index, view) for index, views, _ in good for view in views]
+def collate_views(items: list[tuple[int, tuple[int, ...], tuple[list, torch.Tensor | None] | str]]) -> ViewBatch:
+    """Stacks the views and the thumbnails of all readable images."""
+    good = [(index, views, *images) for index, views, images in items if not isinstance(images, str)]
+    view_keys = [(index, view) for index, views, *_ in good for view in views]
     bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
-    return shared(ViewBatch(stack([image for _, _, images in good for image in images]), view_keys, bad))
+    rows = {index: row for index, _, _, row in good if row is not None}
+    thumbnails = torch.stack(list(rows.values())) if rows else torch.empty(0, ROW, dtype=torch.uint8)
+    images = stack([image for _, _, images, _ in good for image in images])
+    return shared(ViewBatch(images, view_keys, bad, thumbnails, list(rows)))
 
 
 def stack(images: list[torch.Tensor]) -> torch.Tensor:
@@ -91,6 +100,9 @@ class ImageSource(Protocol):
     def label_of(self, index: int) -> int:
         """Returns the class index of a sample, or -1 if its label is unknown."""
 
+    def decoded(self, index: int) -> torch.Tensor:
+        """Returns the image of a sample before it is prepared, uint8 (3, height, width)."""
+
     def views(self, index: int, epochs: Sequence[int], image: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Returns the views of a sample in those epochs, uint8 (3, size, size) each."""
 
@@ -116,18 +128,27 @@ class SampleDataset(Dataset):
 
 
 class ViewDataset(Dataset):
-    """All wanted views of a sample at once: `wanted` lists (sample index, views)."""
+    """All wanted views of a sample at once, and its thumbnail.
 
-    def __init__(self, dataset: ImageSource, wanted: Sequence[tuple[int, tuple[int, ...]]]) -> None:
-        self.dataset, self.wanted = dataset, wanted
+    Args:
+        wanted: lists (sample index, views).
+        bare: the samples whose thumbnails are wanted.
+    """
+
+    def __init__(
+        self, dataset: ImageSource, wanted: Sequence[tuple[int, tuple[int, ...]]], bare: Collection[int] = ()
+    ) -> None:
+        self.dataset, self.wanted, self.bare = dataset, wanted, bare
 
     def __len__(self) -> int:
         return len(self.wanted)
 
-    def __getitem__(self, n: int) -> tuple[int, tuple[int, ...], list[torch.Tensor] | str]:
+    def __getitem__(self, n: int) -> tuple[int, tuple[int, ...], tuple[list, torch.Tensor | None] | str]:
         index, views = self.wanted[n]
         try:
-            return index, views, self.dataset.views(index, views)
+            image = self.dataset.decoded(index)
+            thumbnail = thumbnail_row(image) if index in self.bare else None
+            return index, views, (self.dataset.views(index, views, image), thumbnail)
         except BadImage as error:
             return index, views, str(error)
 
@@ -219,7 +240,7 @@ def make_view_loader(
     dataset: ViewDataset, batch_size: int, n_workers: int | None = None, pin_memory: bool = False
 ) -> DataLoader:
     """Returns a loader over all wanted views, in batches of about `batch_size` images."""
-    most_views = max((len(views) for _, views in dataset.wanted), default=1)
+    most_views = max(1, *(len(views) for _, views in dataset.wanted))
     n_samples = max(1, batch_size // most_views)
     n_bytes = batch_bytes(dataset.dataset.preprocess, n_samples * most_views)
     options = worker_options(-(-len(dataset) // n_samples), n_workers, n_bytes)

@@ -84,6 +84,13 @@ class Duplicates:
             by_group.setdefault(copy.group, []).append(copy)
         yield from by_group.values()
 
+    def rows(self) -> Iterator[dict[str, object]]:
+        """Yields the rows of `duplicates.csv`, which has the same columns for near-duplicates."""
+        for cluster, group in enumerate(self.groups(), 1):
+            for n, copy in enumerate(group):
+                like = {"similar_to": group[0].path, "similarity": 1.0} if n else {"similar_to": "", "similarity": ""}
+                yield {"path": copy.path, **like, "cluster": cluster, "label": copy.label, "split": copy.split}
+
     def text(self) -> str:
         """Returns `3 images in two splits (a = b), 1 image in two classes (c = d)`."""
         parts = []

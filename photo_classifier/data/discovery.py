@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from photo_classifier.data.archives import is_archive_name, unpack_once
@@ -49,6 +49,7 @@ def load_splits(
     splits: str | Path | None = None,
     min_images: int | None = None,
     train_new: bool = False,
+    settle: Callable[[Parts], tuple[Parts, list[str]]] | None = None,
 ) -> Splits:
     """Recognises the layout of a data set and returns its samples in splits.
 
@@ -61,6 +62,7 @@ def load_splits(
         min_images: leaves out the classes with fewer images to train on, and keeps those that have more even if they
             are too few for every split; None refuses these.
         train_new: trains on the images that `splits` does not list, unless the data itself holds them out.
+        settle: what is done to the samples before they are divided; returns them and notes.
 
     Raises:
         UserError: no classifier can be trained on this data.
@@ -76,6 +78,9 @@ def load_splits(
         known = [sample for part in parts.values() for sample in part] or None
         parts, split_notes = read_splits(splits, known, root or "", parts.get("train", []) if train_new else [])
         layout, notes = f"{layout} split as in {splits}", notes + split_notes
+    if settle:
+        parts, settle_notes = settle(parts)
+        notes += settle_notes
     parts, rare_notes = _without_rare_classes(parts, empty, ratios, min_images)
     notes += rare_notes
     class_names = _class_names(parts, name, advice)

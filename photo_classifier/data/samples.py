@@ -51,6 +51,7 @@ class Splits:
     passed_over: Mapping[str, int] = field(default_factory=dict)  # number of files that are not images, by ending
     unread: Mapping[str, str] = field(default_factory=dict)  # reasons, by path, for photos of other formats in a class
     notes: tuple[str, ...] = ()  # what else the user should know
+    near_duplicates: tuple = ()  # rows to list in the run folder, where something was done about them
 
     def by_name(self) -> dict[str, list[Sample]]:
         """Returns the splits that hold images, by name."""

@@ -7,11 +7,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from photo_classifier.data.batches import ImageSource, ViewBatch, ViewDataset, make_view_loader
+from photo_classifier.data.thumbnails import ROW
 from photo_classifier.features import cache as feature_cache
 from photo_classifier.features.cache import prune_cache
-from photo_classifier.features.keys import engine_key, processor_name, recipe_key
+from photo_classifier.features.keys import engine_key, processor_name, recipe_key, thumbnail_key
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.features.shards import RowKey, ShardBuffer, ShardStore, row_keys
 from photo_classifier.models.inference import Engine
@@ -24,6 +28,14 @@ from photo_classifier.runtime.text import pluralize
 
 Keys = list[list[RowKey] | None]  # by sample and view; None if the file cannot be accessed
 Wanted = list[tuple[int, tuple[int, ...]]]  # samples, and those of their views that the cache lacks
+
+
+class Part(NamedTuple):
+    """The rows of a split: their keys, what the cache lacks, and the samples without a stored thumbnail."""
+
+    keys: Keys
+    wanted: Wanted
+    bare: set[int]
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class FeatureRequest:
 def extract(
     engine: Engine, requests: Mapping[str, FeatureRequest], cache: Path, n_workers: int | None = None
 ) -> Iterator[tuple[str, SplitFeatures]]:
-    """Computes the features that the cache lacks and yields (name, features), one split after the other.
+    """Computes the features and thumbnails that the cache lacks; yields (name, features), one split after the other.
 
     Each image is decoded once for all its views, unless they are more than one batch of the engine. Room for all
     splits is made before the first is computed.
@@ -53,7 +65,10 @@ def extract(
     plan = plan_extraction(engine, requests, cache)
     distributed.broadcast_from_main(lambda: _make_room(plan, cache))
     for name, request in requests.items():
-        yield name, _extract_split(engine, request, plan.stores[name], *plan.splits.pop(name), n_workers)
+        yield (
+            name,
+            _extract_split(engine, request, plan.stores[name], plan.thumbnails, plan.splits.pop(name), n_workers),
+        )
     if launcher.is_main():  # another run may have stored as much in the meantime
         prune_cache(cache, 0, feature_cache.CACHE_LIMIT, plan.paths)
 
@@ -63,19 +78,21 @@ class ExtractionPlan:
     """The rows of each split and those of them that the cache lacks, `new` in all, of `row_bytes` each."""
 
     stores: Mapping[str, ShardStore]
-    splits: dict[str, tuple[Keys, Wanted]]
+    thumbnails: ShardStore
+    splits: dict[str, Part]
     new: Sequence[RowKey]
     row_bytes: int
 
     @property
     def n_bytes(self) -> int:
         """The bytes that are still to be stored."""
-        return len(self.new) * self.row_bytes + len(json.dumps(self.new)) if self.new else 0
+        n_bare = sum(len(part.bare) for part in self.splits.values())
+        return len(self.new) * self.row_bytes + len(json.dumps(self.new)) + n_bare * ROW if self.new else n_bare * ROW
 
     @property
     def paths(self) -> set[Path]:
         """The shards that are read."""
-        return {path for store in self.stores.values() for path in store.paths}
+        return {path for store in (*self.stores.values(), self.thumbnails) for path in store.paths}
 
 
 def plan_extraction(engine: Engine, requests: Mapping[str, FeatureRequest], cache: Path) -> ExtractionPlan:
@@ -86,8 +103,10 @@ def plan_extraction(engine: Engine, requests: Mapping[str, FeatureRequest], cach
     keys = {name: recipe_key(engine_hash, request.dataset, request.recipe) for name, request in requests.items()}
     by_key = {key: ShardStore(cache / key, example) for key in keys.values()}
     stores = {name: by_key[key] for name, key in keys.items()}
-    splits, new = distributed.broadcast_from_main(lambda: _missing_rows(requests, stores))
-    return ExtractionPlan(stores, splits, new, example.nbytes)
+    # all splits decode alike
+    thumbnails = ShardStore(cache / thumbnail_key(next(iter(requests.values())).dataset), torch.empty(1, ROW).byte())
+    splits, new = distributed.broadcast_from_main(lambda: _missing_rows(requests, stores, thumbnails))
+    return ExtractionPlan(stores, thumbnails, splits, new, example.nbytes)
 
 
 def size_text(n_bytes: float) -> str:
@@ -105,26 +124,29 @@ def existing_part(folder: Path) -> Path:
 
 
 def _missing_rows(
-    requests: Mapping[str, FeatureRequest], stores: Mapping[str, ShardStore]
-) -> tuple[dict[str, tuple[Keys, Wanted]], list[RowKey]]:
+    requests: Mapping[str, FeatureRequest], stores: Mapping[str, ShardStore], thumbnails: ShardStore
+) -> tuple[dict[str, Part], list[RowKey]]:
     """Returns the rows of each split and those the cache lacks, and the latter of all splits."""
     keys = {name: [row_keys(sample, r.n_views) for sample in r.dataset.samples] for name, r in requests.items()}
     for store in set(stores.values()):
         store.open(key for name in requests if stores[name] is store for row in keys[name] for key in row or ())
-    wanted: dict[str, Wanted] = {}
+    thumbnails.open(row[0] for rows in keys.values() for row in rows if row)
+    parts: dict[str, Part] = {}
     new: list[RowKey] = []
     for name, request in requests.items():
         rows, views = stores[name].rows, range(request.n_views)
         lacking = [tuple(v for v in views if row is None or row[v] not in rows) for row in keys[name]]
-        wanted[name] = [(index, some) for index, some in enumerate(lacking) if some]
-        new += [keys[name][index][view] for index, some in wanted[name] if keys[name][index] for view in some]
-    return {name: (keys[name], wanted[name]) for name in requests}, new
+        bare = {index for index, row in enumerate(keys[name]) if row is None or row[0] not in thumbnails.rows}
+        wanted = [(index, some) for index, some in enumerate(lacking) if some or index in bare]
+        new += [keys[name][index][view] for index, some in wanted if keys[name][index] for view in some]
+        parts[name] = Part(keys[name], wanted, bare)
+    return parts, new
 
 
 def _make_room(plan: ExtractionPlan, cache: Path) -> None:
     """Prints what will be stored, and removes the least recently used shards if it would be too much."""
     limit, needed = feature_cache.CACHE_LIMIT, plan.n_bytes
-    if needed:
+    if plan.new:
         views = pluralize(len(plan.new), "view")
         say(f"features {views} to compute, kept in {cache} ({size_text(needed)})")
     total = prune_cache(cache, needed, limit, plan.paths)
@@ -140,32 +162,48 @@ def _make_room(plan: ExtractionPlan, cache: Path) -> None:
 
 
 def _extract_split(
-    engine: Engine, request: FeatureRequest, store: ShardStore, keys: Keys, wanted: Wanted, n_workers: int | None
+    engine: Engine,
+    request: FeatureRequest,
+    store: ShardStore,
+    thumbnails: ShardStore,
+    part: Part,
+    n_workers: int | None,
 ) -> SplitFeatures:
+    keys, wanted, bare = part
     own, start = launcher.shard(wanted, launcher.rank_and_world_size()), time.monotonic()
-    bad = _compute(engine, request.dataset, store, keys, own, n_workers) if own else {}
+    bad = _compute(engine, request.dataset, store, thumbnails, part._replace(wanted=own), n_workers) if own else {}
     seconds = time.monotonic() - start
     if launcher.world_size() > 1:
         bad = {index: reason for other in distributed.all_gather(bad) for index, reason in other.items()}
-        store.open(key for row in keys for key in row or ())  # rows that other processes have computed
-    nothing = [RowKey(-1, "", "", 0, 0)] * request.n_views
-    flat = [key for index, row in enumerate(keys) for key in (nothing if index in bad else row)]
-    locations = store.locations(flat).view(len(keys), request.n_views, 2)
+        # rows that other processes have computed
+        store.open(key for row in keys for key in row or ())
+        thumbnails.open(keys[index][0] for index in bare if keys[index])
+    missing = RowKey(-1, "", "", 0, 0)
+    rows = [[missing] * request.n_views if index in bad else row for index, row in enumerate(keys)]
+    locations = store.locations([key for row in rows for key in row]).view(len(keys), request.n_views, 2)
     if int((locations[..., 0] < 0).any(1).sum()) > len(bad):
         raise UserError(
             f"the features that other processes stored are not in {store.folder}; on several machines give a "
             "folder that all of them share (--feature_cache), or store nothing (--views 0)"
         )
-    n_views = sum(len(views) for _, views in wanted)
-    return SplitFeatures(
-        request.dataset, store.shards, locations, sorted(bad.items()), seconds / n_views if n_views else None
-    )
+    bad = sorted(bad.items())
+    pictures = thumbnails.locations([row[0] for row in rows]).view(len(keys), 1, 2)
+    small = SplitFeatures(request.dataset, thumbnails.shards, pictures, bad)
+    n_computed = sum(len(views) for _, views in wanted)
+    pace = seconds / n_computed if n_computed else None
+    return SplitFeatures(request.dataset, store.shards, locations, bad, small, pace)
 
 
 def _compute(
-    engine: Engine, dataset: ImageSource, store: ShardStore, keys: Keys, wanted: Wanted, n_workers: int | None
+    engine: Engine,
+    dataset: ImageSource,
+    store: ShardStore,
+    thumbnails: ShardStore,
+    part: Part,
+    n_workers: int | None,
 ) -> dict[int, str]:
     """Stores the wanted rows and returns why some images have none, by index."""
+    keys, wanted, bare = part
     # Another machine may see other modification times of the same files: it compares with those that it saw first.
     seen = {} if launcher.is_main() else {index: file_state(dataset.samples[index].path) for index, _ in wanted}
 
@@ -176,20 +214,23 @@ def _compute(
     bad: dict[int, str] = {}
     # Divides very many views into steps, or the prefetched batches would fill the memory.
     size = engine.batch_size
-    wanted = [(index, views[k : k + size]) for index, views in wanted for k in range(0, len(views), size)]
-    buffer = ShardBuffer(store, sum(len(views) for _, views in wanted))
+    steps = [(index, views[k : k + size]) for index, views in wanted for k in range(0, max(1, len(views)), size)]
+    buffer = ShardBuffer(store, sum(len(views) for _, views in steps))
+    pictures = ShardBuffer(thumbnails, len(bare))
     is_pinned = engine.device.type == "cuda"
-    loader = make_view_loader(ViewDataset(dataset, wanted), engine.batch_size, n_workers, is_pinned)
+    loader = make_view_loader(ViewDataset(dataset, steps, bare), engine.batch_size, n_workers, is_pinned)
     try:
         for batch in progress(loader, desc="features", unit="batch"):
             signals.raise_if_requested()
             bad.update(batch.bad)
             # A file that differs now may have differed when it was decoded.
-            changed = {index for index in {index for index, _ in batch.views} if has_changed(index)}
+            changed = {index for index in {*batch.pictured, *(index for index, _ in batch.views)} if has_changed(index)}
             bad.update(dict.fromkeys(changed, "changed while it was read"))
             _compute_batch(engine, buffer, keys, batch, changed)
+            _keep_thumbnails(pictures, keys, batch, changed)
     finally:
         buffer.flush()  # keeps what was computed, also when the user stops here
+        pictures.flush()
     return bad
 
 
@@ -201,3 +242,9 @@ def _compute_batch(engine: Engine, buffer: ShardBuffer, keys: Keys, batch: ViewB
         buffer.store.check_writable()
     features = engine.features(batch.images).cpu()
     buffer.add([key for key, _ in rows], features[[n for _, n in rows]])
+
+
+def _keep_thumbnails(buffer: ShardBuffer, keys: Keys, batch: ViewBatch, left_out: set[int]) -> None:
+    rows = [(keys[index][0], n) for n, index in enumerate(batch.pictured) if index not in left_out]
+    if rows:
+        buffer.add([key for key, _ in rows], batch.thumbnails[[n for _, n in rows]])

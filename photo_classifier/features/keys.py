@@ -75,6 +75,16 @@ def recipe_key(engine: str, dataset: ImageSource, recipe: str) -> str:
     return _hash_json(content)[:32]
 
 
+def thumbnail_key(dataset: ImageSource) -> str:
+    """Hashes everything that every thumbnail depends on, except its file."""
+    content = {
+        "code": [_hash_file(PACKAGE / f"{name}.py") for name in ("data/thumbnails", *CODE) if name.startswith("data/")],
+        "decoded": [dataset.preprocess.decode_side, dataset.preprocess.bit_depth, dataset.max_pixels],
+        "version": version("pillow"),
+    }
+    return _hash_json(content)[:32]
+
+
 def processor_name(device: torch.device) -> str:
     """Returns what determines the rounding of numbers: the GPU's name, or the CPU's instruction set."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

@@ -17,13 +17,15 @@ class SplitFeatures:
     """Stored features of a split.
 
     `locations`, (samples, views, 2), holds the shard and row of each view, -1 if the image could not be read;
-    `bad` lists those samples with the reason. `seconds_per_view` is what computing took, where something was computed.
+    `bad` lists those samples with the reason. `thumbnails` has their rows in the same way, as a single view.
+    `seconds_per_view` is what computing took, where something was computed.
     """
 
     dataset: ImageSource
     shards: Sequence[torch.Tensor]
     locations: torch.Tensor
     bad: list[tuple[int, str]]
+    thumbnails: SplitFeatures | None = None
     seconds_per_view: float | None = None
 
     def loader(self, batch_size: int, only: Sequence[int] | None = None) -> FeatureLoader:

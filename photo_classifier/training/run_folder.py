@@ -158,6 +158,14 @@ def write_splits(folder: Path, splits: Splits) -> None:
     write_table(folder / "splits.csv", rows, columns)
 
 
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a table that this tool wrote; none without it."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write_table(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
     """Writes rows as CSV in UTF-8, atomically; without rows an earlier table is removed."""
     rows, text = list(rows), io.StringIO(newline="")

@@ -48,7 +48,7 @@ def test_leaks_are_counted_with_an_example_and_listed(cli, leaky):
     assert "1 image in two classes (" in done.err
     found = rows("r/duplicates.csv")
     assert len(found) == 4
-    assert found[0].keys() == {"group", "path", "label", "split"}
+    assert found[0].keys() == {"path", "similar_to", "similarity", "cluster", "label", "split"}
     assert "26 train, 16 valid" in done.out
 
 

@@ -23,6 +23,7 @@ from photo_classifier.data import batches
 from photo_classifier.data.discovery import load_splits
 from photo_classifier.data.preprocess import eval_transform
 from photo_classifier.data.samples import Sample
+from photo_classifier.data.thumbnails import thumbnail_row
 from photo_classifier.features import cache as feature_cache
 from photo_classifier.features import extraction, shards
 from photo_classifier.features import keys as feature_keys
@@ -197,6 +198,23 @@ def test_one_touched_photo_is_computed_again_to_the_same_numbers(engine, train_s
     assert [line.split()[1] for line in said] == ["36", "2", "2"]
 
 
+def test_thumbnails_come_with_the_features_from_the_same_decode(engine, train_set, tmp_path, monkeypatch):
+    first = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
+    indices = range(len(train_set))
+    expected = torch.stack([thumbnail_row(train_set.decoded(index)) for index in indices])
+    kept = feature_shard(tmp_path / "cache")
+    for *_, path in cache_entries(tmp_path / "cache"):
+        if path != kept:
+            path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "_compute_batch", lambda *_: None)
+        lost = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
+    monkeypatch.setattr(ImageDataset, "decoded", None)
+    again = extract_one(engine, train_set, tmp_path / "cache", "basic", 2)
+    for found in (first, lost, again):
+        assert torch.equal(found.thumbnails.rows(indices), expected)
+
+
 def test_the_number_of_workers_changes_no_feature(engine, train_set, tmp_path):
     found = [rows_of(extract_one(engine, train_set, tmp_path / f"c{n}", "basic", 2, n)) for n in (0, 2)]
     assert torch.equal(*found)
@@ -215,10 +233,16 @@ def test_features_keep_their_precision(engine, tmp_path):
 # --- never a wrong cache ----------------------------------------------------------------------
 
 
+def feature_shard(cache):
+    """The only shard of features, beside that of thumbnails."""
+    (path,) = (path for *_, path in cache_entries(cache) if shards._read_shard(path)[1].dtype != torch.uint8)
+    return path
+
+
 def test_damaged_shards_are_never_read(engine, train_set, tmp_path):
     cache = tmp_path / "cache"
     first = rows_of(extract_one(engine, train_set, cache, "basic", 1, 0))
-    ((_, _, path),) = cache_entries(cache)
+    path = feature_shard(cache)
     keys, features = shards._read_shard(path)
     features, content = features.clone(), path.read_bytes()
     damages = (
@@ -251,7 +275,7 @@ def write_shard(path, features, keys):
 def test_shards_of_another_shape_or_type_are_computed_again(engine, train_set, tmp_path):
     cache = tmp_path / "cache"
     expected = rows_of(extract_one(engine, train_set, cache, "basic"))
-    ((_, _, path),) = cache_entries(cache)
+    path = feature_shard(cache)
     keys, features = shards._read_shard(path)
     features = features.clone()
     for other in (features.view(len(keys), -1, 2), features.view(torch.bfloat16)):
@@ -280,7 +304,7 @@ def test_what_was_computed_before_a_stop_is_kept(engine, train_set, tmp_path, mo
 
 def test_a_disk_without_room_is_reported_before_the_work(engine, train_set, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and FewBytes)
-    with pytest.raises(UserError, match=r"need 7[0-9.]+ kB and .* has 10 B free.*--views 0"):
+    with pytest.raises(UserError, match=r"need [0-9.]+ kB and .* has 10 B free.*--views 0"):
         extract_one(engine, train_set, tmp_path / "cache", "basic", 2, 0)
 
 
@@ -358,8 +382,8 @@ def test_one_network_on_many_sets_stays_within_the_limit_and_keeps_what_a_run_as
         return [int(line.split()[1]) if "compute" in line else line.strip() for line in said]
 
     assert computed("a", "b") == [12]
-    (_, first, _), (_, second, _) = cache_entries(tmp_path / "cache")
-    monkeypatch.setattr(feature_cache, "CACHE_LIMIT", 2 * (first + second))
+    size = size_of(tmp_path / "cache")
+    monkeypatch.setattr(feature_cache, "CACHE_LIMIT", 2 * size)
     for name in "cdef":
         assert computed("a", name) == [6], "what the same run asks for stays, though it is the oldest"
         assert size_of(tmp_path / "cache") <= feature_cache.CACHE_LIMIT
@@ -367,13 +391,13 @@ def test_one_network_on_many_sets_stays_within_the_limit_and_keeps_what_a_run_as
     for _, _, index in cache_entries(tmp_path / "cache"):
         os.utime(index, (1, 1))
     computed("a")
-    assert sum(age > 1 for age, _, _ in cache_entries(tmp_path / "cache")) == 1, "only what was asked for is in use"
-    monkeypatch.setattr(feature_cache, "CACHE_LIMIT", first)
+    assert sum(age > 1 for age, _, _ in cache_entries(tmp_path / "cache")) == 2, "only what was asked for is in use"
+    monkeypatch.setattr(feature_cache, "CACHE_LIMIT", size // 2)
     n, line = computed("a", "g")
     assert n == 6
     assert "more than the limit; features of other runs were removed" in line
     assert computed("a", "g")[0].startswith("this run needs")
-    assert len(cache_entries(tmp_path / "cache")) == 2
+    assert len(cache_entries(tmp_path / "cache")) == 4
 
 
 def test_leftovers_of_dead_runs_are_removed_but_not_those_of_live_ones(tmp_path):
@@ -529,8 +553,9 @@ def test_a_rank_that_sees_other_times_of_the_files_compares_with_its_own_first_l
     for sample in train_set.samples:
         os.utime(sample.path, ns=(0, 10**18))
     monkeypatch.setattr(launcher, "is_main", lambda: False)
-    wanted = [(index, (0,)) for index in range(len(keys))]
-    assert not extraction._compute(engine, train_set, ShardStore(tmp_path / "rows"), keys, wanted, 0)
+    part = extraction.Part(keys, [(index, (0,)) for index in range(len(keys))], {0})
+    stores = ShardStore(tmp_path / "rows"), ShardStore(tmp_path / "thumbnails")
+    assert not extraction._compute(engine, train_set, *stores, part, 0)
 
 
 def test_rows_outlive_another_process_that_empties_the_cache(tmp_path):

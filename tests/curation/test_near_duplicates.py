@@ -1,0 +1,107 @@
+import csv
+import os
+
+import pytest
+import torch
+from helpers import TINY
+from helpers.pictures import COPIES, picture, save_copy
+
+from photo_classifier.curation.clusters import find_near_duplicates
+from photo_classifier.curation.near_duplicates import find_pairs
+from photo_classifier.data.decoding import decode
+from photo_classifier.data.samples import Sample
+from photo_classifier.data.thumbnails import thumbnail_row, unpack_rows
+
+
+def found_in(paths):
+    rows = torch.stack([thumbnail_row(decode(str(path))) for path in paths])
+    return find_near_duplicates([Sample(str(path), "a") for path in paths], unpack_rows(rows)[0])
+
+
+def duplicates_of(run_dir):
+    with open(f"{run_dir}/duplicates.csv", encoding="utf-8") as file:
+        return {os.path.basename(row["path"]): row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_copy_is_found_among_other_pictures(kind, tmp_path):
+    paths = [save_copy(picture(n), tmp_path / f"{n}.jpg") for n in range(8)]
+    paths.append(save_copy(picture(5), tmp_path / "copy.jpg", kind))
+    found = found_in(paths)
+    assert {os.path.basename(photo.sample.path) for photo in found} == {"5.jpg", "copy.jpg"}
+    assert [photo.cluster for photo in found] == [1, 1]
+    assert (found[0].similar_to, found[1].similar_to) == ("", found[0].sample.path)
+    assert 0.75 < found[1].similarity <= 1
+
+
+def test_no_photos_one_photo_and_photos_of_one_colour_have_no_near_duplicates():
+    flat = torch.full((4, 64, 64), 90, dtype=torch.uint8)
+    for thumbnails in (flat[:0], flat[:1], flat):
+        assert not len(find_pairs(thumbnails).first)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of 12 photos; of six photos there are three copies each, one with the label of the other class."""
+    for n in range(24):
+        label = "ab"[n % 2]
+        save_copy(picture(n), tmp_path / "photos" / label / f"{n:02d}.jpg")
+        for kind in ("crop", "mirror", "q30") if n < 6 else ():
+            other = "ba"[n % 2] if (n, kind) == (0, "q30") else label
+            save_copy(picture(n), tmp_path / "photos" / other / f"{n:02d}-{kind}.jpg", kind)
+    return ("--data_dir", tmp_path / "photos", *TINY, "--n_epochs", 1)
+
+
+def test_a_frozen_run_names_near_duplicates_and_those_that_straddle_its_splits(photos, cli):
+    done = cli("train", *photos, "--freeze", "--run_dir", "r")
+    assert done.status == 0, done.err
+    rows = duplicates_of("r")
+    assert len(rows) == 24
+    assert len({row["cluster"] for row in rows.values()}) == 6
+    assert "24 photos are near-duplicates, in 6 clusters; 1 of them has photos of several classes" in done.out
+    by_cluster = {}
+    for row in rows.values():
+        by_cluster.setdefault(row["cluster"], []).append(row["split"])
+    n = sum(part.count("train") * (len(part) - part.count("train")) for part in by_cluster.values())
+    assert f"{n} pairs are in training and in validation or test" in done.out
+    quiet = cli("train", *photos, "--freeze", "--run_dir", "q", "--verbose", 0)
+    assert "duplicate" not in quiet.out + quiet.err
+
+
+def test_exact_copies_that_were_dropped_stay_in_the_table(photos, tmp_path, cli):
+    (tmp_path / "photos" / "b" / "copy.jpg").write_bytes((tmp_path / "photos" / "a" / "00.jpg").read_bytes())
+    assert cli("train", *photos, "--freeze", "--on_leak", "drop", "--run_dir", "r").status == 0
+    rows = duplicates_of("r")
+    dropped = [row for row in rows.values() if row["split"] == "dropped"]
+    assert dropped
+    assert len(rows) > 20
+    listed = open("r/splits.csv", encoding="utf-8").read()
+    assert not any(row["path"] in listed for row in dropped)
+
+
+def test_a_group_stays_in_one_split_and_one_fold(photos, cli):
+    done = cli("train", *photos, "--freeze", "--folds", 3, "--near_duplicates", "group", "--run_dir", "r")
+    assert done.status == 0, done.err
+    rows = duplicates_of("r")
+    with open("r/folds.csv", encoding="utf-8") as file:
+        folds = {os.path.basename(row["path"]): row["fold"] for row in csv.DictReader(file)}
+    places = {(row["cluster"], folds.get(name, row["split"])) for name, row in rows.items()}
+    assert len(places) == len({row["cluster"] for row in rows.values()}) == 6
+    assert (
+        "near-duplicates: 24 photos in 6 clusters; each cluster is kept together; 1 of them has photos of" in done.out
+    )
+
+
+def test_one_of_each_cluster_is_left_and_a_resumed_run_has_the_same_photos(photos, cli):
+    done = cli("train", *photos, "--near_duplicates", "drop", "--run_dir", "r", "--model_fn", "m.pth")
+    assert done.status == 0, done.err
+    assert "18 photos dropped, the first of each cluster kept; 1 of them has photos of several classes" in done.out
+    rows = duplicates_of("r")
+    assert sum(row["split"] == "dropped" for row in rows.values()) == 18
+    with open("r/splits.csv", encoding="utf-8") as file:
+        before = file.read()
+    assert before.count(".jpg") == 24
+    again = cli("train", "--resume", "r", "--n_epochs", 2)
+    assert again.status == 0, again.err
+    assert open("r/splits.csv", encoding="utf-8").read() == before
+    assert duplicates_of("r") == rows
