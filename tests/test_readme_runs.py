@@ -1,4 +1,4 @@
-"""The commands of the README that need neither network nor time, run as they are typed, on tiny images."""
+"""The commands of the README and of docs/ that need neither network nor time, run as they are typed, on tiny images."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ from test_readme import COMMANDS, README, TRAININGS
 
 import predict
 
-WANTS = ("--weights", "--resume", "--dataset_name", "--model_name resnet50")  # a file, a run, time
+WANTS = ("--weights", "--splits", "--resume", "--dataset_name", "--model_name resnet50")  # a file, a run, time
 SMALL = ("--image_size", 32, "--n_workers", 0, "--gpu_id", -1)
 
 
@@ -47,11 +47,14 @@ def test_a_training_of_the_readme_that_needs_nothing_runs(arguments, cli, photos
 
 
 def test_the_lines_that_keep_what_was_learnt_run_with_more_photos_and_one_class_more(cli, photos, tmp_path):
-    lines = [line for line in TRAININGS if "--weights resnet.pth" in line]
+    lines = sorted(line for line in TRAININGS if "--weights resnet.pth" in line)
+    (same_test,) = [line for line in TRAININGS if "--splits runs/first" in line and line not in lines]
     assert len(lines) == 3
     tiny = ("--model_name", NAME, *SMALL, "--n_epochs", 1)
     first = ("--data_dir", "photos", *tiny, "--run_dir", "runs/first", "--model_fn", "resnet.pth")
     assert cli("train", *first).status == 0
+    done = cli("train", *shlex.split(same_test), *SMALL, "--dry_run")
+    assert done.status == 0, done.err
     for n, line in enumerate(lines):
         save_image(tmp_path / "photos" / "cat" / f"more{n}.png", 0, 50 + n)
         if line.endswith("--freeze"):
@@ -62,9 +65,23 @@ def test_the_lines_that_keep_what_was_learnt_run_with_more_photos_and_one_class_
         assert "held-out photos of the earlier classes" in done.out
 
 
+def shapes(text):
+    """The lines of a text without what depends on the photos and the machine."""
+    return {re.sub(r"runs/\S+|[\d.,]+|bfloat16|float32", "#", line) for line in text.splitlines()}
+
+
+def printed_shapes():
+    """Those of the output in the README, without the lines that only some runs print, and those of predict.py."""
+    (block,) = re.findall(r"\(the main lines\):\n\n((?:    .*\n)+)", README)
+    lines = textwrap.dedent(block).replace("dataset/digits", "photos").splitlines()
+    return shapes("\n".join(line for line in lines if not line.startswith(("labels", "next", "wrote", "sheet", "out"))))
+
+
 def test_the_predictions_of_the_readme_run(cli, photos, monkeypatch):
     (train_line,) = set(re.findall(r"^    python train\.py (--data_dir photos .*)$", README, re.M)[:1])
-    assert cli("train", *shlex.split(train_line), *SMALL, "--n_epochs", 1, "--views", 1).status == 0
+    done = cli("train", *shlex.split(train_line), *SMALL, "--views", 1)
+    assert done.status == 0, done.err
+    assert printed_shapes() <= shapes(done.out), "renew it: python benchmarks/readme.py --only first_run"
     lines = [line for name, line in COMMANDS if name == "predict" and "--model_fn efficientnet_lite0.pth" in line]
     n_rows = {"": 3, "new_photos": 3, "new_photos photo.jpg": 4, "new_photos/**/*.jpg list.csv": 4}
     n_rows |= {"-": 2, "labelled_photos": 3}
