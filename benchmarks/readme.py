@@ -22,6 +22,8 @@ README, IMAGES = ROOT / "README.md", ROOT / "docs" / "images"
 PRINTED = re.compile(r"(?<=\(the main lines\):\n\n)(?:    .*\n)+")  # the block in the README
 MAIN_LINES = ("data", "labels", "test", "saved", "next", "result", "wrote", "sheet")
 PYTHON = "    python "
+VIEWPORT = {"width": 1500, "height": 800}
+SECONDS_TO_DRAW = 8  # TensorBoard says nowhere that its charts are drawn
 
 FLAGS = """# Every flag
 
@@ -66,9 +68,7 @@ def first_run(*_: object) -> None:
 
 
 def tensorboard(*_: object) -> None:
-    """Takes pictures of TensorBoard beside three short runs."""
-    from playwright.sync_api import sync_playwright
-
+    """Trains three short runs, and takes pictures of them in TensorBoard."""
     for name, recipe in RUNS.items():
         data = ("--dataset_name", "digits", "--model_name", "efficientnet_lite0", "--use_pretrained")
         must(run(*data, *recipe.split(), "--run_dir", f"runs/{name}", "--model_fn", f"{name}.pth"))
@@ -76,23 +76,29 @@ def tensorboard(*_: object) -> None:
         [sys.executable, "-m", "tensorboard.main", "--logdir", "runs", "--port", "0"], stderr=subprocess.PIPE, text=True
     )
     try:
-        url = next(found[0] for line in server.stderr if (found := re.search(r"http://localhost:\d+", line)))
-        with sync_playwright() as started:
-            path = shutil.which("chromium") or shutil.which("google-chrome")
-            browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1500, "height": 800})
-            for view in ("timeseries&smoothing=0", "hparams"):
-                page.goto(f"{url}/#{view}", wait_until="networkidle")
-                page.wait_for_timeout(8000)  # TensorBoard says nowhere that its charts are drawn
-                if view != "hparams":
-                    page.locator("button.settings-button").click()  # its pane takes a quarter of the width
-                    page.get_by_placeholder("Filter tags (regex)").fill("^(Train|Validation)/")
-                    page.wait_for_timeout(5000)
-                save(page.screenshot(), view.partition("&")[0])
-            browser.close()
+        photograph(next(found[0] for line in server.stderr if (found := re.search(r"http://localhost:\d+", line))))
     finally:
         server.terminate()
         server.wait()
+
+
+def photograph(url: str) -> None:
+    """Takes pictures of two views of TensorBoard."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        page = started.chromium.launch(executable_path=path, args=["--no-sandbox"]).new_page(viewport=VIEWPORT)
+        page.goto(f"{url}/#hparams", wait_until="networkidle")
+        page.wait_for_timeout(SECONDS_TO_DRAW * 1000)
+        save(page.screenshot(), "hparams")
+        page.goto(f"{url}/#timeseries&smoothing=0", wait_until="networkidle")
+        page.wait_for_timeout(SECONDS_TO_DRAW * 1000)
+        page.locator("button.settings-button").click()  # its pane takes a quarter of the width
+        page.locator("input[placeholder^='Filter tags']").fill("/(Accuracy|Loss)$")
+        page.mouse.click(VIEWPORT["width"] - 200, 135)  # on nothing: closes the list of tags
+        page.wait_for_timeout(SECONDS_TO_DRAW * 1000)
+        save(page.screenshot(), "timeseries")
 
 
 def save(content: bytes, name: str) -> None:
