@@ -160,7 +160,9 @@ def make_predictor(config: ExportConfig) -> Predictor:
     """Loads the checkpoint, to compute as its export does: in fp32 on the CPU."""
     from photo_classifier.prediction.predictor import Predictor
 
-    return Predictor(config.model_fn, device="cpu", precision="fp32", probabilities=True, **described(config))
+    return Predictor(
+        config.model_fn, device="cpu", precision="fp32", engine="torch", probabilities=True, **described(config)
+    )
 
 
 def find_samples(config: ExportConfig, predictor: Predictor) -> Sequence[Sample]:

@@ -141,6 +141,7 @@ def make_predictor(config: PredictConfig) -> Predictor:
         batch_size=config.batch_size,
         n_workers=config.n_workers,
         precision=config.precision,
+        engine=config.engine,
         max_pixels=config.max_pixels,
         top_k=config.top_k or 1,
         probabilities=config.probabilities,
@@ -236,6 +237,8 @@ def open_target(
         "precision": str(predictor.engine.dtype).removeprefix("torch."),
         "max_pixels": config.max_pixels,
     }
+    if predictor.engine.compiled:
+        settings["engine"] = predictor.engine.computed_by
     launch = {"launch": agents} if agents else {}
     return ResultFile(config.result, columns, {"checkpoint": checkpoint, "settings": settings, **launch})
 

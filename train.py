@@ -13,6 +13,7 @@ from photo_classifier.config import (
     TrainConfig,
     check,
     checkpoint_name,
+    has_fixed_backbone,
     known_set_defaults,
     n_folds,
     n_views,
@@ -145,6 +146,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object])
         summary.describe(config, splits, run.n_skipped, model, device, dtype)
         warn_of_unused(config, given, splits, model)
         engine = make_engine(config, model, device, dtype, stopped)
+        config = choose_engine(config, stopped, splits, engine)
         folds, used = divide(config, splits)
         checkpoint = open_checkpoint(config, model, used, stopped)
         computing = {
@@ -305,6 +307,7 @@ def check_choices(config: TrainConfig) -> None:
     from data_loader import AUGMENTS
     from photo_classifier.data.checks import ON_LEAK
     from photo_classifier.data.preprocess import FITS
+    from photo_classifier.models.compiled import ENGINES
     from photo_classifier.training.optimization import CLASS_WEIGHTS, OPTIMIZERS, SCHEDULERS
     from trainer import MONITORS
 
@@ -317,6 +320,7 @@ def check_choices(config: TrainConfig) -> None:
         "optimizer": OPTIMIZERS,
         "scheduler": SCHEDULERS,
         "monitor": MONITORS,
+        "engine": ENGINES,
     }
     for name, table in tables.items():
         if getattr(config, name) is not None:
@@ -379,6 +383,31 @@ def make_engine(
     return engine
 
 
+def choose_engine(config: TrainConfig, stopped: StoppedRun, splits: Splits, engine: Engine) -> TrainConfig:
+    """Lets OpenVINO compute the features where that is asked for, or pays; returns the flags with what computes.
+
+    Raises:
+        UserError: it is asked for, and cannot compute here.
+    """
+    from photo_classifier.models.compiled import ENOUGH_IMAGES, PACKAGE, is_installed
+
+    n_images = len(splits.train) * n_views(config) + len(splits.valid) + len(splits.test)
+    pays = has_fixed_backbone(config) and n_images >= ENOUGH_IMAGES and engine.device.type == "cpu"
+    # a run of an earlier version, which did not say, goes on with torch
+    is_auto = config.engine == "auto" and stopped.is_new and not config.dry_run
+    if config.engine == PACKAGE:
+        engine.compile()
+    elif is_auto and pays and all(distributed.all_gather(is_installed())):
+        try:
+            engine.compile()
+        except UserError as error:
+            say(f"{error}; torch computes instead", level=2)
+    if not all(distributed.all_gather(engine.compiled is not None)):
+        engine.compiled = None
+    say(f"features are computed by {engine.computed_by}", level=2)
+    return replace(config, engine=PACKAGE if engine.compiled else "torch")
+
+
 def open_run(config: TrainConfig, stopped: StoppedRun) -> Run | SilentRun:
     """Opens the folder of the run on the main process; the others record nothing."""
     from photo_classifier.training import summary
@@ -404,6 +433,7 @@ def open_checkpoint(config: TrainConfig, model: Classifier, splits: Splits, stop
         "model_name": config.model_name,
         "precision": config.precision,
         "eval_batch_size": eval_batch_size(config.batch_size),
+        "engine": config.engine,
         "config": asdict(config),
     }
     return BestCheckpoint(checkpoint_name(config), model, splits, stopped.state.run_id, metadata)

@@ -229,6 +229,12 @@ class RunFlags:
     seed: int = flag(0, "seed of all random draws", "N", number(int, 0))
     gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 if there is one)", "N", number(int, -1))
     precision: str = flag("auto", "auto, fp32, bf16 or fp16", "NAME")
+    engine: str = flag(
+        "auto",
+        "what computes stored features on a CPU: torch, openvino (faster, after seconds of start; pip install "
+        "openvino), or auto (openvino if it is installed and there are many images)",
+        "NAME",
+    )
     views: int | None = flag(
         None,
         "views to store per training image when layers are frozen; 0 draws a new one every epoch (default: 4, or 8 "
@@ -334,6 +340,11 @@ def check(config: TrainConfig) -> None:
         _check_unfreezing(config)
     if config.head == "logistic" or config.folds:
         _check_folds(config)
+    if config.engine == "openvino" and not has_fixed_backbone(config):
+        raise UserError(
+            "--engine openvino computes stored features, of a backbone that stays as it is; add --freeze, without "
+            "--unfreeze_after, --cutmix and --views 0, or leave it out"
+        )
 
 
 def _check_unfreezing(config: TrainConfig) -> None:
@@ -369,6 +380,11 @@ def _check_folds(config: TrainConfig) -> None:
 
 
 HEADS = ("epochs", "logistic")
+
+
+def has_fixed_backbone(config: TrainConfig) -> bool:
+    """Returns whether the features of the whole backbone are stored and serve until the end of the run."""
+    return config.freeze and not config.unfreeze_after and not config.cutmix and n_views(config) > 0
 
 
 def n_folds(config: TrainConfig) -> int | None:
@@ -497,6 +513,7 @@ class ComputeFlags:
         None, "processes that decode images (default: by number of cores)", "N", number(int, 0)
     )
     precision: str | None = flag(None, "auto, fp32, bf16 or fp16 (default: as in training)", "NAME")
+    engine: str = flag("auto", "torch, openvino (faster on a CPU), or auto (that of training)", "NAME")
     max_pixels: int = flag(MAX_PIXELS, "width x height above which an image is refused", "N", number(int, 1))
 
 

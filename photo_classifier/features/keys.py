@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from photo_classifier.data.batches import ImageSource
+from photo_classifier.models.fingerprint import hash_tensors, list_layers
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime.uncompiled import torchvision
 
@@ -29,6 +29,7 @@ CODE = (
     "models/backbones",
     "models/classifier",
     "models/cut",
+    "models/compiled",
     "models/folding",
     "models/inference",
     "runtime/device",
@@ -45,7 +46,7 @@ def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
         return cut.has_before(name) if cut else not f"{name}.".startswith(head)
 
     return _hash_json({
-        "backbone": _hash_tensors(model.net, takes_part),
+        "backbone": hash_tensors(model.net, takes_part),
         "cut": cut and cut.name,
         "dtype": str(engine.dtype),
         "device": engine.device.type,
@@ -56,12 +57,8 @@ def engine_key(engine: Engine, processors: Sequence[str] = ()) -> str:
         "versions": [str(torch.__version__), str(torchvision.__version__)]
         + [version(name) for name in ("timm", "pillow", "pillow_heif")],
         "code": [_hash_file(PACKAGE / f"{name}.py") for name in CODE],
-        # two networks can have the same weights and differ in padding, activation or number of heads
-        "layers": [
-            (name, type(module).__qualname__, module.extra_repr(), _plain_attributes(module))
-            for name, module in model.net.named_modules()
-            if takes_part(name)
-        ],
+        "layers": list_layers(model.net, takes_part),
+        "computed_by": engine.computed_by,
     })  # fmt: skip
 
 
@@ -89,18 +86,3 @@ def _hash_file(path: str | Path) -> str:
 
 def _hash_json(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _hash_tensors(net: nn.Module, takes_part: Callable[[str], bool]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        if takes_part(name.rpartition(".")[0]):
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _plain_attributes(module: nn.Module) -> str:
-    plain = (bool, int, float, str, tuple)
-    own = {name: value for name, value in vars(module).items() if isinstance(value, plain)}
-    return repr(sorted((name, value) for name, value in own.items() if name != "training"))

@@ -51,6 +51,7 @@ class Content:
     bit_depth: Annotated[int, Meta(ge=8, le=16)] = 16
     fit: Literal[FITS] = "crop"
     temperature: Positive = 1.0
+    engine: Literal["torch", "openvino"] = "torch"
 
 
 class HeldOut(TypedDict):

@@ -13,11 +13,15 @@ import torch
 from torch import nn
 
 from photo_classifier.models.classifier import Classifier
+from photo_classifier.models.compiled import CompiledFeatures, import_openvino, not_computable
 from photo_classifier.models.cut import Cut, LayersBehind
 from photo_classifier.models.folding import find_pairs, fold, folds_correctly
 from photo_classifier.models.heads import HeadModule
 from photo_classifier.runtime.device import exact_fp32, to_device
 from photo_classifier.runtime.limits import explain_memory_of_pass
+
+# of the largest feature; bf16 has 8 bits, and each layer rounds
+COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 class Engine:
@@ -36,7 +40,36 @@ class Engine:
         self.pairs: list[tuple[str, str]] | None = None
         self.is_folded = False
         self.cut: Cut | None = None
+        self.compiled: CompiledFeatures | None = None
         self.refresh()
+
+    def compile(self) -> None:
+        """Lets OpenVINO compute the features from here on; the weights of the backbone must stay as they are.
+
+        Raises:
+            UserError: OpenVINO is missing, does not know the device, cannot convert the network, or computes
+                something else.
+        """
+        if self.device.type != "cpu" or self.dtype == torch.float16:
+            raise not_computable("it computes on the CPU, in fp32 or bf16")
+        head = self.model.head_module()
+        if head is None:
+            raise not_computable("nothing tells where the head of this network begins")
+        import_openvino()
+        plain = copy.deepcopy(self.model).eval().requires_grad_(False)
+        compiled = CompiledFeatures(fold(plain, self.pairs) if self.is_folded else plain, self.batch_size, self.dtype)
+        example = self.model.example_image()
+        expected = run_in_fixed_batches(plain.features, example, self.batch_size, self.device, torch.float32)
+        actual = run_in_fixed_batches(compiled, example, self.batch_size, self.device, self.dtype)
+        scale = expected.abs().max().clamp(min=1e-6)
+        if not (actual - expected).abs().max() <= COMPILED_TOLERANCE[self.dtype] * scale:
+            raise not_computable("it computes other features of this network than torch")
+        self.compiled, self._head = compiled, HeadEngine(head, self.device, self.dtype, self.batch_size)
+
+    @property
+    def computed_by(self) -> str:
+        """What computes the features, with its version where it is not torch."""
+        return self.compiled.name if self.compiled else "torch"
 
     def cut_at(self, cut: Cut | None) -> None:
         """Makes `features` those at a cut, from where `from_features` goes on; None is the head's input."""
@@ -55,6 +88,8 @@ class Engine:
             self._cast_weights()
         if self.cut:
             self._behind = LayersBehind(self.evaluated, self.cut)
+        if self.compiled:
+            self._head.refresh()
 
     def _cast_weights(self) -> None:
         """Casts the weights once, which autocast would do again in every batch."""
@@ -70,6 +105,8 @@ class Engine:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Computes logits, fp32 (n, classes) on the device, from images, uint8 (n, 3, size, size)."""
+        if self.compiled:
+            return self._head(self.features(images))
         return run_in_fixed_batches(self.evaluated, images, self.batch_size, self.device, self.dtype)
 
     def features(self, images: torch.Tensor, batch_size: int | None = None) -> torch.Tensor:
@@ -78,6 +115,8 @@ class Engine:
         Args:
             batch_size: a different number of images in a pass.
         """
+        if self.compiled and batch_size in (None, self.batch_size):
+            return run_in_fixed_batches(self.compiled, images, self.batch_size, self.device, self.dtype)
         compute = functools.partial(self.evaluated.features, behind=self.cut and self.cut.name)
         return run_in_fixed_batches(compute, images, batch_size or self.batch_size, self.device, self.dtype)
 

@@ -22,11 +22,13 @@ from photo_classifier.data.batches import Batch, SampleDataset, StreamBatchSampl
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.data.samples import Sample
 from photo_classifier.models.checkpoint import Description, load_checkpoint
+from photo_classifier.models.compiled import ENGINES, PACKAGE
 from photo_classifier.models.inference import Engine
 from photo_classifier.prediction.photos import Photo, path_of, samples_from
 from photo_classifier.prediction.results import Prediction, answer, failure
+from photo_classifier.runtime.console import say
 from photo_classifier.runtime.device import choose_device, choose_precision
-from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.limits import PassTooLarge, memory_that_ran_out
 from photo_classifier.runtime.text import pluralize
 
@@ -54,6 +56,7 @@ class Predictor:
         batch_size: images per pass; None uses that of training.
         n_workers: processes that decode images; None chooses by the cores and the images.
         precision: auto, fp32, bf16 or fp16; None uses that of training.
+        engine: torch, openvino (faster on a CPU, after seconds of start), or auto: that of training, if it is here.
         max_pixels: width x height above which an image is refused before it fills the memory.
         top_k: how many classes `Prediction.top` holds.
         probabilities: whether to fill `Prediction.probabilities`.
@@ -77,6 +80,7 @@ class Predictor:
         top_k: int = 1,
         probabilities: bool = False,
         min_probability: float = 0.0,
+        engine: str = "auto",
         model_name: str | None = None,
         class_names: Sequence[str] | None = None,
         **description: object,
@@ -90,8 +94,19 @@ class Predictor:
             raise UserError(f"--top_k {top_k}: {model_fn} has {n} classes; give a number from 1 to {n}")
         dtype = choose_precision(precision or self.metadata["precision"], device)
         self.engine = Engine(model, device, dtype, batch_size or self.metadata["eval_batch_size"])
+        self._choose_engine(choose("--engine", engine, ENGINES))
         self.n_workers, self.max_pixels = n_workers, max_pixels
         self.top_k, self.probabilities, self.min_probability = top_k, probabilities, min_probability
+
+    def _choose_engine(self, name: str) -> None:
+        """Lets OpenVINO compute the features if it was asked for, or did so in training; raises UserError."""
+        if name == PACKAGE:
+            self.engine.compile()
+        elif name == "auto" and self.metadata.get("engine") == PACKAGE and self.engine.device.type == "cpu":
+            try:
+                self.engine.compile()
+            except UserError as error:
+                say(f"{error}; torch computes instead, and the last decimals may differ from training", level=2)
 
     def __call__(self, images: Photo | Iterable[Photo]) -> list[Prediction]:
         """Returns one `Prediction` for each path, content of a file (bytes), PIL image or array, in order.

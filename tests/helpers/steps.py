@@ -845,6 +845,8 @@ FLAGS = [
     Step("trains the head alone first; add --freeze", "train {A} --n_epochs 3 --unfreeze_after 1", "--freeze"),
     Step("goes on to train all layers, and {}", "train {D} --n_epochs 3 --unfreeze_after 1 --folds 3", "no --folds"),
     Step("leaves no epoch for training all layers", "train {D} --unfreeze_after 1", "--n_epochs 2"),
+    Step("computes stored features, of a backbone that stays", "train {A} --engine openvino", "--freeze", is_dry=True),
+    Step("--engine openvino cannot compute here", "train {D} --engine openvino", "no --engine", before=headless),
     Step("solves the head on a frozen backbone; add", "train {A} --head logistic", "--freeze --head logistic"),
     Step("about {} times as long; add --freeze", "train {A} --folds 3", "--freeze"),
     Step("needs stored features, and with", "train {D} --folds 3 --views 0", "no --views"),
