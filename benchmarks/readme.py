@@ -92,7 +92,7 @@ def photograph(url: str) -> None:
         page.goto(f"{url}/#hparams", wait_until="networkidle")
         page.wait_for_timeout(SECONDS_TO_DRAW * 1000)
         save(page.screenshot(), "hparams")
-        page.goto(f"{url}/#timeseries&smoothing=0", wait_until="networkidle")
+        page.goto(f"{url}/#timeseries", wait_until="networkidle")
         page.wait_for_timeout(SECONDS_TO_DRAW * 1000)
         page.locator("button.settings-button").click()  # its pane takes a quarter of the width
         page.locator("input[placeholder^='Filter tags']").fill("/(Accuracy|Loss)$")
