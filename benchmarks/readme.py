@@ -20,7 +20,7 @@ from common import ROOT, described, must, prove, run
 
 README, IMAGES = ROOT / "README.md", ROOT / "docs" / "images"
 PRINTED = re.compile(r"(?<=\(the main lines\):\n\n)(?:    .*\n)+")  # the block in the README
-MAIN_LINES = ("data", "labels", "test", "saved", "next", "result", "wrote", "sheet")
+MAIN_LINES = ("data", "labels", "test", "next", "result", "wrote", "sheet")
 PYTHON = "    python "
 VIEWPORT = {"width": 1500, "height": 800}
 SECONDS_TO_DRAW = 8  # TensorBoard says nowhere that its charts are drawn

@@ -86,6 +86,10 @@ def test_links_lead_to_a_file_and_a_heading_that_are_there(page):
         assert not heading or heading in headings(target), link
 
 
+def test_the_readme_leads_to_every_page():
+    assert not [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in README]
+
+
 def headings(page):
     """The anchors that GitHub gives to the headings of a page."""
     titles = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.M)
