@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING
 
 from photo_classifier.config import PredictConfig
-from photo_classifier.evaluation.report_files import FIGURES, is_own_picture, is_own_report
+from photo_classifier.evaluation.report_files import FIGURES, PAGE, is_own_file, is_own_picture
 from photo_classifier.prediction.results import UNKNOWN, Totals, columns_of, row_of, share_text
 from photo_classifier.runtime import distributed, launcher
 from photo_classifier.runtime.console import progress, say, warn
@@ -25,10 +25,10 @@ from photo_classifier.unused_flags import PREDICTION, Predicting, warn_of_unused
 from utils import check_checkpoint, check_output_path, described, device_from_gpu_id, run_main
 
 if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that --help answers at once
-    import torch
+    from PIL import Image
 
     from photo_classifier.data.samples import Sample
-    from photo_classifier.evaluation.metrics import StreamingMetrics
+    from photo_classifier.evaluation.page import About
     from photo_classifier.prediction.predictor import Predictor
     from photo_classifier.prediction.result_file import ResultFile
     from photo_classifier.prediction.results import Counts
@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
 
 STDOUT = "-"
 MOST_AHEAD, LOOK_AHEAD_SECONDS = 100_000, 1.0  # inputs that are listed for the total of the progress bar
+SECONDS_OF_PHOTOS = 10.0  # that the page may take for reading them
 READER_GONE = 141  # the usual exit status when the reader, such as `head`, has closed the pipe
 EXAMPLES = """examples:
   python predict.py --model_fn resnet.pth                     the held-out images of its training
@@ -109,14 +110,16 @@ def check_report(config: PredictConfig) -> None:
             raise UserError(f"--sheet {config.sheet} does not end in .png; give a name like result.png")
         if os.path.exists(config.sheet) and not is_own_picture(config.sheet):
             raise UserError(f"--sheet {config.sheet} was not written by this tool; give another name")
+    if config.explain:
+        check_output_path(os.path.join(config.explain, "photo.png"), "--explain")
     if config.report:
         check_temporary_folder()
         check_output_path(os.path.join(config.report, "report.json"), "--report")
         if os.path.exists(os.path.join(config.report, "splits.csv")):
             raise UserError(f"--report {config.report} is the folder of a training run; give another folder")
-        for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):
+        for name in (*(f"{figure}.png" for figure in FIGURES), "report.json", PAGE):
             path = os.path.join(config.report, name)
-            if os.path.exists(path) and not (is_own_picture if name.endswith(".png") else is_own_report)(path):
+            if os.path.exists(path) and not is_own_file(path):
                 raise UserError(f"--report {config.report}: {path} was not written by this tool; give another folder")
 
 
@@ -210,6 +213,10 @@ def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
         from photo_classifier.evaluation.photo_sheets import PredictionSheet
 
         parts["sheet"] = PredictionSheet()
+    if config.explain:
+        from photo_classifier.features.overlays import Overlays
+
+        parts["explain"] = Overlays(config.explain, predictor.engine, predictor.class_names, config.max_pixels)
     return Totals(parts)
 
 
@@ -283,36 +290,81 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
     if not totals.parts:
         return
     from photo_classifier.evaluation.figures import save_picture
-    from photo_classifier.evaluation.photo_sheets import photo_opener
+    from photo_classifier.evaluation.thumbnails import MANY, Thumbnails
 
     if totals.n_missing:
         n_missing = pluralize(totals.n_missing, "row")
         warn(f"the report and the sheet lack {n_missing} of an earlier run, which saved no data for them")
-    open_photo = photo_opener(config.max_pixels, predictor.engine.model.preprocess.bit_depth)
+    open_photo = Thumbnails(config.max_pixels, predictor.engine.model.preprocess.bit_depth, MANY + 1)
     if config.sheet:
         if picture := totals.parts["sheet"].draw(open_photo):
             save_picture(config.sheet, picture)
         say(f"sheet   {totals.parts['sheet'].text(config.sheet)}")
+    if config.explain:
+        say(f"heat    {config.explain}: a picture for each photo, red where it speaks most for the answer")
     if config.report:
-        write_report_folder(config.report, totals.parts["report"], title, open_photo)
+        write_report_folder(config, predictor, totals, title, open_photo)
 
 
 def write_report_folder(
-    folder: str, metrics: StreamingMetrics, title: str, open_photo: Callable[[str], torch.Tensor]
+    config: PredictConfig,
+    predictor: Predictor,
+    totals: Totals,
+    title: str,
+    open_photo: Callable[[str], Image.Image],
 ) -> None:
-    """Prints the report of the images whose label is known, and writes `report.json` and figures."""
+    """Prints the report of the images whose label is known, and writes `report.json`, figures and the page."""
     from photo_classifier.evaluation.figures import figures_of, save_picture
+    from photo_classifier.evaluation.page import write_page
     from photo_classifier.evaluation.report import metrics_report, report_lines, write_report
+    from photo_classifier.features.explanations import add_heat_maps
+    from photo_classifier.models.heat_maps import HeatMaps
 
-    if not metrics.n_images:
-        say("report  none: no labels are known; give class folders or a table with labels")
-        return
-    report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
-    say("\n".join(report_lines(name, report)))
-    write_report(os.path.join(folder, "report.json"), {name: report})
-    for figure, picture in figures_of(report, open_photo).items():
-        save_picture(os.path.join(folder, f"{figure}.png"), picture)
-    say(f"report  {folder}")
+    folder, metrics = config.report, totals.parts["report"]
+    for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):  # of an earlier prediction
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, name))
+    if metrics.n_images:
+        report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
+        if wrong := [row for row in report["examples"] if row["label"] != row["predict"]]:
+            maps = HeatMaps(predictor.engine)
+            add_heat_maps(wrong, maps, predictor.class_names, config.max_pixels, SECONDS_OF_PHOTOS)
+        say("\n".join(report_lines(name, report)))
+        write_report(os.path.join(folder, "report.json"), {name: report})
+        for figure, picture in figures_of(name, report, open_photo).items():
+            save_picture(os.path.join(folder, f"{figure}.png"), picture)
+    else:
+        say("report  no labels are known, so it shows the answers alone; give class folders or a table with labels")
+    path = write_page(folder, about_prediction(config, predictor, totals), open_photo, SECONDS_OF_PHOTOS)
+    say(f"report  {path}")
+
+
+def about_prediction(config: PredictConfig, predictor: Predictor, totals: Totals) -> About:
+    """Returns what the page of a prediction is told about it."""
+    from photo_classifier.evaluation.page import About
+    from photo_classifier.runtime.packages import version_rows
+
+    model = predictor.engine.model
+    facts = {
+        "Photos": [
+            ("input", " ".join(config.input) or "the held-out photos of the training"),
+            ("answered", f"{totals.counts.n_rows - totals.counts.n_errors:,}"),
+            ("could not be read", f"{totals.counts.n_errors:,}"),
+            ("--min_probability", f"{config.min_probability:g}"),
+        ],
+        "Model": [
+            ("checkpoint", config.model_fn),
+            ("network", predictor.metadata["model_name"]),
+            ("classes", f"{len(predictor.class_names):,}"),
+            ("image size", f"{model.preprocess.image_size} x {model.preprocess.image_size} pixels"),
+        ],
+        "Computed with": [
+            ("device", predictor.engine.device.type),
+            ("precision", str(predictor.engine.dtype).removeprefix("torch.")),
+            *version_rows("torch", "torchvision", "timm"),
+        ],
+    }
+    return About(f"Prediction of {config.model_fn}", facts, predicted=totals.parts["report"].unlabelled.summary())
 
 
 def finish(counts: Counts, title: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from photo_classifier.config import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from pathlib import Path
 
     import torch
+    from PIL import Image
     from torch import nn
 
     from photo_classifier.data.samples import Splits
@@ -44,7 +45,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from photo_classifier.training.optimization import Recipe
     from photo_classifier.training.results import EpochResult, PhaseResult, Results
     from photo_classifier.training.run import Run, SilentRun
-    from photo_classifier.training.run_state import StoppedRun
+    from photo_classifier.training.run_state import RunState, StoppedRun
     from photo_classifier.training.strategy import Strategy
     from trainer import Trainer
 
@@ -100,12 +101,14 @@ def resume(given: Mapping[str, object]) -> int:
     check_flags(config)
     if stopped.is_finished and config.head == "logistic":
         say(f"{config.run_dir} is finished: its head is solved, which takes no epochs; {where_best(config, stopped)}")
+        write_page_again(config, stopped)
         return 0
     if reason := why_finished(stopped, config):
         what = f"{pluralize(len(stopped.state.rows), 'epoch')}, {where_best(config, stopped)}"
         if config.n_epochs > stopped.state.config["n_epochs"]:
             raise UserError(f"--n_epochs {config.n_epochs} would not train {config.run_dir} any further: {reason}")
         say(f"{config.run_dir} is finished: {what}; {reason}")
+        write_page_again(config, stopped)
         return 0
 
     def load_again() -> Splits:
@@ -115,6 +118,22 @@ def resume(given: Mapping[str, object]) -> int:
     distributed.broadcast_from_main(lambda: warn_of_changes(stopped.images, load_again))
     train(config, stopped, given)
     return 0
+
+
+def write_page_again(config: TrainConfig, stopped: StoppedRun) -> None:
+    """Writes the page of a finished run, which may have been lost or be of an earlier version."""
+    if not launcher.is_main():
+        return
+    from photo_classifier.evaluation.thumbnails import MANY, Thumbnails
+    from photo_classifier.runtime.files import read_json
+    from photo_classifier.training.run_state import FINISHED
+
+    splits = stopped.images.splits.pooled() if n_folds(config) else stopped.images.splits
+    bit_depth = stopped.preprocess.bit_depth if stopped.preprocess else 16
+    open_photo = Thumbnails(config.max_pixels, bit_depth, MANY + 1)
+    kept, seconds = stopped.trainer["best"]["epoch"] + 1, read_json(stopped.folder / FINISHED).get("seconds")
+    path = write_run_page(config, stopped.folder, stopped.state, splits, kept, seconds, open_photo)
+    say(f"report  {path}")
 
 
 def where_best(config: TrainConfig, stopped: StoppedRun) -> str:
@@ -718,10 +737,11 @@ def report(
     session: Session, loaders: Mapping[str, Iterable], last_results: Results, results: Results, best: EpochResult
 ) -> None:
     """Writes and says how good the saved weights are."""
-    from photo_classifier.evaluation.photo_sheets import photo_opener
+    from photo_classifier.evaluation.thumbnails import Thumbnails
     from photo_classifier.training import summary
     from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
+    from photo_classifier.training.explain import explain_mistakes
     from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_reports
     from photo_classifier.training.label_check import check_labels
 
@@ -733,11 +753,13 @@ def report(
     run.epochs.begin_report()
     if session.folds:
         write_folds(run.folder / "folds.csv", splits, session.folds, results["valid"].outputs, temperature)
-    open_photo = photo_opener(config.max_pixels, preprocess.bit_depth)
-    write_reports(run, reports, best.epoch + 1, open_photo)
-    show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
+    n_photos = sum(len(report["examples"]) for report in reports.values())
+    open_photo = Thumbnails(config.max_pixels, preprocess.bit_depth, n_photos)
     is_frozen = session.strategy.uses_stored_features and session.strategy.has_head
     features = {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
+    explain_mistakes(reports, splits, session.engine, features, config.max_pixels, run.spare_seconds)
+    write_reports(run, reports, best.epoch + 1, open_photo)
+    show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
     doubts = check_labels(run, features, results, temperature, config.seed, open_photo)
     run.epochs.close()
     if last is not best:
@@ -747,8 +769,36 @@ def report(
     if doubts:
         say(f"labels  {doubts}")
     spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
+    state = replace(run.state, rows=run.epochs.rows, skipped=run.skipped.reasons)
+    write_run_page(config, run.folder, state, splits, best.epoch + 1, run.seconds, open_photo, run.spare_seconds)
     summary.summarize(run, session.checkpoint, best, results, reports, spread)
     run.finish()
+
+
+def write_run_page(
+    config: TrainConfig,
+    folder: Path,
+    state: RunState,
+    splits: Splits,
+    kept: int,
+    seconds: float | None,
+    open_photo: Callable[[str], Image.Image],
+    spare_seconds: float | None = None,
+) -> Path:
+    """Writes `report.html` from what lies in the run folder; returns its path.
+
+    Args:
+        kept: the epoch of the saved weights, counted from 1.
+        seconds: how long the run took, if that is known.
+        spare_seconds: how long reading photos may take.
+    """
+    from photo_classifier.evaluation.page import write_page
+    from photo_classifier.training.run_page import about_run
+
+    settings = {field.name: getattr(config, field.name) for field in fields(config) if field.metadata}
+    changed = {name: value for name, value in settings.items() if value != getattr(TrainConfig, name)}
+    about = about_run(state, splits, changed, config.model_name, checkpoint_name(config), kept, seconds)
+    return write_page(folder, about, open_photo, spare_seconds)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Writes what the README and docs/flags.md show of the present version: printed lines, pictures and the list of flags.
 
 Run it after a change of what is printed or drawn, or of a flag, and look at what git says has changed. The pictures
-show the built-in digits (Alpaydin and Kaynak 1998, CC BY 4.0), so they may be published. Those of TensorBoard need
-Chromium and `pip install playwright`.
+show the built-in digits (Alpaydin and Kaynak 1998, CC BY 4.0), so they may be published. They need Chromium and
+`pip install playwright`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -14,9 +15,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import ROOT, described, must, prove, run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 README, IMAGES = ROOT / "README.md", ROOT / "docs" / "images"
 PRINTED = re.compile(r"(?<=\(the main lines\):\n\n)(?:    .*\n)+")  # the block in the README
@@ -65,6 +71,10 @@ def first_run(*_: object) -> None:
     for name in ("confusion", "calibration"):
         (path,) = Path("runs").glob(f"*/test_{name}.png")
         save(path.read_bytes(), name)
+    (path,) = Path("runs").glob("*/report.html")
+    with browser_page() as page:
+        page.goto(path.resolve().as_uri())
+        save(page.screenshot(), "page")
 
 
 def tensorboard(*_: object) -> None:
@@ -82,13 +92,19 @@ def tensorboard(*_: object) -> None:
         server.wait()
 
 
-def photograph(url: str) -> None:
-    """Takes pictures of two views of TensorBoard."""
+@contextlib.contextmanager
+def browser_page() -> Iterator[Page]:
+    """Opens an empty page in Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
         path = shutil.which("chromium") or shutil.which("google-chrome")
-        page = started.chromium.launch(executable_path=path, args=["--no-sandbox"]).new_page(viewport=VIEWPORT)
+        yield started.chromium.launch(executable_path=path, args=["--no-sandbox"]).new_page(viewport=VIEWPORT)
+
+
+def photograph(url: str) -> None:
+    """Takes pictures of two views of TensorBoard."""
+    with browser_page() as page:
         page.goto(f"{url}/#hparams", wait_until="networkidle")
         page.wait_for_timeout(SECONDS_TO_DRAW * 1000)
         save(page.screenshot(), "hparams")

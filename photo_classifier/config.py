@@ -498,7 +498,12 @@ class OutputFlags:
     sheet: str | None = flag(
         None, "a .png of photos with their predictions, a sample if there are many (default: none)", "FILE"
     )
-    report: str | None = flag(None, "a folder for report.json and figures, if labels are known (default: none)", "DIR")
+    report: str | None = flag(
+        None, "a folder for report.html, and for report.json and figures if labels are known (default: none)", "DIR"
+    )
+    explain: str | None = flag(
+        None, "a folder for a heat map over each photo: where it speaks for the answer (default: none)", "DIR"
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import TINY, make_class_folders
+from PIL import Image
 
 import export
 import predict
@@ -28,6 +29,15 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _blank_figures(request, monkeypatch):
+    """Leaves figures blank, except in the tests of figures: drawing them takes half the time of a small run."""
+    if not request.node.path.is_relative_to(Path(__file__).parent / "evaluation"):
+        for name in ("evaluation.figures.confusion_figure", "evaluation.figures.calibration_figure"):
+            monkeypatch.setattr(f"photo_classifier.{name}", lambda *_: Image.new("RGB", (8, 8)))
+        monkeypatch.setattr("photo_classifier.training.finish.curves_figure", lambda *_: Image.new("RGB", (8, 8)))
 
 
 @pytest.fixture

@@ -49,7 +49,8 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_package_alone(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert names == {path.relative_to(ROOT).as_posix() for path in (ROOT / "photo_classifier").rglob("*.py")}
+    files = [path for path in (ROOT / "photo_classifier").rglob("*") if path.suffix in (".py", ".html", ".css", ".js")]
+    assert names == {path.relative_to(ROOT).as_posix() for path in files}
 
 
 def test_the_wheel_depends_on_what_requirements_lists(wheel):

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from helpers import assert_one_line_error, gallery, on_windows
 from helpers.families import NAMED
 
 import predict
-from photo_classifier.evaluation.report_files import FIGURES
+from photo_classifier.evaluation.report_files import FIGURES, PAGE
 from photo_classifier.prediction.predictor import Predictor
 
 
@@ -270,13 +271,13 @@ def test_a_report_says_what_training_said_and_a_sheet_shows_the_photos(cli, trai
     for name in ("negative_log_likelihood", "expected_calibration_error"):
         assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
     assert [m["file_dir"] for m in ours["mistakes"]] == [m["file_dir"] for m in theirs["mistakes"]]
-    assert set(os.listdir("rep")) == {"report.json", *(f"{figure}.png" for figure in FIGURES)}
+    assert set(os.listdir("rep")) == {PAGE, "report.json", *(f"{figure}.png" for figure in FIGURES)}
     assert "s.png: 15 of 15 photos" in done.out
     assert "95 % interval" in done.out
     assert cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--sheet", "s.png").status == 0
 
 
-@pytest.mark.parametrize("name", [*(f"{figure}.png" for figure in FIGURES), "report.json"])
+@pytest.mark.parametrize("name", [*(f"{figure}.png" for figure in FIGURES), "report.json", PAGE])
 def test_a_report_overwrites_those_of_an_earlier_run_and_no_file_of_the_user(name, cli, trained):
     argv = ("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--report", "rep")
     os.mkdir("rep")
@@ -290,10 +291,17 @@ def test_a_report_overwrites_those_of_an_earlier_run_and_no_file_of_the_user(nam
         assert cli(*argv).status == 0
 
 
-def test_a_report_without_labels_says_where_they_come_from(cli, trained, image_folder):
+def test_a_report_without_labels_shows_the_answers_and_says_where_labels_come_from(cli, trained, image_folder):
+    os.mkdir("rep")
+    shutil.copy("r/report.json", "rep")  # of an earlier prediction
     name = image_folder / "cat" / "00.png"
     done = cli("predict", "--model_fn", "tiny.pth", "--input", name, "--report", "rep", "--n_workers", 0)
-    assert "report  none: no labels are known; give class folders or a table with labels" in done.out
+    assert "no labels are known, so it shows the answers alone; give class folders or a table with labels" in done.out
+    assert os.listdir("rep") == [PAGE]
+    page = open(f"rep/{PAGE}", encoding="utf-8").read()
+    assert "1 photos were answered" not in page
+    assert "1 photo was answered" in page
+    assert "00.png" in page
 
 
 MISTAKES = {

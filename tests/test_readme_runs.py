@@ -92,7 +92,8 @@ def test_the_predictions_of_the_readme_run(cli, photos, monkeypatch):
         assert done.status == 0, done.err
         inputs = " ".join(predict.parse_args(shlex.split(line)).get("input", ()))
         assert f": {n_rows[inputs]} rows" in done.out + done.err, line
-    assert {path.name for path in Path().glob("*report/*")} >= {"report.json"}
+    assert {path.name for path in Path().glob("*report/*")} >= {"report.html", "report.json"}
+    assert len([*Path("heat").iterdir()]) == 4
     assert Path("result.png").exists()
     assert n_rows.keys() == {" ".join(predict.parse_args(shlex.split(line)).get("input", ())) for line in lines}
 

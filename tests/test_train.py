@@ -45,6 +45,9 @@ def test_a_run_leaves_its_record(trained, split_folder):
     lines = [line for line in trained.out.splitlines() if line.startswith("epoch")]
     assert len(lines) == 2
     assert lines[0].endswith("* kept")
+    page = open("r/report.html", encoding="utf-8").read()
+    assert "split, timm/test_resnet: report" in page
+    assert "validation photos are right" in page
 
 
 def test_the_report_and_the_temperature_are_of_the_saved_weights(cli, image_folder):
@@ -246,6 +249,7 @@ def test_a_dry_run_takes_one_step_and_writes_no_checkpoint(frozen, cli, trained,
     assert not re.search("^epoch", done.out, re.MULTILINE)
     assert "layer4" in done.out
     assert os.path.exists("dry/augmented.png")
+    assert not os.path.exists("dry/report.html")
     assert open("tiny.pth", "rb").read() == before
     assert not os.path.exists("tiny.pth.prev")
     assert not [name for _, _, names in os.walk(".") for name in names if name.endswith(".bin")], "nothing is cached"

@@ -25,8 +25,8 @@ ALWAYS = {
     "on_leak max_bad max_pixels model_name use_pretrained weights freeze freeze_until head folds "
     "head_hidden n_classes model_fn run_dir resume seed gpu_id precision engine dry_run verbose",
     PredictConfig: "model_fn model_name class_names input result resume top_k probabilities min_probability sheet "
-    "report gpu_id batch_size n_workers precision engine max_pixels weights_key head_activation image_size resize fit "
-    "interpolation mean std",
+    "report explain gpu_id batch_size n_workers precision engine max_pixels weights_key head_activation image_size "
+    "resize fit interpolation mean std",
     ExportConfig: "model_fn model_name class_names input weights_key head_activation image_size resize fit "
     "interpolation mean std to output",
 }

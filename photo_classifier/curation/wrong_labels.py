@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
 import torch
 from PIL import Image
 
 from photo_classifier.data.samples import Sample
 from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until
-from photo_classifier.evaluation.photo_sheets import photo_tile
+from photo_classifier.evaluation.photo_sheets import answer_caption, photo_tile
 
 # On three clean sets (ants and bees, banana leaves, solar cells) these odds mark 0.3 to 0.7 % of the photos. Of 5 % of
 # labels that were changed at random they mark 30 to 70 % (of solar cells, where the head is right in 85 %, 5 %).
@@ -75,16 +74,19 @@ def rank_labels(parts: Sequence[Judged], class_names: Sequence[str]) -> list[Lab
 
 
 def draw_suspects(
-    checks: Sequence[LabelCheck], open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
+    checks: Sequence[LabelCheck], open_photo: Callable[[str], Image.Image], seconds: float | None = None
 ) -> Image.Image | None:
     """Draws the photos whose labels look wrong, fewer if `seconds` run out; returns None if there are none."""
 
     def tile(check: LabelCheck) -> Tile:
-        path, says = check.sample.path, f"says {check.suggested} {check.probability:.2f}"
-        return photo_tile(path, f"{PurePath(path).name}\nlabelled {check.sample.label}\n{says}", None, open_photo)
+        path = check.sample.path
+        caption = answer_caption(path, check.suggested, check.probability, check.sample.label)
+        return photo_tile(path, caption, None, open_photo)
 
-    tiles = [tile for _, tile in map_until(tile, suspects(checks)[:N_SHOWN], seconds)]
-    return contact_sheet(tiles, 6) if tiles else None
+    found = suspects(checks)
+    tiles = [tile for _, tile in map_until(tile, found[:N_SHOWN], seconds)]
+    title = f"labels that look wrong: {len(tiles)} of {len(found):,}"
+    return contact_sheet(tiles, 6, title=title) if tiles else None
 
 
 def suspects(checks: Sequence[LabelCheck]) -> list[LabelCheck]:

@@ -1,33 +1,36 @@
-"""Figures of a report: confusion matrix, calibration, and photos of mistakes."""
+"""Figures of a report: confusion matrix, calibration, curves, and photos of mistakes."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from photo_classifier.evaluation.charts import TARGETS, curve_values, threshold_for
 from photo_classifier.evaluation.fonts import font_for, readable
 from photo_classifier.evaluation.photo_sheets import mistakes_sheet
 from photo_classifier.evaluation.report_files import FIGURES, SOFTWARE
 from photo_classifier.runtime.files import atomic_write
+from photo_classifier.runtime.text import percent
 
 MOST_SHOWN = 30  # classes in the picture of a confusion matrix: those with the most mistakes
 NUMBERED = 15  # with at most this many classes, each cell shows its count
 
 
 def figures_of(
-    report: Mapping, open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
+    name: str, report: Mapping, open_photo: Callable[[str], Image.Image], seconds: float | None = None
 ) -> dict[str, Image.Image]:
-    """Draws the figures of one split's report, by name; `seconds` limits the time for photos."""
-    pictures = confusion_figure(report), calibration_figure(report), mistakes_sheet(report, open_photo, seconds)
+    """Draws the figures of the report on a split of that name, by name; `seconds` limits the time for photos."""
+    title = f"{name}: {percent(report['accuracy'])} of {report['n_images']:,} photos right"
+    sheet = mistakes_sheet(report, title, open_photo, seconds)
+    pictures = confusion_figure(report, title), calibration_figure(report, title), sheet
     return {name: picture for name, picture in zip(FIGURES, pictures, strict=True) if picture is not None}
 
 
@@ -40,9 +43,9 @@ def save_picture(path: str | Path, picture: Image.Image) -> None:
         file.write(content.getvalue())
 
 
-def confusion_figure(report: Mapping) -> Image.Image:
+def confusion_figure(report: Mapping, title: str) -> Image.Image:
     """Draws the confusion matrix: labels down, predictions across, shaded by the share of the label's images."""
-    names, counts = _most_confused(report)
+    names, counts = most_confused(report)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     font = font_for("".join(names))
     texts = [_short(readable(name, font)) for name in names]
@@ -58,7 +61,8 @@ def confusion_figure(report: Mapping) -> Image.Image:
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
     if len(names) < len(report["classes"]):
-        axes.set_title(f"the {len(names)} of {len(report['classes'])} classes with the most mistakes", fontsize=9)
+        title += f"\nthe {len(names)} of {len(report['classes'])} classes with the most mistakes"
+    figure.suptitle(title, fontsize=10)
     if len(names) <= NUMBERED:
         for row, column in np.ndindex(*counts.shape):
             colour = "white" if shares[row, column] > 0.5 else "black"
@@ -67,22 +71,48 @@ def confusion_figure(report: Mapping) -> Image.Image:
     return _render(figure)
 
 
-def calibration_figure(report: Mapping) -> Image.Image:
-    """Draws accuracy by confidence, and accuracy and share of the answers by `--min_probability`."""
-    figure = _figure(8.4, 3.6, layout=None)  # all sizes are fixed; a layout would take as long as the drawing
-    figure.subplots_adjust(left=0.045, right=0.985, bottom=0.14, top=0.91, wspace=0.12)
+def calibration_figure(report: Mapping, title: str) -> Image.Image:
+    """Draws how often answers are right by their probability, and what `--min_probability` does."""
+    figure = _figure(9, 4.2, layout=None)  # all sizes are fixed; a layout would take as long as the drawing
+    figure.subplots_adjust(left=0.065, right=0.985, bottom=0.12, top=0.83, wspace=0.17)
+    figure.suptitle(title, fontsize=10)
     left, right = figure.subplots(1, 2)
     _draw_calibration(left, report)
     _draw_thresholds(right, report)
     for axes in (left, right):
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.02)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, loc="lower left" if axes is right else "upper left")
     return _render(figure)
 
 
-def _most_confused(report: Mapping) -> tuple[list[str], np.ndarray]:
+def curves_figure(rows: Sequence[Mapping[str, str]], kept: int) -> Image.Image:
+    """Draws loss and accuracy of training and validation by epoch, from the rows of `metrics.csv`.
+
+    Args:
+        kept: the epoch whose weights were saved, counted from 1.
+    """
+    figure = _figure(9, 3.8, layout=None)
+    figure.subplots_adjust(left=0.065, right=0.985, bottom=0.14, top=0.83, wspace=0.17)
+    best = rows[kept - 1]
+    name = "step" if best.get("C") else "epoch"
+    accuracy = percent(float(best["valid_accuracy"]))
+    figure.suptitle(f"saved: {name} {kept} of {len(rows)}, {accuracy} of the validation photos right", fontsize=10)
+    epochs = [int(row["epoch"]) for row in rows]
+    for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for (split, values), style in zip(curve_values(rows, measure).items(), ("--", "-"), strict=True):
+            axes.plot(epochs, values, style, marker="o" if len(rows) <= 30 else "", markersize=4, label=split)
+        axes.axvline(kept, color="grey", linestyle=":", label="saved")
+        axes.set_xlabel(name if name == "epoch" else "step from a strong to a weak penalty")
+        axes.set_title(measure, fontsize=10)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    return _render(figure)
+
+
+def most_confused(report: Mapping) -> tuple[list[str], np.ndarray]:
     """Returns names and counts of the classes to show, in the order of the classes."""
     names = [row["name"] for row in report["classes"]]
     matrix = np.array(report["confusion_matrix"]) if report["confusion_matrix"] else _sparse_matrix(report)
@@ -101,24 +131,39 @@ def _sparse_matrix(report: Mapping) -> np.ndarray:
 
 
 def _draw_calibration(axes: Axes, report: Mapping) -> None:
-    bins = report["calibration"]
-    filled = [row for row in bins if row["n_images"]]
-    most = max(row["n_images"] for row in filled)
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect calibration")
-    heights, label = [row["n_images"] / most for row in bins], f"images per bin (up to {most})"
-    axes.bar([row["from"] for row in bins], heights, 1 / len(bins), align="edge", color="lightgrey", label=label)
-    axes.plot([row["confidence"] for row in filled], [row["accuracy"] for row in filled], "o-", label="accuracy")
-    axes.set_xlabel("probability of the prediction")
-    axes.set_title(f"calibration error {report['expected_calibration_error']:.4f}", fontsize=10)
+    rows = report["reliability"]
+    at, accuracies = ([row[name] for row in rows] for name in ("confidence", "accuracy"))
+    lows, highs = zip(*(row["accuracy_interval_95"] for row in rows), strict=True)
+    bars = np.abs(np.array([lows, highs]) - accuracies)  # from the dot down and up
+    lowest = max(0.0, min(*at, *lows) - 0.04)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="exactly as often as the probability says")
+    label = f"right answers of about {report['n_images'] // len(rows):,} photos each, 95 % interval"
+    axes.errorbar(at, accuracies, bars, fmt="o", capsize=3, label=label)
+    axes.set_xlim(lowest, 1.01)
+    axes.set_ylim(lowest, 1.01 + 0.16 * (1.01 - lowest))  # room for the legend
+    axes.set_yticks([tick for tick in axes.get_yticks() if lowest <= tick <= 1])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.set_xlabel("probability of the answer")
+    axes.set_title(f"are answers at 80 % right four times in five? error {report['expected_calibration_error']:.3f}")
+    axes.title.set_fontsize(10)
 
 
 def _draw_thresholds(axes: Axes, report: Mapping) -> None:
     rows = [row for row in report["answered"] if row["n_answered"]]
     thresholds = [row["min_probability"] for row in rows]
-    axes.plot(thresholds, [row["accuracy"] for row in rows], label="accuracy of the answers")
-    axes.plot(thresholds, [row["share"] for row in rows], label="share answered")
+    background = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    axes.plot(thresholds, [row["accuracy"] for row in rows], label="right among the answers")
+    axes.plot(thresholds, [row["share"] for row in rows], "--", label="answered")
+    for n, target in enumerate(TARGETS):
+        if row := threshold_for(report["answered"], target):
+            at, text = row["min_probability"], f"{percent(target)} right: {row['min_probability']:.2f}"
+            axes.axvline(at, color="grey", linestyle=":")
+            side = {"ha": "right", "x": at - 0.01} if at > 0.35 else {"ha": "left", "x": at + 0.01}
+            axes.text(**side, y=0.3 + 0.09 * n, s=text, fontsize=8, bbox=background, zorder=1)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
     axes.set_xlabel("--min_probability")
-    axes.set_title("accuracy and share answered", fontsize=10)
+    axes.set_title("answer only above a probability", fontsize=10)
 
 
 def _figure(width: float, height: float, layout: str | None = "constrained") -> Figure:

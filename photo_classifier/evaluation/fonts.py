@@ -24,6 +24,7 @@ def font_for(text: str) -> ImageFont.FreeTypeFont:
 
 def readable(text: str, font: ImageFont.FreeTypeFont) -> str:
     """Escapes line breaks and letters that the font lacks."""
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
     missing = {c for c in text if not c.isprintable() or not _has(font, c)}
     return "".join(c.encode("unicode_escape").decode() if c in missing else c for c in text)
 

@@ -6,26 +6,18 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from photo_classifier.evaluation.answers import PredictionLike, UnlabelledAnswers
+from photo_classifier.evaluation.examples import Examples
+
 N_BINS = 15  # of the calibration error, as in Guo et al. 2017
 N_MISTAKES = 24  # the most confident ones, in report.json and as photos
+N_WRONG, N_RIGHT = 200, 40  # examples of the cells of the confusion matrix
 THRESHOLDS = np.arange(101) / 100
-
-
-class PredictionLike(Protocol):
-    """The part of `prediction.results.Prediction` that measures and sheets use."""
-
-    file_dir: str
-    predict: str
-    probability: float | None
-    top: Sequence[tuple[str, float]]
-    log_likelihood: float | None
-    label: str
-    status: str
 
 
 class ClassCounts(NamedTuple):
@@ -105,9 +97,13 @@ class StreamingMetrics:
         self.counts = ClassCounts.zeros(len(self.class_names))
         self.confusions: Counter[int] = Counter()  # label * classes + prediction of mistakes: most pairs never occur
         self.bins = np.zeros((3, N_BINS))  # images, summed confidence, correct images
-        self.answered = np.zeros((2, len(THRESHOLDS)), np.int64)  # images and correct ones, by threshold reached
+        # images, correct ones and summed confidence, by threshold reached
+        self.answered = np.zeros((3, len(THRESHOLDS)))
         self.nll_sum = 0.0
         self.mistakes: list[tuple] = []  # a heap of (probability, -position, path, label, prediction)
+        # by label * classes + prediction: the most confident mistakes, and the least confident right answers
+        self.wrong, self.right = Examples(N_WRONG), Examples(N_RIGHT)
+        self.unlabelled = UnlabelledAnswers()
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, paths: Sequence[str]) -> None:
         """Counts a batch of logits.
@@ -131,7 +127,8 @@ class StreamingMetrics:
         self._count(labels.numpy(), classes.numpy(), p, paths)
 
     def add_predictions(self, predictions: Sequence[PredictionLike]) -> None:
-        """Counts the predictions of readable images whose label is known."""
+        """Counts the predictions of readable images, those whose label is not known apart from the others."""
+        self.unlabelled.add_predictions([p for p in predictions if p.status == "ok" and p.log_likelihood is None])
         known = [p for p in predictions if p.status == "ok" and p.log_likelihood is not None]
         if known:
             self.nll_sum -= sum(p.log_likelihood for p in known)
@@ -149,28 +146,41 @@ class StreamingMetrics:
             "confusions": [list(item) for item in self.confusions.items()],
             "nll_sum": self.nll_sum,
             "mistakes": self.mistakes,
+            "wrong": self.wrong.chosen(),
+            "right": self.right.chosen(),
+            "unlabelled": self.unlabelled.state(),
         }
 
     def restore(self, state: Mapping) -> None:
         """Continues from what `state` returned."""
         self.counts = ClassCounts(*(np.array(state[name], np.int64) for name in ClassCounts._fields))
-        self.bins, self.answered = np.array(state["bins"], float), np.array(state["answered"], np.int64)
+        self.bins, self.answered = np.array(state["bins"], float), np.array(state["answered"], float)
+        if len(self.answered) == 2:  # an earlier version did not sum the confidence
+            self.answered = np.vstack([self.answered, self.answered[0] * np.minimum(THRESHOLDS + 0.005, 1)])
         self.confusions = Counter(dict(state["confusions"]))
         self.nll_sum, self.mistakes = state["nll_sum"], [tuple(entry) for entry in state["mistakes"]]
+        for name in ("wrong", "right"):
+            getattr(self, name).restore(state.get(name, []))
+        self.unlabelled.restore(state.get("unlabelled", {}))
 
     def _count(self, labels: np.ndarray, classes: np.ndarray, p: np.ndarray, paths: Sequence[str]) -> None:
         right, n_before = labels == classes, self.n_images
         self.counts.add(labels, classes)
-        codes, counts = np.unique((labels * len(self.class_names) + classes)[~right], return_counts=True)
+        cells = labels * len(self.class_names) + classes
+        codes, counts = np.unique(cells[~right], return_counts=True)
         self.confusions.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
         # bins (a, b], the first one with its lower end: Guo et al. 2017
         bins = np.clip(np.ceil(p * N_BINS).astype(int) - 1, 0, N_BINS - 1)
         self.bins += [np.bincount(bins, weights, N_BINS) for weights in (np.ones(len(p)), p, right)]
         reached = np.searchsorted(THRESHOLDS, p, side="right") - 1
-        self.answered += [np.bincount(r, minlength=len(THRESHOLDS)) for r in (reached, reached[right])]
+        self.answered += [np.bincount(reached, weights, len(THRESHOLDS)) for weights in (np.ones(len(p)), right, p)]
         for n in np.flatnonzero(~right):
             entry = (float(p[n]), -(n_before + int(n)), paths[n], int(labels[n]), int(classes[n]))
             (heapq.heappush if len(self.mistakes) < N_MISTAKES else heapq.heappushpop)(self.mistakes, entry)
+        positions = n_before + np.arange(len(p))
+        for examples, rows, scores in ((self.wrong, ~right, p), (self.right, right, -p)):
+            names = [paths[n] for n in np.flatnonzero(rows)]
+            examples.add(cells[rows], scores[rows], positions[rows], names)
 
     @property
     def n_images(self) -> int:

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 
-import torch
 from PIL import Image, ImageOps
 
-from photo_classifier.data.decoding import BadImage, decode
-from photo_classifier.evaluation.contact_sheet import SIDE, Tile, contact_sheet, map_until, picture_of
-from photo_classifier.evaluation.metrics import PredictionLike
+from photo_classifier.data.decoding import BadImage
+from photo_classifier.evaluation.answers import PredictionLike
+from photo_classifier.evaluation.contact_sheet import SIDE, Tile, contact_sheet, map_until
 from photo_classifier.runtime.seeding import derive_seed
+from photo_classifier.runtime.text import certainty, pluralize
 
 N_SHEET = 48  # photos in a sample
 
 
 def mistakes_sheet(
-    report: Mapping, open_photo: Callable[[str], torch.Tensor], seconds: float | None = None
+    report: Mapping, title: str, open_photo: Callable[[str], Image.Image], seconds: float | None = None
 ) -> Image.Image | None:
     """Draws the most confident mistakes, fewer if `seconds` run out; returns None if there are none."""
 
     def tile(mistake: Mapping) -> Tile:
-        caption = _caption(mistake["predict"], mistake["probability"], mistake["label"])
-        return photo_tile(mistake["file_dir"], caption, None, open_photo)
+        path = mistake["file_dir"]
+        caption = answer_caption(path, mistake["predict"], mistake["probability"], mistake["label"])
+        return photo_tile(path, caption, None, open_photo)
 
     tiles = [tile for _, tile in map_until(tile, report["mistakes"], seconds)]
-    return contact_sheet(tiles, 6) if tiles else None
-
-
-def photo_opener(max_pixels: int, bit_depth: int) -> Callable[[str], torch.Tensor]:
-    """Returns a function that decodes a photo at the size of a sheet: uint8 (3, height, width)."""
-    return lambda path: decode(path, SIDE, max_pixels, bit_depth)
+    n_wrong = report["n_images"] - report["n_correct"]
+    which = (
+        f"all {pluralize(n_wrong, 'mistake')}"
+        if len(tiles) == n_wrong
+        else f"{len(tiles)} of {n_wrong:,} mistakes, the most confident"
+    )
+    return contact_sheet(tiles, 6, title=f"{title}: {which}") if tiles else None
 
 
 class PredictionSheet:
@@ -65,26 +68,30 @@ class PredictionSheet:
         n = len(self._sample)
         return f"{path}: {n} of {self.n_seen} photos" if n else "none: no photo could be read"
 
-    def draw(self, open_photo: Callable[[str], torch.Tensor]) -> Image.Image | None:
+    def draw(self, open_photo: Callable[[str], Image.Image]) -> Image.Image | None:
         """Draws the sheet in the order of the predictions; known mistakes get a red frame."""
 
         def tile(entry: tuple) -> Tile:
             _, _, path, predict, probability, label = entry
-            return photo_tile(path, _caption(predict, probability, label), "red" if label else None, open_photo)
+            return photo_tile(
+                path, answer_caption(path, predict, probability, label), "red" if label else None, open_photo
+            )
 
         tiles = [tile for _, tile in map_until(tile, sorted(self._sample, key=lambda entry: entry[1]))]
-        return contact_sheet(tiles, 8) if tiles else None
+        return contact_sheet(tiles, 8, title=f"{len(tiles)} of {pluralize(self.n_seen, 'photo')}") if tiles else None
 
 
-def _caption(predict: str, probability: float, label: str = "") -> str:
-    lines = [f"{probability:.2f} {predict}", *([f"is {label}"] if label else [])]
-    return "\n".join(" ".join(line.split()) for line in lines)
+def answer_caption(path: str, predict: str, probability: float, label: str = "") -> str:
+    """Returns the name of the file, and below it `says sunflowers 83 %, labelled dandelion`."""
+    says = f"says {predict} {certainty(probability)}".replace(" %", "\N{NO-BREAK SPACE}%")
+    lines = [PurePath(path).name, *([f"{says},", f"labelled {label}"] if label else [says])]
+    return "\n".join(line.replace("\n", " ") for line in lines)
 
 
-def photo_tile(path: str, caption: str, frame: str | None, open_photo: Callable[[str], torch.Tensor]) -> Tile:
+def photo_tile(path: str, caption: str, frame: str | None, open_photo: Callable[[str], Image.Image]) -> Tile:
     """Returns the tile of a photo; a grey one if it can no longer be read."""
     try:
-        picture = picture_of(open_photo(path))
+        picture = open_photo(path)
         if max(picture.size) > SIDE:  # shrunk right away, or many large photos would fill the memory
             picture = ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.BOX)
     except BadImage:  # deleted since it was predicted

@@ -22,6 +22,7 @@ from photo_classifier.runtime.files import write_text
 
 N_CONFUSIONS = 50  # the most frequent ones, in report.json
 MOST_CLASSES = 200  # with more, report.json lists only the most frequent confusions
+MOST_GROUPS, FEWEST_IN_GROUP = 8, 25  # of photos with about the same probability
 
 
 def evaluation_report(
@@ -63,8 +64,10 @@ def metrics_report(metrics: StreamingMetrics) -> dict:
         "confusion_matrix": _matrix(metrics) if len(metrics.class_names) <= MOST_CLASSES else None,
         "confusions": _frequent_confusions(metrics),
         "calibration": _calibration_rows(metrics),
+        "reliability": _reliability_rows(metrics),
         "answered": _answered_rows(metrics),
         "mistakes": _mistakes(metrics),
+        "examples": _examples(metrics),
     }
 
 
@@ -142,13 +145,45 @@ def _calibration_rows(metrics: StreamingMetrics) -> list[dict]:
     ]
 
 
+def _reliability_rows(metrics: StreamingMetrics) -> list[dict]:
+    """Returns groups of images with neighbouring probabilities, about equally large, with the interval of each.
+
+    Equal bins would leave some with an image or two, whose accuracy means nothing.
+    """
+    n_groups = min(MOST_GROUPS, max(1, metrics.n_images // FEWEST_IN_GROUP))
+    groups, start, sums = [], 0, np.zeros(3)
+    for k, column in enumerate(metrics.answered.T):
+        sums = sums + column
+        if sums[0] >= metrics.n_images / n_groups:
+            groups.append((start, k, sums))
+            start, sums = k + 1, np.zeros(3)
+    if sums[0]:  # too few for a group of their own
+        first, _, others = groups.pop()
+        groups.append((first, len(THRESHOLDS) - 1, others + sums))
+    return [
+        _reliability_row(THRESHOLDS[first], min(THRESHOLDS[last] + 0.01, 1), *sums.tolist())
+        for first, last, sums in groups
+    ]
+
+
+def _reliability_row(low: float, high: float, n: float, right: float, confidence: float) -> dict:
+    return {
+        "from": float(low),
+        "to": float(high),
+        "n_images": int(n),
+        "confidence": confidence / n,
+        "accuracy": right / n,
+        "accuracy_interval_95": list(wilson_interval(int(right), int(n))),
+    }
+
+
 def _answered_rows(metrics: StreamingMetrics) -> list[dict]:
     # an image that reaches a threshold reaches all lower ones
-    reached, right = metrics.answered[:, ::-1].cumsum(1)[:, ::-1].tolist()
+    reached, right, _ = metrics.answered[:, ::-1].cumsum(1)[:, ::-1].tolist()
     return [
         {
             "min_probability": float(threshold),
-            "n_answered": n,
+            "n_answered": int(n),
             "share": n / metrics.n_images,
             "accuracy": r / n if n else None,
         }
@@ -162,4 +197,19 @@ def _mistakes(metrics: StreamingMetrics) -> list[dict]:
     return [
         {"file_dir": path, "label": names[label], "predict": names[predict], "probability": round(p, 6)}
         for p, _, path, label, predict in sorted(metrics.mistakes, reverse=True)
+    ]
+
+
+def _examples(metrics: StreamingMetrics) -> list[dict]:
+    """Returns images of each cell of the confusion matrix: confident mistakes first, then unsure right answers."""
+    names = metrics.class_names
+    return [
+        {
+            "file_dir": path,
+            "label": names[cell // len(names)],
+            "predict": names[cell % len(names)],
+            "probability": round(abs(score), 6),
+        }
+        for examples in (metrics.wrong, metrics.right)
+        for cell, score, _, path in examples.chosen()
     ]

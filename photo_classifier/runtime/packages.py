@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import platform
 from types import ModuleType
 
 from photo_classifier.runtime.errors import UserError
@@ -24,3 +26,9 @@ def require(module: str, user: str, install: str) -> ModuleType:
         if not (error.name or "").startswith(module.partition(".")[0]):  # it is there, but broken
             raise
         raise UserError(f"{user} needs {module}, which is not installed; pip install {install}") from error
+
+
+def version_rows(*packages: str) -> list[tuple[str, str]]:
+    """Returns this system, and the versions of Python and of installed packages, each with its name."""
+    versions = [(name, importlib.metadata.version(name)) for name in packages]
+    return [("system", platform.platform(terse=True)), ("python", platform.python_version()), *versions]

@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from photo_classifier.data.decoding import BadImage
 from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until, picture_of
-from photo_classifier.evaluation.figures import figures_of
+from photo_classifier.evaluation.figures import curves_figure, figures_of, save_picture
 from photo_classifier.evaluation.report import evaluation_report, write_report
 from photo_classifier.features.loader import FeatureLoader
 from photo_classifier.models.inference import Engine
@@ -65,14 +66,18 @@ def report_splits(splits: Splits, results: Results, temperature: float) -> dict[
 
 
 def write_reports(
-    run: Run, reports: Mapping[str, Mapping], step: int, open_photo: Callable[[str], torch.Tensor]
+    run: Run, reports: Mapping[str, Mapping], step: int, open_photo: Callable[[str], Image.Image]
 ) -> None:
-    """Writes `report.json`, and its figures to the run folder and to TensorBoard."""
+    """Writes `report.json` and `curves.png`, and the figures to the run folder and to TensorBoard.
+
+    `step` is the epoch of the saved weights, counted from 1.
+    """
+    save_picture(run.folder / "curves.png", curves_figure(run.epochs.rows, step))
     write_report(run.folder / "report.json", {run.splits.title(name): report for name, report in reports.items()})
     seconds = run.spare_seconds / len(reports)
     for name, report in reports.items():
         title = run.splits.title(name)
-        for what, picture in figures_of(report, open_photo, seconds).items():
+        for what, picture in figures_of(title, report, open_photo, seconds).items():
             prefix = "" if name == "valid" else f"{title}_"
             run.epochs.add_picture(f"{prefix}{what}", f"{title.capitalize()}/{what}", picture, step)
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from PIL import Image
 
 from photo_classifier.curation.held_out import held_out_logits, mean_features
 from photo_classifier.curation.wrong_labels import Judged, LabelCheck, draw_suspects, rank_labels, suspects
@@ -28,7 +29,7 @@ def check_labels(
     results: Results,
     temperature: float,
     seed: int,
-    open_photo: Callable[[str], torch.Tensor],
+    open_photo: Callable[[str], Image.Image],
 ) -> str:
     """Ranks all photos by how unlikely their label is, in `suspects.csv`, and draws the worst in `suspects.png`.
 

@@ -130,12 +130,18 @@ class Run:
     @property
     def spare_seconds(self) -> float:
         """How long reports may take: 1 % of a run of over five minutes, otherwise a time that nobody notices."""
-        seconds = time.monotonic() - self._start
-        return 0.01 * seconds if seconds > 300 else 0.8
+        return 0.01 * self.seconds if self.seconds > 300 else 0.8
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, since it was continued if it was."""
+        return time.monotonic() - self._start
 
     def finish(self) -> None:
         """Records that nothing is left to do."""
-        write_text(self.folder / FINISHED, json.dumps({"epochs": len(self.epochs.rows)}) + "\n")
+        write_text(
+            self.folder / FINISHED, json.dumps({"epochs": len(self.epochs.rows), "seconds": self.seconds}) + "\n"
+        )
 
     def close(self) -> None:
         """Ends a run that has saved nothing; the next one may use its folder."""

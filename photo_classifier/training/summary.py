@@ -193,7 +193,7 @@ def indistinguishable_epochs(accuracies: Sequence[float], epoch: int, n_images: 
 def files_shown(folder: Path) -> list[str]:
     """Returns the names of the files of a run folder that are for people."""
     names = sorted(path.name for path in folder.iterdir())
-    return [name for name in names if name.endswith((".csv", ".png")) or name == "report.json"]
+    return [name for name in names if name.endswith((".csv", ".png")) or name in ("report.html", "report.json")]
 
 
 def accuracy_texts(splits: Splits, results: Results) -> list[str]:

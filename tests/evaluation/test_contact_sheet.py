@@ -51,6 +51,15 @@ def test_long_captions_do_not_run_into_their_neighbours():
     assert right.getcolors() == [(right.width * right.height, (255, 255, 255))]
 
 
+def test_captions_are_broken_between_words_and_a_title_stands_above():
+    font = font_for("a")
+    assert sheets._wrapped("says aaaaaaaaaa 83\N{NO-BREAK SPACE}%,\nb", font, 120) == ["says aaaaaaaaaa", "83 %,", "b"]
+    name = "a" * 12 + "-" + "b" * 12 + ".jpg"
+    assert "".join(sheets._wrapped(name, font, 120)) == name
+    tile = Tile(Image.new("RGB", (9, 9)), "a")
+    assert contact_sheet([tile], 1, title="b").height == contact_sheet([tile], 1).height + sheets.LINE + 2 * sheets.GAP
+
+
 def test_letters_without_a_font_are_written_as_their_codes(monkeypatch):
     monkeypatch.setattr(fonts, "_installed_fonts", lambda: iter(["nowhere.ttf"]))
     fonts._font_for.cache_clear()

@@ -7,6 +7,7 @@ from PIL import Image
 from photo_classifier.evaluation import figures, fonts, photo_sheets
 from photo_classifier.evaluation.metrics import StreamingMetrics
 from photo_classifier.evaluation.report import evaluation_report, metrics_report
+from photo_classifier.evaluation.thumbnails import Thumbnails
 from photo_classifier.prediction.results import Prediction
 from photo_classifier.runtime.seeding import derive_seed
 
@@ -28,7 +29,7 @@ def test_no_class_name_breaks_a_figure_with_and_without_a_font_for_it(has_fonts,
     if not has_fonts:
         monkeypatch.setattr(fonts, "_installed_fonts", lambda: iter(()))
         fonts._font_for.cache_clear()
-    made = figures.figures_of(report_of(names=KOREAN), photo_sheets.photo_opener(10**6, 16))
+    made = figures.figures_of("test", report_of(names=KOREAN), Thumbnails(10**6, 16))
     assert made.keys() == {"confusion", "calibration", "mistakes"}
     assert capfd.readouterr().err == ""
     fonts._font_for.cache_clear()
@@ -42,12 +43,12 @@ def test_letters_that_no_font_has_are_escaped():
 @pytest.mark.parametrize("n_classes", [2, 40, 250])
 def test_a_confusion_matrix_shows_the_classes_with_the_most_mistakes(n_classes):
     report = report_of(n_classes, n=500)
-    names, counts = figures._most_confused(report)
+    names, counts = figures.most_confused(report)
     assert len(names) == min(n_classes, figures.MOST_SHOWN)
     first = report["confusions"][0]
     if {first["label"], first["predict"]} <= set(names):
         assert counts[names.index(first["label"]), names.index(first["predict"])] == first["n_images"]
-    figures.confusion_figure(report)
+    figures.confusion_figure(report, "test")
 
 
 def predictions(n, path="gone.png", label="dog"):
@@ -74,7 +75,7 @@ def test_only_known_mistakes_get_a_red_frame(tmp_path):
     def n_red(label, predict="cat", best="cat"):
         sheet = photo_sheets.PredictionSheet()
         sheet.add_predictions([Prediction(photo, predict, 0.5, ((best, 0.5),), label=label)])
-        pixels = np.asarray(sheet.draw(photo_sheets.photo_opener(10**6, 16)).convert("RGB")).astype(int)
+        pixels = np.asarray(sheet.draw(Thumbnails(10**6, 16)).convert("RGB")).astype(int)
         return int(((pixels == (255, 0, 0)).all(2)).sum())
 
     assert n_red("dog") > 100
@@ -99,3 +100,19 @@ def test_restored_metrics_continue_where_they_stopped():
 def test_a_saved_picture_is_a_png(tmp_path):
     figures.save_picture(tmp_path / "a.png", Image.new("RGB", (5, 5)))
     assert Image.open(tmp_path / "a.png").text == {"Software": "photo-classifier"}
+
+
+def test_the_dots_of_the_calibration_figure_stand_for_many_photos_each():
+    for n in (1, 30, 3000):
+        rows = report_of(n=n)["reliability"]
+        assert sum(row["n_images"] for row in rows) == n
+        assert min(row["n_images"] for row in rows) >= min(n, 25)
+        for row in rows:
+            assert row["from"] <= row["confidence"] <= row["to"]
+            assert row["accuracy_interval_95"][0] <= row["accuracy"] <= row["accuracy_interval_95"][1]
+    assert 6 <= len(rows) <= 8
+
+
+@pytest.mark.parametrize("rows", [[{"epoch": "1", "valid_loss": "1", "valid_accuracy": "0.5", "train_loss": ""}], []])
+def test_curves_are_drawn_of_whatever_was_measured(rows):
+    figures.curves_figure([*rows, {**dict.fromkeys(("train_loss", "C"), "2"), "epoch": "2", "valid_accuracy": "1"}], 1)

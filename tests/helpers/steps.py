@@ -863,12 +863,12 @@ PREDICTIONS = [
     Step("name it with --model_fn FILE", "predict --input photos --n_workers 0", "--model_fn {0}", r"has (\S+?),"),
     Step("--result {} would overwrite a model or a photo", "predict {P} --result x.png", "--result {0}", r"like (\S+)"),
     Step("no images were found; give photos", "predict {P} --input empty", "--input photos"),
-    Step("no labels are known; give class folders", "predict {P} --input loose --report new", "--input photos"),
     Step("does not end in .png; give a name", "predict {P} --sheet x.jpg", "--sheet {0}", r"like (\S+)"),
     Step("--sheet {} was not written by this tool", "predict {P} --sheet loose/cat00.png", "--sheet x.png"),
     Step("is the folder of a training run; give", "predict {P} --report r", "--report new"),
+    Step("no labels are known, so it shows the answers", "predict {P} --input loose --report new", "--input photos"),
     Step(
-        "{} was not written by this tool; give another folder",
+        "--report {}: {} was not written by this tool; give another folder",
         "predict {P} --report mine",
         "--report new",
         before=only(write, "mine/report.json", "[]"),
@@ -988,6 +988,7 @@ NOT_FOLLOWED = {
         "as its head, but {} has {}; train it again",
     ),
     "a network that no library has at present": (
+        "pixels as a single place, so there is no heat map",
         "cannot be used as a classifier",
         "its head cannot be found",
     ),

@@ -131,8 +131,9 @@ def test_a_run_whose_last_epoch_stops_it_early_names_both_flags_that_train_on(cl
     argv = ("--data_dir", split_folder, *TINY, "--freeze_bn", "--lr", 1e-12, "--n_epochs", 2, "--early_stop", 1)
     assert "stopped after" not in cli("train", *argv, "--run_dir", "r").out
     done = cli("train", "--resume", "r")
-    command = done.out.rpartition("train on with: python train.py ")[2]
-    assert command == "--resume r --n_epochs 3 --early_stop 2\n"
+    command = done.out.rpartition("train on with: python train.py ")[2].splitlines()[0]
+    assert command == "--resume r --n_epochs 3 --early_stop 2"
+    assert done.out.endswith(f"report  {os.path.join(os.path.realpath('r'), 'report.html')}\n")
     assert cli("train", *command.split()).status == 0
     assert len(metrics("r")) == 3
 

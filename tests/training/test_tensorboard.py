@@ -20,6 +20,7 @@ from data_loader import ImageDataset
 from photo_classifier.data.discovery import load_splits
 from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.evaluation import figures
+from photo_classifier.evaluation.contact_sheet import picture_of
 from photo_classifier.evaluation.report import evaluation_report
 from photo_classifier.training import finish, tensorboard
 from photo_classifier.training.tensorboard import principal_components
@@ -155,5 +156,6 @@ def test_photos_that_take_long_to_decode_stop_at_the_clock(monkeypatch, split_fo
     assert shown["augmented"].width < 6 * 152, "fewer than a row"
 
     report = evaluation_report(torch.eye(3)[[0] * 24], torch.ones(24, dtype=torch.int64), ["a.jpg"] * 24, CLASSES, 1.0)
-    assert figures.figures_of(report, slow, 0.15)["mistakes"].width < 6 * 152
+    made = figures.figures_of("test", report, lambda path: picture_of(slow(path)), 0.15)
+    assert made["mistakes"].width < 6 * 152
     assert time.monotonic() - start < 4, "each of the three needs a second or more without a clock"
