@@ -93,7 +93,7 @@ def test_the_predictions_of_the_readme_run(cli, photos, monkeypatch):
         inputs = " ".join(predict.parse_args(shlex.split(line)).get("input", ()))
         assert f": {n_rows[inputs]} rows" in done.out + done.err, line
     assert {path.name for path in Path().glob("*report/*")} >= {"report.html", "report.json"}
-    assert len([*Path("heat").iterdir()]) == 4
+    assert len([*Path("heat").iterdir()]) == 3
     assert Path("result.png").exists()
     assert n_rows.keys() == {" ".join(predict.parse_args(shlex.split(line)).get("input", ())) for line in lines}
 
