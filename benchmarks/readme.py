@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 README, IMAGES = ROOT / "README.md", ROOT / "docs" / "images"
 PRINTED = re.compile(r"(?<=\(the main lines\):\n\n)(?:    .*\n)+")  # the block in the README
-MAIN_LINES = ("data", "labels", "test", "next", "result", "wrote", "sheet")
+WIDTH = 120
+MAIN_LINES = ("data ", "labels ", "test ", "next ", "result ", "wrote ", "sheet ")
 PYTHON = "    python "
 VIEWPORT = {"width": 1500, "height": 800}
 SECONDS_TO_DRAW = 8  # TensorBoard says nowhere that its charts are drawn
@@ -60,12 +61,13 @@ def first_run(*_: object) -> None:
     """Runs the first commands of the README as they stand there; writes their main lines into it, and its pictures."""
     readme, printed = README.read_text(encoding="utf-8"), []
     before = readme[: PRINTED.search(readme).start()]
+    for script in ROOT.glob("*.py"):
+        Path(script.name).symlink_to(script)  # so that printed commands name it as a user does
     for line in before.splitlines():
         if line.startswith((f"{PYTHON}train.py", f"{PYTHON}predict.py")):
-            _, script, *arguments = shlex.split(line)
-            lines = must(run(*arguments, script=script.removesuffix(".py"))).splitlines()
-            printed += [line for line in lines if line.split()[0] in MAIN_LINES and not line.startswith("  ")]
-    block = "".join(f"    {line}\n" for line in printed)
+            done = subprocess.run([sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True)
+            printed += [line for line in must(done).splitlines() if line.startswith(MAIN_LINES)]
+    block = "".join(f"    {shortened(line)}\n" for line in printed)
     README.write_text(PRINTED.sub(lambda _: block, readme), encoding="utf-8")
     save(Path("result.png").read_bytes(), "sheet")
     for name in ("confusion", "calibration"):
@@ -75,6 +77,13 @@ def first_run(*_: object) -> None:
     with browser_page() as page:
         page.goto(path.resolve().as_uri())
         save(page.screenshot(), "page")
+
+
+def shortened(line: str) -> str:
+    """Cuts a long line, and the command at its end."""
+    text, colon, _ = line.partition(": python ")
+    line = f"{text}{colon and ': ...'}"
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 4].rpartition(' ')[0]} ..."
 
 
 def tensorboard(*_: object) -> None:
