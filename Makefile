@@ -8,9 +8,8 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint bench
 
 demo: $(VENV)/.installed
-	$(BIN)/python train.py --dataset_name digits --model_name efficientnet_lite0 --use_pretrained \
-	    --image_size 64 --freeze_until blocks.3 --n_epochs 2 --step_size 1 --model_fn demo.pth
-	$(BIN)/python predict.py --model_fn demo.pth
+	$(BIN)/python train.py --dataset_name digits --model_name efficientnet_lite0 --use_pretrained --freeze --head logistic
+	$(BIN)/python predict.py --model_fn efficientnet_lite0.pth --sheet result.png
 	@echo; head -n 6 result.csv; echo
 	@echo "Look at the run:  $(BIN)/tensorboard --logdir runs"
 

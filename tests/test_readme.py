@@ -1,5 +1,6 @@
-"""Every command of the README is one that the real parsers take, and those that need nothing are run."""
+"""Every command of the README and of docs/ is one that the real parsers take, and what both point to is there."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -20,7 +21,8 @@ from photo_classifier.runtime.errors import UserError, choose
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TEXTS = README + "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = "".join(page.read_text(encoding="utf-8") for page in PAGES)
 COMMAND = r"(?:python|torchrun [^`\n|]*?) (train|predict|export|compare)\.py((?: (?!--help)[^`\n|]+)?)"
 COMMANDS = sorted(set(re.findall(COMMAND, TEXTS)))
 
@@ -81,9 +83,38 @@ def test_the_other_commands_of_the_readme_exist():
         assert all(f'"{flag}"' in known for flag in re.findall(r"--\w+", flags)), script + flags
 
 
-def test_files_that_the_readme_points_to_are_there():
-    for name in re.findall(r"\]\(((?!http)[^)#]+)\)|`(docs/[\w.]+)`", README):
-        assert (ROOT / (name[0] or name[1])).is_file(), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_a_file_and_a_heading_that_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    for link, image, code in re.findall(r"\]\(((?!http)[^)]+)\)|src=\"(.*?)\"|`(docs/[\w.]+)`", text):
+        name, _, heading = (link or image or code).partition("#")
+        target = (ROOT if code else page.parent) / name if name else page
+        assert target.is_file(), link
+        assert not heading or heading in headings(target), link
+
+
+def test_the_readme_leads_to_every_page():
+    assert not [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in README]
+
+
+def headings(page):
+    """The anchors that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def test_the_page_of_flags_holds_the_help_of_every_flag():
+    page = " ".join((ROOT / "docs" / "flags.md").read_text(encoding="utf-8").split())
+    for flags in (config.TrainConfig, config.PredictConfig, config.ExportConfig):
+        for field in filter(lambda field: field.metadata, dataclasses.fields(flags)):
+            assert f"--{field.name} " in page
+            assert field.metadata["help"] in page, "write the page anew: python benchmarks/readme.py --only flags"
+
+
+def test_make_demo_types_the_first_commands_of_the_readme():
+    demo = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ndemo:")[1].split("\n\n")[0]
+    first = re.findall(r"^    python (\w+\.py .*)", README, re.M)[:2]
+    assert [line.split("python ")[1] for line in demo.splitlines() if ".py" in line] == first
 
 
 def test_the_design_names_every_script():
@@ -96,7 +127,11 @@ def test_the_readme_is_as_wide_as_the_code():
     assert not [line for line in lines if len(line) > 120]
 
 
-def test_the_readme_names_every_backbone_of_the_table():
-    for name in BACKBONES:
-        assert f"`{name}`" in README
-    assert len(README.splitlines()) < 400
+def test_no_page_is_too_long_to_be_read():
+    assert len(README.splitlines()) < 250
+    assert not [page.name for page in PAGES if len(page.read_text(encoding="utf-8").splitlines()) >= 400]
+
+
+def test_the_page_of_weights_names_every_backbone_of_the_table():
+    page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    assert not [name for name in BACKBONES if f"`{name}`" not in page]

@@ -67,25 +67,25 @@ def test_a_network_that_timm_lacks_is_refused(cli, split_folder, tmp_path):
     assert not Path("s_hub/config.json").exists()
 
 
-def lines_of_the_readme():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    lines = [line[4:] for line in readme.split("`create_model`) alone:")[1].split("\n\n")[1].splitlines()]
+def lines_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    lines = [line[4:] for line in page.split("`create_model`) alone:")[1].split("\n\n")[1].splitlines()]
     assert len(lines) == 3
     return "\n".join(lines)
 
 
-def test_the_three_lines_of_the_readme_load_a_checkpoint_with_timm_alone(trained):
-    code = lines_of_the_readme().replace("resnet.pth", "tiny.pth").replace("torch, torchvision", "torch, timm")
+def test_the_three_lines_of_the_page_load_a_checkpoint_with_timm_alone(trained):
+    code = lines_of_the_page().replace("resnet.pth", "tiny.pth").replace("torch, torchvision", "torch, timm")
     values: dict = {}
     exec(code.replace("torchvision.models.resnet34(", "timm.create_model('test_resnet', "), values)
     assert values["model"].get_classifier().out_features == 3
 
 
-def test_the_three_lines_of_the_readme_load_a_checkpoint_with_torchvision_alone(cli, split_folder):
+def test_the_three_lines_of_the_page_load_a_checkpoint_with_torchvision_alone(cli, split_folder):
     args = (*RESNET18, "--n_epochs", 1, "--data_dir", split_folder, "--model_fn", "resnet.pth")
     assert cli("train", *args).status == 0
     values: dict = {}
-    exec(lines_of_the_readme().replace("resnet34", "resnet18"), values)
+    exec(lines_of_the_page().replace("resnet34", "resnet18"), values)
     paths = sorted(map(str, (split_folder / "val").rglob("*.png")))
     predictor = Predictor("resnet.pth", device="cpu", precision="fp32")
     images = torch.stack([predictor_image(predictor, path) for path in paths])

@@ -185,8 +185,8 @@ def test_a_flag_that_would_change_the_result_is_an_error_that_names_it(cli, stop
 
 def test_flags_that_change_nothing_may_be_given_anew(cli, stopped):
     assert set(resume.MAY_CHANGE) <= set(TrainConfig.__dataclass_fields__)
-    readme = (Path(train.__file__).parent / "README.md").read_text(encoding="utf-8")
-    assert all(f"`--{name}`" in readme for name in resume.MAY_CHANGE)
+    page = (Path(train.__file__).parent / "docs" / "training.md").read_text(encoding="utf-8")
+    assert all(f"`--{name}`" in page for name in resume.MAY_CHANGE)
     new = ("--n_workers", 2, "--max_bad", 0.5, "--feature_cache", "none", "--save_every", 3, "--verbose", 0)
     done = cli("train", "--resume", "r", *new, "--lr", 0.001, "--run_dir", "r")  # the last two say nothing new
     assert done.status == 0, done.err
