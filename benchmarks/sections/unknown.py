@@ -133,10 +133,10 @@ def make_letters(folder: Path) -> None:
     """Writes eight letters in many fonts, turned a little."""
     import random
 
-    from matplotlib import font_manager
+    from matplotlib import font_manager, get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
-    names = [name for name in font_manager.findSystemFonts(font_manager.get_data_path()) if "DejaVu" in name]
+    names = [name for name in font_manager.findSystemFonts(get_data_path()) if "DejaVu" in name]
     rng = random.Random(0)
     for letter in "ABEGHKRS":
         (folder / letter).mkdir(parents=True)
