@@ -122,6 +122,9 @@ def work(options: argparse.Namespace, findings: Findings) -> None:
             f"{n_alike} pairs of originals that are alike are mistakes), {min(seconds):.1f} s",
             flush=True,
         )
+        for first, second in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True):
+            if kinds[first] != kinds[second]:  # a mistake, or photos that are alike only in part
+                print(f"    look at {paths[first].name} and {paths[second].name}", flush=True)
         findings.expect(recall >= 0.9, f"{source.name}: recall {recall:.3f}")
         findings.expect(precision >= 0.99, f"{source.name}: precision {precision:.4f}")
         findings.expect(min(seconds) < 2, f"{source.name}: {min(seconds):.1f} s")
