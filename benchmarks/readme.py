@@ -34,7 +34,7 @@ SECONDS_TO_DRAW = 8  # TensorBoard says nowhere that its charts are drawn
 
 FLAGS = """# Every flag
 
-This is what `python train.py --help`, `python predict.py --help` and `python export.py --help` print. The page is
+This is what `python train.py --help` prints, and the same of `predict.py`, `export.py` and `compare.py`. The page is
 written by `python benchmarks/readme.py --only flags`.
 """
 
@@ -50,7 +50,7 @@ def flags(*_: object) -> None:
     """Writes docs/flags.md."""
     os.environ["COLUMNS"] = "118"  # argparse leaves two of them free; four are the margin of a block
     text = FLAGS
-    for script in ("train", "predict", "export"):
+    for script in ("train", "predict", "export", "compare"):
         told = must(run("--help", script=script)).partition("show this help message and exit\n\n")[2]
         lines = told.partition("\n\nexamples:")[0].splitlines()
         text += f"\n## {script}.py\n\n" + "".join(f"    {line}".rstrip() + "\n" for line in lines)
