@@ -69,8 +69,9 @@ def test_the_other_commands_of_the_readme_exist():
         assert f"\n{target}:" in makefile
     for script in set(re.findall(r"python ([\w/]+(?<!_onnx)\.py)", TEXTS)):
         assert (ROOT / script).is_file(), script
+    shared = (ROOT / "benchmarks" / "common" / "__init__.py").read_text(encoding="utf-8")
     for script, flags in re.findall(r"python (benchmarks/\w+\.py)((?: [\w-]+)+)", TEXTS):
-        known = (ROOT / script).read_text(encoding="utf-8")
+        known = (ROOT / script).read_text(encoding="utf-8") + shared
         assert all(f'"{flag}"' in known for flag in re.findall(r"--\w+", flags)), script + flags
 
 
