@@ -117,13 +117,12 @@ def find_cut(model: Classifier, pairs: Iterable[tuple[str, str]] = ()) -> Cut | 
         pairs: modules that are folded into one another and so must not be parted, by their names in `model`.
     """
     was_training = model.training
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, model.example_image().shape, dtype=torch.uint8, generator=generator)
+    noise = noise_like(model.example_image())
     trace = _Trace(model)
     model.eval()
     try:
         with torch.no_grad(), exact_fp32():
-            logits = trace.run(noise.to(model.example_image().device))
+            logits = trace.run(noise)
             for cut, output in trace.candidates():
                 parts = any(cut.has_before(a[4:]) != cut.has_before(b[4:]) for a, b in pairs)  # behind `net.`
                 if not parts and _gives(LayersBehind(model, cut), output, logits):
@@ -131,6 +130,12 @@ def find_cut(model: Classifier, pairs: Iterable[tuple[str, str]] = ()) -> Cut | 
     finally:
         model.train(was_training)
     return None
+
+
+def noise_like(image: torch.Tensor) -> torch.Tensor:
+    """Returns noise in the shape of an image, uint8 (1, 3, size, size), and on its device."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, image.shape, dtype=torch.uint8, generator=generator).to(image.device)
 
 
 def _gives(rest: LayersBehind, output: torch.Tensor, logits: torch.Tensor) -> bool:

@@ -14,14 +14,14 @@ from torch import nn
 
 from photo_classifier.models.classifier import Classifier
 from photo_classifier.models.compiled import CompiledFeatures, import_openvino, not_computable
-from photo_classifier.models.cut import Cut, LayersBehind
+from photo_classifier.models.cut import Cut, LayersBehind, noise_like
 from photo_classifier.models.folding import find_pairs, fold, folds_correctly
 from photo_classifier.models.heads import HeadModule
 from photo_classifier.runtime.device import exact_fp32, to_device
 from photo_classifier.runtime.limits import explain_memory_of_pass
 
-# of the largest feature; bf16 has 8 bits, and each layer rounds
-COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# of the length of the features; bf16 has 8 bits, and each layer rounds: of photos EfficientNet-Lite0 differs by 0.05
+COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 
 class Engine:
@@ -58,11 +58,10 @@ class Engine:
         import_openvino()
         plain = copy.deepcopy(self.model).eval().requires_grad_(False)
         compiled = CompiledFeatures(fold(plain, self.pairs) if self.is_folded else plain, self.batch_size, self.dtype)
-        example = self.model.example_image()
-        expected = run_in_fixed_batches(plain.features, example, self.batch_size, self.device, torch.float32)
-        actual = run_in_fixed_batches(compiled, example, self.batch_size, self.device, self.dtype)
-        scale = expected.abs().max().clamp(min=1e-6)
-        if not (actual - expected).abs().max() <= COMPILED_TOLERANCE[self.dtype] * scale:
+        noise = noise_like(self.model.example_image())
+        expected = run_in_fixed_batches(plain.features, noise, self.batch_size, self.device, torch.float32)
+        actual = run_in_fixed_batches(compiled, noise, self.batch_size, self.device, self.dtype)
+        if not (actual - expected).norm() <= COMPILED_TOLERANCE[self.dtype] * expected.norm():
             raise not_computable("it computes other features of this network than torch")
         self.compiled, self._head = compiled, HeadEngine(head, self.device, self.dtype, self.batch_size)
 
