@@ -28,7 +28,7 @@ def needs_nothing(arguments):
 @pytest.fixture
 def photos(tmp_path):
     """What the commands of the README speak of."""
-    make_class_folders(tmp_path / "photos", 5)
+    make_class_folders(tmp_path / "photos", 9)
     paths = sorted((tmp_path / "photos").rglob("*.png"))
     names = [path.relative_to(tmp_path / "photos").as_posix() for path in paths]
     lines = [f"{name},{name.split('/')[0]},plant {n % 5 // 2} of {name[0]}" for n, name in enumerate(names)]
@@ -85,7 +85,7 @@ def test_the_predictions_of_the_readme_run(cli, photos, monkeypatch):
     assert done.status == 0, done.err
     assert printed_shapes() <= shapes(done.out), "renew it: python benchmarks/readme.py --only first_run"
     lines = [line for name, line in COMMANDS if name == "predict" and "--model_fn efficientnet_lite0.pth" in line]
-    n_rows = {"": 3, "new_photos": 3, "new_photos photo.jpg": 4, "new_photos/**/*.jpg list.csv": 4}
+    n_rows = {"": 6, "new_photos": 3, "new_photos photo.jpg": 4, "new_photos/**/*.jpg list.csv": 4}
     n_rows |= {"-": 2, "labelled_photos": 3}
     for line in sorted(lines):
         monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=[b"photo.jpg\n", b"new_photos/a/1.jpg\n"]))

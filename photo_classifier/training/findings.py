@@ -26,7 +26,9 @@ class Findings:
 def findings_of(splits: Splits, features: Mapping[str, SplitFeatures], seed: int) -> Findings:
     """Returns what the features of a frozen backbone tell, by split; without any, why nothing is known."""
     if not features:
-        return Findings(report={"refusal": [], "refusal_skipped": "no features were stored; train with --freeze"})
+        return Findings(
+            report={"refusal": [], "refusal_skipped": "no features were stored; start a new run with --freeze"}
+        )
     by_folds, report = None, _refusal(splits, features, seed)
     if len(splits.class_names) <= MOST_CLASSES:
         with contextlib.suppress(UserError):  # there are fewer photos or groups than folds

@@ -215,8 +215,10 @@ def offline(monkeypatch) -> None:
 def no_numbers(monkeypatch) -> None:
     from photo_classifier.models.inference import Engine
 
-    real = Engine.__call__
-    monkeypatch.setattr(Engine, "__call__", lambda self, images: real(self, images) * float("nan"))
+    def no_number(self, images, _measure):
+        return self(images) * float("nan"), images.new_zeros(len(images)).float()
+
+    monkeypatch.setattr(Engine, "with_head_inputs", no_number)
 
 
 def another_run_writes(monkeypatch) -> None:
@@ -862,6 +864,7 @@ FLAGS = [
 PREDICTIONS = [
     Step("name it with --model_fn FILE", "predict --input photos --n_workers 0", "--model_fn {0}", r"has (\S+?),"),
     Step("--result {} would overwrite a model or a photo", "predict {P} --result x.png", "--result {0}", r"like (\S+)"),
+    Step("training held out {}, and {}; give", "predict {P} --coverage 0.99", "--coverage {0}", r"give at most (\S+)"),
     Step("no images were found; give photos", "predict {P} --input empty", "--input photos"),
     Step("does not end in .png; give a name", "predict {P} --sheet x.jpg", "--sheet {0}", r"like (\S+)"),
     Step("--sheet {} was not written by this tool", "predict {P} --sheet loose/cat00.png", "--sheet x.png"),
@@ -1032,9 +1035,21 @@ NOT_FOLLOWED = {
         "could be read; see skipped.csv in the run folder",
         "the backbone runs in every epoch, as with --views 0",
         "the output of {} needs {} and {} has {} free",
-        "the column `probability` tells them apart",
+        "`correct` tell them apart",
+    ),
+    "of what is known of the photos: tests/prediction/test_unknown.py and tests/curation": (
+        "does not know how far its training photos are apart",
+        "keeps no probabilities of held-out photos",
+        "the distances of this checkpoint are for",
+        "so the accuracy looks too good",
+        "no features were stored; start a new run",
+        "photos of a class that was left out would be told",
+        "{} {} odd: see {}",
     ),
     "a part of another message here": (
+        "--false_alarm {}",
+        "--coverage {}",
+        ": see {}",
         "--unfreeze_after {}",
         "--folds {}",
         "choose from {}",
