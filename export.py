@@ -73,6 +73,8 @@ def to_onnx(config: ExportConfig) -> int:
     script = output.with_name(script_name(output))
     say(f"wrote   {output} ({size:.1f} MB), {script} and {output.with_name('export.json')}")
     say_proof(report["proof"])
+    if predictor.novelty:
+        say("left out --unknown, --coverage and the column `distance`, which only predict.py has")
     if config.int8:
         say(f"int8    {text_of(report['int8'])}")
     say(f"next    python {script} --input new_photos")
@@ -153,7 +155,7 @@ def say_proof(proof: Mapping) -> None:
     unread = f" ({proof['n_unreadable']} cannot be read)" if proof["n_unreadable"] else ""
     say(
         f"proven  on {pluralize(proof['n_photos'], 'photo')}{unread}: {proof['changed_answers']} changed answers, "
-        f"probabilities differ by at most {proof['largest_difference']:.1e}"
+        f"probabilities differ by at most {proof['largest_difference']:.1e} (in fp32, as `predict.py --precision fp32`)"
     )
 
 

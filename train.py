@@ -430,7 +430,7 @@ def choose_engine(config: TrainConfig, stopped: StoppedRun, splits: Splits, engi
 
     n_images = len(splits.train) * n_views(config) + len(splits.valid) + len(splits.test)
     pays = has_fixed_backbone(config) and n_images >= ENOUGH_IMAGES and engine.device.type == "cpu"
-    # a run of an earlier version, which did not say, goes on with torch
+    # a stopped run that is not told otherwise goes on with torch
     is_auto = config.engine == "auto" and stopped.is_new and not config.dry_run
     if config.engine == PACKAGE:
         engine.compile()
@@ -442,7 +442,7 @@ def choose_engine(config: TrainConfig, stopped: StoppedRun, splits: Splits, engi
     if not all(distributed.all_gather(engine.compiled is not None)):
         engine.compiled = None
     say(f"features are computed by {engine.computed_by}", level=2)
-    return replace(config, engine=PACKAGE if engine.compiled else "torch")
+    return replace(config, engine=PACKAGE) if engine.compiled else config
 
 
 def open_run(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object], started: float) -> Run | SilentRun:
@@ -473,7 +473,7 @@ def open_checkpoint(config: TrainConfig, model: Classifier, splits: Splits, stop
         "model_name": config.model_name,
         "precision": config.precision,
         "eval_batch_size": eval_batch_size(config.batch_size),
-        "engine": config.engine,
+        "engine": config.engine if config.engine == "openvino" else "torch",
         "config": asdict(config),
     }
     return BestCheckpoint(checkpoint_name(config), model, splits, stopped.state.run_id, metadata)
