@@ -12,7 +12,6 @@ import types
 import pytest
 import torch
 from helpers import assert_one_line_error, gallery, on_windows
-from helpers.families import NAMED
 
 import predict
 from photo_classifier.evaluation.report_files import FIGURES, PAGE
@@ -338,14 +337,16 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_do(name, cli, trained, tmp
 
 
 # what makes a training of seconds find more than one class
-LEARNS = dict.fromkeys([*NAMED, "timm/resnet10t"], ("--image_size", 32, "--freeze", "--lr", 0.03))
+# of every family tests/test_model_loader.py shows that the saved model computes the same
+SOME = ("resnet", "efficientnet_lite0", "squeezenet")
+LEARNS = dict.fromkeys([*SOME, "timm/resnet10t"], ("--image_size", 32, "--freeze", "--lr", 0.03))
 LEARNS["alexnet"] = ("--image_size", 64, "--freeze", "--lr", 3e-2)
 LEARNS["squeezenet"] = ("--image_size", 32, "--lr", 3e-4, "--n_epochs", 8)
 LEARNS["efficientnet_lite0"] += ("--use_pretrained",)
-CHEAP = ("squeezenet", "alexnet", "timm/resnet10t")  # the others in one precision: they take seconds
+CHEAP = ("squeezenet", "alexnet", "timm/resnet10t")
 
 
-@pytest.mark.parametrize(("name", "precision"), [*((n, "auto") for n in LEARNS), *((n, "fp32") for n in CHEAP)])
+@pytest.mark.parametrize(("name", "precision"), [*((n, "auto") for n in SOME), *((n, "fp32") for n in CHEAP)])
 def test_any_family_predicts_the_recorded_accuracy(name, precision, cli, split_folder, narrow_classifiers):
     argv = ("--data_dir", split_folder, "--model_name", name, "--views", 1, "--augment", "none", "--batch_size", 4)
     argv = (*argv, "--n_workers", 0, "--gpu_id", -1, "--precision", precision, "--n_epochs", 1, *LEARNS[name])

@@ -1042,6 +1042,8 @@ NOT_FOLLOWED = {
         "keeps no probabilities of held-out photos",
         "the distances of this checkpoint are for",
         "so the accuracy looks too good",
+        "changed answers, probabilities differ by at most",
+        "left out --unknown, --coverage and the column",
         "no features were stored; start a new run",
         "photos of a class that was left out would be told",
         "{} {} odd: see {}",

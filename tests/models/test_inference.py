@@ -14,12 +14,12 @@ from photo_classifier.models.inference import Engine, FrozenModel
 from photo_classifier.runtime.device import to_device
 
 CPU = torch.device("cpu")
-NAMES = [*NAMED, "timm/mobilenetv3_small_050", "googlenet", "vit_b_16"]  # the last without a convolution to fold
+NAMES = [*NAMED, "timm/mobilenetv3_small_050", "googlenet", "timm/test_vit"]  # the last without a convolution to fold
 
 
 def random_model(name):
     """A model whose batch norms have statistics, as after training."""
-    model = get_model(name, 3, image_size=224 if "vit" in name else 64)
+    model = get_model(name, 3, image_size=160 if "vit" in name else 64)
     randomise(model)
     return model.eval()
 
@@ -114,7 +114,7 @@ def test_an_activation_inside_a_batch_norm_survives():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["resnet18", "alexnet", "squeezenet", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
 def test_a_sample_does_not_depend_on_its_neighbours(name, dtype, two_threads):
     model = random_model(name)
     engine = Engine(model, CPU, dtype, batch_size=8)
