@@ -91,8 +91,27 @@ def test_other_photos_and_other_labels_are_told_and_not_counted(cli):
     done = cli("compare", "runs")
     assert "measured on other held-out photos than runs/a: runs/b" in done.err
     assert "the reverse: 1, of 29 shared photos; p 1; not counted: 1 photo with another label there" in done.out
-    make_run("runs/c", first=1000, wrong=[4])
-    assert "runs/c: cannot be told; the two share no held-out photo" in cli("compare", "runs/a", "runs/c").out
+
+
+def test_runs_are_ranked_only_among_those_that_share_photos(cli):
+    make_run("runs/a", data_dir="leaves", labels=LABELS[:12], first=900)
+    make_run("runs/b", wrong=range(6), lr=0.1)
+    make_run("runs/c", wrong=range(1))
+    make_run("runs/old", first=70)
+    Path("runs/old/predictions.csv").unlink()
+    done = cli("compare", "--csv", "all.csv", "--html", "all.html")
+    assert "the 2 groups below cannot be ranked against each other" in done.out
+    assert "The best is runs/c, " in done.out, "neither one of other data nor one without answers"
+    assert "runs/b: cannot be told; right where the best is wrong: 0, the reverse: 5, of 40 shared photos" in done.out
+    assert done.out.splitlines()[-1] == "wrote all.csv and all.html"
+    lone = "runs/a shares no held-out photo with another run, so it is compared with none."
+    assert done.out.splitlines()[-2] == lone
+    rows = [(row["group"], row["run"], row["lr"]) for row in csv.DictReader(open("all.csv", encoding="utf-8"))]
+    names = [("1", "runs/c", "0.001"), ("1", "runs/b", "0.1"), ("1", "runs/old", "0.001"), ("2", "runs/a", "0.001")]
+    assert rows == names
+    page = open("all.html", encoding="utf-8").read()
+    assert page.count("<table>") == 2
+    assert lone in page
 
 
 def test_photos_that_were_moved_are_known_by_their_name_in_the_data_and_their_size(cli):
@@ -110,7 +129,7 @@ def test_photos_that_were_moved_are_known_by_their_name_in_the_data_and_their_si
     assert "the reverse: 1, of 40 shared photos" in done.out
     assert not done.err
     (Path("runs") / "b" / "samples.json").write_text('{"columns": 3, "files": [1]}')
-    assert "the two share no held-out photo" in cli("compare").out
+    assert "runs/b shares no held-out photo with another run" in cli("compare").out
 
 
 def spoil(name, text):
