@@ -21,8 +21,10 @@ from photo_classifier.runtime.plain_values import Finite, first_mismatch
 from photo_classifier.runtime.text import escape_surrogates
 from photo_classifier.training.run_files import CONFIG, ENDED, FINISHED, LAST, PREDICTIONS, REPORT
 
-# Of several the first is compared: validation has chosen the epoch, so that its accuracy is a little too high.
-TITLES = (split_title("test"), "out-of-fold", split_title("valid"))
+# Of several the first is shown: out-of-fold answers are several times as many as those of a test split, and validation
+# has chosen the epoch, so that its accuracy is a little too high.
+VALID, UNSEEN = split_title("valid"), ("out-of-fold", split_title("test"))
+TITLES = (*UNSEEN, VALID)
 
 
 class Measures(TypedDict):
@@ -45,12 +47,16 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that was trained to its end. `answers` are by the real path of the photo; older runs have none."""
+    """A run that was trained to its end. `answers` are by the real path of the photo; older runs have none.
+
+    They are those of all photos that chose nothing, so that a run by folds shares its test photos with other runs, or
+    those of validation if there are no others.
+    """
 
     folder: str
     settings: Mapping[str, Any]
     n_train: int
-    title: str  # of the split that is compared
+    title: str  # of the split that is shown
     measures: Measures
     seconds: float | None  # older runs did not count them
     answers: Mapping[str, Answer] = field(repr=False)
@@ -102,7 +108,7 @@ def _answers(folder: str, title: str) -> dict[str, Answer]:
             row["label"], row["predict"], photos.get(row["path"], "")
         )
         for row in rows
-        if row["split"] == title
+        if row["split"] in (UNSEEN if title in UNSEEN else [title])
     }
 
 

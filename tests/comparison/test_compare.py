@@ -20,20 +20,20 @@ def write_csv(path, rows):
         table.writerows(rows)
 
 
-def make_run(folder, wrong=(), labels=LABELS, first=0, **settings):
+def make_run(folder, wrong=(), labels=LABELS, first=0, title="validation", **settings):
     """Makes the folder of a finished run that is wrong on these of its held-out photos."""
     Path(folder).mkdir(parents=True)
     config = {"model_name": "resnet", "n_epochs": 10, "data_dir": "photos", "lr": 0.001, **settings}
     n, n_right = len(labels), len(labels) - len(wrong)
     measures = {"n_images": n, "n_correct": n_right, "accuracy": n_right / n, "accuracy_interval_95": [0.5, 1.0]}
-    files = {"config": config, "report": {"validation": {**measures, "negative_log_likelihood": 0.25}}}
+    files = {"config": config, "report": {title: {**measures, "negative_log_likelihood": 0.25}}}
     files["finished"] = {"epochs": 10, "seconds": 75.0}
     for name, content in files.items():
         (Path(folder) / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     paths = [f"photos/{index + first}.png" for index in range(n)]
     other = {"cat": "dog", "dog": "cat"}
     rows = [
-        {"path": path, "label": label, "predict": other[label] if k in wrong else label, "split": "validation"}
+        {"path": path, "label": label, "predict": other[label] if k in wrong else label, "split": title}
         for k, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
     write_csv(Path(folder) / "predictions.csv", rows)
@@ -112,6 +112,21 @@ def test_runs_are_ranked_only_among_those_that_share_photos(cli):
     page = open("all.html", encoding="utf-8").read()
     assert page.count("<table>") == 2
     assert lone in page
+
+
+def test_a_run_by_folds_shows_its_many_photos_and_shares_its_test_photos_with_other_runs(cli):
+    make_run("runs/folds", wrong=[1], title="out-of-fold")
+    make_run("runs/both", wrong=range(3), labels=LABELS[:12], first=40, title="test")
+    folder, other = Path("runs/folds"), Path("runs/both")
+    report = json.loads((folder / "report.json").read_text()) | json.loads((other / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps(dict(reversed(report.items()))))
+    tested = (other / "predictions.csv").read_text(encoding="utf-8").partition("\n")[2]
+    with open(folder / "predictions.csv", "a", encoding="utf-8", newline="") as file:
+        file.write(tested)
+    out = cli("compare").out
+    assert "40 out-of-fold" in out
+    assert "The best is runs/folds, out-of-fold accuracy 0.9750." in out
+    assert "runs/both: cannot be told; right where the best is wrong: 0, the reverse: 0, of 12 shared photos" in out
 
 
 def test_photos_that_were_moved_are_known_by_their_name_in_the_data_and_their_size(cli):
