@@ -10,6 +10,7 @@ from photo_classifier.comparison.pairs import LEVEL, Pair, group_by_photos, pair
 from photo_classifier.comparison.runs import FinishedRun
 from photo_classifier.config import result_flags
 from photo_classifier.runtime.text import aligned, duration, escape_surrogates
+from photo_classifier.training.run_files import PREDICTIONS
 
 SEPARATE = (
     "Only runs that share held-out photos are compared; the {n} groups below cannot be ranked against each other."
@@ -36,9 +37,12 @@ class Comparison:
     def notes(self) -> list[str]:
         """What to know before the verdicts are believed."""
         best, others = self.runs[0], self.runs[1:]
-        notes = []
-        if old := [run.folder for run in self.runs if not run.answers]:
-            notes.append(f"not compared photo by photo, as an earlier version made it: {', '.join(old)}")
+        notes = [fault for run in self.runs for fault in run.faults]
+        if old := [run.folder for run in self.runs if run.is_old]:
+            notes.append(
+                f"not compared photo by photo, as there is no {PREDICTIONS} (earlier versions wrote none): "
+                f"{', '.join(old)}"
+            )
         if different := [run.folder for run in others if run.answers and not same_photos(run, best)]:
             notes.append(
                 f"measured on other held-out photos than {best.folder}: {', '.join(different)}; their accuracies "
@@ -91,7 +95,15 @@ def cells(comparison: Comparison) -> list[list[str]]:
         measured = [f"{m['accuracy']:.4f}", f"{low:.4f} to {high:.4f}", f"{m['n_images']} {run.title}"]
         measured += ["-" if loss is None else f"{loss:.4f}", "-" if run.seconds is None else duration(run.seconds)]
         texts = [setting(run, name) for name in comparison.settings]
-        rows.append([escape_surrogates(run.folder), *texts, run.data, str(run.n_train), *measured])
+        rows.append(
+            [
+                escape_surrogates(run.folder),
+                *texts,
+                run.data,
+                "-" if run.n_train is None else str(run.n_train),
+                *measured,
+            ]
+        )
     return [header, *rows]
 
 

@@ -151,17 +151,32 @@ def spoil(name, text):
     return lambda: (Path("runs/x") / name).write_text(text, encoding="utf-8")
 
 
+def measures(**changed):
+    def change():
+        path = Path("runs/x/report.json")
+        report = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({"validation": report["validation"] | changed}), encoding="utf-8")
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("spoiled", "reason"),
     [
         (lambda: shutil.rmtree("runs/x"), "there is no folder runs/x"),
         (lambda: [path.unlink() for path in Path("runs/x").iterdir()], "runs/x is not the folder of a training run"),
-        (spoil("config.json", "[" * 100_000), "runs/x is not the folder of a training run"),
+        (spoil("config.json", "[" * 100_000), "runs/x/config.json is damaged: it is not a JSON object"),
         (spoil("config.json", '{"architectures": ["bert"]}'), "runs/x is not the folder of a training run"),
         (spoil("ended.json", "{}"), "runs/x is a dry run, or a run that ended before its first save"),
         (lambda: Path("runs/x/finished.json").unlink(), "runs/x is not finished"),
-        (spoil("report.json", "{}"), "report.json cannot be used: expected object, got null"),
-        (spoil("report.json", '{"test": {"n_images": "many"}}'), "report.json cannot be used: expected int, got str"),
+        (lambda: Path("runs/x/report.json").unlink(), "there is no runs/x/report.json"),
+        (spoil("report.json", "{"), "runs/x/report.json is damaged: it is not a JSON object"),
+        (spoil("report.json", '{"next_steps": []}'), "runs/x/report.json has no accuracy of held-out photos"),
+        (spoil("report.json", '{"test": {"n_images": "many"}}'), "is damaged: test: expected int, got str (n_images)"),
+        (measures(accuracy=7.5), "report.json is damaged: validation: expected float <= 1.0 (accuracy)"),
+        (measures(accuracy=0.75), "report.json is damaged: validation: accuracy is not n_correct of n_images"),
+        (measures(accuracy_interval_95=[0.1, 0.2]), "is damaged: validation: accuracy is outside its interval"),
+        (measures(n_images=0), "is damaged: validation: expected int >= 1 (n_images)"),
     ],
 )
 def test_a_folder_that_holds_no_finished_run_is_told_in_a_line(spoiled, reason, cli):
@@ -176,8 +191,22 @@ def test_a_folder_that_holds_no_finished_run_is_told_in_a_line(spoiled, reason, 
     assert_one_line_error(cli("compare", "runs/a", "runs/x"), "nothing to compare: 1 finished run in runs/a runs/x; ")
 
 
-@pytest.mark.parametrize("text", [None, "", "path,label\na.png,cat\n", "path,label,predict,split\na\0,cat\n\xff"])
-def test_a_run_without_usable_answers_keeps_its_row(text, cli):
+ROW = "photos/1.png,cat,cat,validation\n"
+NO_TABLE = "not compared photo by photo, as there is no predictions.csv (earlier versions wrote none): runs/b"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, NO_TABLE),
+        ("", "runs/b/predictions.csv is damaged: it has no column label; so runs/b is not compared photo by photo"),
+        ("path,label\na.png,cat\n", "runs/b/predictions.csv is damaged: it has no column predict; so runs/b is"),
+        ("path,label,predict,split\na\0,cat\n\xff", "is damaged: it cannot be read as a table in UTF-8; so runs/b is"),
+        (f"path,label,predict,split\n{ROW}photos/2", "runs/b/predictions.csv is damaged: a row is cut short; so"),
+        (f"path,label,predict,split\n{ROW}", "it has 1 validation answers, and report.json is of 40; so runs/b is not"),
+    ],
+)
+def test_a_run_without_usable_answers_keeps_its_row(text, why, cli):
     make_run("runs/a")
     make_run("runs/b", wrong=[1])
     if text is None:
@@ -187,7 +216,21 @@ def test_a_run_without_usable_answers_keeps_its_row(text, cli):
     done = cli("compare")
     assert done.status == 0
     assert "runs/b: cannot be told; there are no answers to count" in done.out
-    assert done.err.startswith("warning: not compared photo by photo, as an earlier version made it: runs/b\n")
+    assert done.err.startswith("warning: ")
+    assert why.replace("/", "\\" if sys.platform == "win32" else "/") in done.err
+    assert done.err.count("\n") == 1, "its photos are not called others"
+
+
+def test_a_damaged_table_of_splits_and_a_damaged_time_are_told(cli):
+    make_run("runs/a")
+    make_run("runs/b", wrong=[1])
+    for text, why in (("split\nvalid\n", "it names no training photo"), ("", "it has no column split")):
+        Path("runs/b/splits.csv").write_text(text)
+        done = cli("compare")
+        assert f"splits.csv is damaged: {why}; so the number of training photos is not known" in done.err
+        assert done.out.splitlines()[2].split()[:4] == ["runs/b", "photos", "-", "0.9750"]
+    Path("runs/a/finished.json").write_text('{"seconds": -3}')
+    assert "finished.json is damaged: seconds is no time" in cli("compare").err
 
 
 def test_names_cannot_put_markup_into_the_page(cli):
