@@ -11,6 +11,7 @@ from photo_classifier.comparison.runs import FinishedRun
 from photo_classifier.config import result_flags
 from photo_classifier.runtime.text import aligned, duration, escape_surrogates
 from photo_classifier.training.run_files import PREDICTIONS
+from photo_classifier.unused_flags import EPOCHS_ALONE
 
 SEPARATE = (
     "Only runs that share held-out photos are compared; the {n} groups below cannot be ranked against each other."
@@ -73,13 +74,27 @@ def compare_group(runs: Sequence[FinishedRun]) -> Comparison:
 
 def differing(runs: Sequence[FinishedRun]) -> list[str]:
     """Returns the settings in which the runs differ."""
-    texts = {name: {setting(run, name) for run in runs} for name in result_flags()}
+    texts = {
+        name: {setting(run, name) if acts(run, name) else _text(default) for run in runs}
+        for name, default in result_flags().items()
+    }
     return [name for name, values in texts.items() if len(values) > 1]
 
 
 def setting(run: FinishedRun, name: str) -> str:
-    """Returns the value of a flag as the table shows it; an older run has the default of a flag that is new."""
-    value = run.settings.get(name, result_flags()[name])
+    """Returns the value of a flag as the table shows it; an older run has the default of a flag that is new.
+
+    A solved head has none for the flags of epochs.
+    """
+    return _text(run.settings.get(name, result_flags()[name])) if acts(run, name) else "-"
+
+
+def acts(run: FinishedRun, name: str) -> bool:
+    """Returns whether a flag has an effect in the run."""
+    return run.settings.get("head") != "logistic" or name not in EPOCHS_ALONE
+
+
+def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else escape_surrogates(str(value))

@@ -61,6 +61,16 @@ def test_a_table_has_only_the_settings_that_differ_and_the_verdict_counts_shared
     assert "http" not in page
 
 
+def test_a_solved_head_has_none_of_the_flags_of_epochs(cli):
+    make_run("runs/a", head="logistic", n_epochs=10, lr=0.001)
+    make_run("runs/b", head="epochs", n_epochs=20, lr=0.001, wrong=[1])
+    header, *rows = (line.split()[:4] for line in cli("compare").out.splitlines()[:3])
+    columns = {name: tuple(row[k] for row in rows) for k, name in enumerate(header)}
+    assert columns["head"] == ("logistic", "epochs")
+    assert columns["n_epochs"] == ("-", "20")
+    assert len(columns.keys() - {"run", "data"}) == 2, "the defaults of the other run are no difference"
+
+
 def test_of_many_runs_each_is_compared_with_the_best_at_a_stricter_level(cli):
     make_run("runs/a")
     make_run("runs/b", wrong=range(6))  # p is 0.03
