@@ -112,7 +112,7 @@ def load_run(folder: str) -> FinishedRun:
     except UserError as error:
         faults.append(f"{error}; so {folder} is not compared photo by photo")
     try:
-        n_train = _n_train(folder, "out-of-fold" in report)
+        n_train = _n_train(folder, title, measures["n_images"])
     except UserError as error:
         faults.append(f"{error}; so the number of training photos is not known")
     return FinishedRun(folder, settings, n_train, title, measures, seconds, answers, faults)
@@ -145,11 +145,14 @@ def _measures(folder: str, report: Mapping) -> tuple[str, Measures]:
     return title, m
 
 
-def _n_train(folder: str, is_by_folds: bool) -> int:
+def _n_train(folder: str, title: str, n: int) -> int:
+    """Returns the number of training photos; raises UserError if the table lacks some of the `n` photos shown."""
     counts = Counter(row["split"] for row in _rows(folder, "splits.csv", {"split"}))
-    if not counts["train"]:
-        raise UserError(f"{os.path.join(folder, 'splits.csv')} is damaged: it names no training photo")
-    return counts["train"] + counts["valid"] * is_by_folds
+    pooled = counts["train"] + counts["valid"]
+    held_out = {"out-of-fold": pooled, VALID: counts["valid"]}.get(title, counts["test"])
+    if not counts["train"] or held_out < n:
+        raise UserError(f"{os.path.join(folder, 'splits.csv')} is damaged: photos are missing")
+    return pooled if title == "out-of-fold" else counts["train"]
 
 
 def _answers(folder: str, title: str, n: int) -> dict[str, Answer]:

@@ -9,6 +9,7 @@ import pytest
 from helpers import assert_one_line_error
 
 from photo_classifier.comparison.pairs import Pair
+from photo_classifier.evaluation.metrics import wilson_interval
 
 LABELS = ["cat", "dog"] * 20
 
@@ -25,7 +26,12 @@ def make_run(folder, wrong=(), labels=LABELS, first=0, title="validation", **set
     Path(folder).mkdir(parents=True)
     config = {"model_name": "resnet", "n_epochs": 10, "data_dir": "photos", "lr": 0.001, **settings}
     n, n_right = len(labels), len(labels) - len(wrong)
-    measures = {"n_images": n, "n_correct": n_right, "accuracy": n_right / n, "accuracy_interval_95": [0.5, 1.0]}
+    measures = {
+        "n_images": n,
+        "n_correct": n_right,
+        "accuracy": n_right / n,
+        "accuracy_interval_95": wilson_interval(n_right, n),
+    }
     files = {"config": config, "report": {title: {**measures, "negative_log_likelihood": 0.25}}}
     files["finished"] = {"epochs": 10, "seconds": 75.0}
     for name, content in files.items():
@@ -37,7 +43,8 @@ def make_run(folder, wrong=(), labels=LABELS, first=0, title="validation", **set
         for k, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
     write_csv(Path(folder) / "predictions.csv", rows)
-    write_csv(Path(folder) / "splits.csv", [{"path": "a.png", "label": "cat", "split": "train"}] * 7 + rows)
+    held_out = [{**row, "split": "test" if title == "test" else "valid"} for row in rows]
+    write_csv(Path(folder) / "splits.csv", [{"path": "a.png", "label": "cat", "split": "train"}] * 7 + held_out)
 
 
 def test_a_table_has_only_the_settings_that_differ_and_the_verdict_counts_shared_photos(cli):
@@ -126,7 +133,7 @@ def test_runs_are_ranked_only_among_those_that_share_photos(cli):
 
 def test_a_run_by_folds_shows_its_many_photos_and_shares_its_test_photos_with_other_runs(cli):
     make_run("runs/folds", wrong=[1], title="out-of-fold")
-    make_run("runs/both", wrong=range(3), labels=LABELS[:12], first=40, title="test")
+    make_run("runs/both", labels=LABELS[:12], first=40, title="test")
     folder, other = Path("runs/folds"), Path("runs/both")
     report = json.loads((folder / "report.json").read_text()) | json.loads((other / "report.json").read_text())
     (folder / "report.json").write_text(json.dumps(dict(reversed(report.items()))))
@@ -135,7 +142,7 @@ def test_a_run_by_folds_shows_its_many_photos_and_shares_its_test_photos_with_ot
         file.write(tested)
     out = cli("compare").out
     assert "40 out-of-fold" in out
-    assert "The best is runs/folds, out-of-fold accuracy 0.9750." in out
+    assert "The best is runs/folds, out-of-fold accuracy 0.9750." in out, "and not 12 of 12"
     assert "runs/both: cannot be told; right where the best is wrong: 0, the reverse: 0, of 12 shared photos" in out
 
 
@@ -234,7 +241,8 @@ def test_a_run_without_usable_answers_keeps_its_row(text, why, cli):
 def test_a_damaged_table_of_splits_and_a_damaged_time_are_told(cli):
     make_run("runs/a")
     make_run("runs/b", wrong=[1])
-    for text, why in (("split\nvalid\n", "it names no training photo"), ("", "it has no column split")):
+    cut = "path,label,split\na.png,cat,train\nphotos/0.png,cat,valid\nphotos/1.png,dog,val"
+    for text, why in ((cut, "photos are missing"), ("", "it has no column split")):
         Path("runs/b/splits.csv").write_text(text)
         done = cli("compare")
         assert f"splits.csv is damaged: {why}; so the number of training photos is not known" in done.err
