@@ -35,16 +35,16 @@ def main(argv: list[str] | None = None) -> int:
             check_output_path(path, name)
             if not path.lower().endswith(ending := name.replace("--", ".")):
                 raise UserError(f"{name} {path} does not end in {ending}; give a name like runs{ending}")
-    comparison = compare(load_runs(config.runs))
-    say("\n".join(text_lines(comparison)))
-    for note in comparison.notes:
+    comparisons = compare(load_runs(config.runs))
+    say("\n".join(text_lines(comparisons)))
+    for note in (note for comparison in comparisons for note in comparison.notes):
         warn(note)
     if config.csv:
-        write_table(config.csv, csv_rows(comparison))
+        write_table(config.csv, csv_rows(comparisons))
     if config.html:
         from photo_classifier.comparison.page import render
 
-        write_text(config.html, render(comparison))
+        write_text(config.html, render(comparisons))
     if written := [path for path in (config.csv, config.html) if path]:
         say(f"wrote {' and '.join(written)}")
     return 0

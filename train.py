@@ -845,7 +845,8 @@ def choose_steps(
         suspects,
         [] if config.head == "logistic" else [float(row["valid_loss"]) for row in session.run.epochs.rows],
         best.train.accuracy,
-        reports[splits.held_out],
+        # of equals the one that chose nothing
+        max(reports.values(), key=lambda report: (report["n_images"], report is reports[splits.held_out])),
         dict(zip(splits.class_names, splits.training_counts(), strict=True)),
         strategy.uses_stored_features and strategy.has_head,
         strategy.has_linear_head,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from photo_classifier.comparison.table import Comparison, cells, heading, verdicts
+from collections.abc import Sequence
+
+from photo_classifier.comparison.table import SEPARATE, Comparison, cells, heading, verdicts
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -20,34 +22,40 @@ tbody tr:first-child { font-weight: 600; }
 </style>
 <main>
 <h1>Runs compared</h1>
+{% if groups|length > 1 %}<p>{{ separate }}</p>
+{% endif %}
+{% for group in groups %}
 <div class="wide" tabindex="0" role="region" aria-label="The runs, the best first">
 <table>
-<thead><tr>{% for name in header %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<thead><tr>{% for name in group.header %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
-{% for row in rows %}
+{% for row in group.rows %}
 <tr>{% for cell in row %}{% if loop.first %}<th scope="row">{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}
 {% endfor %}</tr>
 {% endfor %}
 </tbody>
 </table>
 </div>
-<p>{{ heading }}</p>
-<ul>
-{% for line in verdicts %}<li>{{ line }}</li>
+<p>{{ group.heading }}</p>
+{% if group.verdicts %}<ul>
+{% for line in group.verdicts %}<li>{{ line }}</li>
 {% endfor %}
-</ul>
-{% for note in notes %}<p><strong>Note:</strong> {{ note }}</p>
+</ul>{% endif %}
+{% for note in group.notes %}<p><strong>Note:</strong> {{ note }}</p>
+{% endfor %}
 {% endfor %}
 </main>
 </html>
 """
 
 
-def render(comparison: Comparison) -> str:
+def render(comparisons: Sequence[Comparison]) -> str:
     """Returns the page; names of folders, classes and files cannot put markup into it."""
     import jinja2
 
-    header, *rows = cells(comparison)
-    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
-    parts = {"heading": heading(comparison), "verdicts": verdicts(comparison), "notes": comparison.notes}
-    return template.render(header=header, rows=rows, **parts)
+    template, groups = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(PAGE), []
+    for comparison in comparisons:
+        header, *rows = cells(comparison)
+        parts = {"heading": heading(comparison), "verdicts": verdicts(comparison), "notes": comparison.notes}
+        groups.append({"header": header, "rows": rows, **parts})
+    return template.render(groups=groups, separate=SEPARATE.format(n=len(groups)))

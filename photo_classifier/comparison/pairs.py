@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from photo_classifier.comparison.runs import Answer, FinishedRun
@@ -60,6 +61,24 @@ def shared(run: FinishedRun, best: FinishedRun) -> list[tuple[Answer, Answer]]:
     if not ours.keys() & theirs.keys():
         ours, theirs = ({a.photo: a for a in answers.values() if a.photo} for answers in (ours, theirs))
     return [(answer, theirs[photo]) for photo, answer in ours.items() if photo in theirs]
+
+
+def group_by_photos(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
+    """Returns the runs in groups that share held-out photos, the lone runs last.
+
+    A run without answers joins the first group with data of that name.
+    """
+    found: list[tuple[list[FinishedRun], set[str]]] = []
+    for run in sorted(runs, key=lambda run: not run.answers):
+        photos = {name for path, answer in run.answers.items() for name in (path, answer.photo) if name}
+        linked = [pair for pair in found if not pair[1].isdisjoint(photos)]
+        if not run.answers:
+            linked = [pair for pair in found if pair[0][0].data == run.data][:1]
+        found = [pair for pair in found if pair not in linked]
+        members = [member for group, _ in linked for member in group]
+        found.append(([*members, run], photos.union(*(names for _, names in linked))))
+    groups = sorted((group for group, _ in found), key=lambda group: min(map(runs.index, group)))
+    return sorted(groups, key=lambda group: len(group) == 1)
 
 
 def same_photos(run: FinishedRun, best: FinishedRun) -> bool:

@@ -78,7 +78,9 @@ def page_content(folder: Path, about: About) -> dict:
     reports = {
         name: part for name, part in content.items() if isinstance(part, dict) and "accuracy_interval_95" in part
     }
-    order = sorted(reports, key=lambda name: name != "test")  # what was not used to choose anything comes first
+    # what was not used to choose anything comes first; out-of-fold answers are several times as many as those of test
+    first = ("out-of-fold", "test")
+    order = sorted(reports, key=lambda name: first.index(name) if name in first else len(first))
     splits = [split_content(f"s{n}", name, reports[name], about, is_main=not n) for n, name in enumerate(order)]
     labels = label_content(folder)
     metrics = _rows(folder / "metrics.csv")

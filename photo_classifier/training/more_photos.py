@@ -10,7 +10,7 @@ import torch
 from photo_classifier.curation.held_out import JudgedPhotos, held_out_logits
 from photo_classifier.data.checks import group_copies
 from photo_classifier.data.folds import assign_folds
-from photo_classifier.evaluation.learning_curve import advice, learning_curve
+from photo_classifier.evaluation.learning_curve import UNTOLD, advice, learning_curve
 from photo_classifier.runtime.seeding import derive_seed
 
 FEWEST = 80  # photos; the quarters of fewer are too small for folds
@@ -50,8 +50,8 @@ def _answers(judged: JudgedPhotos, chosen: torch.Tensor, n_classes: int, seed: i
 
 
 def learning_text(report: dict) -> str:
-    """Returns the curve in a line; empty if there is none."""
-    if not report.get("learning_curve"):
+    """Returns the curve in a line; empty if there is none, or if it tells nothing."""
+    if not report.get("learning_curve") or report["more_photos"].startswith(UNTOLD):
         return ""
     *_, now, twice = report["learning_curve"]
     band = f"{twice['low']:.3f} to {twice['high']:.3f}"

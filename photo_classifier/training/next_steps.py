@@ -36,7 +36,7 @@ class Measured:
         suspects: a line on labels that look wrong; empty if none does.
         losses: of validation, by epoch; none for a solved head.
         train_accuracy: of the kept epoch.
-        report: of the held-out photos.
+        report: of the split with the most held-out photos; in a run by folds these are all that are not test.
         training_counts: photos by class.
         stores_features: whether the epochs trained on stored features of a wholly frozen backbone.
         has_linear_head: whether the head could be solved.

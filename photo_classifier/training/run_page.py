@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from photo_classifier.data.samples import Splits
@@ -40,7 +40,7 @@ def about_run(
         ],
         "Result": [
             ("checkpoint", checkpoint),
-            ("saved", f"epoch {kept} of {len(state.rows)}"),
+            ("saved", _saved(state.rows, kept)),
             *([("last", str(last.get("text", "")))] if isinstance(last, Mapping) else []),
             *([("duration", duration(seconds))] if seconds else []),
             ("this page is of", time.strftime("%Y-%m-%d %H:%M")),
@@ -54,6 +54,12 @@ def about_run(
     counts = dict(zip(splits.class_names, splits.training_counts(), strict=True))
     command = shell_command("python", "predict.py", "--model_fn", checkpoint, "--input", "new_photos")
     return About(f"{data}, {model_name}", facts, counts, kept, command=command)
+
+
+def _saved(rows: Sequence[Mapping[str, str]], kept: int) -> str:
+    """Returns which weights were saved: of an epoch, or those of the best penalty of a solved head."""
+    strength = rows[kept - 1].get("C")
+    return f"penalty C {float(strength):.3g}, of {len(rows)}" if strength else f"epoch {kept} of {len(rows)}"
 
 
 def _data_rows(state: RunState, splits: Splits) -> list[tuple[str, str]]:

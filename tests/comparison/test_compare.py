@@ -9,6 +9,7 @@ import pytest
 from helpers import assert_one_line_error
 
 from photo_classifier.comparison.pairs import Pair
+from photo_classifier.evaluation.metrics import wilson_interval
 
 LABELS = ["cat", "dog"] * 20
 
@@ -20,24 +21,30 @@ def write_csv(path, rows):
         table.writerows(rows)
 
 
-def make_run(folder, wrong=(), labels=LABELS, first=0, **settings):
+def make_run(folder, wrong=(), labels=LABELS, first=0, title="validation", **settings):
     """Makes the folder of a finished run that is wrong on these of its held-out photos."""
     Path(folder).mkdir(parents=True)
     config = {"model_name": "resnet", "n_epochs": 10, "data_dir": "photos", "lr": 0.001, **settings}
     n, n_right = len(labels), len(labels) - len(wrong)
-    measures = {"n_images": n, "n_correct": n_right, "accuracy": n_right / n, "accuracy_interval_95": [0.5, 1.0]}
-    files = {"config": config, "report": {"validation": {**measures, "negative_log_likelihood": 0.25}}}
+    measures = {
+        "n_images": n,
+        "n_correct": n_right,
+        "accuracy": n_right / n,
+        "accuracy_interval_95": wilson_interval(n_right, n),
+    }
+    files = {"config": config, "report": {title: {**measures, "negative_log_likelihood": 0.25}}}
     files["finished"] = {"epochs": 10, "seconds": 75.0}
     for name, content in files.items():
         (Path(folder) / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     paths = [f"photos/{index + first}.png" for index in range(n)]
     other = {"cat": "dog", "dog": "cat"}
     rows = [
-        {"path": path, "label": label, "predict": other[label] if k in wrong else label, "split": "validation"}
+        {"path": path, "label": label, "predict": other[label] if k in wrong else label, "split": title}
         for k, (path, label) in enumerate(zip(paths, labels, strict=True))
     ]
     write_csv(Path(folder) / "predictions.csv", rows)
-    write_csv(Path(folder) / "splits.csv", [{"path": "a.png", "label": "cat", "split": "train"}] * 7 + rows)
+    held_out = [{**row, "split": "test" if title == "test" else "valid"} for row in rows]
+    write_csv(Path(folder) / "splits.csv", [{"path": "a.png", "label": "cat", "split": "train"}] * 7 + held_out)
 
 
 def test_a_table_has_only_the_settings_that_differ_and_the_verdict_counts_shared_photos(cli):
@@ -59,6 +66,16 @@ def test_a_table_has_only_the_settings_that_differ_and_the_verdict_counts_shared
     page = open("all.html", encoding="utf-8").read()
     assert counts in page
     assert "http" not in page
+
+
+def test_a_solved_head_has_none_of_the_flags_of_epochs(cli):
+    make_run("runs/a", head="logistic", n_epochs=10, lr=0.001)
+    make_run("runs/b", head="epochs", n_epochs=20, lr=0.001, wrong=[1])
+    header, *rows = (line.split()[:4] for line in cli("compare").out.splitlines()[:3])
+    columns = {name: tuple(row[k] for row in rows) for k, name in enumerate(header)}
+    assert columns["head"] == ("logistic", "epochs")
+    assert columns["n_epochs"] == ("-", "20")
+    assert len(columns.keys() - {"run", "data"}) == 2, "the defaults of the other run are no difference"
 
 
 def test_of_many_runs_each_is_compared_with_the_best_at_a_stricter_level(cli):
@@ -91,8 +108,42 @@ def test_other_photos_and_other_labels_are_told_and_not_counted(cli):
     done = cli("compare", "runs")
     assert "measured on other held-out photos than runs/a: runs/b" in done.err
     assert "the reverse: 1, of 29 shared photos; p 1; not counted: 1 photo with another label there" in done.out
-    make_run("runs/c", first=1000, wrong=[4])
-    assert "runs/c: cannot be told; the two share no held-out photo" in cli("compare", "runs/a", "runs/c").out
+
+
+def test_runs_are_ranked_only_among_those_that_share_photos(cli):
+    make_run("runs/a", data_dir="leaves", labels=LABELS[:12], first=900)
+    make_run("runs/b", wrong=range(6), lr=0.1)
+    make_run("runs/c", wrong=range(1))
+    make_run("runs/old", first=70)
+    Path("runs/old/predictions.csv").unlink()
+    done = cli("compare", "--csv", "all.csv", "--html", "all.html")
+    assert "the 2 groups below cannot be ranked against each other" in done.out
+    assert "The best is runs/c, " in done.out, "neither one of other data nor one without answers"
+    assert "runs/b: cannot be told; right where the best is wrong: 0, the reverse: 5, of 40 shared photos" in done.out
+    assert done.out.splitlines()[-1] == "wrote all.csv and all.html"
+    lone = "runs/a shares no held-out photo with another run, so it is compared with none."
+    assert done.out.splitlines()[-2] == lone
+    rows = [(row["group"], row["run"], row["lr"]) for row in csv.DictReader(open("all.csv", encoding="utf-8"))]
+    names = [("1", "runs/c", "0.001"), ("1", "runs/b", "0.1"), ("1", "runs/old", "0.001"), ("2", "runs/a", "0.001")]
+    assert rows == names
+    page = open("all.html", encoding="utf-8").read()
+    assert page.count("<table>") == 2
+    assert lone in page
+
+
+def test_a_run_by_folds_shows_its_many_photos_and_shares_its_test_photos_with_other_runs(cli):
+    make_run("runs/folds", wrong=[1], title="out-of-fold")
+    make_run("runs/both", labels=LABELS[:12], first=40, title="test")
+    folder, other = Path("runs/folds"), Path("runs/both")
+    report = json.loads((folder / "report.json").read_text()) | json.loads((other / "report.json").read_text())
+    (folder / "report.json").write_text(json.dumps(dict(reversed(report.items()))))
+    tested = (other / "predictions.csv").read_text(encoding="utf-8").partition("\n")[2]
+    with open(folder / "predictions.csv", "a", encoding="utf-8", newline="") as file:
+        file.write(tested)
+    out = cli("compare").out
+    assert "40 out-of-fold" in out
+    assert "The best is runs/folds, out-of-fold accuracy 0.9750." in out, "and not 12 of 12"
+    assert "runs/both: cannot be told; right where the best is wrong: 0, the reverse: 0, of 12 shared photos" in out
 
 
 def test_photos_that_were_moved_are_known_by_their_name_in_the_data_and_their_size(cli):
@@ -110,11 +161,20 @@ def test_photos_that_were_moved_are_known_by_their_name_in_the_data_and_their_si
     assert "the reverse: 1, of 40 shared photos" in done.out
     assert not done.err
     (Path("runs") / "b" / "samples.json").write_text('{"columns": 3, "files": [1]}')
-    assert "the two share no held-out photo" in cli("compare").out
+    assert "runs/b shares no held-out photo with another run" in cli("compare").out
 
 
 def spoil(name, text):
     return lambda: (Path("runs/x") / name).write_text(text, encoding="utf-8")
+
+
+def measures(**changed):
+    def change():
+        path = Path("runs/x/report.json")
+        report = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({"validation": report["validation"] | changed}), encoding="utf-8")
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -122,12 +182,18 @@ def spoil(name, text):
     [
         (lambda: shutil.rmtree("runs/x"), "there is no folder runs/x"),
         (lambda: [path.unlink() for path in Path("runs/x").iterdir()], "runs/x is not the folder of a training run"),
-        (spoil("config.json", "[" * 100_000), "runs/x is not the folder of a training run"),
+        (spoil("config.json", "[" * 100_000), "runs/x/config.json is damaged: it is not a JSON object"),
         (spoil("config.json", '{"architectures": ["bert"]}'), "runs/x is not the folder of a training run"),
         (spoil("ended.json", "{}"), "runs/x is a dry run, or a run that ended before its first save"),
         (lambda: Path("runs/x/finished.json").unlink(), "runs/x is not finished"),
-        (spoil("report.json", "{}"), "report.json cannot be used: expected object, got null"),
-        (spoil("report.json", '{"test": {"n_images": "many"}}'), "report.json cannot be used: expected int, got str"),
+        (lambda: Path("runs/x/report.json").unlink(), "there is no runs/x/report.json"),
+        (spoil("report.json", "{"), "runs/x/report.json is damaged: it is not a JSON object"),
+        (spoil("report.json", '{"next_steps": []}'), "runs/x/report.json has no accuracy of held-out photos"),
+        (spoil("report.json", '{"test": {"n_images": "many"}}'), "is damaged: test: expected int, got str (n_images)"),
+        (measures(accuracy=7.5), "report.json is damaged: validation: expected float <= 1.0 (accuracy)"),
+        (measures(accuracy=0.75), "report.json is damaged: validation: accuracy is not n_correct of n_images"),
+        (measures(accuracy_interval_95=[0.1, 0.2]), "is damaged: validation: accuracy is outside its interval"),
+        (measures(n_images=0), "is damaged: validation: expected int >= 1 (n_images)"),
     ],
 )
 def test_a_folder_that_holds_no_finished_run_is_told_in_a_line(spoiled, reason, cli):
@@ -142,8 +208,22 @@ def test_a_folder_that_holds_no_finished_run_is_told_in_a_line(spoiled, reason, 
     assert_one_line_error(cli("compare", "runs/a", "runs/x"), "nothing to compare: 1 finished run in runs/a runs/x; ")
 
 
-@pytest.mark.parametrize("text", [None, "", "path,label\na.png,cat\n", "path,label,predict,split\na\0,cat\n\xff"])
-def test_a_run_without_usable_answers_keeps_its_row(text, cli):
+ROW = "photos/1.png,cat,cat,validation\n"
+NO_TABLE = "not compared photo by photo, as there is no predictions.csv (earlier versions wrote none): runs/b"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, NO_TABLE),
+        ("", "runs/b/predictions.csv is damaged: it has no column label; so runs/b is not compared photo by photo"),
+        ("path,label\na.png,cat\n", "runs/b/predictions.csv is damaged: it has no column predict; so runs/b is"),
+        ("path,label,predict,split\na\0,cat\n\xff", "is damaged: it cannot be read as a table in UTF-8; so runs/b is"),
+        (f"path,label,predict,split\n{ROW}photos/2", "runs/b/predictions.csv is damaged: a row is cut short; so"),
+        (f"path,label,predict,split\n{ROW}", "it has 1 validation answers, and report.json is of 40; so runs/b is not"),
+    ],
+)
+def test_a_run_without_usable_answers_keeps_its_row(text, why, cli):
     make_run("runs/a")
     make_run("runs/b", wrong=[1])
     if text is None:
@@ -153,7 +233,22 @@ def test_a_run_without_usable_answers_keeps_its_row(text, cli):
     done = cli("compare")
     assert done.status == 0
     assert "runs/b: cannot be told; there are no answers to count" in done.out
-    assert done.err.startswith("warning: not compared photo by photo, as an earlier version made it: runs/b\n")
+    assert done.err.startswith("warning: ")
+    assert why.replace("/", "\\" if sys.platform == "win32" else "/") in done.err
+    assert done.err.count("\n") == 1, "its photos are not called others"
+
+
+def test_a_damaged_table_of_splits_and_a_damaged_time_are_told(cli):
+    make_run("runs/a")
+    make_run("runs/b", wrong=[1])
+    cut = "path,label,split\na.png,cat,train\nphotos/0.png,cat,valid\nphotos/1.png,dog,val"
+    for text, why in ((cut, "photos are missing"), ("", "it has no column split")):
+        Path("runs/b/splits.csv").write_text(text)
+        done = cli("compare")
+        assert f"splits.csv is damaged: {why}; so the number of training photos is not known" in done.err
+        assert done.out.splitlines()[2].split()[:4] == ["runs/b", "photos", "-", "0.9750"]
+    Path("runs/a/finished.json").write_text('{"seconds": -3}')
+    assert "finished.json is damaged: seconds is no time" in cli("compare").err
 
 
 def test_names_cannot_put_markup_into_the_page(cli):

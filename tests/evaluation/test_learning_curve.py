@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
-from photo_classifier.evaluation.learning_curve import advice, learning_curve, power_law
+from photo_classifier.evaluation.learning_curve import UNTOLD, advice, learning_curve, power_law
+from photo_classifier.training.more_photos import learning_text
 
 SIZES = np.array([100, 200, 300, 400])
 
@@ -19,6 +21,23 @@ def test_a_rising_curve_asks_for_the_class_that_gains_and_a_flat_one_for_nothing
     assert rows[-1]["accuracy"] > rows[-2]["accuracy"] + 0.01
     assert rows[-1]["low"] < rows[-1]["accuracy"] < rows[-1]["high"]
     assert advice(rows, rising[1::2], labels, ["a", "b"]) == "more photos of b help most"
+    report = {"learning_curve": rows, "more_photos": "more photos of b help most"}
+    assert learning_text(report).startswith("more photos of b help most: the accuracy of a solved head is 0.8")
     flat = np.array([draws > 0.1] * 4, float)
     rows = learning_curve(SIZES, flat)
     assert advice(rows, flat[1::2], labels, ["a", "b"]) == "more photos will hardly help"
+
+
+@pytest.mark.parametrize("n_right", [(75, 79, 80, 81), (75, 83, 84, 81), (80, 80, 80, 80), (84, 83, 82, 81)])
+def test_twice_the_photos_are_never_expected_to_be_worse_and_few_photos_give_no_advice(n_right):
+    shuffled = [np.random.default_rng(seed).permutation(93) for seed in range(4)]
+    is_right = np.array([order < n for order, n in zip(shuffled, n_right, strict=True)], float)
+    rows = learning_curve([23, 46, 70, 93], is_right)
+    now, twice = rows[-2:]
+    assert now["accuracy"] <= twice["low"] <= twice["accuracy"] <= twice["high"] <= 1
+    said = advice(rows, is_right[1::2], np.arange(93) % 2, ["a", "b"])
+    assert said == f"{UNTOLD} 93 photos"
+    assert not learning_text({"learning_curve": rows, "more_photos": said})
+    rising = [{**now, "accuracy": 0.8}, {**twice, "low": 0.81, "high": 0.83}]
+    assert advice(rising, is_right[[3, 3]], np.arange(93) % 2, ["a", "b"]) == "more photos help"
+    assert rows == learning_curve([23, 46, 70, 93], is_right)

@@ -115,7 +115,7 @@ def test_the_sections_come_in_their_order_and_say_what_was_measured(written):
         "52.1 % to", "52.1 to"
     )
     assert "would be right for 33.3 %" in words
-    assert "Validation: 70 % of 30 photos are right." in words
+    assert "Validation: 70 % of 30 photos are right (95 % interval" in words.replace("\N{NO-BREAK SPACE}", " ")
     assert f"says {CLASSES[1]}" in words
     assert '"30" <img src=x>.png' in words
     assert "Validation is still <b>improving</b>" in words

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -42,6 +43,11 @@ def test_every_photo_that_is_not_test_is_predicted_once(kind, argv, cli):
     assert (report["out-of-fold"]["n_correct"], report["out-of-fold"]["n_images"]) == (n_right, 24)
     assert f"out-of-fold accuracy {n_right / 24:.4f} ({n_right}/24)" in done.out
     assert "3 folds: accuracy" in done.out
+    page = " ".join(open("r/report.html", encoding="utf-8").read().split())
+    assert "</strong> of the 24 out-of-fold photos are right" in page
+    assert ">Test: " in page, "beside it"
+    (kept,) = re.findall(r"saved   m.pth \((C .*|epoch .*)\)", done.out)
+    assert f"<bdi>penalty {kept}, of " in page if kind == "solved" else f"<bdi>{kept}</bdi>" in page
     predicted = cli("predict", "--model_fn", "m.pth", "--n_workers", 0, "--gpu_id", -1)
     assert predicted.out.splitlines()[-1] == done.out.splitlines()[-1]
     assert "test accuracy" in done.out.splitlines()[-1]

@@ -2,6 +2,7 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,6 +114,21 @@ def test_a_good_run_gets_no_advice_and_a_bad_one_three_at_most():
         **STORED,
     }
     assert len(steps_of(["--n_epochs", "2"], dataclasses.replace(PLAIN, **bad))) == 3
+
+
+def test_the_split_with_the_most_held_out_photos_decides(monkeypatch):
+    many, few = ({**REPORT, "n_images": n} for n in (90, 12))
+    session = SimpleNamespace(
+        config=config.TrainConfig(head="logistic"),
+        splits=SimpleNamespace(root="", held_out="test", class_names=(), training_counts=list),
+        strategy=SimpleNamespace(uses_stored_features=True, has_head=True, has_linear_head=True),
+        run=SimpleNamespace(folder=Path("r")),
+    )
+    best = SimpleNamespace(train=SimpleNamespace(accuracy=1.0))
+    monkeypatch.setattr(next_steps, "next_steps", lambda _config, _given, measured: measured.report)
+    assert train.choose_steps(session, {}, best, {"valid": many, "test": few}, {}, "") is many
+    equal = {**many}
+    assert train.choose_steps(session, {}, best, {"valid": many, "test": equal}, {}, "") is equal
 
 
 def test_a_continued_run_gives_the_command_of_the_whole_run():
