@@ -97,7 +97,8 @@ def settle(what: str, max_pixels: int, found: list[NearDuplicate]) -> Callable[[
             return parts, ["no near-duplicates were found"]
         if what == "drop":
             return _thinned(parts, readable, found)
-        return _grouped(parts, found), [_note(found, "each cluster is kept together")]
+        where = ", but for splits that came with the data" if len(parts) > 1 else ""
+        return _grouped(parts, found), [_note(found, f"each cluster is kept together{where}")]
 
     return settled
 
@@ -116,9 +117,10 @@ def _thinned(parts: Parts, readable: Sequence[Sample], found: Sequence[NearDupli
         emptied = {sample.label for sample in part} - {sample.label for sample in part if sample.path in left}
         if kept := {sample.path for sample in part if sample.label in emptied} & gone:
             gone -= kept
+            classes, split = ", ".join(sorted(emptied)), split_title(name)
             notes.append(
-                f"{pluralize(len(kept), 'near-duplicate')} of {', '.join(sorted(emptied))} kept in {split_title(name)}, or "
-                "the class would have none there: see duplicates.csv in the run folder, and add other photos"
+                f"{pluralize(len(kept), 'near-duplicate')} of {classes} kept in {split}, or the class would have none "
+                "there: see duplicates.csv in the run folder, and add other photos"
             )
     kept = {name: [sample for sample in part if sample.path not in gone] for name, part in parts.items()}
     note = _note(found, f"{pluralize(len(gone), 'photo')} dropped, the first of each cluster kept")
