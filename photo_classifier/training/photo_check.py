@@ -17,7 +17,7 @@ from photo_classifier.curation.clusters import (
     is_mixed,
 )
 from photo_classifier.curation.held_out import mean_features
-from photo_classifier.curation.odd_photos import draw_odd, odd_photos
+from photo_classifier.curation.odd_photos import draw_odd, n_shown, odd_photos
 from photo_classifier.data.samples import Sample, Splits
 from photo_classifier.data.thumbnails import unpack_rows
 from photo_classifier.features.loader import SplitFeatures
@@ -55,13 +55,13 @@ def check_photos(
         found = []
     if found and (near_duplicates == "warn" or not (run.folder / "duplicates.csv").exists()):
         write_duplicates(run.folder, run.splits, found)
-    odd = odd_photos(samples, traits, vectors, parts)
+    odd = odd_photos(samples, traits, vectors, parts, n_shown(len(samples)))
     write_table(run.folder / "odd.csv", [photo.row() for photo in odd])
     if picture := draw_odd(odd, open_photo, run.spare_seconds):
         run.epochs.add_picture("odd", "Photos/odd", picture)
     lines = [_text(run, found, crossing, near_duplicates)] if found else []
-    if odd:
-        look = f"{pluralize(len(odd), 'photo')} {'look' if len(odd) > 1 else 'looks'} odd: see {run.folder / 'odd.png'}"
+    if n_odd := sum(photo.score >= 1 for photo in odd):
+        look = f"{pluralize(n_odd, 'photo')} {'look' if n_odd > 1 else 'looks'} odd: see {run.folder / 'odd.png'}"
         lines.append(f"{look}\n{INDENT}first {odd[0].sample.path}: {odd[0].reason}")
     return lines
 
