@@ -19,9 +19,9 @@ from photo_classifier.runtime.text import pluralize
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A photo of a cluster (numbered from 1), the one before it that it is most similar to, and how similar, up to 1.
+    """A photo of a cluster (numbered from 1), the most similar one it was compared with, and how similar, up to 1.
 
-    The first photo of a cluster has none before it.
+    That is one before it in the cluster if there is any. The first photo of a cluster has none.
     """
 
     sample: Sample

@@ -1,13 +1,15 @@
 import csv
 import os
 
+import numpy as np
 import pytest
 import torch
 from helpers import TINY
 from helpers.pictures import COPIES, picture, save_copy
 
+from photo_classifier.curation import near_duplicates
 from photo_classifier.curation.clusters import find_near_duplicates, settle
-from photo_classifier.curation.near_duplicates import find_pairs
+from photo_classifier.curation.near_duplicates import Pairs, clusters, find_pairs
 from photo_classifier.data.decoding import decode
 from photo_classifier.data.samples import Sample
 from photo_classifier.data.thumbnails import thumbnail_row, unpack_rows
@@ -38,6 +40,26 @@ def test_no_photos_one_photo_and_photos_of_one_colour_have_no_near_duplicates():
     flat = torch.full((4, 64, 64), 90, dtype=torch.uint8)
     for thumbnails in (flat[:0], flat[:1], flat):
         assert not len(find_pairs(thumbnails).first)
+
+
+def burst(n):
+    image = torch.from_numpy(np.asarray(picture(3, (64, 64)).convert("L")).copy())
+    return image + torch.randint(0, 3, (n, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def test_a_burst_is_connected_without_comparing_all_its_photos():
+    pairs = find_pairs(burst(30))
+    assert len(pairs.first) == 29
+    assert set(clusters(30, pairs)) == {0}
+
+
+def test_photos_that_are_not_alike_are_connected_by_others_that_are(monkeypatch):
+    def is_next(thumbnails, pairs, similar):
+        which = (pairs.first - pairs.second).abs() == 1
+        return Pairs(pairs.first[which], pairs.second[which], torch.ones(int(which.sum())))
+
+    monkeypatch.setattr(near_duplicates, "_confirmed", is_next)
+    assert set(clusters(8, find_pairs(burst(8)))) == {0}
 
 
 @pytest.fixture
