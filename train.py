@@ -802,8 +802,8 @@ def report(
     write_predictions(run.folder / PREDICTIONS, splits, results, temperature)
     show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
     suspects = check_labels(run, findings.by_folds, results, temperature, open_photo)
-    is_left = config.near_duplicates == "warn"
-    oddities = check_photos(run, features, session.folds, is_left, open_photo) if features else []
+    what = config.near_duplicates
+    oddities = check_photos(run, features, session.folds, what, open_photo) if features else []
     run.epochs.close()
     steps = choose_steps(session, given, best, reports, features, suspects)
     content = {splits.title(name): report for name, report in reports.items()} | findings.report

@@ -69,9 +69,9 @@ def make_copies(source: Path, folder: Path, seed: int) -> list[Path]:
 
 
 def alike_originals(originals: torch.Tensor, sources: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Returns the cluster of each photo's original among the originals alone, and how many pairs of these are alike."""
-    pairs = find_pairs(originals, SIMILAR - 0.1)
-    return torch.tensor(clusters(len(originals), pairs))[sources], len(pairs.first)
+    """Returns the cluster of each photo's original among the originals alone, and how many pairs share a cluster."""
+    root = torch.tensor(clusters(len(originals), find_pairs(originals, SIMILAR - 0.1)))
+    return root[sources], (root[:, None] == root).triu(1).sum().item()
 
 
 def quality(pairs: Pairs, sources: torch.Tensor, kinds: torch.Tensor) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import torch
 
 from photo_classifier.curation.near_duplicates import clusters, find_pairs
 from photo_classifier.data.decoding import BadImage, decode
-from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Sample
+from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Sample, split_title
 from photo_classifier.data.thumbnails import DETAIL, thumbnail_row, unpack_rows
 from photo_classifier.runtime.console import progress
 from photo_classifier.runtime.device import n_cores
@@ -19,9 +19,9 @@ from photo_classifier.runtime.text import pluralize
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A photo of a cluster (numbered from 1), the one before it that it is most similar to, and how similar, up to 1.
+    """A photo of a cluster (numbered from 1), the most similar one it was compared with, and how similar, up to 1.
 
-    The first photo of a cluster has none before it.
+    That is one before it in the cluster if there is any. The first photo of a cluster has none.
     """
 
     sample: Sample
@@ -63,9 +63,14 @@ def by_cluster(found: Sequence[NearDuplicate]) -> list[list[NearDuplicate]]:
     return list(groups.values())
 
 
+def is_mixed(cluster: Sequence[NearDuplicate]) -> bool:
+    """Returns whether the labels of a cluster contradict each other."""
+    return len({photo.sample.label for photo in cluster}) > 1
+
+
 def contradictions(found: Sequence[NearDuplicate]) -> str:
-    """Returns `2 of them in several classes (a.jpg is cat, b.jpg is dog)`, or an empty text."""
-    mixed = [cluster for cluster in by_cluster(found) if len({photo.sample.label for photo in cluster}) > 1]
+    """Returns `2 of them have photos of several classes (a.jpg is cat, b.jpg is dog)`, or an empty text."""
+    mixed = [cluster for cluster in by_cluster(found) if is_mixed(cluster)]
     if not mixed:
         return ""
     first = mixed[0][0].sample
@@ -86,25 +91,54 @@ def settle(what: str, max_pixels: int, found: list[NearDuplicate]) -> Callable[[
 
     def settled(parts: Parts) -> tuple[Parts, list[str]]:
         ordered = [sample for name in reversed(SPLIT_FOLDERS) for sample in parts.get(name, [])]
-        found.extend(find_near_duplicates(*_with_thumbnails(ordered, max_pixels)))
+        readable, thumbnails = _with_thumbnails(ordered, max_pixels)
+        found.extend(find_near_duplicates(readable, thumbnails))
         if not found:
             return parts, ["no near-duplicates were found"]
         if what == "drop":
-            tests = {sample.path for sample in parts.get("test", [])}
-            gone = {photo.sample.path for cluster in by_cluster(found) for photo in cluster[1:]} - tests
-            kept = {name: [sample for sample in part if sample.path not in gone] for name, part in parts.items()}
-            return kept, [_note(found, f"{pluralize(len(gone), 'photo')} dropped, the first of each cluster kept")]
-        groups = _groups(ordered, found)
-        grouped = {name: [_in_group(sample, groups) for sample in part] for name, part in parts.items()}
-        return grouped, [_note(found, "each cluster is kept together")]
+            return _thinned(parts, readable, found)
+        where = ", but for splits that came with the data" if len(parts) > 1 else ""
+        return _grouped(parts, found), [_note(found, f"each cluster is kept together{where}")]
 
     return settled
+
+
+def _thinned(parts: Parts, readable: Sequence[Sample], found: Sequence[NearDuplicate]) -> tuple[Parts, list[str]]:
+    """Returns the samples with the first of each cluster, and notes.
+
+    A cluster of several classes is kept whole and together, as nothing says which label is right. A class that would
+    lose all its photos in a split keeps them there.
+    """
+    mixed = [photo for cluster in by_cluster(found) if is_mixed(cluster) for photo in cluster]
+    extra = {photo.sample.path for cluster in by_cluster(found) if not is_mixed(cluster) for photo in cluster[1:]}
+    gone = extra - {sample.path for sample in parts.get("test", [])}
+    left, notes = {sample.path for sample in readable} - gone, []
+    for name, part in parts.items():
+        emptied = {sample.label for sample in part} - {sample.label for sample in part if sample.path in left}
+        if kept := {sample.path for sample in part if sample.label in emptied} & gone:
+            gone -= kept
+            classes, split = ", ".join(sorted(emptied)), split_title(name)
+            notes.append(
+                f"{pluralize(len(kept), 'near-duplicate')} of {classes} kept in {split}, or the class would have none "
+                "there: see duplicates.csv in the run folder, and add other photos"
+            )
+    kept = {name: [sample for sample in part if sample.path not in gone] for name, part in parts.items()}
+    note = _note(found, f"{pluralize(len(gone), 'photo')} dropped, the first of each cluster kept")
+    if mixed:
+        note += f", so all {len(mixed):,} are kept: see duplicates.csv in the run folder, and correct the labels"
+    return _grouped(kept, mixed), [note, *notes]
 
 
 def _note(found: Sequence[NearDuplicate], what: str) -> str:
     n_clusters, contradiction = len(by_cluster(found)), contradictions(found)
     text = f"near-duplicates: {len(found):,} photos in {pluralize(n_clusters, 'cluster')}; {what}"
     return f"{text}; {contradiction}" if contradiction else text
+
+
+def _grouped(parts: Parts, found: Sequence[NearDuplicate]) -> Parts:
+    """Returns the samples with the photos of each cluster in one group."""
+    groups = _groups([sample for part in parts.values() for sample in part], found)
+    return {name: [_in_group(sample, groups) for sample in part] for name, part in parts.items()}
 
 
 def _with_thumbnails(samples: Sequence[Sample], max_pixels: int) -> tuple[list[Sample], torch.Tensor]:

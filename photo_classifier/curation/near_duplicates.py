@@ -6,7 +6,7 @@ of half the size among the ten most similar photos in 16 % of the cases, thumbna
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,45 +39,76 @@ class Pairs(NamedTuple):
     value: torch.Tensor
 
 
+class _Links:
+    """Which photos are connected (a union-find); the number of a cluster is that of its first photo."""
+
+    def __init__(self, root: Sequence[int]) -> None:
+        self.root = list(root)
+
+    def find(self, index: int) -> int:
+        """Returns the number of a photo's cluster."""
+        root = self.root
+        while root[index] != index:
+            root[index] = index = root[root[index]]
+        return index
+
+    def join(self, one: int, other: int) -> bool:
+        """Connects two photos; returns whether they were not connected."""
+        low, high = sorted((self.find(one), self.find(other)))
+        self.root[high] = low
+        return low != high
+
+
 def find_pairs(thumbnails: torch.Tensor, similar: float = SIMILAR) -> Pairs:
-    """Returns the pairs of photos that show the same picture, with their similarity up to 1.
+    """Returns pairs that connect all photos which show the same picture, with their similarity up to 1.
 
     All photos are compared with all, block by block, as they are, mirrored and zoomed, at 8 x 8 pixels. The most
-    similar ones of each are aligned by an affine transform (Lucas and Kanade 1981) and compared in detail.
+    similar ones of each are aligned by an affine transform (Lucas and Kanade 1981) and compared in detail, the most
+    similar first. Pairs that are connected by others are not compared: of n photos of a burst there are n - 1 pairs.
 
     Args:
         thumbnails: uint8 (n, side, side).
         similar: the least similarity.
     """
-    found: list[Pairs] = []
-    candidates = _candidates(thumbnails)
-    levels = [*(_shrunk(thumbnails, side) for side, *_ in STEPS), thumbnails]
-    for start in range(0, len(candidates.first), PAIRS_AT_ONCE):
-        part = Pairs(*(values[start : start + PAIRS_AT_ONCE] for values in candidates))
-        found.append(_confirmed(levels, part, similar))
+    candidates, found, links = _candidates(thumbnails), [], _Links(range(len(thumbnails)))
+    while len(candidates.first):
+        if_all_are_alike = _Links(links.root)
+        is_needed = torch.tensor([if_all_are_alike.join(*pair) for pair in _ends(candidates)])
+        needed = _selected(candidates, is_needed)
+        for part in zip(*(values.split(PAIRS_AT_ONCE) for values in needed), strict=True):
+            found.append(_confirmed(thumbnails, Pairs(*part), similar))
+            for pair in _ends(found[-1]):
+                links.join(*pair)
+        candidates = _selected(candidates, ~is_needed)
+        is_open = [links.find(first) != links.find(second) for first, second in _ends(candidates)]
+        candidates = _selected(candidates, torch.tensor(is_open, dtype=torch.bool))
     return Pairs(*(torch.cat(values) for values in zip(*found, strict=True))) if found else candidates
 
 
 def clusters(n: int, pairs: Pairs) -> list[int]:
     """Returns the number of each photo's cluster: that of its first photo."""
-    root = list(range(n))
+    links = _Links(range(n))
+    for pair in _ends(pairs):
+        links.join(*pair)
+    return [links.find(index) for index in range(n)]
 
-    def find(index: int) -> int:
-        while root[index] != index:
-            root[index] = index = root[root[index]]
-        return index
 
-    for first, second in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True):
-        low, high = sorted((find(first), find(second)))
-        root[high] = low
-    return [find(index) for index in range(n)]
+def _ends(pairs: Pairs) -> Iterator[tuple[int, int]]:
+    return zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
+
+
+def _selected(pairs: Pairs, which: torch.Tensor) -> Pairs:
+    return Pairs(*(values[which] for values in pairs))
 
 
 # --- candidates -------------------------------------------------------------------------------
 
 
 def _candidates(thumbnails: torch.Tensor) -> Pairs:
-    """Returns pairs that may be duplicates, each once, with the warp of the first that is most like the second."""
+    """Returns pairs that may be duplicates, each once, with the warp of the first that is most like the second.
+
+    The most similar pairs come first.
+    """
     n, found = len(thumbnails), {}
     if n < 2:
         return Pairs(*torch.empty(3, 0, dtype=torch.int64))
@@ -95,7 +126,8 @@ def _candidates(thumbnails: torch.Tensor) -> Pairs:
         for first, second, value, number in zip(*(part.tolist() for part in values), strict=True):
             key = (min(first, second), max(first, second))
             found[key] = max(found.get(key, (-1.0,)), (value, first, second, number))
-    return Pairs(*torch.tensor([row[1:] for row in found.values()], dtype=torch.int64).view(-1, 3).T)
+    rows = [row[1:] for row in sorted(found.values(), reverse=True)]
+    return Pairs(*torch.tensor(rows, dtype=torch.int64).view(-1, 3).T)
 
 
 def _coarse(thumbnails: torch.Tensor, warps: torch.Tensor) -> torch.Tensor:
@@ -111,22 +143,18 @@ def _coarse(thumbnails: torch.Tensor, warps: torch.Tensor) -> torch.Tensor:
 # --- confirmation -----------------------------------------------------------------------------
 
 
-def _confirmed(levels: Sequence[torch.Tensor], pairs: Pairs, similar: float) -> Pairs:
-    """Returns the pairs that are alike in detail once they are aligned, with their similarity.
-
-    Args:
-        levels: the thumbnails in the sizes of `STEPS`, and as they are.
-    """
+def _confirmed(thumbnails: torch.Tensor, pairs: Pairs, similar: float) -> Pairs:
+    """Returns the pairs that are alike in detail once they are aligned, with their similarity."""
     first, second, warps = pairs.first, pairs.second, WARPS[pairs.value]
-    for level, (side, n_steps, at_least) in zip(levels, STEPS, strict=False):
-        small, other = level[first].float(), _standardized(level[second].float())
+    for side, n_steps, at_least in STEPS:
+        small, other = _shrunk(thumbnails[first], side), _standardized(_shrunk(thumbnails[second], side))
         warps = _aligned(small, other, warps, n_steps)
         is_alike = (_standardized(_sampled(small, warps, side)) * other * _window(side)).sum((1, 2)) > at_least
         first, second, warps = first[is_alike], second[is_alike], warps[is_alike]
         if not len(first):
             return Pairs(first, second, torch.empty(0))
-    side = levels[-1].shape[1]
-    details = _details(_sampled(levels[-1][first].float(), warps, side)), _details(levels[-1][second].float())
+    side = thumbnails.shape[1]
+    details = _details(_sampled(thumbnails[first].float(), warps, side)), _details(thumbnails[second].float())
     similarity = (details[0] * details[1] * _window(side)).sum((1, 2))
     is_similar = similarity > similar
     return Pairs(first[is_similar], second[is_similar], similarity[is_similar].clamp(max=1.0))

@@ -23,13 +23,13 @@ FLAT, EDGY = 0.5, 0.02
 COMMON = 0.1  # what more photos of a set have than this share is not odd there
 FAR = 2.0  # times as far as 95 % of the photos; on the same sets and 2,624 solar cells this names 0.2 to 1.2 %
 NEIGHBOURS, FEWEST = 5, 20
-N_SHOWN = 20
+N_SHOWN, SHARE_SHOWN = 20, 0.05  # of a small set only a share is shown: most of twenty photos are not odd
 MOST = 10.0
 
 
 @dataclass(frozen=True)
 class OddPhoto:
-    """A photo with the reason why it is odd; `score` says by how much, from 1."""
+    """A photo with the reason why it is odd; `score` says by how much. Below 1 it does not stand out."""
 
     sample: Sample
     reason: str
@@ -46,25 +46,35 @@ class OddPhoto:
 
 
 def odd_photos(
-    samples: Sequence[Sample], traits: torch.Tensor, features: torch.Tensor, parts: torch.Tensor
+    samples: Sequence[Sample], traits: torch.Tensor, features: torch.Tensor, parts: torch.Tensor, at_least: int = 0
 ) -> list[OddPhoto]:
     """Returns the odd photos, the oddest first.
 
     Args:
+        at_least: as many are returned, with the next in distance from their class, whose score is below 1.
         traits: fp32 (n, traits), as `unpack_rows` gives them.
         features: (n, d).
         parts: int64 (n,), the split of each; features of different splits may be means of different views.
     """
     reasons: dict[int, list[tuple[float, str]]] = {}
-    for scores, reason in (*_flaws(Traits(*traits.T)), (_distances(samples, features, parts), "")):
+    distances = _distances(samples, features, parts)
+    for scores, reason in (*_flaws(Traits(*traits.T)), (distances, "")):
         for index in (scores >= 1).nonzero()[:, 0].tolist():
             text = reason or f"unlike the other photos of {samples[index].label}"
             reasons.setdefault(index, []).append((min(scores[index].item(), MOST), text))
+    rest = [n for n in distances.argsort(descending=True).tolist() if n not in reasons and distances[n] > 0]
+    for index in rest[: max(0, at_least - len(reasons))]:
+        reasons[index] = [(distances[index].item(), f"not conspicuous, next farthest from {samples[index].label}")]
     found = [
         OddPhoto(samples[index], ", ".join(text for _, text in said), max(score for score, _ in said))
         for index, said in reasons.items()
     ]
     return sorted(found, key=lambda photo: (-photo.score, photo.sample.path))
+
+
+def n_shown(n: int) -> int:
+    """Returns how many of n photos are shown as the oddest, whether they stand out or not."""
+    return min(N_SHOWN, int(SHARE_SHOWN * n))
 
 
 def draw_odd(

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 SIDE = 64  # pixels; the whole photo is squeezed into a square
+LEAST = 32  # pixels of the shorter side: below, different pictures look alike, as the digits of 8 x 8 pixels do
 DETAIL = 256  # pixels of the shorter side at which sharpness is measured
 CELLS = 8  # along each side: the sharpest part counts, as a subject may stand before a blurred background
 NOISE = 2.0  # of a Laplacian: the rounding of pixels alone makes about 1.3
@@ -34,12 +35,17 @@ ROW = SIDE * SIDE + 4 * len(Traits._fields)  # bytes
 
 
 def thumbnail_row(photo: torch.Tensor) -> torch.Tensor:
-    """Returns what is stored of a photo, uint8 (3, height, width): its grey thumbnail and its traits, uint8 (ROW,)."""
+    """Returns what is stored of a photo, uint8 (3, height, width): its grey thumbnail and its traits, uint8 (ROW,).
+
+    The thumbnail of a tiny photo is black: copies of it cannot be told from other photos.
+    """
     image = Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy())
     factor = max(1, min(image.size) // DETAIL)
     small = image.reduce(factor) if factor > 1 else image
     grey = small.convert("L")
     thumbnail = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
+    if min(image.size) < LEAST:
+        thumbnail = np.zeros_like(thumbnail)  # which is like no other
     traits = np.array(_traits(small, np.asarray(grey)), np.float32)
     return torch.from_numpy(np.concatenate([thumbnail.ravel(), traits.view(np.uint8)]))
 

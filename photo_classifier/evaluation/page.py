@@ -209,7 +209,7 @@ def label_content(folder: Path) -> dict:
     """Returns the suspicious labels, near-duplicates and odd photos that tables in the folder list."""
     suspects = [row for row in _rows(folder / "suspects.csv") if row.get("reason")]
     pairs = [row for row in _rows(folder / "duplicates.csv") if row.get("similar_to")]
-    odd = _rows(folder / "odd.csv")
+    odd = [row for row in _rows(folder / "odd.csv") if not row.get("reason", "").startswith("not conspicuous")]
     shown = [PagePhoto(row["path"], row) for row in suspects[:MOST_SUSPECTS]]
     twins = [tuple(PagePhoto(row[name], row) for name in ("path", "similar_to")) for row in pairs[:MOST_PAIRS]]
     strange = [PagePhoto(row["path"], row) for row in odd[:MOST_ODD]]

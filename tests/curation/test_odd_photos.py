@@ -8,7 +8,7 @@ from helpers import TINY
 from helpers.pictures import picture
 from PIL import Image, ImageDraw, ImageFilter
 
-from photo_classifier.curation.odd_photos import odd_photos
+from photo_classifier.curation.odd_photos import n_shown, odd_photos
 from photo_classifier.data.decoding import decode
 from photo_classifier.data.samples import Sample
 from photo_classifier.data.thumbnails import thumbnail_row, unpack_rows
@@ -62,6 +62,12 @@ def test_a_photo_far_from_all_others_of_its_class_is_named():
     found = odd_photos(samples, ordinary, features, torch.arange(80) // 40)
     assert (found[0].sample.path, found[0].reason) == ("7.jpg", "unlike the other photos of b")
     assert len(found) <= 3
+    shown = odd_photos(samples, ordinary, features, torch.arange(80) // 40, 20)
+    assert (len(shown), shown[: len(found)]) == (20, found)
+    rest = shown[len(found) :]
+    assert all(photo.score < 1 and photo.reason.startswith("not conspicuous") for photo in rest)
+    assert [photo.score for photo in rest] == sorted((photo.score for photo in rest), reverse=True)
+    assert [n_shown(n) for n in (0, 19, 80, 400, 10_000)] == [0, 0, 4, 20, 20]
 
 
 def test_what_most_photos_of_a_set_have_is_not_odd():
@@ -74,7 +80,7 @@ def test_a_frozen_run_lists_and_draws_them_and_says_so_in_one_line(photos, cli):
     done = cli("train", "--data_dir", photos, *TINY, "--freeze", "--n_epochs", 1, "--run_dir", "r")
     assert done.status == 0, done.err
     with open("r/odd.csv", encoding="utf-8") as file:
-        rows = {os.path.basename(row["path"]): row for row in csv.DictReader(file)}
+        rows = {os.path.basename(row["path"]): row for row in csv.DictReader(file) if float(row["score"]) >= 1}
     for name in ODD:
         assert name in rows[f"{name}.jpg"]["reason"]
         assert float(rows[f"{name}.jpg"]["score"]) >= 1
