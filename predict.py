@@ -162,8 +162,8 @@ def make_predictor(config: PredictConfig) -> Predictor:
         say(f"images  {preprocess.text()}; as {config.model_name} expects unless flags say otherwise")
     if is_main() and (config.min_probability or config.unknown) and UNKNOWN in predictor.class_names:
         warn(
-            f"a class is called {UNKNOWN!r}, like the answer to photos that are refused; the columns `best_guess` and "
-            "`correct` tell them apart"
+            f"a class is called {UNKNOWN!r}, like the answer to photos that are refused; the column `reason` tells "
+            "them apart: it is empty for answers"
         )
     return predictor
 

@@ -24,6 +24,7 @@ class PredictionLike(Protocol):
     log_likelihood: float | None
     label: str
     status: str
+    reason: str
 
 
 class UnlabelledAnswers:

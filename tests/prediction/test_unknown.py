@@ -60,9 +60,8 @@ def test_photos_unlike_the_training_photos_are_answered_unknown_where_asked(cli,
     assert all(row["best_guess"] == before["predict"] for row, before in zip(asked, plain, strict=True))
     assert sum(row["predict"] == "unknown" for row in cats) < 6
     assert "`unknown` below 0.01 or unlike the training photos (false alarms 0.05)" in done.out
-    # below --min_probability alone there is no such reason
     cli("predict", *PREDICT, "--input", "photos/cat", "--min_probability", 1)
-    assert {(row["predict"], row["reason"]) for row in rows()} == {("unknown", "")}
+    assert {(row["predict"], row["reason"]) for row in rows()} == {("unknown", "probability below 1")}
 
 
 def test_the_stated_rate_of_the_held_out_photos_is_refused(known):
