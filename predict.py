@@ -292,9 +292,8 @@ def print_counts(config: PredictConfig, counts: Counts, speed: float) -> None:
     reasons = [f"below {config.min_probability:g}"] if config.min_probability else []
     reasons += [f"unlike the training photos (false alarms {config.false_alarm:g})"] if config.unknown else []
     if reasons:
-        n_ok = counts.n_rows - counts.n_errors
         known = f"; accuracy of those {share_text(counts.n_known_correct, counts.n_known)}" if counts.n_known else ""
-        answered = share_text(n_ok - counts.n_unknown, n_ok) if n_ok else "none"
+        answered = share_text(counts.n_ok - counts.n_unknown, counts.n_ok) if counts.n_ok else "none"
         say(f"answered {answered}, `unknown` {' or '.join(reasons)}{known}")
 
 
@@ -337,7 +336,7 @@ def write_report_folder(
     for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):  # of an earlier prediction
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, name))
-    content = compare_with_training(totals)
+    content = answers_of(config, totals.counts) | compare_with_training(totals)
     if metrics.n_images:
         report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
         if wrong := [row for row in report["examples"] if row["label"] != row["predict"]]:
@@ -353,6 +352,15 @@ def write_report_folder(
         write_report(os.path.join(folder, "report.json"), content)
     path = write_page(folder, about_prediction(config, predictor, totals), open_photo, SECONDS_OF_PHOTOS)
     say(f"report  {path}")
+
+
+def answers_of(config: PredictConfig, counts: Counts) -> dict:
+    """Returns for `report.json` how many photos were answered, if some may be refused."""
+    if not (config.min_probability or config.unknown):
+        return {}
+    numbers = {"n_images": counts.n_ok, "n_answered": counts.n_ok - counts.n_unknown, "n_unlike": counts.n_unlike}
+    numbers["n_unsure"] = counts.n_unknown - counts.n_unlike
+    return {"answers": {**numbers, "n_known": counts.n_known, "n_known_correct": counts.n_known_correct}}
 
 
 def compare_with_training(totals: Totals) -> dict:
@@ -372,13 +380,16 @@ def about_prediction(config: PredictConfig, predictor: Predictor, totals: Totals
     from photo_classifier.evaluation.page import About
     from photo_classifier.runtime.packages import version_rows
 
-    model = predictor.engine.model
+    model, counts = predictor.engine.model, totals.counts
     facts = {
         "Photos": [
             ("input", " ".join(config.input) or "the held-out photos of the training"),
-            ("answered", f"{totals.counts.n_rows - totals.counts.n_errors:,}"),
-            ("could not be read", f"{totals.counts.n_errors:,}"),
+            ("answered", f"{counts.n_ok - counts.n_unknown:,} of {counts.n_ok:,}"),
+            ("unlike the training photos", f"{counts.n_unlike:,}" if config.unknown else "not asked (--unknown)"),
+            ("below --min_probability", f"{counts.n_unknown - counts.n_unlike:,}"),
+            ("could not be read", f"{counts.n_errors:,}"),
             ("--min_probability", f"{config.min_probability:g}"),
+            *([("--false_alarm", f"{config.false_alarm:g}")] if config.unknown else []),
         ],
         "Model": [
             ("checkpoint", config.model_fn),

@@ -161,6 +161,11 @@ class Counts:
             self.n_known_correct += is_known and best == label
 
     @property
+    def n_ok(self) -> int:
+        """The number of images that could be read."""
+        return self.n_rows - self.n_errors
+
+    @property
     def accuracy_text(self) -> str:
         """The accuracy as `0.9412 (144/153)`."""
         return share_text(self.n_correct, self.n_labelled)

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+from collections import Counter
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,7 +120,28 @@ def test_the_report_says_whether_the_photos_are_like_the_training_photos(cli, kn
     assert "inputs  photos as a whole are unlike the training photos" in done.out
     drift = json.load(open("rep/report.json", encoding="utf-8"))["drift"]
     assert {os.path.basename(row["file_dir"]) for row in drift["most_unlike"][:8]} == {f"{n}.png" for n in range(8)}
-    assert cli("predict", *PREDICT, "--input", "new", "--report", "rep").status == 0, "its own report may be replaced"
+    wrong = sorted(shutil.copy(f"others/{n}.png", "photos/cat") for n in range(4))  # labelled cat
+    argv = ("--input", "new", "photos", "--unknown", "--min_probability", 0.6)
+    done = cli("predict", *PREDICT, *argv, "--report", "rep")
+    assert done.status == 0, "its own report may be replaced"
+    found, report = rows(), json.load(open("rep/report.json", encoding="utf-8"))
+    refused = Counter(row["reason"] for row in found)
+    answers, n_unlike, n_unsure = report["answers"], refused[REASON], refused["probability below 0.6"]
+    assert n_unlike >= 12
+    assert answers["n_answered"] == len(found) - n_unlike - n_unsure
+    assert answers["n_known"] == sum(bool(row["correct"]) for row in found)
+    page = unescape(Path("rep/report.html").read_text(encoding="utf-8"))
+    assert f"answered {answers['n_answered'] / len(found):.4f} ({answers['n_answered']}/{len(found)})" in done.out
+    assert f"{answers['n_answered']} of {len(found)} photos were answered" in page
+    assert f"<bdi>{answers['n_answered']} of {len(found)}</bdi>" in page
+    assert f"{n_unlike} as unlike the training photos, {n_unsure} below the least probability" in page
+    assert "--false_alarm</th><td><bdi>0.05" in page
+    shown = {row["file_dir"]: row for row in report["input"]["examples"]}
+    assert {shown[path]["refused"] for path in wrong if path in shown} == {REASON}
+    assert f"<b>unknown</b> ({REASON}), best guess <bdi>" in page
+    (drift_line,) = (line for line in done.out.splitlines() if line.startswith("inputs"))
+    assert drift_line.removeprefix("inputs  p") in page
+    assert page.count(">distance ") == 12
 
 
 def test_training_reports_how_well_each_class_would_be_refused_and_what_more_photos_bring(known):
