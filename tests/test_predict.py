@@ -306,8 +306,8 @@ def test_a_report_without_labels_shows_the_answers_and_says_where_labels_come_fr
     assert "no labels are known, so it shows the answers alone; give class folders or a table with labels" in done.out
     assert os.listdir("rep") == [PAGE]
     page = open(f"rep/{PAGE}", encoding="utf-8").read()
-    assert "1 photos were answered" not in page
-    assert "1 photo was answered" in page
+    assert "1 photos were" not in page
+    assert "1 photo was predicted without a known label" in page
     assert "00.png" in page
 
 
