@@ -385,7 +385,7 @@ def about_prediction(config: PredictConfig, predictor: Predictor, totals: Totals
         "Photos": [
             ("input", " ".join(config.input) or "the held-out photos of the training"),
             ("answered", f"{counts.n_ok - counts.n_unknown:,} of {counts.n_ok:,}"),
-            ("unlike the training photos", f"{counts.n_unlike:,}" if config.unknown else "not asked (--unknown)"),
+            ("unlike the training photos", f"{counts.n_unlike:,}" if config.unknown else "not asked for"),
             ("below --min_probability", f"{counts.n_unknown - counts.n_unlike:,}"),
             ("could not be read", f"{counts.n_errors:,}"),
             ("--min_probability", f"{config.min_probability:g}"),

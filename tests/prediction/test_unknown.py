@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from html import unescape
@@ -16,6 +17,7 @@ from PIL import Image
 
 import train
 from photo_classifier.prediction.predictor import Predictor
+from photo_classifier.training.known_photos import KnownPhotos, refusal_text
 
 PREDICT = ("--model_fn", "known.pth", "--n_workers", 0, "--gpu_id", -1)
 REASON = "unlike the training photos"
@@ -170,14 +172,57 @@ def test_two_classes_leave_none_to_refuse_and_few_photos_no_curve(cli, tmp_path)
     assert cli("predict", "--model_fn", "two.pth", "--unknown", "--false_alarm", 0.5).status == 0
 
 
+def test_no_figure_is_given_for_a_class_with_few_held_out_photos():
+    labels = torch.arange(3).repeat(60)
+    features = torch.nn.functional.one_hot(labels, 8) + 0.3 * torch.rand(180, 8, generator=torch.manual_seed(0))
+    folds = torch.arange(180) // 3 % 20
+    kept = (labels != 2) | (torch.arange(180) < 27)  # nine of the last class
+    known = KnownPhotos(*(part[kept] for part in (features, labels, folds, features, labels, folds)))
+    names = ["cat", "dog", "개"]
+    assert [(row["class"], row["n_photos"]) for row in known.refusal(names)] == [("cat", 60), ("dog", 60)]
+    assert known.few(names) == ["개"]
+    assert re.search(r"AUROC [\d.]+ on average, [\d.]+ for (cat|dog) \(60 photos\)", refusal_text(known.refusal(names)))
+
+
+def test_a_frozen_training_that_keeps_no_distances_says_why_and_so_does_its_checkpoint(cli, tmp_path):
+    make_class_folders(tmp_path / "two", 10, classes=("cat", "dog"))
+    for n in range(1, 10):
+        shutil.copy("two/dog/00.png", f"two/dog/{n:02}.png")
+    argv = (
+        "--data_dir",
+        "two",
+        *TINY,
+        "--freeze",
+        "--folds",
+        2,
+        "--n_epochs",
+        1,
+        "--run_dir",
+        "r",
+        "--model_fn",
+        "two.pth",
+    )
+    done = cli("train", *argv)
+    assert done.status == 0, done.err
+    reason = "all photos of dog were held out at once, being a single photo, copies or one group; add others"
+    assert f"refusal predict.py --unknown is not possible: {reason}" in done.out
+    assert json.load(open("r/report.json", encoding="utf-8"))["refusal_skipped"].startswith(reason)
+    asked = ("predict", "--model_fn", "two.pth", "--input", "two")
+    assert_one_line_error(cli(*asked, "--unknown"), f"{reason}, and start a new run; or use --min_probability")
+    assert cli(*asked, "--min_probability", 0.5).status == 0
+
+
 def test_a_checkpoint_without_distances_says_what_it_would_need(cli, trained):
-    assert_one_line_error(cli("predict", "--model_fn", "tiny.pth", "--unknown"), "only a training with --freeze")
+    assert_one_line_error(cli("predict", "--model_fn", "tiny.pth", "--unknown"), "start a new run with --freeze, and")
     assert cli("predict", "--model_fn", "tiny.pth", "--coverage", 0.9).status == 0, "probabilities it has"
     content = torch.load("tiny.pth", weights_only=True)
     content.pop("label_scores")
     torch.save(content, "old.pth")
     assert_one_line_error(cli("predict", "--model_fn", "old.pth", "--coverage", 0.9), "train again")
     assert cli("predict", "--model_fn", "old.pth").status == 0
+    content.pop("no_novelty")
+    torch.save(content, "old.pth")
+    assert_one_line_error(cli("predict", "--model_fn", "old.pth", "--unknown"), "with --freeze and this version")
 
 
 BROKEN = {
