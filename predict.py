@@ -112,7 +112,7 @@ def check_report(config: PredictConfig) -> None:
         if os.path.exists(config.sheet) and not is_own_picture(config.sheet):
             raise UserError(f"--sheet {config.sheet} was not written by this tool; give another name")
     if config.explain:
-        check_output_path(os.path.join(config.explain, "photo.png"), "--explain")
+        check_output_path(os.path.join(config.explain, "photo.jpg"), "--explain")
     if config.report:
         check_temporary_folder()
         check_output_path(os.path.join(config.report, "report.json"), "--report")
