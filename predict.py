@@ -301,7 +301,6 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
     """Writes the contact sheet and the report that the flags ask for."""
     if not totals.parts:
         return
-    from photo_classifier.evaluation.figures import save_picture
     from photo_classifier.evaluation.thumbnails import MANY, Thumbnails
 
     if totals.n_missing:
@@ -309,6 +308,8 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
         warn(f"the report and the sheet lack {n_missing} of an earlier run, which saved no data for them")
     open_photo = Thumbnails(config.max_pixels, predictor.engine.model.preprocess.bit_depth, MANY + 1)
     if config.sheet:
+        from photo_classifier.evaluation.figures import save_picture
+
         if picture := totals.parts["sheet"].draw(open_photo):
             save_picture(config.sheet, picture)
         say(f"sheet   {totals.parts['sheet'].text(config.sheet)}")
