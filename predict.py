@@ -112,7 +112,7 @@ def check_report(config: PredictConfig) -> None:
         if os.path.exists(config.sheet) and not is_own_picture(config.sheet):
             raise UserError(f"--sheet {config.sheet} was not written by this tool; give another name")
     if config.explain:
-        check_output_path(os.path.join(config.explain, "photo.png"), "--explain")
+        check_output_path(os.path.join(config.explain, "photo.jpg"), "--explain")
     if config.report:
         check_temporary_folder()
         check_output_path(os.path.join(config.report, "report.json"), "--report")
@@ -162,8 +162,8 @@ def make_predictor(config: PredictConfig) -> Predictor:
         say(f"images  {preprocess.text()}; as {config.model_name} expects unless flags say otherwise")
     if is_main() and (config.min_probability or config.unknown) and UNKNOWN in predictor.class_names:
         warn(
-            f"a class is called {UNKNOWN!r}, like the answer to photos that are refused; the columns `best_guess` and "
-            "`correct` tell them apart"
+            f"a class is called {UNKNOWN!r}, like the answer to photos that are refused; the column `reason` tells "
+            "them apart: it is empty for answers"
         )
     return predictor
 
@@ -292,9 +292,8 @@ def print_counts(config: PredictConfig, counts: Counts, speed: float) -> None:
     reasons = [f"below {config.min_probability:g}"] if config.min_probability else []
     reasons += [f"unlike the training photos (false alarms {config.false_alarm:g})"] if config.unknown else []
     if reasons:
-        n_ok = counts.n_rows - counts.n_errors
         known = f"; accuracy of those {share_text(counts.n_known_correct, counts.n_known)}" if counts.n_known else ""
-        answered = share_text(n_ok - counts.n_unknown, n_ok) if n_ok else "none"
+        answered = share_text(counts.n_ok - counts.n_unknown, counts.n_ok) if counts.n_ok else "none"
         say(f"answered {answered}, `unknown` {' or '.join(reasons)}{known}")
 
 
@@ -302,7 +301,6 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
     """Writes the contact sheet and the report that the flags ask for."""
     if not totals.parts:
         return
-    from photo_classifier.evaluation.figures import save_picture
     from photo_classifier.evaluation.thumbnails import MANY, Thumbnails
 
     if totals.n_missing:
@@ -310,6 +308,8 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
         warn(f"the report and the sheet lack {n_missing} of an earlier run, which saved no data for them")
     open_photo = Thumbnails(config.max_pixels, predictor.engine.model.preprocess.bit_depth, MANY + 1)
     if config.sheet:
+        from photo_classifier.evaluation.figures import save_picture
+
         if picture := totals.parts["sheet"].draw(open_photo):
             save_picture(config.sheet, picture)
         say(f"sheet   {totals.parts['sheet'].text(config.sheet)}")
@@ -337,7 +337,7 @@ def write_report_folder(
     for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):  # of an earlier prediction
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, name))
-    content = compare_with_training(totals)
+    content = answers_of(config, totals.counts) | compare_with_training(totals)
     if metrics.n_images:
         report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
         if wrong := [row for row in report["examples"] if row["label"] != row["predict"]]:
@@ -353,6 +353,15 @@ def write_report_folder(
         write_report(os.path.join(folder, "report.json"), content)
     path = write_page(folder, about_prediction(config, predictor, totals), open_photo, SECONDS_OF_PHOTOS)
     say(f"report  {path}")
+
+
+def answers_of(config: PredictConfig, counts: Counts) -> dict:
+    """Returns for `report.json` how many photos were answered, if some may be refused."""
+    if not (config.min_probability or config.unknown):
+        return {}
+    numbers = {"n_images": counts.n_ok, "n_answered": counts.n_ok - counts.n_unknown, "n_unlike": counts.n_unlike}
+    numbers["n_unsure"] = counts.n_unknown - counts.n_unlike
+    return {"answers": {**numbers, "n_known": counts.n_known, "n_known_correct": counts.n_known_correct}}
 
 
 def compare_with_training(totals: Totals) -> dict:
@@ -372,13 +381,16 @@ def about_prediction(config: PredictConfig, predictor: Predictor, totals: Totals
     from photo_classifier.evaluation.page import About
     from photo_classifier.runtime.packages import version_rows
 
-    model = predictor.engine.model
+    model, counts = predictor.engine.model, totals.counts
     facts = {
         "Photos": [
             ("input", " ".join(config.input) or "the held-out photos of the training"),
-            ("answered", f"{totals.counts.n_rows - totals.counts.n_errors:,}"),
-            ("could not be read", f"{totals.counts.n_errors:,}"),
+            ("answered", f"{counts.n_ok - counts.n_unknown:,} of {counts.n_ok:,}"),
+            ("unlike the training photos", f"{counts.n_unlike:,}" if config.unknown else "not asked for"),
+            ("below --min_probability", f"{counts.n_unknown - counts.n_unlike:,}"),
+            ("could not be read", f"{counts.n_errors:,}"),
             ("--min_probability", f"{config.min_probability:g}"),
+            *([("--false_alarm", f"{config.false_alarm:g}")] if config.unknown else []),
         ],
         "Model": [
             ("checkpoint", config.model_fn),

@@ -639,13 +639,14 @@ def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Re
         The loaders, the results of the last and of the best weights, and the epoch of the best.
     """
     from photo_classifier.training.finish import measure_last_and_best
-    from photo_classifier.training.known_photos import known_photos
+    from photo_classifier.training.known_photos import known_distances
     from photo_classifier.training.resume import early_stop_text
 
     config, trainer, run, loaders = session.config, session.trainer, session.run, open_loaders(session, cache)
     if launcher.is_main():
-        known = known_photos(session.splits, stored_features(session, loaders), config.seed)
-        session.checkpoint.novelty = known and known.novelty()
+        session.checkpoint.novelty, session.checkpoint.no_novelty = known_distances(
+            session.splits, stored_features(session, loaders), config.seed
+        )
     if config.head == "logistic":
         return loaders, *solve_head(session, loaders)
     by_folds = validate_by_folds(session, loaders) if session.folds else ()
@@ -796,7 +797,7 @@ def report(
     n_photos = sum(len(report["examples"]) for report in reports.values())
     open_photo = Thumbnails(config.max_pixels, preprocess.bit_depth, n_photos)
     features = stored_features(session, loaders)
-    findings = findings_of(splits, features, config.seed)
+    findings = findings_of(splits, features, config.seed, session.checkpoint.no_novelty)
     explain_mistakes(reports, splits, session.engine, features, config.max_pixels, run.spare_seconds)
     write_figures(run, reports, best.epoch + 1, open_photo)
     write_predictions(run.folder / PREDICTIONS, splits, results, temperature)

@@ -237,11 +237,21 @@ def test_unknown_answers_do_not_change_the_accuracy_of_the_model(cli, trained):
     assert unsure.out.splitlines()[-1] == sure.out.splitlines()[-1]
 
 
-def test_a_class_that_is_called_unknown_causes_a_warning(cli, trained, image_folder):
-    torch.save({**torch.load("tiny.pth", weights_only=True), "class_names": ["cat", "dog", "unknown"]}, "u.pth")
+def test_photos_that_are_refused_are_told_from_those_of_a_class_that_is_called_unknown(cli, trained, image_folder):
+    torch.save({**torch.load("tiny.pth", weights_only=True), "class_names": ["unknown", "dog", "개"]}, "u.pth")
+    (image_folder / "cat").rename(image_folder / "unknown")
     argv = ("predict", "--model_fn", "u.pth", "--input", image_folder, "--n_workers", 0)
-    assert "a class is called 'unknown', like the answer to" in cli(*argv, "--min_probability", 0.5).err
     assert not cli(*argv).err
+    middle = sorted(row["probability"] for row in rows() if row["predict"] == "unknown")[2]
+    done = cli(*argv, "--min_probability", middle)
+    assert "a class is called 'unknown', like the answer to photos that are refused; the column `reason`" in done.err
+    answered = [row for row in rows() if not row["reason"]]
+    assert "unknown" in {row["predict"] for row in answered}, "that is the class"
+    assert all(row["correct"] for row in answered if row["label"])
+    refused = [row for row in rows() if row["reason"]]
+    assert {(row["reason"], row["correct"]) for row in refused} == {(f"probability below {float(middle):g}", "")}
+    assert "unknown" in {row["best_guess"] for row in refused}
+    assert f"answered {len(answered) / 30:.4f} ({len(answered)}/30)" in done.out
 
 
 def test_the_model_and_the_command_are_beside_the_result(cli, trained, image_folder):
@@ -295,8 +305,8 @@ def test_a_report_without_labels_shows_the_answers_and_says_where_labels_come_fr
     assert "no labels are known, so it shows the answers alone; give class folders or a table with labels" in done.out
     assert os.listdir("rep") == [PAGE]
     page = open(f"rep/{PAGE}", encoding="utf-8").read()
-    assert "1 photos were answered" not in page
-    assert "1 photo was answered" in page
+    assert "1 photos were" not in page
+    assert "1 photo was predicted without a known label" in page
     assert "00.png" in page
 
 

@@ -24,13 +24,15 @@ class PredictionLike(Protocol):
     log_likelihood: float | None
     label: str
     status: str
+    reason: str
 
 
 class UnlabelledAnswers:
     """Accumulates answers in memory that does not grow with the number of photos."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, list] = {}  # photos and summed probability, by answer
+        # photos and summed probability, by best guess and whether it was refused
+        self._sums: dict[tuple[str, bool], list] = {}
         self._unsure = Examples(N_PHOTOS)
 
     def add_predictions(self, predictions: Sequence[PredictionLike]) -> None:
@@ -38,15 +40,14 @@ class UnlabelledAnswers:
         if not predictions:
             return
         positions = self.n_images + np.arange(len(predictions))
-        for p in predictions:
-            n_images, confidence = self._sums.get(p.predict, (0, 0.0))
-            self._sums[p.predict] = [n_images + 1, confidence + p.probability]
-        index = {name: k for k, name in enumerate(self._sums)}
-        groups, scores = (
-            np.array([index[p.predict] for p in predictions]),
-            np.array([-p.probability for p in predictions]),
-        )
-        self._unsure.add(groups, scores, positions, [p.file_dir for p in predictions])
+        keys = [(p.top[0][0], bool(p.reason)) for p in predictions]
+        for key, p in zip(keys, predictions, strict=True):
+            n_images, confidence = self._sums.get(key, (0, 0.0))
+            self._sums[key] = [n_images + 1, confidence + p.probability]
+        index = {key: k for k, key in enumerate(self._sums)}
+        groups = np.array([index[key] for key in keys])
+        scores = np.array([-p.probability for p in predictions])
+        self._unsure.add(groups, scores, positions, *zip(*((p.file_dir, p.reason) for p in predictions), strict=True))
 
     @property
     def n_images(self) -> int:
@@ -55,24 +56,30 @@ class UnlabelledAnswers:
 
     def state(self) -> dict:
         """Returns everything that was accumulated as plain values."""
-        return {"sums": self._sums, "unsure": self._unsure.chosen()}
+        return {"sums": [[*key, *sums] for key, sums in self._sums.items()], "unsure": self._unsure.chosen()}
 
     def restore(self, state: Mapping) -> None:
         """Continues from what `state` returned."""
-        self._sums = dict(state.get("sums", {}))
+        sums = state.get("sums", [])
+        if isinstance(sums, Mapping):  # an earlier version did not know the refused photos
+            sums = [(name, False, *values) for name, values in sums.items()]
+        self._sums = {(name, is_refused): values for name, is_refused, *values in sums}
         self._unsure.restore(state.get("unsure", []))
 
     def summary(self) -> dict | None:
         """Returns what the page shows; None without an image."""
         if not self._sums:
             return None
-        n_all, names = self.n_images, list(self._sums)
+        n_all, names = self.n_images, [name for name, _ in self._sums]
         rows = [
             {"name": name, "n_images": n, "share": n / n_all, "confidence": confidence / n}
-            for name, (n, confidence) in sorted(self._sums.items(), key=lambda item: -item[1][0])
+            for (name, is_refused), (n, confidence) in sorted(self._sums.items(), key=lambda item: -item[1][0])
+            if not is_refused
         ]
         photos = [
-            PagePhoto(path, {"predict": names[group], "probability": probability})
-            for group, probability, _, path in self._unsure.chosen()
+            PagePhoto(path, {"predict": names[group], "probability": probability, "refused": refusal})
+            for group, probability, _, path, refusal in self._unsure.chosen()
         ]
-        return {"n_images": n_all, "n_classes": len(rows), "rows": rows[:MOST_ANSWERS], "photos": photos}
+        n_refused = sum(n for (_, is_refused), (n, _) in self._sums.items() if is_refused)
+        answers = {"n_classes": len(rows), "rows": rows[:MOST_ANSWERS], "photos": photos}
+        return {"n_images": n_all, "n_refused": n_refused, "share_refused": n_refused / n_all, **answers}

@@ -79,6 +79,15 @@ def drift_lines(report: Mapping) -> list[str]:
     """Returns the result as lines for the console; none if no photo could be read."""
     if not report["n_images"]:
         return []
+    lines = [f"inputs  {drift_text(report)}"]
+    if report["is_unlike"]:
+        names = ", ".join(row["file_dir"] for row in report["most_unlike"][:3])
+        lines.append(f"        most unlike: {names}")
+    return lines
+
+
+def drift_text(report: Mapping) -> str:
+    """Returns the result as a sentence, if photos could be read."""
     p = "below 0.0001" if report["p_value"] < 1e-4 else f"{report['p_value']:.4f}"
     text = (
         "photos as a whole are unlike the training photos"
@@ -86,8 +95,4 @@ def drift_lines(report: Mapping) -> list[str]:
         else "photos look like the training photos"
     )
     far = f"{report['share_far']:.0%} are farther than {FAR:.0%} of those that training held out"
-    lines = [f"inputs  {text}: {far} (p {p}; called unlike below {ALARM:g})"]
-    if report["is_unlike"]:
-        names = ", ".join(row["file_dir"] for row in report["most_unlike"][:3])
-        lines.append(f"        most unlike: {names}")
-    return lines
+    return f"{text}: {far} (p {p}; called unlike below {ALARM:g})"

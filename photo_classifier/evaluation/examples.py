@@ -17,9 +17,16 @@ class Examples:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._rows: list[tuple] = []  # (group, -score, position, path)
+        self._rows: list[tuple] = []  # (group, -score, position, path, refusal)
 
-    def add(self, groups: np.ndarray, scores: np.ndarray, positions: np.ndarray, paths: Sequence[str]) -> None:
+    def add(
+        self,
+        groups: np.ndarray,
+        scores: np.ndarray,
+        positions: np.ndarray,
+        paths: Sequence[str],
+        refusals: Sequence[str] | None = None,
+    ) -> None:
         """Adds photos.
 
         Args:
@@ -27,13 +34,15 @@ class Examples:
             scores: float (n,), the best ones are the highest.
             positions: int64 (n,), which decide between equal scores.
             paths: the names of the n photos.
+            refusals: why each was answered `unknown`; empty for the others.
         """
-        self._rows += zip(groups.tolist(), (-scores).tolist(), positions.tolist(), paths, strict=True)
+        refusals = [""] * len(paths) if refusals is None else refusals
+        self._rows += zip(groups.tolist(), (-scores).tolist(), positions.tolist(), paths, refusals, strict=True)
         if len(self._rows) > 4 * self.most:
             self._rows = self.chosen()
 
     def chosen(self) -> list[tuple]:
-        """Returns what is kept as (group, -score, position, path): the best of each group first."""
+        """Returns what is kept as (group, -score, position, path, refusal): the best of each group first."""
         by_group = itertools.groupby(sorted(self._rows), key=lambda row: row[0])
         ranked = ((rank, row) for _, rows in by_group for rank, row in enumerate(rows))
         in_order = sorted(ranked, key=lambda item: (item[0], item[1][1:3], item[1][0]))
@@ -41,4 +50,4 @@ class Examples:
 
     def restore(self, rows: Iterable[Sequence]) -> None:
         """Continues from what `chosen` returned."""
-        self._rows = [tuple(row) for row in rows]
+        self._rows = [(*row, "")[:5] for row in rows]  # an earlier version kept no refusals

@@ -124,7 +124,7 @@ class StreamingMetrics:
         log_p = (logits.double() / self.temperature).log_softmax(1)
         p = log_p.gather(1, classes[:, None])[:, 0].exp().numpy()
         self.nll_sum -= log_p.gather(1, labels[:, None]).sum().item()
-        self._count(labels.numpy(), classes.numpy(), p, paths)
+        self._count(labels.numpy(), classes.numpy(), p, paths, [""] * len(paths))
 
     def add_predictions(self, predictions: Sequence[PredictionLike]) -> None:
         """Counts the predictions of readable images, those whose label is not known apart from the others."""
@@ -136,7 +136,8 @@ class StreamingMetrics:
                 np.array([self._index[name] for name in names], np.int64)
                 for names in ((p.label for p in known), (p.top[0][0] for p in known))
             )
-            self._count(labels, classes, np.array([p.probability for p in known]), [p.file_dir for p in known])
+            paths, refusals = ([getattr(p, name) for p in known] for name in ("file_dir", "reason"))
+            self._count(labels, classes, np.array([p.probability for p in known]), paths, refusals)
 
     def state(self) -> dict:
         """Returns everything that was accumulated as plain values."""
@@ -163,7 +164,14 @@ class StreamingMetrics:
             getattr(self, name).restore(state.get(name, []))
         self.unlabelled.restore(state.get("unlabelled", {}))
 
-    def _count(self, labels: np.ndarray, classes: np.ndarray, p: np.ndarray, paths: Sequence[str]) -> None:
+    def _count(
+        self,
+        labels: np.ndarray,
+        classes: np.ndarray,
+        p: np.ndarray,
+        paths: Sequence[str],
+        refusals: Sequence[str],
+    ) -> None:
         right, n_before = labels == classes, self.n_images
         self.counts.add(labels, classes)
         cells = labels * len(self.class_names) + classes
@@ -179,8 +187,8 @@ class StreamingMetrics:
             (heapq.heappush if len(self.mistakes) < N_MISTAKES else heapq.heappushpop)(self.mistakes, entry)
         positions = n_before + np.arange(len(p))
         for examples, rows, scores in ((self.wrong, ~right, p), (self.right, right, -p)):
-            names = [paths[n] for n in np.flatnonzero(rows)]
-            examples.add(cells[rows], scores[rows], positions[rows], names)
+            names, why = ([values[n] for n in np.flatnonzero(rows)] for values in (paths, refusals))
+            examples.add(cells[rows], scores[rows], positions[rows], names, why)
 
     @property
     def n_images(self) -> int:

@@ -19,6 +19,7 @@ from photo_classifier.evaluation.charts import (
     threshold_chart,
     threshold_for,
 )
+from photo_classifier.evaluation.drift import drift_text
 from photo_classifier.evaluation.figures import most_confused
 from photo_classifier.evaluation.metrics import wilson_interval
 from photo_classifier.evaluation.page_photos import PagePhoto, embed
@@ -82,9 +83,9 @@ def page_content(folder: Path, about: About) -> dict:
     first = ("out-of-fold", "test")
     order = sorted(reports, key=lambda name: first.index(name) if name in first else len(first))
     splits = [split_content(f"s{n}", name, reports[name], about, is_main=not n) for n, name in enumerate(order)]
-    labels = label_content(folder)
+    labels, drift = label_content(folder), drift_content(content.get("drift"))
     metrics = _rows(folder / "metrics.csv")
-    parts = [*splits, labels, about.predicted or {}]
+    parts = [*splits, labels, about.predicted or {}, drift or {}]
     learning = content.get("learning_curve") or []
     return {
         "software": SOFTWARE,
@@ -97,6 +98,8 @@ def page_content(folder: Path, about: About) -> dict:
         "more_photos": content.get("more_photos") or "",
         "learning_chart": learning_chart(learning) if learning else None,
         "refusal": content.get("refusal") or [],
+        "answers": content.get("answers"),
+        "drift": drift,
         **labels,
         "next_steps": content.get("next_steps") or [],
         "photos": list(itertools.chain(*(part.get("photos", ()) for part in parts))),
@@ -222,6 +225,15 @@ def label_content(folder: Path) -> dict:
         "odd_photos": strange,
         "photos": [*shown, *itertools.chain(*twins), *strange],
     }
+
+
+def drift_content(drift: Mapping | None) -> dict | None:
+    """Returns whether the photos as a whole look like those of the training, and the most unlike ones, if known."""
+    if not drift or not drift["n_images"]:
+        return None
+    photos = [PagePhoto(row["file_dir"], row) for row in drift["most_unlike"][:MOST_ODD]]
+    text = drift_text(drift)
+    return {"text": f"{text[:1].upper()}{text[1:]}.", "photos": photos}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -50,7 +50,7 @@ class PredictionSheet:
         for p in predictions:
             if p.status == "ok":
                 draw = -derive_seed("sheet", self.n_seen)
-                is_wrong = p.predict == p.top[0][0] != p.label  # `unknown` is not wrong
+                is_wrong = not p.reason and p.predict != p.label  # a refused photo is not wrong
                 entry = (draw, self.n_seen, p.file_dir, p.predict, p.probability, p.label if is_wrong else "")
                 (heapq.heappush if len(self._sample) < N_SHEET else heapq.heappushpop)(self._sample, entry)
                 self.n_seen += 1

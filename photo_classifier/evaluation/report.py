@@ -209,7 +209,8 @@ def _examples(metrics: StreamingMetrics) -> list[dict]:
             "label": names[cell // len(names)],
             "predict": names[cell % len(names)],
             "probability": round(abs(score), 6),
+            **({"refused": refusal} if refusal else {}),
         }
         for examples in (metrics.wrong, metrics.right)
-        for cell, score, _, path in examples.chosen()
+        for cell, score, _, path, refusal in examples.chosen()
     ]

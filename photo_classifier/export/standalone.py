@@ -180,7 +180,7 @@ def predict(args: argparse.Namespace, output: IO[bytes] | None) -> Counts:
     with contextlib.nullcontext(output) if output else open(partial, "wb") as file:
         file.write((b"" if output else BOM) + csv_lines([columns], ends))
         for p in predictor.stream(samples):
-            counts.add(p.status, p.best_guess, p.predict, p.label)
+            counts.add(p.status, p.best_guess, p.predict, p.label, p.reason)
             file.write(csv_lines([texts(row_of(p), columns)], ends))
             file.flush()
     if not output:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from photo_classifier.data.decoding import BadImage
 from photo_classifier.evaluation.answers import PredictionLike
 from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet
-from photo_classifier.evaluation.figures import save_picture
 from photo_classifier.evaluation.heat_pictures import with_heat
 from photo_classifier.evaluation.photo_sheets import answer_caption
-from photo_classifier.evaluation.report_files import is_own_picture
-from photo_classifier.evaluation.thumbnails import LARGE, Thumbnails
+from photo_classifier.evaluation.report_files import SOFTWARE, is_own_picture
+from photo_classifier.evaluation.thumbnails import Thumbnails
 from photo_classifier.features.explanations import add_heat_maps
 from photo_classifier.models.heat_maps import HeatMaps
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.files import atomic_write
+
+LEAST = 240  # pixels; smaller photos are enlarged, or there is no room for the caption
+QUALITY = 85  # of JPEG: a PNG takes fifteen times as long to write, longer than all else together
 
 
 class Overlays:
-    """Writes `<name of the photo>.png` into a folder, with a number where several photos have that name.
+    """Writes `<name of the photo>.jpg` into a folder, with a number where several photos have that name.
 
     Raises:
         UserError: the network does not keep places.
@@ -48,16 +54,14 @@ class Overlays:
                 picture = with_heat(open_photo(prediction.file_dir), row["heat"])
             except (BadImage, KeyError):  # it was deleted in the meantime
                 continue
-            wrong = prediction.label if prediction.label != prediction.top[0][0] else ""
-            caption = answer_caption(prediction.file_dir, prediction.top[0][0], prediction.top[0][1], wrong)
-            save_picture(path, contact_sheet([Tile(picture, caption)], 1, LARGE))
+            _save(path, contact_sheet([Tile(picture, _caption(prediction))], 1, max(LEAST, *picture.size)))
 
     def _path_for(self, photo: str) -> Path:
         stem = Path(photo).stem
         while True:  # past pictures of the user's own
             self._names[stem] += 1
             n = self._names[stem]
-            path = self.folder / (f"{stem}.png" if n == 1 else f"{stem}-{n}.png")
+            path = self.folder / (f"{stem}.jpg" if n == 1 else f"{stem}-{n}.jpg")
             if not path.exists() or is_own_picture(os.fspath(path)):
                 return path
 
@@ -68,3 +72,20 @@ class Overlays:
     def restore(self, state: Mapping) -> None:
         """Continues from what `state` returned."""
         self._names = Counter(state["names"])
+
+
+def _caption(prediction: PredictionLike) -> str:
+    guess, probability = prediction.top[0]
+    if prediction.reason:  # it is refused
+        return answer_caption(prediction.file_dir, f"{prediction.predict} (best guess {guess})", probability)
+    return answer_caption(
+        prediction.file_dir, guess, probability, prediction.label if prediction.label != guess else ""
+    )
+
+
+def _save(path: Path, picture: Image.Image) -> None:
+    """Writes a JPEG atomically, marked as written by this tool."""
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=QUALITY, comment=f"Software\0{SOFTWARE}".encode())
+    with atomic_write(path) as file:
+        file.write(content.getvalue())

@@ -37,7 +37,8 @@ LARGEST_SIDE = 8192  # pixels; limits what a file can make a machine allocate
 class Content:
     """What a prediction needs of a checkpoint; older ones lack what has a default.
 
-    `novelty` are the distances of a frozen run, `label_scores` those of `conformal.label_scores`, in ascending order.
+    `novelty` are the distances of a frozen run, `no_novelty` says why there are none, and `label_scores` are those of
+    `conformal.label_scores`, in ascending order.
     """
 
     model_name: str
@@ -56,6 +57,7 @@ class Content:
     fit: Literal[FITS] = "crop"
     temperature: Positive = 1.0
     novelty: Novelty | None = None
+    no_novelty: str = ""
     label_scores: torch.Tensor | None = None
     engine: Literal["torch", "openvino"] = "torch"
 

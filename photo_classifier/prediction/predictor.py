@@ -161,9 +161,10 @@ class Predictor:
 
     def _most_distant(self, false_alarm: float, model_fn: str | Path) -> float:
         if not self.novelty:
+            reason = self.metadata.get("no_novelty") or "start a new run with --freeze and this version"
             raise UserError(
-                f"{model_fn} does not know how far its training photos are apart (--unknown): only a training with "
-                "--freeze that stores features keeps that; train again with it, or use --min_probability"
+                f"{model_fn} does not know how far its training photos are apart (--unknown): {reason}; or use "
+                "--min_probability"
             )
         return self.novelty.threshold(false_alarm)
 

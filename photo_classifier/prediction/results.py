@@ -18,8 +18,8 @@ class Prediction:
 
     `top` has the most probable classes with their probabilities, `log_likelihood` is that of the label, in nats.
     `distance` says how unlike the training photos it is, in standard deviations from the usual, and `set` are the
-    classes of a set with a promise, each where it is known. With the status `error` there is no prediction, and
-    `reason` says why.
+    classes of a set with a promise, each where it is known. `reason` says why there is no answer: with the status
+    `error` there is no prediction, with `ok` the photo is refused, and `predict` is `unknown`.
     """
 
     file_dir: str
@@ -45,7 +45,7 @@ class Prediction:
 
         So the mean of a column of these is the accuracy of the answers.
         """
-        is_answer = bool(self.top) and self.predict == self.best_guess
+        is_answer = bool(self.top) and not self.reason  # a class may be called `unknown` as well
         return int(self.predict == self.label) if is_answer and self.label else None
 
 
@@ -66,14 +66,16 @@ def answer(
         every: the probabilities of all classes, if they are wanted.
         min_probability: below it the answer is `unknown`.
     """
+    is_sure = top[0] >= min_probability
     return Prediction(
         file_dir,
-        predict=class_names[ranks[0]] if top[0] >= min_probability else UNKNOWN,
+        predict=class_names[ranks[0]] if is_sure else UNKNOWN,
         probability=top[0],
         top=tuple((class_names[k], p) for k, p in zip(ranks, top, strict=True)),
         probabilities=None if every is None else dict(zip(class_names, every, strict=True)),
         log_likelihood=log_likelihood,
         label=label or "",
+        reason="" if is_sure else f"probability below {min_probability:g}",
     )
 
 
@@ -130,30 +132,38 @@ class Counts:
     """Counts rows by their outcome; rows that are read back from a result count as well, without their logits.
 
     `n_labelled` images could be read and have a label, and for `n_correct` of them it is the most probable class.
-    `n_known` and `n_known_correct` leave out the answer `unknown`.
+    `n_unknown` photos are refused, `n_unlike` of these as unlike the training photos. `n_known` and `n_known_correct`
+    leave them out.
     """
 
     n_rows: int = 0
     n_errors: int = 0
     n_unknown: int = 0
+    n_unlike: int = 0
     n_labelled: int = 0
     n_correct: int = 0
     n_known: int = 0
     n_known_correct: int = 0
 
-    def add(self, status: str, best: str, predict: str, label: str) -> None:
+    def add(self, status: str, best: str, predict: str, label: str, reason: str = "") -> None:
         """Counts a row whose most probable class is `best` and whose answer is `predict`."""
         self.n_rows += 1
         self.n_errors += status == "error"
         if status != "ok":
             return
-        is_known = predict == best
+        is_known = not reason and predict == best  # rows of earlier versions have no reason below --min_probability
         self.n_unknown += not is_known
+        self.n_unlike += reason == UNLIKE
         if label:
             self.n_labelled += 1
             self.n_correct += best == label
             self.n_known += is_known
             self.n_known_correct += is_known and best == label
+
+    @property
+    def n_ok(self) -> int:
+        """The number of images that could be read."""
+        return self.n_rows - self.n_errors
 
     @property
     def accuracy_text(self) -> str:
@@ -198,14 +208,14 @@ class Totals:
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Adds a batch."""
         for p in predictions:
-            self.counts.add(p.status, p.best_guess, p.predict, p.label)
+            self.counts.add(p.status, p.best_guess, p.predict, p.label, p.reason)
         for part in self.parts.values():
             part.add_predictions(predictions)
 
     def add_row(self, row: Mapping[str, str]) -> None:
         """Counts a row that was read back; only `restore` recovers the parts."""
         best = row.get("best_guess") or row.get("class_1", row["predict"])
-        self.counts.add(row["status"], best, row["predict"], row["label"])
+        self.counts.add(row["status"], best, row["predict"], row["label"], row["reason"])
         self.n_missing += bool(self.parts)
 
     def state(self) -> dict:

@@ -43,6 +43,7 @@ class BestCheckpoint:
         }
         self.temperature = 1.0
         self.novelty: Novelty | None = None  # of a run with stored features
+        self.no_novelty = ""  # why not
         self.label_scores: torch.Tensor | None = None
         self._written: tuple[int, ...] | None = None
         self.metadata = {
@@ -60,6 +61,8 @@ class BestCheckpoint:
         content = {**self.metadata, "temperature": self.temperature, "metrics": metrics}
         if self.novelty:
             content["novelty"] = asdict(self.novelty)
+        if self.no_novelty:
+            content["no_novelty"] = self.no_novelty
         if self.label_scores is not None:
             content["label_scores"] = self.label_scores
         save_checkpoint(path or self.path, self.model, content, keep_existing=path is None and not self._is_own())

@@ -10,7 +10,7 @@ from photo_classifier.curation.held_out import MOST_CLASSES, JudgedPhotos, judge
 from photo_classifier.data.samples import Splits
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.training.known_photos import known_photos, refusal_text
+from photo_classifier.training.known_photos import FEWEST, MOST_NAMED, NO_FEATURES, known_photos, refusal_text
 from photo_classifier.training.more_photos import curve_of, learning_text
 
 
@@ -23,18 +23,26 @@ class Findings:
     lines: list[str] = field(default_factory=list)
 
 
-def findings_of(splits: Splits, features: Mapping[str, SplitFeatures], seed: int) -> Findings:
-    """Returns what the features of a frozen backbone tell, by split; without any, why nothing is known."""
+def findings_of(splits: Splits, features: Mapping[str, SplitFeatures], seed: int, no_distances: str = "") -> Findings:
+    """Returns what the features of a frozen backbone tell, by split; without any, why nothing is known.
+
+    Args:
+        no_distances: why the checkpoint keeps no distances, if it keeps none.
+    """
     if not features:
-        return Findings(
-            report={"refusal": [], "refusal_skipped": "no features were stored; start a new run with --freeze"}
-        )
-    by_folds, report = None, _refusal(splits, features, seed)
+        return Findings(report={"refusal": [], "refusal_skipped": NO_FEATURES})
+    skipped = {"refusal": [], "refusal_skipped": no_distances}
+    by_folds, report = None, skipped if no_distances else _refusal(splits, features, seed)
     if len(splits.class_names) <= MOST_CLASSES:
         with contextlib.suppress(UserError):  # there are fewer photos or groups than folds
             by_folds = judge_photos(splits, features, seed)
             report |= curve_of(by_folds, splits.class_names, seed)
-    texts = {"refusal": refusal_text(report["refusal"]), "photos": learning_text(report)}
+    texts = {
+        "refusal": f"predict.py --unknown is not possible: {no_distances}"
+        if no_distances
+        else refusal_text(report["refusal"]),
+        "photos": learning_text(report),
+    }
     return Findings(by_folds, report, [f"{title:7} {text}" for title, text in texts.items() if text])
 
 
@@ -43,4 +51,7 @@ def _refusal(splits: Splits, features: Mapping[str, SplitFeatures], seed: int) -
     if len(splits.class_names) == 2:
         return {"refusal": [], "refusal_skipped": "of two classes only one would be left"}
     known = known_photos(splits, features, seed)
-    return {"refusal": known.refusal(splits.class_names) if known else []}
+    few = known.few(splits.class_names)
+    names = f"{', '.join(few[:MOST_NAMED])}{', ...' if len(few) > MOST_NAMED else ''}"
+    skipped = {"refusal_skipped": f"fewer than {FEWEST} photos were held out of {names}"} if few else {}
+    return {"refusal": known.refusal(splits.class_names), **skipped}

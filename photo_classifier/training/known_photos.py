@@ -13,8 +13,14 @@ from photo_classifier.data.folds import assign_folds
 from photo_classifier.data.samples import Sample, Splits
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.models.novelty import Novelty, fit_novelty, fit_space, pooled
+from photo_classifier.runtime.text import pluralize
 
 N_FOLDS, N_PARTS = 20, 5  # the parts are of several folds each, where a class is left out as well
+FEWEST = 10  # held-out photos that a figure is worth giving for
+MOST_NAMED = 3  # classes
+NO_FEATURES = (
+    "no features were stored; start a new run with --freeze, and without --unfreeze_after, --cutmix and --views 0"
+)
 MOST_LEFT_OUT = 20  # classes that are left out in turn, the largest first; each takes a tenth of a second or so
 
 
@@ -48,10 +54,28 @@ class KnownPhotos:
         whole = space if seen.all() else fit_space(self.features, self.labels)
         return fit_novelty(whole, scores)
 
+    def why_no_novelty(self, class_names: Sequence[str]) -> str:
+        """Returns why `novelty` is None, and what to do."""
+        for fold in self.held_out_folds.unique().tolist():
+            left = set(self.labels[self.folds != fold].tolist())
+            if len(left) < 2:
+                gone = ", ".join([name for label, name in enumerate(class_names) if label not in left][:MOST_NAMED])
+                return (
+                    f"all photos of {gone} were held out at once, being a single photo, copies or one group; add "
+                    "others, and start a new run"
+                )
+        return f"{pluralize(len(self.held_out), 'photo')} held out did not differ; add photos, and start a new run"
+
+    def few(self, class_names: Sequence[str]) -> list[str]:
+        """Returns the classes of which fewer photos were held out than a figure needs."""
+        counts = self.held_out_labels.bincount(minlength=len(class_names)).tolist()
+        return [name for name, n in zip(class_names, counts, strict=True) if n < FEWEST]
+
     def refusal(self, class_names: Sequence[str]) -> list[dict]:
         """Returns for each class how well its photos would be told from held-out ones, had it been left out.
 
-        `auroc` is the probability that a photo of that class has a larger distance than one of another class.
+        `auroc` is the probability that a photo of that class has a larger distance than one of another class. Classes
+        with few held-out photos are left out, as the figure of these says nothing.
         """
         parts, held_out_parts = self.folds % N_PARTS, self.held_out_folds % N_PARTS
         turns, rows = held_out_parts.unique().tolist(), []
@@ -60,7 +84,7 @@ class KnownPhotos:
             seen = (parts != turn) & (self.labels != label)
             is_unknown = self.held_out_labels == label
             is_known = (held_out_parts == turn) & ~is_unknown
-            if len(self.labels[seen].unique()) < 2 or not is_unknown.any() or is_known.sum() < 2:
+            if len(self.labels[seen].unique()) < 2 or min(is_unknown.sum(), is_known.sum()) < FEWEST:
                 continue
             space, known = fit_space(self.features[seen], self.labels[seen]), self.held_out[is_known]
             if novelty := fit_novelty(space, space.scores(known)):
@@ -95,12 +119,24 @@ def known_photos(splits: Splits, features: Mapping[str, SplitFeatures], seed: in
     return KnownPhotos(features, labels, by_fold[seen], queries, held_out_labels, of_held_out[asked])
 
 
+def known_distances(splits: Splits, features: Mapping[str, SplitFeatures], seed: int) -> tuple[Novelty | None, str]:
+    """Returns the distances that a checkpoint keeps, or why it keeps none; `features` are those of `known_photos`."""
+    if not features:
+        return None, NO_FEATURES
+    known = known_photos(splits, features, seed)
+    if not known:
+        return None, "no photo of training or validation could be read; start a new run with others"
+    novelty = known.novelty()
+    return novelty, "" if novelty else known.why_no_novelty(splits.class_names)
+
+
 def refusal_text(rows: Sequence[dict]) -> str:
     """Returns how well classes would be refused that were left out, in a line; empty if there are none."""
     if not rows:
         return ""
     worst, mean = min(rows, key=lambda row: row["auroc"]), sum(row["auroc"] for row in rows) / len(rows)
-    each = f"AUROC {mean:.3f} on average, {worst['auroc']:.3f} for {worst['class']}"
+    which = f"{worst['class']} ({pluralize(worst['n_photos'], 'photo')})"
+    each = f"AUROC {mean:.3f} on average, {worst['auroc']:.3f} for {which}"
     return f"photos of a class that was left out would be told from the others: {each} (predict.py --unknown)"
 
 

@@ -72,15 +72,15 @@ def test_a_sheet_takes_an_even_sample_whatever_the_batches(tmp_path):
 def test_only_known_mistakes_get_a_red_frame(tmp_path):
     photo = str(save_image(tmp_path / "blue.png", 2, 0))
 
-    def n_red(label, predict="cat", best="cat"):
+    def n_red(label, predict="cat", best="cat", reason=""):
         sheet = photo_sheets.PredictionSheet()
-        sheet.add_predictions([Prediction(photo, predict, 0.5, ((best, 0.5),), label=label)])
+        sheet.add_predictions([Prediction(photo, predict, 0.5, ((best, 0.5),), label=label, reason=reason)])
         pixels = np.asarray(sheet.draw(Thumbnails(10**6, 16)).convert("RGB")).astype(int)
         return int(((pixels == (255, 0, 0)).all(2)).sum())
 
     assert n_red("dog") > 100
     assert n_red("dog", "unknown", best="unknown") > 100, "a class may have that name"
-    assert n_red("cat") == n_red("") == n_red("dog", "unknown") == 0
+    assert n_red("cat") == n_red("") == n_red("dog", "unknown", reason="refused") == 0
 
 
 def test_restored_metrics_continue_where_they_stopped():

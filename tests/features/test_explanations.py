@@ -123,11 +123,13 @@ def test_mistakes_of_a_run_and_photos_of_a_prediction_are_explained(cli, split_f
     photos = [split_folder / "val" / "cat" / "01.png", split_folder / "val" / "dog" / "01.png"]
     explain = ("predict", "--model_fn", "m.pth", "--n_workers", 0, "--explain", "heat", "--input")
     assert cli(*explain, *photos).status == 0
-    assert sorted(os.listdir("heat")) == ["01-2.png", "01.png"]
-    assert Image.open("heat/01.png").text == {"Software": "photo-classifier"}
+    assert sorted(os.listdir("heat")) == ["01-2.jpg", "01.jpg"]
+    with Image.open("heat/01.jpg") as picture:
+        assert picture.info["comment"] == b"Software\0photo-classifier"
+        assert picture.width == 248, "not larger than its photo and caption need"
     assert cli(*explain, *photos).status == 0
-    with open("heat/01.png", "w") as file:
+    with open("heat/01.jpg", "w") as file:
         file.write("mine")
     assert cli(*explain, *photos).status == 0
-    assert sorted(os.listdir("heat")) == ["01-2.png", "01-3.png", "01.png"]
-    assert open("heat/01.png").read() == "mine"
+    assert sorted(os.listdir("heat")) == ["01-2.jpg", "01-3.jpg", "01.jpg"]
+    assert open("heat/01.jpg").read() == "mine"

@@ -3,7 +3,10 @@
 import csv
 import json
 import os
+import re
 import shutil
+from collections import Counter
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +17,7 @@ from PIL import Image
 
 import train
 from photo_classifier.prediction.predictor import Predictor
+from photo_classifier.training.known_photos import KnownPhotos, refusal_text
 
 PREDICT = ("--model_fn", "known.pth", "--n_workers", 0, "--gpu_id", -1)
 REASON = "unlike the training photos"
@@ -60,9 +64,8 @@ def test_photos_unlike_the_training_photos_are_answered_unknown_where_asked(cli,
     assert all(row["best_guess"] == before["predict"] for row, before in zip(asked, plain, strict=True))
     assert sum(row["predict"] == "unknown" for row in cats) < 6
     assert "`unknown` below 0.01 or unlike the training photos (false alarms 0.05)" in done.out
-    # below --min_probability alone there is no such reason
     cli("predict", *PREDICT, "--input", "photos/cat", "--min_probability", 1)
-    assert {(row["predict"], row["reason"]) for row in rows()} == {("unknown", "")}
+    assert {(row["predict"], row["reason"]) for row in rows()} == {("unknown", "probability below 1")}
 
 
 def test_the_stated_rate_of_the_held_out_photos_is_refused(known):
@@ -119,7 +122,28 @@ def test_the_report_says_whether_the_photos_are_like_the_training_photos(cli, kn
     assert "inputs  photos as a whole are unlike the training photos" in done.out
     drift = json.load(open("rep/report.json", encoding="utf-8"))["drift"]
     assert {os.path.basename(row["file_dir"]) for row in drift["most_unlike"][:8]} == {f"{n}.png" for n in range(8)}
-    assert cli("predict", *PREDICT, "--input", "new", "--report", "rep").status == 0, "its own report may be replaced"
+    wrong = sorted(shutil.copy(f"others/{n}.png", "photos/cat") for n in range(4))  # labelled cat
+    argv = ("--input", "new", "photos", "--unknown", "--min_probability", 0.6)
+    done = cli("predict", *PREDICT, *argv, "--report", "rep")
+    assert done.status == 0, "its own report may be replaced"
+    found, report = rows(), json.load(open("rep/report.json", encoding="utf-8"))
+    refused = Counter(row["reason"] for row in found)
+    answers, n_unlike, n_unsure = report["answers"], refused[REASON], refused["probability below 0.6"]
+    assert n_unlike >= 12
+    assert answers["n_answered"] == len(found) - n_unlike - n_unsure
+    assert answers["n_known"] == sum(bool(row["correct"]) for row in found)
+    page = unescape(Path("rep/report.html").read_text(encoding="utf-8"))
+    assert f"answered {answers['n_answered'] / len(found):.4f} ({answers['n_answered']}/{len(found)})" in done.out
+    assert f"{answers['n_answered']} of {len(found)} photos were answered" in page
+    assert f"<bdi>{answers['n_answered']} of {len(found)}</bdi>" in page
+    assert f"{n_unlike} as unlike the training photos, {n_unsure} below the least probability" in page
+    assert "--false_alarm</th><td><bdi>0.05" in page
+    shown = {row["file_dir"]: row for row in report["input"]["examples"]}
+    assert {shown[path]["refused"] for path in wrong if path in shown} == {REASON}
+    assert f"<b>unknown</b> ({REASON}), best guess <bdi>" in page
+    (drift_line,) = (line for line in done.out.splitlines() if line.startswith("inputs"))
+    assert drift_line.removeprefix("inputs  p") in page
+    assert page.count(">distance ") == 12
 
 
 def test_training_reports_how_well_each_class_would_be_refused_and_what_more_photos_bring(known):
@@ -149,14 +173,57 @@ def test_two_classes_leave_none_to_refuse_and_few_photos_no_curve(cli, tmp_path)
     assert cli("predict", "--model_fn", "two.pth", "--unknown", "--false_alarm", 0.5).status == 0
 
 
+def test_no_figure_is_given_for_a_class_with_few_held_out_photos():
+    labels = torch.arange(3).repeat(60)
+    features = torch.nn.functional.one_hot(labels, 8) + 0.3 * torch.rand(180, 8, generator=torch.manual_seed(0))
+    folds = torch.arange(180) // 3 % 20
+    kept = (labels != 2) | (torch.arange(180) < 27)  # nine of the last class
+    known = KnownPhotos(*(part[kept] for part in (features, labels, folds, features, labels, folds)))
+    names = ["cat", "dog", "개"]
+    assert [(row["class"], row["n_photos"]) for row in known.refusal(names)] == [("cat", 60), ("dog", 60)]
+    assert known.few(names) == ["개"]
+    assert re.search(r"AUROC [\d.]+ on average, [\d.]+ for (cat|dog) \(60 photos\)", refusal_text(known.refusal(names)))
+
+
+def test_a_frozen_training_that_keeps_no_distances_says_why_and_so_does_its_checkpoint(cli, tmp_path):
+    make_class_folders(tmp_path / "two", 5, classes=("cat", "dog"))
+    for n in range(1, 5):
+        shutil.copy("two/dog/00.png", f"two/dog/{n:02}.png")
+    argv = (
+        "--data_dir",
+        "two",
+        *TINY,
+        "--freeze",
+        "--folds",
+        2,
+        "--n_epochs",
+        1,
+        "--run_dir",
+        "r",
+        "--model_fn",
+        "two.pth",
+    )
+    done = cli("train", *argv)
+    assert done.status == 0, done.err
+    reason = "all photos of dog were held out at once, being a single photo, copies or one group; add others"
+    assert f"refusal predict.py --unknown is not possible: {reason}" in done.out
+    assert json.load(open("r/report.json", encoding="utf-8"))["refusal_skipped"].startswith(reason)
+    asked = ("predict", "--model_fn", "two.pth", "--input", "two")
+    assert_one_line_error(cli(*asked, "--unknown"), f"{reason}, and start a new run; or use --min_probability")
+    assert cli(*asked, "--min_probability", 0.5).status == 0
+
+
 def test_a_checkpoint_without_distances_says_what_it_would_need(cli, trained):
-    assert_one_line_error(cli("predict", "--model_fn", "tiny.pth", "--unknown"), "only a training with --freeze")
+    assert_one_line_error(cli("predict", "--model_fn", "tiny.pth", "--unknown"), "start a new run with --freeze, and")
     assert cli("predict", "--model_fn", "tiny.pth", "--coverage", 0.9).status == 0, "probabilities it has"
     content = torch.load("tiny.pth", weights_only=True)
     content.pop("label_scores")
     torch.save(content, "old.pth")
     assert_one_line_error(cli("predict", "--model_fn", "old.pth", "--coverage", 0.9), "train again")
     assert cli("predict", "--model_fn", "old.pth").status == 0
+    content.pop("no_novelty")
+    torch.save(content, "old.pth")
+    assert_one_line_error(cli("predict", "--model_fn", "old.pth", "--unknown"), "with --freeze and this version")
 
 
 BROKEN = {
