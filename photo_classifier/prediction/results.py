@@ -224,7 +224,8 @@ class Totals:
 
     def restore(self, state: Mapping) -> None:
         """Continues from what `state` returned."""
-        self.counts = Counts(**state["counts"])
+        # of an earlier version's rows that number is only what was just read back
+        self.counts = Counts(**{"n_unlike": self.counts.n_unlike, **state["counts"]})
         saved = state.get("parts", {})
         if self.parts.keys() <= saved.keys():
             for name, part in self.parts.items():

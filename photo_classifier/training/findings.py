@@ -38,7 +38,7 @@ def findings_of(splits: Splits, features: Mapping[str, SplitFeatures], seed: int
             by_folds = judge_photos(splits, features, seed)
             report |= curve_of(by_folds, splits.class_names, seed)
     texts = {
-        "refusal": f"predict.py --unknown is not possible: {no_distances}"
+        "refusal": f"photos of none of the classes cannot be refused: {no_distances}"
         if no_distances
         else refusal_text(report["refusal"]),
         "photos": learning_text(report),

@@ -1052,7 +1052,6 @@ NOT_FOLLOWED = {
         "no features were stored; start a new run",
         "held out at once, being a single photo, copies or one group; add others",
         "held out did not differ; add photos",
-        "predict.py --unknown is not possible",
         "could be read; start a new run with others",
         "start a new run with --freeze and this version",
         "photos of a class that was left out would be told",

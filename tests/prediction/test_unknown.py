@@ -206,7 +206,7 @@ def test_a_frozen_training_that_keeps_no_distances_says_why_and_so_does_its_chec
     done = cli("train", *argv)
     assert done.status == 0, done.err
     reason = "all photos of dog were held out at once, being a single photo, copies or one group; add others"
-    assert f"refusal predict.py --unknown is not possible: {reason}" in done.out
+    assert f"refusal photos of none of the classes cannot be refused: {reason}" in done.out
     assert json.load(open("r/report.json", encoding="utf-8"))["refusal_skipped"].startswith(reason)
     asked = ("predict", "--model_fn", "two.pth", "--input", "two")
     assert_one_line_error(cli(*asked, "--unknown"), f"{reason}, and start a new run; or use --min_probability")
