@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +13,7 @@ from torch import nn
 
 from photo_classifier.models.classifier import REFUSALS, Classifier
 from photo_classifier.models.inference import Engine
+from photo_classifier.runtime.console import hide_library_output
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.limits import resource_hint
 from photo_classifier.runtime.packages import require
@@ -85,7 +82,7 @@ def _text(value: object) -> str:
 
 def _traced(model: nn.Module, images: torch.Tensor, name: object) -> object:
     try:
-        with _quiet(), torch.no_grad():
+        with hide_library_output(), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 (images,),
@@ -104,20 +101,3 @@ def _traced(model: nn.Module, images: torch.Tensor, name: object) -> object:
         raise UserError(
             f"{name} cannot be exported: torch.onnx refuses it ({reason}); choose another network"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides what the exporter says to its developers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

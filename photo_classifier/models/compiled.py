@@ -7,8 +7,6 @@ import hashlib
 import os
 import sys
 import tempfile
-import warnings
-from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import nn
 
 from photo_classifier.models.classifier import Classifier
 from photo_classifier.models.fingerprint import hash_tensors, list_layers
+from photo_classifier.runtime.console import hide_library_output
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.limits import resource_hint
 from photo_classifier.runtime.packages import require
@@ -27,8 +26,8 @@ PACKAGE = "openvino"
 FOLDER = Path(".cache", "engines")  # converting a network takes seconds, reading it back a tenth of one
 MOST_FILES = 4
 ENGINES = ("auto", "torch", PACKAGE)
-# Images from which the start pays: 16 of EfficientNet-Lite0 take 42 ms in torch and 21 in OpenVINO (bf16, 2 cores), the
-# first start 3 s, and later ones 0.5.
+# Images from which the start pays: 16 of EfficientNet-Lite0 take 41 ms in torch and 27 in OpenVINO (bf16, 2 cores), the
+# first start 2 s, and later ones 0.4.
 ENOUGH_IMAGES = 2000
 
 
@@ -96,7 +95,7 @@ class CompiledFeatures:
         image = self.model.example_image()
         shape = (self.batch_size, *image.shape[1:])
         try:
-            with torch.inference_mode(), torch.autocast("cpu", enabled=False), _silent():
+            with torch.inference_mode(), torch.autocast("cpu", enabled=False), hide_library_output():
                 network = openvino.convert_model(_Features(self.model), example_input=image, input=[shape])
         except Exception as error:  # its own are of no common class
             if resource_hint(error):
@@ -123,13 +122,6 @@ class _Features(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.model.features(images)
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: the features are compared with torch's afterwards
-        yield
 
 
 def _keep(openvino: ModuleType, network: object, file: Path) -> None:

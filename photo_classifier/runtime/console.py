@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
@@ -101,6 +104,23 @@ def say_loading(first: str = "") -> None:
     """
     if "torch" not in sys.modules:
         say(f"{first}loading PyTorch ...")
+
+
+@contextlib.contextmanager
+def hide_library_output() -> Iterator[None]:
+    """Hides what libraries print, log and warn of inside the block; our own lines as well."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager
