@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from photo_classifier.data.archives import is_archive_name, unpack_once
-from photo_classifier.data.image_files import Listing
+from photo_classifier.data.checks import find_unreadable
+from photo_classifier.data.image_files import MAX_PIXELS, Listing
 from photo_classifier.data.label_cells import joined_names_note
 from photo_classifier.data.layout_hints import explain_undetected
 from photo_classifier.data.layout_readers import EXPECTED, ClassFolder, LayoutReader
 from photo_classifier.data.layouts import detect_layout, find_tables
 from photo_classifier.data.rare_classes import refuse_small_classes, without_rare_classes
-from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Splits
+from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Sample, Splits
 from photo_classifier.data.split_files import read_splits
 from photo_classifier.data.splitting import crossing_groups, stratified_split
 from photo_classifier.data.table_columns import USUAL, Columns
@@ -25,6 +26,8 @@ from photo_classifier.data.table_reader import TableReader
 from photo_classifier.data.tables import Table
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.text import pluralize
+
+MOST_OPENED = 1000  # images that no class has, to see whether they can be read
 
 
 @contextlib.contextmanager
@@ -156,14 +159,26 @@ def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
     if reader.missing:
         n_missing = pluralize(len(reader.missing), "image")
         notes.append(f"listed in the table but missing: {n_missing} (for example {reader.missing[0]})")
-    if reader.left_out:
-        folders = Counter(os.path.dirname(path) for path in reader.left_out)
-        shown = ", ".join(f"{folder} {count}" for folder, count in folders.most_common(5))
-        notes.append(f"left out {pluralize(len(reader.left_out), 'image')} without a class ({shown})")
-    notes += reader.notes()
+    notes += _left_out_notes(reader) + reader.notes()
     if not isinstance(reader, TableReader):
         notes += _unused_tables(reader.root, columns)
     return parts, notes
+
+
+def _left_out_notes(reader: LayoutReader) -> list[str]:
+    """Returns how many images have no class; those that cannot be read apart, as no table of a run lists them."""
+    reasons = find_unreadable([Sample(path) for path in reader.left_out[:MOST_OPENED]], MAX_PIXELS)
+    notes = []
+    if others := [path for path in reader.left_out if path not in reasons]:
+        folders = Counter(os.path.dirname(path) for path in others)
+        shown = ", ".join(f"{folder} {count}" for folder, count in folders.most_common(5))
+        is_table = isinstance(reader, TableReader)
+        which = f"that {reader.table_names} does not list" if is_table else "without a class"
+        notes.append(f"left out {pluralize(len(others), 'image')} {which} ({shown})")
+    if reasons:
+        shown = ", ".join(f"{path}: {reason}" for path, reason in list(reasons.items())[:3])
+        notes.append(f"left out {pluralize(len(reasons), 'image')} that cannot be read ({shown})")
+    return notes
 
 
 def _unused_tables(root: str, columns: Columns) -> list[str]:

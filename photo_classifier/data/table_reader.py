@@ -75,6 +75,11 @@ class TableReader:
         hint = f", or name another column with --label_column ({', '.join(others)})" if others else ""
         return f"add lines of other classes to {table.file}{hint}"
 
+    @property
+    def table_names(self) -> str:
+        """The names of the tables, for messages."""
+        return " or ".join(os.path.basename(table.file) for table in self.tables.values())
+
     def _find(self, split: str, row: Row) -> tuple[str, str]:
         """Returns the path of the image, also of one that is missing, and a fault if two files match."""
         fault = ""

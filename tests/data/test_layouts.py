@@ -232,6 +232,20 @@ def test_images_without_a_class_are_counted(tmp_path):
     )
 
 
+def test_images_that_a_table_does_not_list_are_told_from_those_that_cannot_be_read(tmp_path):
+    root = make_class_folders(tmp_path / "d", 5, CLASSES)
+    (root / CLASSES[0] / "bad.png").write_text("hello, this is text")
+    save_image(root / "new.png", 0, 0)
+    names = sorted(path for path in root.rglob("*.png") if path.name not in ("bad.png", "new.png"))
+    rows = [f"{path.relative_to(root).as_posix()},{path.parent.name}" for path in names]
+    table = tmp_path / "suspects.csv"
+    table.write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    unlisted, unreadable = load_splits(root, RATIOS, 0, labels=table).notes
+    assert unlisted == f"left out 1 image that suspects.csv does not list ({root} 1)"
+    bad = root / CLASSES[0] / "bad.png"
+    assert unreadable == f"left out 1 image that cannot be read ({bad}: is not an image in a known format)"
+
+
 def test_a_class_named_train_is_a_class(tmp_path):
     make_class_folders(tmp_path / "d", 5, ("car", "plane", "train"))
     for name in ("car", "plane", "train"):
