@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING
 
 from photo_classifier.config import PredictConfig
 from photo_classifier.evaluation.report_files import FIGURES, PAGE, is_own_file, is_own_picture
-from photo_classifier.prediction.results import UNKNOWN, Totals, columns_of, row_of, share_text
+from photo_classifier.prediction.results import UNKNOWN, Totals, columns_of, row_of
+from photo_classifier.prediction.summary import answered_lines, seen_text, unreadable_lines
 from photo_classifier.runtime import distributed, launcher
 from photo_classifier.runtime.console import progress, say, say_loading, warn
 from photo_classifier.runtime.errors import UserError
@@ -95,7 +96,7 @@ def predict(config: PredictConfig, command: str = "", pipe: IO[bytes] | None = N
         if target.begin(config.resume, samples, totals, is_restart):
             speed = write_rows(predictor, samples, n_samples, target, totals)
             target.finish({"command": command, "counts": totals.state()["counts"]})
-            print_counts(config, totals.counts, speed)
+            print_counts(config, totals, speed)
         else:
             list(predict_distributed(predictor, ()))  # lets the other processes end
             say(f"{config.result} is already complete: {pluralize(totals.counts.n_rows, 'row')}")
@@ -153,6 +154,7 @@ def make_predictor(config: PredictConfig) -> Predictor:
         unknown=config.unknown,
         false_alarm=config.false_alarm,
         coverage=config.coverage,
+        heat=config.explain is not None,
         **described(config),
     )
     if is_main() and not predictor.metadata["splits"]:
@@ -224,8 +226,8 @@ def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
     if config.explain:
         from photo_classifier.features.overlays import Overlays
 
-        parts["explain"] = Overlays(config.explain, predictor.engine, predictor.class_names, config.max_pixels)
-    return Totals(parts)
+        parts["explain"] = Overlays(config.explain, predictor.engine.model.preprocess, config.max_pixels)
+    return Totals(parts, predictor.seen_files)
 
 
 def open_target(
@@ -284,17 +286,17 @@ def write_rows(
     return (target.n_rows - n_before) / (time.perf_counter() - start)
 
 
-def print_counts(config: PredictConfig, counts: Counts, speed: float) -> None:
-    """Prints the number of rows, errors and `unknown` answers."""
+def print_counts(config: PredictConfig, totals: Totals, speed: float) -> None:
+    """Prints the number of rows, the photos that could not be read, and how many were answered."""
+    counts = totals.counts
     errors = f", {counts.n_errors} could not be read (status `error`)" if counts.n_errors else ""
     target = "stdout" if config.result == STDOUT else config.result
     say(f"wrote {target}: {pluralize(counts.n_rows, 'row')}{errors}; {speed:.1f} images/s")
-    reasons = [f"below {config.min_probability:g}"] if config.min_probability else []
-    reasons += [f"unlike the training photos (false alarms {config.false_alarm:g})"] if config.unknown else []
-    if reasons:
-        known = f"; accuracy of those {share_text(counts.n_known_correct, counts.n_known)}" if counts.n_known else ""
-        answered = share_text(counts.n_ok - counts.n_unknown, counts.n_ok) if counts.n_ok else "none"
-        say(f"answered {answered}, `unknown` {' or '.join(reasons)}{known}")
+    lines = unreadable_lines(totals, f"in {target}")
+    if config.min_probability or config.unknown:
+        lines += answered_lines(counts, config.min_probability, config.false_alarm if config.unknown else None)
+    for line in lines:
+        say(line)
 
 
 def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, title: str) -> None:
@@ -314,6 +316,7 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
             save_picture(config.sheet, picture)
         say(f"sheet   {totals.parts['sheet'].text(config.sheet)}")
     if config.explain:
+        totals.parts["explain"].finish()
         say(f"heat    {config.explain}: a picture for each photo, red where it speaks most for the answer")
     if config.report:
         write_report_folder(config, predictor, totals, title, open_photo)
@@ -337,7 +340,7 @@ def write_report_folder(
     for name in (*(f"{figure}.png" for figure in FIGURES), "report.json"):  # of an earlier prediction
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, name))
-    content = answers_of(config, totals.counts) | compare_with_training(totals)
+    content = answers_of(config, predictor, totals.counts) | compare_with_training(totals) | in_training(totals.counts)
     if metrics.n_images:
         report, name = metrics_report(metrics), title.removesuffix("accuracy").strip() or "input"
         if wrong := [row for row in report["examples"] if row["label"] != row["predict"]]:
@@ -355,13 +358,22 @@ def write_report_folder(
     say(f"report  {path}")
 
 
-def answers_of(config: PredictConfig, counts: Counts) -> dict:
+def answers_of(config: PredictConfig, predictor: Predictor, counts: Counts) -> dict:
     """Returns for `report.json` how many photos were answered, if some may be refused."""
     if not (config.min_probability or config.unknown):
         return {}
     numbers = {"n_images": counts.n_ok, "n_answered": counts.n_ok - counts.n_unknown, "n_unlike": counts.n_unlike}
-    numbers["n_unsure"] = counts.n_unknown - counts.n_unlike
-    return {"answers": {**numbers, "n_known": counts.n_known, "n_known_correct": counts.n_known_correct}}
+    numbers |= {"n_unsure": counts.n_unknown - counts.n_unlike, "min_probability": config.min_probability}
+    numbers |= {"most_distant": predictor.most_distant, "n_known": counts.n_known}
+    return {"answers": {**numbers, "n_known_correct": counts.n_known_correct}}
+
+
+def in_training(counts: Counts) -> dict:
+    """Returns for `report.json` how many photos the model was trained on, if there are any."""
+    if not counts.n_seen:
+        return {}
+    numbers = {"n_images": counts.n_seen, "n_labelled": counts.n_seen_labelled, "n_correct": counts.n_seen_correct}
+    return {"in_training": {**numbers, "text": seen_text(counts)}}
 
 
 def compare_with_training(totals: Totals) -> dict:
@@ -386,8 +398,9 @@ def about_prediction(config: PredictConfig, predictor: Predictor, totals: Totals
         "Photos": [
             ("input", " ".join(config.input) or "the held-out photos of the training"),
             ("answered", f"{counts.n_ok - counts.n_unknown:,} of {counts.n_ok:,}"),
-            ("unlike the training photos", f"{counts.n_unlike:,}" if config.unknown else "not asked for"),
-            ("below --min_probability", f"{counts.n_unknown - counts.n_unlike:,}"),
+            ("refused, unlike the training photos", f"{counts.n_unlike:,}" if config.unknown else "not asked for"),
+            ("refused, below --min_probability", f"{counts.n_unknown - counts.n_unlike:,}"),
+            ("were in training", f"{counts.n_seen:,}" if len(predictor.seen_files) else "not known"),
             ("could not be read", f"{counts.n_errors:,}"),
             ("--min_probability", f"{config.min_probability:g}"),
             *([("--false_alarm", f"{config.false_alarm:g}")] if config.unknown else []),
@@ -409,6 +422,8 @@ def about_prediction(config: PredictConfig, predictor: Predictor, totals: Totals
 
 def finish(counts: Counts, title: str) -> int:
     """Prints the accuracy if labels are known; returns the exit status."""
+    if text := seen_text(counts):
+        say(f"seen    {text}")
     if counts.n_labelled:
         say(f"{title} {counts.accuracy_text}")
     if counts.n_errors and launcher.is_launched():

@@ -1,15 +1,22 @@
-"""Whether heat maps mark what matters: the marked fifth of a photo is deleted, and others for comparison.
+"""Whether heat maps mark what matters, and what `--explain` costs.
 
     python benchmarks/explain.py --model_fn resnet.pth --input photos
 
-Deleted means replaced by the photo's mean colour. The score is how far the log-odds of the answer fall, in nats: for
-the fifth that the map marks, for the same shape in another place, and for the middle of the photo.
+The marked fifth of a photo is deleted, and others for comparison: replaced by the photo's mean colour. The score is how
+far the log-odds of the answer fall, in nats: for the fifth that the map marks, for the same shape in another place, and
+for the middle of the photo. The cost is that of whole predictions with and without `--explain`, in turn, in seconds of
+all cores, the start included.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import resource
+import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -54,17 +61,47 @@ def measure(predictor: Predictor, maps: HeatMaps, images: torch.Tensor, generato
     return torch.stack(falls, 1)
 
 
+def cpu_seconds(folder: str, *argv: str) -> float:
+    """Returns the seconds of all cores that a prediction takes, with its workers."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, str(Path(__file__).parent.parent / "predict.py"), *argv]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def print_cost(model_fn: str, photos: str, rounds: int) -> None:
+    """Prints what predictions of all photos cost with and without `--explain`."""
+    model_fn, photos = os.path.abspath(model_fn), os.path.abspath(photos)
+    costs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            argv = ("--model_fn", model_fn, "--gpu_id", "-1", "--input", photos)
+            costs.append([cpu_seconds(folder, *argv, *more) for more in ((), ("--explain", "heat"))])
+            print("without {:.2f} s, with --explain {:.2f} s of CPU".format(*costs[-1]), flush=True)
+    added = statistics.median(explained / plain - 1 for plain, explained in costs)
+    print(f"--explain adds {added:.1%}, the median of {rounds} rounds")
+
+
 def main() -> None:
-    """Prints the falls of 200 photos."""
+    """Prints the falls of 200 photos, and the cost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model_fn", required=True)
     parser.add_argument("--input", required=True)
+    parser.add_argument("--rounds", type=int, default=3, help="of the cost (default: %(default)s)")
+    parser.add_argument("--only", choices=("falls", "cost"))
     given = parser.parse_args()
-    predictor = Predictor(given.model_fn, device="cpu", n_workers=0)
+    if given.only != "falls":
+        print_cost(given.model_fn, given.input, given.rounds)
+    if given.only != "cost":
+        print_falls(given.model_fn, given.input)
+
+
+def print_falls(model_fn: str, folder: str) -> None:
+    """Prints by how much answers fall, over 200 photos."""
+    predictor = Predictor(model_fn, device="cpu", n_workers=0)
     maps, generator = HeatMaps(predictor.engine), torch.Generator().manual_seed(0)
-    paths = sorted(
-        str(path) for path in Path(given.input).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
-    )
+    paths = sorted(str(path) for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     paths = [paths[k * len(paths) // N_PHOTOS] for k in range(min(N_PHOTOS, len(paths)))]
     preprocess = predictor.engine.model.preprocess
     transform = eval_transform(preprocess)

@@ -38,6 +38,36 @@ def test_one_row_for_every_input_in_input_order(cli, trained, image_folder, tmp_
     assert (found[10]["predict"], found[10]["probability"]) == ("", "")
     assert found[10]["reason"]
     assert ", 1 could not be read" in done.out
+    assert f"unread  bad.jpg: {found[10]['reason']}\n" in done.out
+    (tmp_path / "bad").mkdir()
+    for n in range(5):
+        (tmp_path / "bad" / f"{n}.jpg").write_bytes(b"nothing")
+    out = cli("predict", "--model_fn", "tiny.pth", "--input", "bad", "--n_workers", 0).out
+    assert out.count("unread  bad") == 3
+    assert "        and 2 more: the rows with status `error` in result.csv, each with its reason\n" in out
+
+
+def test_photos_of_the_training_are_named_as_such_wherever_they_are(cli, trained, image_folder, tmp_path):
+    common = ("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--report", "rep", "--input")
+    out = cli(*common, image_folder).out  # 24 of the 30 were in training
+    others = [row for row in rows() if row["file_dir"][-6:] in ("08.png", "09.png")]
+    right = sum(int(row["correct"]) for row in others)
+    flatters = (
+        f"24 of 30 photos were in training: the accuracy on them flatters; on the other photos it is {right / 6:.4f}"
+    )
+    assert f"seen    {flatters} ({right}/6)\naccuracy " in out
+    assert json.load(open("rep/report.json", encoding="utf-8"))["in_training"]["n_images"] == 24
+    assert flatters in open("rep/report.html", encoding="utf-8").read()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for n, path in enumerate(sorted(image_folder.rglob("*.png"))):
+        shutil.copy(path, moved / f"renamed {n}.png")
+    assert "24 of 30 photos were in training: the model has learned their answers" in cli(*common, moved).out
+    state = json.load(open("result.json", encoding="utf-8"))["counts"]
+    assert (state["n_seen"], state["n_seen_labelled"]) == (24, 0)
+    assert "all 1 photos" not in cli(*common, image_folder / "cat" / "00.png").out
+    assert "in training" not in cli(*common, image_folder / "cat" / "08.png").out
+    assert "seen" not in cli(*common[:-1]).out, "the held-out photos"
 
 
 def test_the_table_opens_in_excel_and_has_the_fixed_columns(cli, trained):
@@ -233,7 +263,8 @@ def test_unknown_answers_do_not_change_the_accuracy_of_the_model(cli, trained):
     sure = cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0)
     unsure = cli("predict", "--model_fn", "tiny.pth", "--n_workers", 0, "--min_probability", 1)
     assert {row["predict"] for row in rows()} == {"unknown"}
-    assert "answered 0.0000 (0/15), `unknown` below 1" in unsure.out
+    assert "answered 0.0000 (0/15)" in unsure.out
+    assert "refused 15 photos with a probability below 1 (answer `unknown`)" in unsure.out
     assert unsure.out.splitlines()[-1] == sure.out.splitlines()[-1]
 
 
@@ -300,14 +331,14 @@ def test_a_report_overwrites_those_of_an_earlier_run_and_no_file_of_the_user(nam
 def test_a_report_without_labels_shows_the_answers_and_says_where_labels_come_from(cli, trained, image_folder):
     os.mkdir("rep")
     shutil.copy("r/report.json", "rep")  # of an earlier prediction
-    name = image_folder / "cat" / "00.png"
+    name = image_folder / "cat" / "09.png"
     done = cli("predict", "--model_fn", "tiny.pth", "--input", name, "--report", "rep", "--n_workers", 0)
     assert "no labels are known, so it shows the answers alone; give class folders or a table with labels" in done.out
     assert os.listdir("rep") == [PAGE]
     page = open(f"rep/{PAGE}", encoding="utf-8").read()
     assert "1 photos were" not in page
     assert "1 photo was predicted without a known label" in page
-    assert "00.png" in page
+    assert "09.png" in page
 
 
 MISTAKES = {

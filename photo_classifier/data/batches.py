@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.data.samples import Sample
-from photo_classifier.data.thumbnails import ROW, thumbnail_row
+from photo_classifier.data.thumbnails import ROW, small_picture, thumbnail_row
 from photo_classifier.data.workers import START_METHOD, batch_bytes, worker_options
 from photo_classifier.runtime.device import n_cores
 from photo_classifier.runtime.launcher import shard
@@ -24,12 +24,23 @@ T = TypeVar("T", bound=tuple)
 
 
 class Batch(NamedTuple):
-    """What a loader yields. Images that could not be read are only in `bad`."""
+    """What a loader yields. Images that could not be read are only in `bad`.
+
+    Where they were asked for, `pictures` are the pixels of the small pictures of all images in a row, as a tensor each
+    would take a file descriptor, and `sizes` the height and width of each.
+    """
 
     images: torch.Tensor  # uint8 (n, 3, image_size, image_size), channels-last
     labels: torch.Tensor  # int64 (n,); -1 if the label is unknown
     indices: torch.Tensor  # int64 (n,), positions in the list of samples
     bad: list[tuple[int, str]]  # (position, reason)
+    pictures: torch.Tensor | None = None  # uint8 (bytes,)
+    sizes: Sequence[tuple[int, int]] = ()
+
+    def small_pictures(self) -> Iterator[torch.Tensor]:
+        """Yields the small picture of each image, uint8 (height, width, 3)."""
+        pixels = self.pictures.split([3 * height * width for height, width in self.sizes])
+        return (part.view(*size, 3) for part, size in zip(pixels, self.sizes, strict=True))
 
 
 class ViewBatch(NamedTuple):
@@ -45,13 +56,20 @@ class ViewBatch(NamedTuple):
     pictured: list[int]
 
 
-def collate(items: list[tuple[int, int, torch.Tensor | str]]) -> Batch:
-    """Stacks the readable images and keeps the reasons for the others."""
+def collate(items: list[tuple]) -> Batch:
+    """Stacks the readable images and keeps the reasons for the others.
+
+    Args:
+        items: (index, label, image or reason), and for some the small picture.
+    """
     good = [item for item in items if not isinstance(item[2], str)]
-    labels = torch.tensor([label for _, label, _ in good], dtype=torch.int64)
-    indices = torch.tensor([index for index, _, _ in good], dtype=torch.int64)
-    bad = [(index, reason) for index, _, reason in items if isinstance(reason, str)]
-    return shared(Batch(stack([image for _, _, image in good]), labels, indices, bad))
+    labels = torch.tensor([label for _, label, *_ in good], dtype=torch.int64)
+    indices = torch.tensor([index for index, *_ in good], dtype=torch.int64)
+    bad = [(index, reason) for index, _, reason, *_ in items if isinstance(reason, str)]
+    pictures = [picture for _, _, _, *more in good for picture in more]
+    pixels = torch.cat([picture.flatten() for picture in pictures]) if pictures else None
+    sizes = [tuple(picture.shape[:2]) for picture in pictures]
+    return shared(Batch(stack([image for _, _, image, *_ in good]), labels, indices, bad, pixels, sizes))
 
 
 def collate_views(items: list[tuple[int, tuple[int, ...], tuple[list, torch.Tensor | None] | str]]) -> ViewBatch:
@@ -108,21 +126,29 @@ class ImageSource(Protocol):
 
 
 class SampleDataset(Dataset):
-    """Decodes and prepares the samples that it gets instead of indices."""
+    """Decodes and prepares the samples that it gets instead of indices.
 
-    def __init__(self, class_names: Sequence[str], preprocess: Preprocess, max_pixels: int) -> None:
+    Args:
+        picture_side: also yields a picture of each photo, of at most that many pixels a side.
+    """
+
+    def __init__(
+        self, class_names: Sequence[str], preprocess: Preprocess, max_pixels: int, picture_side: int | None = None
+    ) -> None:
+        self.picture_side = picture_side
         self.class_index = {name: index for index, name in enumerate(class_names)}
         self.preprocess, self.transform, self.max_pixels = preprocess, eval_transform(preprocess), max_pixels
 
-    def __getitem__(self, item: tuple[int, Sample]) -> tuple[int, int, torch.Tensor | str]:
-        """Returns (position in the batch, class index or -1, image or the reason why it has none)."""
+    def __getitem__(self, item: tuple[int, Sample]) -> tuple:
+        """Returns (position in the batch, class index or -1, image or the reason why it has none), and the picture."""
         n, sample = item
         label = self.class_index.get(sample.label, -1)
         if sample.reason:
             return n, label, sample.reason
         try:
             image = decode(sample.path, self.preprocess.decode_side, self.max_pixels, self.preprocess.bit_depth)
-            return n, label, self.transform(image)
+            picture = [small_picture(image, self.picture_side)] if self.picture_side else []
+            return n, label, self.transform(image), *picture
         except BadImage as error:
             return n, label, str(error)
 
@@ -255,5 +281,7 @@ def make_stream_loader(
     n_batches = batches.peek(32 if START_METHOD == "spawn" else min(n_cores(), 16))
     if n_batches < 2 and n_workers is None:  # with a single batch there is nothing to decode meanwhile
         n_workers = 0
-    options = worker_options(n_batches, n_workers, batch_bytes(dataset.preprocess, batches.batch_size))
+    n_bytes = batch_bytes(dataset.preprocess, batches.batch_size)
+    n_bytes += 3 * (dataset.picture_side or 0) ** 2 * batches.batch_size
+    options = worker_options(n_batches, n_workers, n_bytes)
     return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory, **options)

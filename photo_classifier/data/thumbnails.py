@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 SIDE = 64  # pixels; the whole photo is squeezed into a square
 LEAST = 32  # pixels of the shorter side: below, different pictures look alike, as the digits of 8 x 8 pixels do
@@ -48,6 +48,14 @@ def thumbnail_row(photo: torch.Tensor) -> torch.Tensor:
         thumbnail = np.zeros_like(thumbnail)  # which is like no other
     traits = np.array(_traits(small, np.asarray(grey)), np.float32)
     return torch.from_numpy(np.concatenate([thumbnail.ravel(), traits.view(np.uint8)]))
+
+
+def small_picture(photo: torch.Tensor, side: int) -> torch.Tensor:
+    """Returns a photo, uint8 (3, height, width), as uint8 (height, width, 3) of at most `side` pixels a side."""
+    image = Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy())
+    if max(image.size) > side:
+        image = ImageOps.contain(image, (side, side), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(image))
 
 
 def unpack_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,6 +25,9 @@ class PredictionLike(Protocol):
     label: str
     status: str
     reason: str
+    refusal: str
+    heat: str
+    picture: np.ndarray | None
 
 
 class UnlabelledAnswers:
@@ -47,7 +50,7 @@ class UnlabelledAnswers:
         index = {key: k for k, key in enumerate(self._sums)}
         groups = np.array([index[key] for key in keys])
         scores = np.array([-p.probability for p in predictions])
-        self._unsure.add(groups, scores, positions, *zip(*((p.file_dir, p.reason) for p in predictions), strict=True))
+        self._unsure.add(groups, scores, positions, *zip(*((p.file_dir, p.refusal) for p in predictions), strict=True))
 
     @property
     def n_images(self) -> int:

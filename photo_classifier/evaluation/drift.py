@@ -9,8 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
+from photo_classifier.runtime.text import percent, pluralize
+
 ALARM = 0.01  # how often photos like the training photos are called unlike them
-FAR = 0.95  # of the held-out photos are nearer than one that is called far
+FAR = 0.95  # of the held-out photos are nearer than one that is called far, or unfamiliar
 N_MOST_UNLIKE = 20
 
 
@@ -59,7 +61,7 @@ class Drift:
             return 1.0
         nearer = self.counts.cumsum()[:-1] / n  # than, or as near as, each held-out photo
         largest = max(0.0, float((np.arange(1, m + 1) / m - nearer).max()))
-        return math.exp(-2 * n * m / (n + m) * largest**2)
+        return _p_value(largest, n, m)
 
     def report(self) -> dict:
         """Returns the result as plain values."""
@@ -70,9 +72,15 @@ class Drift:
             "p_value": self.p_value,
             "is_unlike": self.p_value < ALARM,
             "false_alarm": ALARM,
+            "is_enough": _p_value(1.0, n, len(self.held_out)) < ALARM,
             "share_far": float(self.counts[limit:].sum() / n) if n else None,
+            "far": float(self.held_out[limit - 1]),
             "most_unlike": [{"file_dir": path, "distance": round(d, 4)} for d, path in self._most_unlike],
         }
+
+
+def _p_value(difference: float, n: int, m: int) -> float:
+    return math.exp(-2 * n * m / (n + m) * difference**2)
 
 
 def drift_lines(report: Mapping) -> list[str]:
@@ -82,17 +90,25 @@ def drift_lines(report: Mapping) -> list[str]:
     lines = [f"inputs  {drift_text(report)}"]
     if report["is_unlike"]:
         names = ", ".join(row["file_dir"] for row in report["most_unlike"][:3])
-        lines.append(f"        most unlike: {names}")
+        lines.append(f"        the least familiar: {names}")
     return lines
 
 
 def drift_text(report: Mapping) -> str:
-    """Returns the result as a sentence, if photos could be read."""
-    p = "below 0.0001" if report["p_value"] < 1e-4 else f"{report['p_value']:.4f}"
-    text = (
-        "photos as a whole are unlike the training photos"
-        if report["is_unlike"]
-        else "photos look like the training photos"
+    """Returns the result as two sentences, if photos could be read: what was found, and what follows."""
+    if report.get("is_enough") is False:
+        n = pluralize(report["n_images"], "photo")
+        return (
+            f"{n} {'is' if n[:2] == '1 ' else 'are'} too few to tell whether your photos are like the training photos"
+        )
+    found = f"{percent(report['share_far'], 0)} of them look unfamiliar to the model"
+    if report["is_unlike"]:
+        return (
+            f"your photos differ from the training photos: {found}, and {percent(1 - FAR, 0)} would be usual. Expect "
+            "more wrong answers than training measured; if you want to predict such photos, label some and train with "
+            "them too"
+        )
+    return (
+        f"your photos look like the training photos: {found}, and {percent(1 - FAR, 0)} is usual. Expect about the "
+        "accuracy that training measured"
     )
-    far = f"{report['share_far']:.0%} are farther than {FAR:.0%} of those that training held out"
-    return f"{text}: {far} (p {p}; called unlike below {ALARM:g})"

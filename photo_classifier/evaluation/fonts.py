@@ -37,11 +37,11 @@ def missing_glyphs(text: str) -> str:
 
 @functools.lru_cache
 def _font_for(letters: str) -> ImageFont.FreeTypeFont:
-    best = ImageFont.load_default(TEXT_SIZE)
+    best = _loaded("")
     n_best = sum(_has(best, c) for c in letters)
     for path in _installed_fonts() if n_best < len(letters) else ():
         try:
-            font = ImageFont.truetype(path, TEXT_SIZE)
+            font = _loaded(path)
             n_letters = sum(_has(font, c) for c in letters)
         except (OSError, ValueError):  # a broken font, or one with bitmaps only
             continue
@@ -50,6 +50,12 @@ def _font_for(letters: str) -> ImageFont.FreeTypeFont:
         if n_best == len(letters):
             break
     return best
+
+
+@functools.lru_cache
+def _loaded(path: str) -> ImageFont.FreeTypeFont:
+    """Returns the font in a file, or Pillow's own; always the same object, by which `_has` remembers its letters."""
+    return ImageFont.truetype(path, TEXT_SIZE) if path else ImageFont.load_default(TEXT_SIZE)
 
 
 @functools.lru_cache(4096)

@@ -11,6 +11,9 @@ from PIL import Image
 SIDE = 64  # pixels of the longer side: a map has 7 x 7 places or so, and the browser enlarges it smoothly
 COLD, HOT = (255, 214, 10), (214, 0, 40)  # RGB
 STRONGEST = 0.72  # opacity of the hottest place
+SHARES = np.linspace(0, 1, 256)[:, None]
+COLOURS = ((1 - SHARES) * COLD + SHARES * HOT).round().astype(np.uint8).tobytes()  # of each heat
+OPACITIES = (255 * STRONGEST * SHARES[:, 0]).round().astype(int).tolist()
 
 
 def heat_picture(heat: Mapping, width: int, height: int) -> Image.Image:
@@ -21,20 +24,26 @@ def heat_picture(heat: Mapping, width: int, height: int) -> Image.Image:
         width: of the photo, as is `height`.
     """
     scale = SIDE / max(width, height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    places = np.frombuffer(bytes.fromhex(heat["values"]), np.uint8)
-    side = math.isqrt(len(places))
-    left, top, right, bottom = (round(share * length) for share, length in zip(heat["area"], size * 2, strict=True))
-    area = max(1, right - left), max(1, bottom - top)
-    seen = Image.fromarray(places.reshape(side, side)).resize(area, Image.Resampling.BICUBIC)
-    whole = Image.new("L", size)
-    whole.paste(seen, (left, top))
-    share = np.asarray(whole, float)[..., None] / 255
-    colours = (1 - share) * COLD + share * HOT
-    return Image.fromarray(np.concatenate([colours, 255 * STRONGEST * share], 2).round().astype(np.uint8))
+    layer, opacity = _layer(heat, max(1, round(width * scale)), max(1, round(height * scale)))
+    layer.putalpha(opacity)
+    return layer
 
 
 def with_heat(photo: Image.Image, heat: Mapping) -> Image.Image:
-    """Returns the photo under its heat map."""
-    layer = heat_picture(heat, *photo.size).resize(photo.size, Image.Resampling.BICUBIC)
-    return Image.alpha_composite(photo.convert("RGBA"), layer).convert("RGB")
+    """Returns an RGB photo under its heat map."""
+    layer, opacity = _layer(heat, *photo.size)
+    return Image.composite(layer, photo, opacity)
+
+
+def _layer(heat: Mapping, width: int, height: int) -> tuple[Image.Image, Image.Image]:
+    """Returns the colours of a map, RGB, and how opaque they are, L."""
+    places = np.frombuffer(bytes.fromhex(heat["values"]), np.uint8)
+    side = math.isqrt(len(places))
+    size = width, height
+    left, top, right, bottom = (round(share * length) for share, length in zip(heat["area"], size * 2, strict=True))
+    area = max(1, right - left), max(1, bottom - top)
+    whole = Image.new("L", size)
+    whole.paste(Image.fromarray(places.reshape(side, side)).resize(area, Image.Resampling.BICUBIC), (left, top))
+    opacity = whole.point(OPACITIES)
+    whole.putpalette(COLOURS)
+    return whole.convert("RGB"), opacity

@@ -100,7 +100,7 @@ class StreamingMetrics:
         # images, correct ones and summed confidence, by threshold reached
         self.answered = np.zeros((3, len(THRESHOLDS)))
         self.nll_sum = 0.0
-        self.mistakes: list[tuple] = []  # a heap of (probability, -position, path, label, prediction)
+        self.mistakes: list[tuple] = []  # a heap of (probability, -position, path, label, prediction, refusal)
         # by label * classes + prediction: the most confident mistakes, and the least confident right answers
         self.wrong, self.right = Examples(N_WRONG), Examples(N_RIGHT)
         self.unlabelled = UnlabelledAnswers()
@@ -136,7 +136,7 @@ class StreamingMetrics:
                 np.array([self._index[name] for name in names], np.int64)
                 for names in ((p.label for p in known), (p.top[0][0] for p in known))
             )
-            paths, refusals = ([getattr(p, name) for p in known] for name in ("file_dir", "reason"))
+            paths, refusals = ([getattr(p, name) for p in known] for name in ("file_dir", "refusal"))
             self._count(labels, classes, np.array([p.probability for p in known]), paths, refusals)
 
     def state(self) -> dict:
@@ -159,7 +159,7 @@ class StreamingMetrics:
         if len(self.answered) == 2:  # an earlier version did not sum the confidence
             self.answered = np.vstack([self.answered, self.answered[0] * np.minimum(THRESHOLDS + 0.005, 1)])
         self.confusions = Counter(dict(state["confusions"]))
-        self.nll_sum, self.mistakes = state["nll_sum"], [tuple(entry) for entry in state["mistakes"]]
+        self.nll_sum, self.mistakes = state["nll_sum"], [(*entry, "")[:6] for entry in state["mistakes"]]
         for name in ("wrong", "right"):
             getattr(self, name).restore(state.get(name, []))
         self.unlabelled.restore(state.get("unlabelled", {}))
@@ -183,7 +183,7 @@ class StreamingMetrics:
         reached = np.searchsorted(THRESHOLDS, p, side="right") - 1
         self.answered += [np.bincount(reached, weights, len(THRESHOLDS)) for weights in (np.ones(len(p)), right, p)]
         for n in np.flatnonzero(~right):
-            entry = (float(p[n]), -(n_before + int(n)), paths[n], int(labels[n]), int(classes[n]))
+            entry = (float(p[n]), -(n_before + int(n)), paths[n], int(labels[n]), int(classes[n]), refusals[n])
             (heapq.heappush if len(self.mistakes) < N_MISTAKES else heapq.heappushpop)(self.mistakes, entry)
         positions = n_before + np.arange(len(p))
         for examples, rows, scores in ((self.wrong, ~right, p), (self.right, right, -p)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +100,7 @@ def page_content(folder: Path, about: About) -> dict:
         "learning_chart": learning_chart(learning) if learning else None,
         "refusal": content.get("refusal") or [],
         "answers": content.get("answers"),
+        "in_training": content.get("in_training"),
         "drift": drift,
         **labels,
         "next_steps": content.get("next_steps") or [],
@@ -124,6 +126,7 @@ def split_content(key: str, name: str, report: Mapping, about: About, is_main: b
         "wrong": [group for group in groups if group["label"] != group["predict"]],
         "right": [group for group in groups if group["label"] == group["predict"]],
         "n_wrong": report["n_images"] - report["n_correct"],
+        "without_heat": Counter(row["no_heat"] for row in report.get("examples", ()) if "no_heat" in row).most_common(),
         "has_heat": any("heat" in photo.values for group in groups for photo in group["photos"]),
         "n_shown": sum(len(group["photos"]) for group in groups if group["label"] != group["predict"]),
         "classes": _class_rows(report, about.training_counts),
@@ -233,7 +236,7 @@ def drift_content(drift: Mapping | None) -> dict | None:
         return None
     photos = [PagePhoto(row["file_dir"], row) for row in drift["most_unlike"][:MOST_ODD]]
     text = drift_text(drift)
-    return {"text": f"{text[:1].upper()}{text[1:]}.", "photos": photos}
+    return {"text": f"{text[:1].upper()}{text[1:]}.", "photos": photos, "far": drift.get("far")}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

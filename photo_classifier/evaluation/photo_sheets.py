@@ -24,7 +24,8 @@ def mistakes_sheet(
 
     def tile(mistake: Mapping) -> Tile:
         path = mistake["file_dir"]
-        caption = answer_caption(path, mistake["predict"], mistake["probability"], mistake["label"])
+        refusal = mistake.get("refused", "")
+        caption = answer_caption(path, mistake["predict"], mistake["probability"], mistake["label"], refusal)
         return photo_tile(path, caption, None, open_photo)
 
     tiles = [tile for _, tile in map_until(tile, report["mistakes"], seconds)]
@@ -42,7 +43,7 @@ class PredictionSheet:
 
     def __init__(self) -> None:
         self.n_seen = 0
-        # a heap of (-random draw, position, path, predict, probability, label if the prediction is wrong)
+        # a heap of (-random draw, position, path, best guess, probability, label if the answer is wrong, refusal)
         self._sample: list[tuple] = []
 
     def add_predictions(self, predictions: Sequence[PredictionLike]) -> None:
@@ -50,8 +51,10 @@ class PredictionSheet:
         for p in predictions:
             if p.status == "ok":
                 draw = -derive_seed("sheet", self.n_seen)
-                is_wrong = not p.reason and p.predict != p.label  # a refused photo is not wrong
-                entry = (draw, self.n_seen, p.file_dir, p.predict, p.probability, p.label if is_wrong else "")
+                guess = p.top[0][0]
+                is_wrong = not p.reason and guess != p.label  # a refused photo is not wrong
+                wrong_label = p.label if is_wrong else ""
+                entry = (draw, self.n_seen, p.file_dir, guess, p.probability, wrong_label, p.refusal)
                 (heapq.heappush if len(self._sample) < N_SHEET else heapq.heappushpop)(self._sample, entry)
                 self.n_seen += 1
 
@@ -61,7 +64,7 @@ class PredictionSheet:
 
     def restore(self, state: Mapping) -> None:
         """Continues from what `state` returned."""
-        self.n_seen, self._sample = state["n_seen"], [tuple(entry) for entry in state["chosen"]]
+        self.n_seen, self._sample = state["n_seen"], [(*entry, "")[:7] for entry in state["chosen"]]
 
     def text(self, path: str) -> str:
         """Returns `result.png: 48 of 2000 photos`."""
@@ -72,19 +75,25 @@ class PredictionSheet:
         """Draws the sheet in the order of the predictions; known mistakes get a red frame."""
 
         def tile(entry: tuple) -> Tile:
-            _, _, path, predict, probability, label = entry
-            return photo_tile(
-                path, answer_caption(path, predict, probability, label), "red" if label else None, open_photo
-            )
+            _, _, path, *answer = entry
+            predict, probability, label, refusal = answer
+            caption = answer_caption(path, predict, probability, label, refusal)
+            return photo_tile(path, caption, "red" if label else None, open_photo)
 
         tiles = [tile for _, tile in map_until(tile, sorted(self._sample, key=lambda entry: entry[1]))]
         return contact_sheet(tiles, 8, title=f"{len(tiles)} of {pluralize(self.n_seen, 'photo')}") if tiles else None
 
 
-def answer_caption(path: str, predict: str, probability: float, label: str = "") -> str:
-    """Returns the name of the file, and below it `says sunflowers 83 %, labelled dandelion`."""
-    says = f"says {predict} {certainty(probability)}".replace(" %", "\N{NO-BREAK SPACE}%")
-    lines = [PurePath(path).name, *([f"{says},", f"labelled {label}"] if label else [says])]
+def answer_caption(path: str, predict: str, probability: float, label: str = "", refusal: str = "") -> str:
+    """Returns the name of the file, and below it `says sunflowers 83 %, labelled dandelion`.
+
+    Args:
+        refusal: why the photo is refused; what the model would have said is only its best guess then.
+    """
+    says = f"{'best guess' if refusal else 'says'} {predict} {certainty(probability)}"
+    says = says.replace(" %", "\N{NO-BREAK SPACE}%")
+    refused = [f"refused, {refusal}"] if refusal else []
+    lines = [PurePath(path).name, *refused, *([f"{says},", f"labelled {label}"] if label else [says])]
     return "\n".join(line.replace("\n", " ") for line in lines)
 
 

@@ -195,8 +195,14 @@ def _mistakes(metrics: StreamingMetrics) -> list[dict]:
     """Returns the most confident mistakes, highest confidence first."""
     names = metrics.class_names
     return [
-        {"file_dir": path, "label": names[label], "predict": names[predict], "probability": round(p, 6)}
-        for p, _, path, label, predict in sorted(metrics.mistakes, reverse=True)
+        {
+            "file_dir": path,
+            "label": names[label],
+            "predict": names[predict],
+            "probability": round(p, 6),
+            **({"refused": refusal} if refusal else {}),
+        }
+        for p, _, path, label, predict, refusal in sorted(metrics.mistakes, reverse=True)
     ]
 
 

@@ -15,8 +15,11 @@ from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.data.samples import Sample
 from photo_classifier.evaluation.contact_sheet import map_until
 from photo_classifier.features.loader import SplitFeatures
-from photo_classifier.models.heat_maps import HeatMaps
+from photo_classifier.models.heat_maps import HeatMaps, heat_values
 
+NO_TIME = "there was no time for more"  # why a photo has no map
+NO_PLACES = "this network does not tell where it sees a class"
+UNREADABLE = "these photos could not be read again"
 CHUNK = 8  # photos that are decoded and computed at once
 N_SIMILAR = 3
 ROWS_AT_ONCE = 4096  # training photos that are compared at once
@@ -28,9 +31,11 @@ def add_heat_maps(
     """Adds `heat` to rows with `file_dir` and `best` or `predict`: where the answered class was seen.
 
     That is `values`, the heat of each place as two hexadecimal digits, row by row, and `area`, the part of the photo
-    that the network sees: left, top, right and bottom as shares of width and height. Rows that are not reached in that
-    time, and photos that cannot be read, get none.
+    that the network sees: left, top, right and bottom as shares of width and height. Other rows get `no_heat`, why they
+    have none.
     """
+    for row in rows:
+        row["no_heat"] = NO_TIME if maps.layer else NO_PLACES
     if not maps.layer:
         return
     preprocess, end = maps.engine.model.preprocess, time.monotonic() + seconds
@@ -45,13 +50,15 @@ def add_heat_maps(
         left = end - time.monotonic()
         if left <= 0:
             return
-        chunk = rows[start : start + CHUNK]
-        ready = [(row, *done) for row, done in map_until(prepared, chunk, min(left, 1e6)) if done]
-        if ready:
+        found = map_until(prepared, rows[start : start + CHUNK], min(left, 1e6))
+        for row, _ in found:
+            row["no_heat"] = UNREADABLE
+        if ready := [(row, *done) for row, done in found if done]:
             images = torch.stack([image for _, image, _ in ready])
             classes = torch.tensor([index[row["predict"]] for row, _, _ in ready])
             for (row, _, area), heat in zip(ready, maps(images, classes), strict=True):
-                row["heat"] = {"values": bytes((255 * heat).round().byte().flatten().tolist()).hex(), "area": area}
+                row["heat"] = {"values": heat_values(heat), "area": area}
+                del row["no_heat"]
 
 
 def seen_area(preprocess: Preprocess, width: int, height: int) -> list[float]:

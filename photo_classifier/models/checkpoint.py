@@ -38,7 +38,7 @@ class Content:
     """What a prediction needs of a checkpoint; older ones lack what has a default.
 
     `novelty` are the distances of a frozen run, `no_novelty` says why there are none, and `label_scores` are those of
-    `conformal.label_scores`, in ascending order.
+    `conformal.label_scores`, in ascending order. `training_files` are those of `seen_files.content_ids`.
     """
 
     model_name: str
@@ -59,6 +59,7 @@ class Content:
     novelty: Novelty | None = None
     no_novelty: str = ""
     label_scores: torch.Tensor | None = None
+    training_files: torch.Tensor | None = None
     engine: Literal["torch", "openvino"] = "torch"
 
 
@@ -292,6 +293,8 @@ def _first_wrong(content: Mapping) -> str:
         "splits has no list of paths and labels": not splits or _has_held_out(splits),
         "its distances do not fit together": (novelty := novelty_of(content)) is None or novelty.is_sound,
         "its label_scores are not a list of numbers": (s := content.get("label_scores")) is None or _is_list(s),
+        "its training_files are not a list of 64 bits": (s := content.get("training_files")) is None
+        or (s.dim() == 1 and s.dtype == torch.int64),
     }
     return first_failed(claims)
 

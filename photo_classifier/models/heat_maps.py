@@ -10,8 +10,10 @@ from torch import nn
 
 from photo_classifier.models.classifier import REFUSALS
 from photo_classifier.models.inference import Engine
+from photo_classifier.runtime.limits import explain_memory_of_pass
 
 MOST_PREFIX = 8  # tokens of a transformer that stand for no place: the class token and registers
+CHUNK = 16  # photos in a pass of their own; a backward pass needs more memory than an answer
 COARSEST = 4  # a map that is finer than image_size / 4 is not that of the last layers
 
 
@@ -27,14 +29,13 @@ class HeatMaps:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.layer, self.weight = engine, "", None
-        engine.refresh()
         generator = torch.Generator().manual_seed(0)
         example = torch.randint(256, engine.model.example_image().shape, generator=generator, dtype=torch.uint8)
         example = example.to(engine.device)
         with contextlib.suppress(*REFUSALS):  # not every network can be looked into, and no run may end for that
             self.layer = _last_layer_with_places(engine, example)
             self.weight = self._weight_of_places(example) if self.layer else None
-            if self.layer:
+            if self.layer and self.weight is None:
                 self(example, torch.zeros(1, dtype=torch.int64))
             return
         self.layer = ""
@@ -59,16 +60,29 @@ class HeatMaps:
         Args:
             images: uint8 (n, 3, size, size).
             classes: int64 (n,), the class that each map is of.
+
+        Raises:
+            PassTooLarge: memory ran out.
         """
-        images, classes = images.to(self.engine.device), classes.to(self.engine.device)
-        added = self._pooled(images, classes) if self.weight is not None else self._by_gradient(images, classes)
-        added = added.clamp(min=0).float().cpu()
-        return added / added.amax((1, 2), keepdim=True).clamp(min=1e-12)
+        compute, maps = self._by_gradient if self.weight is None else self._pooled, []
+        for chunk, answers in zip(images.split(CHUNK), classes.split(CHUNK), strict=True):
+            with explain_memory_of_pass(len(chunk)):
+                maps.append(_scaled(compute(chunk.to(self.engine.device), answers.to(self.engine.device))).cpu())
+        return torch.cat(maps)
+
+    def of_answers(self, output: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Returns the exact maps of the answers, fp32 (n, places), from the output of `layer`: no pass of its own."""
+        return _scaled(self._added(output, logits.argmax(1))).flatten(1)
 
     def _pooled(self, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), _precision(self.engine):
-            grid = _grid(self.engine.evaluated.features(images, self.layer), images.shape[-1])
-        return torch.einsum("nhwc,nc->nhw", grid.float(), self.weight[classes])
+            output = self.engine.evaluated.features(images, self.layer)
+        return self._added(output, classes)
+
+    def _added(self, output: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        grid = _grid(output, self.engine.model.preprocess.image_size).float()
+        with torch.autocast(grid.device.type, enabled=False):
+            return torch.einsum("nhwc,nc->nhw", grid, self.weight[classes])
 
     def _by_gradient(self, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         outputs: list[torch.Tensor] = []
@@ -86,6 +100,11 @@ class HeatMaps:
         if outputs[0].dim() == 3:  # without the mean, an answer falls 10 % less where the marked fifth is deleted
             gradient = gradient.mean((1, 2), keepdim=True)
         return (gradient * output).sum(3)
+
+
+def heat_values(heat: torch.Tensor) -> str:
+    """Returns the heat of each place, 0 to 1, as two hexadecimal digits."""
+    return bytes((255 * heat).round().byte().flatten().tolist()).hex()
 
 
 def _last_layer_with_places(engine: Engine, example: torch.Tensor) -> str:
@@ -127,6 +146,11 @@ def _grid(output: torch.Tensor, size: int) -> torch.Tensor | None:
         if shape[1] - side * side <= MOST_PREFIX:
             grid = output[:, shape[1] - side * side :].unflatten(1, (side, side))
     return grid if grid is not None and 1 < grid.shape[1] <= max(2, size // COARSEST) else None
+
+
+def _scaled(added: torch.Tensor) -> torch.Tensor:
+    added = added.clamp(min=0).float()
+    return added / added.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
 
 def _precision(engine: Engine) -> torch.autocast:

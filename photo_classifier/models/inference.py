@@ -5,12 +5,15 @@ Validation, feature extraction and prediction all compute with it, so that they 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from photo_classifier.models.classifier import Classifier
 from photo_classifier.models.compiled import CompiledFeatures, import_openvino, not_computable
@@ -22,6 +25,17 @@ from photo_classifier.runtime.limits import explain_memory_of_pass
 
 # of the length of the features; bf16 has 8 bits, and each layer rounds: of photos EfficientNet-Lite0 differs by 0.05
 COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+
+
+class Measure(NamedTuple):
+    """What is measured on the way to the logits.
+
+    `function` takes the output of `layer`, or the input of the head if that is empty, and the logits; it returns
+    fp32 (n, k).
+    """
+
+    layer: str
+    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Engine:
@@ -108,24 +122,38 @@ class Engine:
             return self._head(self.features(images))
         return run_in_fixed_batches(self.evaluated, images, self.batch_size, self.device, self.dtype)
 
-    def with_head_inputs(
-        self, images: torch.Tensor, measure: Callable[[torch.Tensor], torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Computes the logits of images, and in the same pass what `measure` says of the head's input: fp32 (n,)."""
+    def observe(self, images: torch.Tensor, *measures: Measure) -> tuple[torch.Tensor, ...]:
+        """Computes the logits of images, and in the same pass what each measure says: fp32 (n, k) each.
 
+        OpenVINO has no layers, only the input of the head.
+        """
         if self.compiled:
             features = self.features(images)
-            measured = run_in_fixed_batches(measure, features, self.batch_size, self.device, self.dtype)
-            return self._head(features), measured
+            logits = self._head(features)
+            return logits, *(self._fixed(lambda batch, m=m: m.function(batch, logits), features) for m in measures)
+        widths: list[int] = []
 
         def compute(batch: torch.Tensor) -> torch.Tensor:
-            inputs: list[torch.Tensor] = []
-            with self.evaluated.head.register_forward_pre_hook(lambda _head, given: inputs.append(given[0])):
+            kept: list[list[torch.Tensor]] = [[] for _ in measures]
+            with contextlib.ExitStack() as hooks:
+                for measure, outputs in zip(measures, kept, strict=True):
+                    hooks.enter_context(self._keep(measure.layer, outputs))
                 logits = self.evaluated(batch)
-            return torch.cat([logits, measure(inputs[0])[:, None]], 1)
+            found = [measure.function(outputs[0], logits) for measure, outputs in zip(measures, kept, strict=True)]
+            widths[:] = [part.shape[1] for part in (logits, *found)]
+            return torch.cat([logits, *found], 1)
 
-        outputs = run_in_fixed_batches(compute, images, self.batch_size, self.device, self.dtype)
-        return outputs[:, :-1], outputs[:, -1]
+        return self._fixed(compute, images).split(widths, 1)
+
+    def _fixed(self, compute: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        return run_in_fixed_batches(compute, inputs, self.batch_size, self.device, self.dtype)
+
+    def _keep(self, layer: str, outputs: list[torch.Tensor]) -> RemovableHandle:
+        """Lets the next passes append the output of that layer; without a name, the input of the head."""
+        if not layer:
+            return self.evaluated.head.register_forward_pre_hook(lambda _head, given: outputs.append(given[0]))
+        module = self.evaluated.net.get_submodule(layer)
+        return module.register_forward_hook(lambda _layer, _given, output: outputs.append(output))
 
     def features(self, images: torch.Tensor, batch_size: int | None = None) -> torch.Tensor:
         """Computes the input of the head, or the output at the cut, (n, ...), from images, uint8 (n, 3, size, size).

@@ -23,10 +23,12 @@ import torch
 from photo_classifier.data.batches import Batch, SampleDataset, StreamBatchSampler, make_stream_loader
 from photo_classifier.data.image_files import MAX_PIXELS
 from photo_classifier.data.samples import Sample
+from photo_classifier.data.seen_files import SeenFiles
 from photo_classifier.models.checkpoint import Description, load_checkpoint, novelty_of
 from photo_classifier.models.compiled import ENGINES, PACKAGE
 from photo_classifier.models.conformal import bound
-from photo_classifier.models.inference import Engine
+from photo_classifier.models.heat_maps import HeatMaps, heat_values
+from photo_classifier.models.inference import Engine, Measure
 from photo_classifier.prediction.photos import Photo, path_of, samples_from
 from photo_classifier.prediction.results import Prediction, answer, failure, refused
 from photo_classifier.runtime.console import say
@@ -35,6 +37,7 @@ from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.limits import PassTooLarge, memory_that_ran_out
 from photo_classifier.runtime.text import pluralize
 
+PICTURE_SIDE = 384  # pixels, of the pictures under heat maps
 ROUNDING = 1e-6  # of a probability in single precision
 NOT_FINITE = "the model's output is not a finite number; try --precision fp32"
 
@@ -68,6 +71,7 @@ class Predictor:
         unknown: whether photos that are unlike the training photos are answered `unknown`.
         false_alarm: the share of photos like the training photos that `unknown` may refuse.
         coverage: the share of photos whose class `Prediction.set` shall hold; None makes no sets.
+        heat: whether to fill `Prediction.heat` and `Prediction.picture`.
         model_name, class_names: needed for a plain state_dict, which does not contain them.
         description: further fields of `models.checkpoint.Description`, for a plain state_dict alone, such as
             `image_size`, `mean` and `std`.
@@ -91,6 +95,7 @@ class Predictor:
         false_alarm: float = 0.05,
         coverage: float | None = None,
         engine: str = "auto",
+        heat: bool = False,
         model_name: str | None = None,
         class_names: Sequence[str] | None = None,
         **description: object,
@@ -109,9 +114,13 @@ class Predictor:
         self.top_k, self.probabilities, self.min_probability = top_k, probabilities, min_probability
         novelty = novelty_of(self.metadata)
         self.novelty = novelty and novelty.to(device)
+        self.seen_files = SeenFiles(self.metadata.get("training_files"))
         self.unknown = unknown
         self.most_distant = self._most_distant(false_alarm, model_fn) if unknown else None
         self.least_in_set = None if coverage is None else self._least_in_set(coverage, model_fn)
+        self.maps = HeatMaps(self.engine) if heat else None
+        if self.maps and not self.maps.layer:
+            raise UserError("this network does not tell where it sees a class; leave --explain out, or use another")
 
     def _choose_engine(self, name: str) -> None:
         """Lets OpenVINO compute the features if it was asked for, or did so in training; raises UserError."""
@@ -137,7 +146,8 @@ class Predictor:
         """Yields batches of predictions in the order of the samples, which are read only as needed."""
         _use_one_thread_in_a_fork()
         batches = StreamBatchSampler(samples, self.engine.batch_size)
-        dataset = SampleDataset(self.class_names, self.engine.model.preprocess, self.max_pixels)
+        side = PICTURE_SIDE if self.maps else None
+        dataset = SampleDataset(self.class_names, self.engine.model.preprocess, self.max_pixels, side)
         loader = make_stream_loader(dataset, batches, self._n_workers(), self.engine.device.type == "cuda")
         for batch in loader:
             yield self._predict_batch(batches.handed_out.popleft(), batch)
@@ -154,8 +164,10 @@ class Predictor:
         if len(batch.indices):
             readable = [samples[n] for n in batch.indices.tolist()]
             with _TURN:
-                logits, distances = self._outputs(batch.images)
+                logits, distances, heat = self._outputs(batch.images)
             predictions = self._from_logits(logits, distances, batch.labels, readable)
+            if heat is not None:
+                predictions = map(_with_heat, predictions, heat.cpu(), batch.small_pictures())
             by_index.update(zip(batch.indices.tolist(), predictions, strict=True))
         return [by_index[n] for n in range(len(samples))]
 
@@ -178,16 +190,21 @@ class Predictor:
         most = math.floor(1000 * len(scores) / (len(scores) + 1)) / 1000
         return 1 - bound(scores, coverage, f"--coverage {coverage:g}", f"at most {most:g}")
 
-    def _outputs(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the logits of images, and their distances if the checkpoint knows them.
+    def _outputs(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Returns the logits of images, their distances if the checkpoint knows them, and heat if it was asked for.
 
         Raises:
             UserError: a pass is too large for the memory.
         """
         try:
+            maps, measures = self.maps, []
             if self.novelty:
-                return self.engine.with_head_inputs(images, self.novelty.distances)
-            return self.engine(images), None
+                measures.append(Measure("", lambda inputs, _: self.novelty.distances(inputs)[:, None]))
+            if is_seen := maps and maps.weight is not None and not self.engine.compiled:
+                measures.append(Measure(maps.layer, maps.of_answers))
+            logits, *found = self.engine.observe(images, *measures) if measures else [self.engine(images)]
+            heat = found.pop() if is_seen else maps(images, logits.argmax(1)).flatten(1) if maps else None
+            return logits, found[0][:, 0] if found else None, heat
         except PassTooLarge as error:
             what = f"{memory_that_ran_out(error)} ran out in a pass of {pluralize(error.n_images, 'image')}"
             fewer = f"give --batch_size {error.n_images // 2}" if error.n_images > 1 else "end other programs"
@@ -230,4 +247,9 @@ class Predictor:
             prediction = replace(prediction, set=tuple(inside))
         if self.novelty:
             prediction = replace(prediction, distance=distance)
-        return refused(prediction) if self.unknown and not distance <= self.most_distant else prediction
+        is_refused = self.unknown and not distance <= self.most_distant
+        return refused(prediction, self.most_distant) if is_refused else prediction
+
+
+def _with_heat(prediction: Prediction, heat: torch.Tensor, picture: torch.Tensor) -> Prediction:
+    return replace(prediction, heat=heat_values(heat), picture=picture.numpy())

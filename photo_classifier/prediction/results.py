@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 from photo_classifier.runtime.text import escape_surrogates
+
+if TYPE_CHECKING:
+    import numpy as np
 
 UNKNOWN = "unknown"  # the answer below `--min_probability`, and with `--unknown` that to other photos
 UNLIKE = "unlike the training photos"  # the reason of the latter
@@ -19,7 +22,10 @@ class Prediction:
     `top` has the most probable classes with their probabilities, `log_likelihood` is that of the label, in nats.
     `distance` says how unlike the training photos it is, in standard deviations from the usual, and `set` are the
     classes of a set with a promise, each where it is known. `reason` says why there is no answer: with the status
-    `error` there is no prediction, with `ok` the photo is refused, and `predict` is `unknown`.
+    `error` there is no prediction, with `ok` the photo is refused, and `predict` is `unknown`. `most_distant` is the
+    largest distance that is answered, of a photo that is refused for its own. `heat` says where the best guess was
+    seen, as `models.heat_maps.heat_values`, and `picture` is a small one of the photo, uint8 (height, width, 3);
+    both only where they were asked for.
     """
 
     file_dir: str
@@ -33,11 +39,20 @@ class Prediction:
     reason: str = ""
     distance: float | None = None
     set: tuple[str, ...] | None = None
+    most_distant: float | None = None
+    heat: str = ""
+    picture: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def best_guess(self) -> str:
         """The most probable class, also where the answer is `unknown`; empty without a prediction."""
         return self.top[0][0] if self.top else ""
+
+    @property
+    def refusal(self) -> str:
+        """Why the photo is refused, with its distance if that is the reason; empty if it is answered."""
+        limit = self.most_distant
+        return self.reason if limit is None else f"{self.reason}: distance {self.distance:.2f}, at most {limit:.2f}"
 
     @property
     def correct(self) -> int | None:
@@ -79,9 +94,9 @@ def answer(
     )
 
 
-def refused(prediction: Prediction) -> Prediction:
+def refused(prediction: Prediction, most_distant: float) -> Prediction:
     """Returns the prediction with the answer `unknown`, because the photo is unlike the training photos."""
-    return replace(prediction, predict=UNKNOWN, reason=UNLIKE)
+    return replace(prediction, predict=UNKNOWN, reason=UNLIKE, most_distant=most_distant)
 
 
 def failure(file_dir: str, label: str | None, reason: str) -> Prediction:
@@ -89,6 +104,7 @@ def failure(file_dir: str, label: str | None, reason: str) -> Prediction:
     return Prediction(file_dir, label=label or "", status="error", reason=reason)
 
 
+MOST_NAMED = 3  # unreadable photos
 LATER_COLUMNS = ("best_guess", "correct")  # those that the first version did not write
 
 
@@ -133,7 +149,8 @@ class Counts:
 
     `n_labelled` images could be read and have a label, and for `n_correct` of them it is the most probable class.
     `n_unknown` photos are refused, `n_unlike` of these as unlike the training photos. `n_known` and `n_known_correct`
-    leave them out.
+    leave them out. `n_seen` photos were in training, `n_seen_labelled` of these have a label, and of `n_seen_correct`
+    it is the most probable class.
     """
 
     n_rows: int = 0
@@ -144,9 +161,16 @@ class Counts:
     n_correct: int = 0
     n_known: int = 0
     n_known_correct: int = 0
+    n_seen: int = 0
+    n_seen_labelled: int = 0
+    n_seen_correct: int = 0
 
-    def add(self, status: str, best: str, predict: str, label: str, reason: str = "") -> None:
-        """Counts a row whose most probable class is `best` and whose answer is `predict`."""
+    def add(self, status: str, best: str, predict: str, label: str, reason: str = "", is_seen: bool = False) -> None:
+        """Counts a row whose most probable class is `best` and whose answer is `predict`.
+
+        Args:
+            is_seen: whether the photo was in training.
+        """
         self.n_rows += 1
         self.n_errors += status == "error"
         if status != "ok":
@@ -154,7 +178,10 @@ class Counts:
         is_known = not reason and predict == best  # rows of earlier versions have no reason below --min_probability
         self.n_unknown += not is_known
         self.n_unlike += reason == UNLIKE
+        self.n_seen += is_seen
         if label:
+            self.n_seen_labelled += is_seen
+            self.n_seen_correct += is_seen and best == label
             self.n_labelled += 1
             self.n_correct += best == label
             self.n_known += is_known
@@ -194,10 +221,12 @@ class Totals:
 
     Args:
         parts: accumulators by name.
+        seen_files: those that the model was trained on.
     """
 
-    def __init__(self, parts: Mapping[str, Accumulator] | None = None) -> None:
-        self.counts, self.parts = Counts(), parts or {}
+    def __init__(self, parts: Mapping[str, Accumulator] | None = None, seen_files: Container[str] = ()) -> None:
+        self.counts, self.parts, self.seen_files = Counts(), parts or {}, seen_files
+        self.unreadable: list[tuple[str, str]] = []  # the first ones, with the reasons
         self.n_missing = 0  # rows that the parts lack, because an earlier run did not save them
 
     @property
@@ -208,15 +237,21 @@ class Totals:
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Adds a batch."""
         for p in predictions:
-            self.counts.add(p.status, p.best_guess, p.predict, p.label, p.reason)
+            self._count(p.file_dir, p.status, p.best_guess, p.predict, p.label, p.reason)
         for part in self.parts.values():
             part.add_predictions(predictions)
 
     def add_row(self, row: Mapping[str, str]) -> None:
         """Counts a row that was read back; only `restore` recovers the parts."""
         best = row.get("best_guess") or row.get("class_1", row["predict"])
-        self.counts.add(row["status"], best, row["predict"], row["label"], row["reason"])
+        self._count(row["file_dir"], row["status"], best, row["predict"], row["label"], row["reason"])
         self.n_missing += bool(self.parts)
+
+    def _count(self, path: str, status: str, best: str, predict: str, label: str, reason: str) -> None:
+        is_seen = status == "ok" and path in self.seen_files
+        self.counts.add(status, best, predict, label, reason, is_seen)
+        if status == "error" and len(self.unreadable) < MOST_NAMED:
+            self.unreadable.append((path, reason))
 
     def state(self) -> dict:
         """Returns everything that was accumulated as plain values."""
@@ -224,8 +259,8 @@ class Totals:
 
     def restore(self, state: Mapping) -> None:
         """Continues from what `state` returned."""
-        # of an earlier version's rows that number is only what was just read back
-        self.counts = Counts(**{"n_unlike": self.counts.n_unlike, **state["counts"]})
+        # what an earlier version did not count is known from the rows that were just read back
+        self.counts = Counts(**{**asdict(self.counts), **state["counts"]})
         saved = state.get("parts", {})
         if self.parts.keys() <= saved.keys():
             for name, part in self.parts.items():

@@ -13,8 +13,8 @@ from photo_classifier.prediction.results import Counts, Totals
 from photo_classifier.runtime.files import keep_previous, read_json, write_text
 from photo_classifier.runtime.plain_values import first_mismatch
 
-# earlier versions did not count `n_unlike`
-COUNTS = TypedDict("COUNTS", dict.fromkeys((item.name for item in fields(Counts) if item.name != "n_unlike"), int))
+LATER = ("n_unlike", "n_seen", "n_seen_labelled", "n_seen_correct")  # which earlier versions did not count
+COUNTS = TypedDict("COUNTS", dict.fromkeys((item.name for item in fields(Counts) if item.name not in LATER), int))
 
 
 class UsedCheckpoint(TypedDict):

@@ -11,7 +11,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from photo_classifier.data.samples import Sample
@@ -161,7 +161,7 @@ class TaskQueue:
             self._own[number] = predictions
             self.publish()
         else:
-            self.store.set(f"back{number}", json.dumps([asdict(prediction) for prediction in predictions]))
+            self.store.set(f"back{number}", json.dumps([asdict(replace(p, picture=None)) for p in predictions]))
 
 
 def _with_tuples(row: dict) -> Prediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from photo_classifier.data.samples import Splits
+from photo_classifier.data.seen_files import content_ids
 from photo_classifier.evaluation.calibration import fit_temperature
 from photo_classifier.models import tensor_files
 from photo_classifier.models.checkpoint import save_checkpoint
@@ -45,6 +47,7 @@ class BestCheckpoint:
         self.novelty: Novelty | None = None  # of a run with stored features
         self.no_novelty = ""  # why not
         self.label_scores: torch.Tensor | None = None
+        self._trained_on = [sample.path for sample in splits.train]
         self._written: tuple[int, ...] | None = None
         self.metadata = {
             **metadata,
@@ -59,6 +62,7 @@ class BestCheckpoint:
         Under the run's own name a file of another run is kept as `.prev`, whenever it came.
         """
         content = {**self.metadata, "temperature": self.temperature, "metrics": metrics}
+        content["training_files"] = self.training_files
         if self.novelty:
             content["novelty"] = asdict(self.novelty)
         if self.no_novelty:
@@ -68,6 +72,11 @@ class BestCheckpoint:
         save_checkpoint(path or self.path, self.model, content, keep_existing=path is None and not self._is_own())
         if path is None:
             self._written = _identity(self.path)
+
+    @functools.cached_property
+    def training_files(self) -> torch.Tensor:
+        """What `SeenFiles` recognises the training photos by: the photos themselves may move or be renamed."""
+        return content_ids(self._trained_on)
 
     def _is_own(self) -> bool:
         """Returns whether the file under the run's name is of this run; one that it wrote itself need not be read."""

@@ -31,6 +31,7 @@ def explain_mistakes(
     }
     if not any(wrong.values()):
         return
+    engine.refresh()  # the weights are others since the last epoch was measured
     maps = HeatMaps(engine)
     for name, rows in wrong.items():
         add_heat_maps(rows, maps, splits.class_names, max_pixels, seconds / len(wrong))

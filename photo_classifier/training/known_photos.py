@@ -135,9 +135,11 @@ def refusal_text(rows: Sequence[dict]) -> str:
     if not rows:
         return ""
     worst, mean = min(rows, key=lambda row: row["auroc"]), sum(row["auroc"] for row in rows) / len(rows)
-    which = f"{worst['class']} ({pluralize(worst['n_photos'], 'photo')})"
-    each = f"AUROC {mean:.3f} on average, {worst['auroc']:.3f} for {which}"
-    return f"photos of a class that was left out would be told from the others: {each} (predict.py --unknown)"
+    return (
+        "predict.py --unknown refuses photos of none of your classes. Tried with each class left out in turn: AUROC "
+        f"{mean:.3f} on average (1 is perfect, 0.5 is chance), lowest for {worst['class']}: {worst['auroc']:.3f} "
+        f"({pluralize(worst['n_photos'], 'photo')})"
+    )
 
 
 def _many_folds(samples: Sequence[Sample], seed: int) -> list[int]:

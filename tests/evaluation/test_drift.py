@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 from scipy.stats import ks_2samp
 
-from photo_classifier.evaluation.drift import Drift
+from photo_classifier.evaluation.drift import Drift, drift_lines
 
 
 def predictions(distances):
@@ -38,3 +38,8 @@ def test_like_photos_are_seldom_called_unlike_and_nearer_ones_never():
     drift = Drift(held_out)
     drift.add_predictions(predictions(rng.normal(-1, size=100)))
     assert drift.p_value > 0.5
+    few = Drift(held_out)
+    few.add_predictions(predictions([99, 99]))
+    assert drift_lines(few.report()) == [
+        "inputs  2 photos are too few to tell whether your photos are like the training photos"
+    ]

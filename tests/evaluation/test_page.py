@@ -59,6 +59,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     paths = [str(save_image(folder / f'"{n}" <img src=x>.png', n, n)) for n in range(60)]
     reports = {"validation": report_of(paths[:30], seed=1), "test": report_of(paths[30:])}
+    reports["test"]["examples"][0]["no_heat"] = "there was no time for more"
     write_report(folder / "report.json", {**reports, **EXTRAS})
     doubt = {"label": CLASSES[1], "suggested": CLASSES[0], "probability": 0.97, "reason": "<u>99 times</u> as likely"}
     write_table(folder / "suspects.csv", [{"path": path, **doubt, "split": "train"} for path in paths[:2]])
@@ -123,6 +124,7 @@ def test_the_sections_come_in_their_order_and_say_what_was_measured(written):
     assert "far from all others" in words
     assert "similarity 0.98" in words
     assert "0.87" in words
+    assert "1 of these photos has no heat map: there was no time for more." in words
     assert "not reached by ten answers or more" in words
     assert "160 (expected)" in words
     assert f"More photos of {CLASSES[0]} help most." in words

@@ -10,10 +10,10 @@ from PIL import Image
 from model_loader import get_model
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.evaluation.heat_pictures import heat_picture
-from photo_classifier.features.explanations import add_heat_maps, seen_area
-from photo_classifier.features.overlays import Overlays
+from photo_classifier.features.explanations import NO_PLACES, NO_TIME, UNREADABLE, add_heat_maps, seen_area
 from photo_classifier.models.heat_maps import HeatMaps
-from photo_classifier.models.inference import Engine
+from photo_classifier.models.inference import Engine, Measure
+from photo_classifier.prediction.predictor import Predictor
 from photo_classifier.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -36,6 +36,9 @@ def test_where_the_head_takes_the_mean_the_map_is_what_each_place_adds_to_the_sc
     assert torch.allclose(added.mean((1, 2)), expected.float(), rtol=0.05, atol=0.01)
     by_gradient = maps._by_gradient(images, classes)  # which is exact here as well
     assert torch.allclose(by_gradient, added / 9, rtol=0.1, atol=0.02)
+    same_logits, seen = maps.engine.observe(images, Measure(maps.layer, maps.of_answers))
+    assert torch.equal(same_logits, maps.engine(images)), "the pass that answers is not changed"
+    assert torch.allclose(seen.view(2, 3, 3), maps(images, same_logits.argmax(1)), atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ def test_every_family_of_networks_has_a_map(name, size, places):
     assert not torch.equal(made[0], made[1])
 
 
-def test_a_network_that_cannot_be_looked_into_has_no_map(monkeypatch):
+def test_a_network_that_cannot_be_looked_into_has_no_map(trained, monkeypatch):
     def refuse(*_):
         raise RuntimeError("no gradient here")
 
@@ -61,9 +64,9 @@ def test_a_network_that_cannot_be_looked_into_has_no_map(monkeypatch):
     assert maps.layer == ""
     rows = [{"file_dir": "a.png", "predict": "cat"}]
     add_heat_maps(rows, maps, ["cat", "dog", "owl"], 10**6)
-    assert rows == [{"file_dir": "a.png", "predict": "cat"}]
+    assert rows == [{"file_dir": "a.png", "predict": "cat", "no_heat": NO_PLACES}]
     with pytest.raises(UserError, match="--explain"):
-        Overlays("heat", maps.engine, ["cat", "dog", "owl"], 10**6)
+        Predictor("tiny.pth", device="cpu", heat=True)
 
 
 def test_a_map_lies_over_the_part_of_the_photo_that_the_network_sees():
@@ -85,10 +88,11 @@ def test_rows_without_time_or_a_photo_get_no_map(tmp_path):
     photo = str(save_image(tmp_path / "a.png", 0, 0))
     rows = [{"file_dir": path, "predict": "dog"} for path in (photo, "gone.png")]
     add_heat_maps(rows, maps, ["cat", "dog", "owl"], 10**6, seconds=0)
-    assert "heat" not in rows[0]
+    assert [row["no_heat"] for row in rows] == [NO_TIME, NO_TIME]
     add_heat_maps(rows, maps, ["cat", "dog", "owl"], 10**6)
     assert len(rows[0]["heat"]["values"]) == 2 * 4
-    assert "heat" not in rows[1]
+    assert "no_heat" not in rows[0]
+    assert (rows[1]["no_heat"], "heat" in rows[1]) == (UNREADABLE, False)
 
 
 def test_mistakes_of_a_run_and_photos_of_a_prediction_are_explained(cli, split_folder):
@@ -121,8 +125,11 @@ def test_mistakes_of_a_run_and_photos_of_a_prediction_are_explained(cli, split_f
     assert "most similar in training" in page
 
     photos = [split_folder / "val" / "cat" / "01.png", split_folder / "val" / "dog" / "01.png"]
-    explain = ("predict", "--model_fn", "m.pth", "--n_workers", 0, "--explain", "heat", "--input")
+    plain = ("predict", "--model_fn", "m.pth", "--n_workers", 0, "--input", *photos)
+    assert cli(*plain, "--result", "plain.csv").status == 0
+    explain = ("predict", "--model_fn", "m.pth", "--n_workers", 1, "--explain", "heat", "--input")
     assert cli(*explain, *photos).status == 0
+    assert open("result.csv").read() == open("plain.csv").read(), "heat maps change no answer"
     assert sorted(os.listdir("heat")) == ["01-2.jpg", "01.jpg"]
     with Image.open("heat/01.jpg") as picture:
         assert picture.info["comment"] == b"Software\0photo-classifier"

@@ -215,10 +215,10 @@ def offline(monkeypatch) -> None:
 def no_numbers(monkeypatch) -> None:
     from photo_classifier.models.inference import Engine
 
-    def no_number(self, images, _measure):
-        return self(images) * float("nan"), images.new_zeros(len(images)).float()
+    def no_number(self, images, *_measures):
+        return self(images) * float("nan"), images.new_zeros(len(images), 1).float()
 
-    monkeypatch.setattr(Engine, "with_head_inputs", no_number)
+    monkeypatch.setattr(Engine, "observe", no_number)
 
 
 def another_run_writes(monkeypatch) -> None:
@@ -1054,7 +1054,10 @@ NOT_FOLLOWED = {
         "held out did not differ; add photos",
         "could be read; start a new run with others",
         "start a new run with --freeze and this version",
-        "photos of a class that was left out would be told",
+        "Tried with each class left out in turn: AUROC",
+        "if you want to predict such photos, label some and train",
+        "if yours show your classes, label some and train",
+        "predict photos that the model has not seen",
         "{} {} odd: see {}",
     ),
     "a part of another message here": (

@@ -63,7 +63,9 @@ def test_photos_unlike_the_training_photos_are_answered_unknown_where_asked(cli,
     assert {(row["predict"], row["reason"], row["status"]) for row in others} == {("unknown", REASON, "ok")}
     assert all(row["best_guess"] == before["predict"] for row, before in zip(asked, plain, strict=True))
     assert sum(row["predict"] == "unknown" for row in cats) < 6
-    assert "`unknown` below 0.01 or unlike the training photos (false alarms 0.05)" in done.out
+    n_refused = sum(row["predict"] == "unknown" for row in asked)
+    assert f"refused {n_refused} photos as unlike the training photos (answer `unknown`): of photos like" in done.out
+    assert "about 5 % are refused too" in done.out
     cli("predict", *PREDICT, "--input", "photos/cat", "--min_probability", 1)
     assert {(row["predict"], row["reason"]) for row in rows()} == {("unknown", "probability below 1")}
 
@@ -113,13 +115,13 @@ def test_an_impossible_rate_says_what_is_possible(cli, known):
 
 def test_the_report_says_whether_the_photos_are_like_the_training_photos(cli, known):
     done = cli("predict", *PREDICT, "--report", "rep")
-    assert "inputs  photos look like the training photos" in done.out
+    assert "inputs  your photos look like the training photos: " in done.out
     assert not json.load(open("rep/report.json", encoding="utf-8"))["drift"]["is_unlike"]
     shutil.copytree("others", "new")
     for n in range(20):
         save_image(Path("new") / f"like {n}.png", 0, 9000 + n)
     done = cli("predict", *PREDICT, "--input", "new", "--report", "rep")
-    assert "inputs  photos as a whole are unlike the training photos" in done.out
+    assert "inputs  your photos differ from the training photos: " in done.out
     drift = json.load(open("rep/report.json", encoding="utf-8"))["drift"]
     assert {os.path.basename(row["file_dir"]) for row in drift["most_unlike"][:8]} == {f"{n}.png" for n in range(8)}
     wrong = sorted(shutil.copy(f"others/{n}.png", "photos/cat") for n in range(4))  # labelled cat
@@ -136,13 +138,19 @@ def test_the_report_says_whether_the_photos_are_like_the_training_photos(cli, kn
     assert f"answered {answers['n_answered'] / len(found):.4f} ({answers['n_answered']}/{len(found)})" in done.out
     assert f"{answers['n_answered']} of {len(found)} photos were answered" in page
     assert f"<bdi>{answers['n_answered']} of {len(found)}</bdi>" in page
-    assert f"{n_unlike} as unlike the training photos, {n_unsure} below the least probability" in page
+    limit = Predictor("known.pth", device="cpu", unknown=True).most_distant
+    assert f"{n_unlike} for being unlike the training photos (distance above {limit:.2f})" in page
+    assert f"{n_unsure} for a probability below 0.6" in page
     assert "--false_alarm</th><td><bdi>0.05" in page
     shown = {row["file_dir"]: row for row in report["input"]["examples"]}
-    assert {shown[path]["refused"] for path in wrong if path in shown} == {REASON}
-    assert f"<b>unknown</b> ({REASON}), best guess <bdi>" in page
+    distances = {row["file_dir"]: float(row["distance"]) for row in found}
+    why = {path: f"{REASON}: distance {distances[path]:.2f}, at most {limit:.2f}" for path in wrong}
+    assert {shown[path]["refused"] == why[path] for path in wrong if path in shown} == {True}
+    assert f"<b>refused</b>, {REASON}: distance " in page
+    assert "; best guess <bdi>" in page
+    assert "says <b><bdi>unknown" not in page
     (drift_line,) = (line for line in done.out.splitlines() if line.startswith("inputs"))
-    assert drift_line.removeprefix("inputs  p") in page
+    assert drift_line.removeprefix("inputs  y") in page
     assert page.count(">distance ") == 12
 
 
@@ -182,7 +190,8 @@ def test_no_figure_is_given_for_a_class_with_few_held_out_photos():
     names = ["cat", "dog", "개"]
     assert [(row["class"], row["n_photos"]) for row in known.refusal(names)] == [("cat", 60), ("dog", 60)]
     assert known.few(names) == ["개"]
-    assert re.search(r"AUROC [\d.]+ on average, [\d.]+ for (cat|dog) \(60 photos\)", refusal_text(known.refusal(names)))
+    lowest = r"AUROC [\d.]+ on average .*, lowest for (cat|dog): [\d.]+ \(60 photos\)"
+    assert re.search(lowest, refusal_text(known.refusal(names)))
 
 
 def test_a_frozen_training_that_keeps_no_distances_says_why_and_so_does_its_checkpoint(cli, tmp_path):
