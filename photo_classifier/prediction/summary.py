@@ -5,6 +5,7 @@ from __future__ import annotations
 from photo_classifier.prediction.results import Counts, Totals, share_text
 from photo_classifier.runtime.text import escape_surrogates, percent, pluralize
 
+MANY = 2  # times as many photos are refused as are by mistake
 INDENT = " " * 8
 
 
@@ -27,11 +28,12 @@ def answered_lines(counts: Counts, min_probability: float, false_alarm: float | 
     n_answered = counts.n_ok - counts.n_unknown
     lines = [f"answered {share_text(n_answered, counts.n_ok) if counts.n_ok else 'none'}{known}"]
     if false_alarm is not None and counts.n_unlike:
-        usual = f"of photos like those, about {percent(false_alarm)} are refused too"
-        lines.append(
-            f"refused {pluralize(counts.n_unlike, 'photo')} as unlike the training photos (answer `unknown`): {usual}; "
-            "if yours show your classes, label some and train with them"
-        )
+        text = f"refused {pluralize(counts.n_unlike, 'photo')} as unlike the training photos (answer `unknown`)"
+        if counts.n_unlike <= MANY * false_alarm * counts.n_ok + MANY:
+            lines.append(f"{text}, as happens to about {percent(false_alarm)} of suitable photos (--false_alarm)")
+        else:
+            text += f", far more than the {percent(false_alarm)} of suitable photos to which this happens"
+            lines.append(f"{text}; look at some, and if they show your classes, label them and train with them too")
     if n_unsure := counts.n_unknown - counts.n_unlike:
         lines.append(
             f"refused {pluralize(n_unsure, 'photo')} with a probability below {min_probability:g} (answer `unknown`): "

@@ -1056,7 +1056,7 @@ NOT_FOLLOWED = {
         "start a new run with --freeze and this version",
         "Tried with each class left out in turn: AUROC",
         "if you want to predict such photos, label some and train",
-        "if yours show your classes, label some and train",
+        "; look at some, and if they show your classes",
         "predict photos that the model has not seen",
         "{} {} odd: see {}",
     ),
