@@ -399,7 +399,7 @@ def about_prediction(config: PredictConfig, predictor: Predictor, totals: Totals
             ("input", " ".join(config.input) or "the held-out photos of the training"),
             ("answered", f"{counts.n_ok - counts.n_unknown:,} of {counts.n_ok:,}"),
             ("refused, unlike the training photos", f"{counts.n_unlike:,}" if config.unknown else "not asked for"),
-            ("refused, below --min_probability", f"{counts.n_unknown - counts.n_unlike:,}"),
+            ("refused, probability too low", f"{counts.n_unknown - counts.n_unlike:,}"),
             ("were in training", f"{counts.n_seen:,}" if len(predictor.seen_files) else "not known"),
             ("could not be read", f"{counts.n_errors:,}"),
             ("--min_probability", f"{config.min_probability:g}"),

@@ -67,7 +67,7 @@ def collate(items: list[tuple]) -> Batch:
     indices = torch.tensor([index for index, *_ in good], dtype=torch.int64)
     bad = [(index, reason) for index, _, reason, *_ in items if isinstance(reason, str)]
     pictures = [picture for _, _, _, *more in good for picture in more]
-    pixels = torch.cat([picture.flatten() for picture in pictures]) if pictures else None
+    pixels = torch.cat([picture.view(-1) for picture in pictures]) if pictures else None
     sizes = [tuple(picture.shape[:2]) for picture in pictures]
     return shared(Batch(stack([image for _, _, image, *_ in good]), labels, indices, bad, pixels, sizes))
 

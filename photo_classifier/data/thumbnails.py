@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
+
+from photo_classifier.runtime.uncompiled import v2
 
 SIDE = 64  # pixels; the whole photo is squeezed into a square
 LEAST = 32  # pixels of the shorter side: below, different pictures look alike, as the digits of 8 x 8 pixels do
@@ -52,10 +54,11 @@ def thumbnail_row(photo: torch.Tensor) -> torch.Tensor:
 
 def small_picture(photo: torch.Tensor, side: int) -> torch.Tensor:
     """Returns a photo, uint8 (3, height, width), as uint8 (height, width, 3) of at most `side` pixels a side."""
-    image = Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy())
-    if max(image.size) > side:
-        image = ImageOps.contain(image, (side, side), Image.Resampling.BOX)
-    return torch.from_numpy(np.array(image))
+    longer = max(photo.shape[-2:])
+    if longer > side:
+        size = [max(1, round(length * side / longer)) for length in photo.shape[-2:]]
+        photo = v2.functional.resize(photo, size)
+    return photo.permute(1, 2, 0).contiguous()
 
 
 def unpack_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -89,6 +89,9 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """Returns the lines of a text, each broken into at most `MOST_LINES` that are `width` pixels wide or less."""
     found = []
     for line in text.split("\n"):
+        if font.getlength(whole := readable(line, font)) <= width:
+            found.append(whole)
+            continue
         parts = [""]
         for word in re.findall(r"[^ _-]*[ _-]?", line):
             longer = parts[-1] + word

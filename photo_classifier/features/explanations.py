@@ -15,10 +15,9 @@ from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.data.samples import Sample
 from photo_classifier.evaluation.contact_sheet import map_until
 from photo_classifier.features.loader import SplitFeatures
-from photo_classifier.models.heat_maps import HeatMaps, heat_values
+from photo_classifier.models.heat_maps import NO_PLACES, HeatMaps, heat_values
 
 NO_TIME = "there was no time for more"  # why a photo has no map
-NO_PLACES = "this network does not tell where it sees a class"
 UNREADABLE = "these photos could not be read again"
 CHUNK = 8  # photos that are decoded and computed at once
 N_SIMILAR = 3

@@ -21,7 +21,8 @@ from photo_classifier.evaluation.photo_sheets import answer_caption
 from photo_classifier.evaluation.report_files import SOFTWARE, is_own_picture
 from photo_classifier.evaluation.thumbnails import Thumbnails
 from photo_classifier.features.explanations import seen_area
-from photo_classifier.runtime.files import atomic_write
+from photo_classifier.runtime.errors import WriteError
+from photo_classifier.runtime.limits import write_reason
 
 LEAST = 240  # pixels; smaller photos are enlarged, or there is no room for the caption
 QUALITY = 85  # of JPEG: a PNG takes fifteen times as long to write, longer than all else together
@@ -39,6 +40,8 @@ class Overlays:
     def __init__(self, folder: str | Path, preprocess: Preprocess, max_pixels: int) -> None:
         self.folder, self.preprocess, self.max_pixels = Path(folder), preprocess, max_pixels
         self._names: Counter[str] = Counter()
+        # asking for each file would take a tenth of the time; some systems do not tell A from a
+        self._before = {name.casefold() for name in os.listdir(folder)} if os.path.isdir(folder) else set()
         self._pool, self._job = ThreadPoolExecutor(1), None
 
     def add_predictions(self, predictions: Sequence[PredictionLike]) -> None:
@@ -63,10 +66,11 @@ class Overlays:
     def _path_for(self, photo: str) -> Path:
         stem = Path(photo).stem
         while True:  # past pictures of the user's own
-            self._names[stem] += 1
-            n = self._names[stem]
-            path = self.folder / (f"{stem}.jpg" if n == 1 else f"{stem}-{n}.jpg")
-            if not path.exists() or is_own_picture(os.fspath(path)):
+            self._names[stem.casefold()] += 1
+            n = self._names[stem.casefold()]
+            name = f"{stem}.jpg" if n == 1 else f"{stem}-{n}.jpg"
+            path = self.folder / name
+            if name.casefold() not in self._before or not path.exists() or is_own_picture(os.fspath(path)):
                 return path
 
     def state(self) -> dict:
@@ -80,14 +84,22 @@ class Overlays:
 
 
 def _caption(prediction: PredictionLike) -> str:
+    """Returns the answer; the picture's own name is that of the photo."""
     guess, probability = prediction.top[0]
     label = prediction.label if prediction.label != guess and not prediction.reason else ""
-    return answer_caption(prediction.file_dir, guess, probability, label, prediction.refusal)
+    return answer_caption(prediction.file_dir, guess, probability, label, prediction.refusal).partition("\n")[2]
 
 
 def _save(path: Path, picture: Image.Image) -> None:
-    """Writes a JPEG atomically, marked as written by this tool."""
+    """Writes a JPEG, marked as written by this tool, at once: a temporary file would take as long as all else.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=QUALITY, comment=f"Software\0{SOFTWARE}".encode())
-    with atomic_write(path, is_synced=False) as file:
-        file.write(content.getvalue())
+    try:
+        with open(path, "wb", buffering=0) as file:
+            file.write(content.getbuffer())
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {write_reason(error)}") from error

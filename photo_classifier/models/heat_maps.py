@@ -12,6 +12,7 @@ from photo_classifier.models.classifier import REFUSALS
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime.limits import explain_memory_of_pass
 
+NO_PLACES = "this network does not tell where it sees a class"
 MOST_PREFIX = 8  # tokens of a transformer that stand for no place: the class token and registers
 CHUNK = 16  # photos in a pass of their own; a backward pass needs more memory than an answer
 COARSEST = 4  # a map that is finer than image_size / 4 is not that of the last layers

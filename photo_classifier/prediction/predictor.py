@@ -27,7 +27,7 @@ from photo_classifier.data.seen_files import SeenFiles
 from photo_classifier.models.checkpoint import Description, load_checkpoint, novelty_of
 from photo_classifier.models.compiled import ENGINES, PACKAGE
 from photo_classifier.models.conformal import bound
-from photo_classifier.models.heat_maps import HeatMaps, heat_values
+from photo_classifier.models.heat_maps import NO_PLACES, HeatMaps, heat_values
 from photo_classifier.models.inference import Engine, Measure
 from photo_classifier.prediction.photos import Photo, path_of, samples_from
 from photo_classifier.prediction.results import Prediction, answer, failure, refused
@@ -37,7 +37,7 @@ from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.limits import PassTooLarge, memory_that_ran_out
 from photo_classifier.runtime.text import pluralize
 
-PICTURE_SIDE = 384  # pixels, of the pictures under heat maps
+PICTURE_SIDE = 240  # pixels, of the pictures under heat maps
 ROUNDING = 1e-6  # of a probability in single precision
 NOT_FINITE = "the model's output is not a finite number; try --precision fp32"
 
@@ -120,7 +120,7 @@ class Predictor:
         self.least_in_set = None if coverage is None else self._least_in_set(coverage, model_fn)
         self.maps = HeatMaps(self.engine) if heat else None
         if self.maps and not self.maps.layer:
-            raise UserError("this network does not tell where it sees a class; leave --explain out, or use another")
+            raise UserError(f"{NO_PLACES}; leave --explain out, or use another")
 
     def _choose_engine(self, name: str) -> None:
         """Lets OpenVINO compute the features if it was asked for, or did so in training; raises UserError."""

@@ -30,7 +30,7 @@ def answered_lines(counts: Counts, min_probability: float, false_alarm: float | 
     if false_alarm is not None and counts.n_unlike:
         text = f"refused {pluralize(counts.n_unlike, 'photo')} as unlike the training photos (answer `unknown`)"
         if counts.n_unlike <= MANY * false_alarm * counts.n_ok + MANY:
-            lines.append(f"{text}, as happens to about {percent(false_alarm)} of suitable photos (--false_alarm)")
+            lines.append(f"{text}, as happens to about {percent(false_alarm)} of suitable photos")
         else:
             text += f", far more than the {percent(false_alarm)} of suitable photos to which this happens"
             lines.append(f"{text}; look at some, and if they show your classes, label them and train with them too")

@@ -24,14 +24,11 @@ LEFTOVER_FOLDER_SECONDS = 86_400.0  # no folder takes a day to fill
 
 
 @contextlib.contextmanager
-def atomic_write(
-    path: str | Path, mode: str = "wb", keep_existing: bool = False, is_synced: bool = True, **options: Any
-) -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = "wb", keep_existing: bool = False, **options: Any) -> Iterator[IO]:
     """Opens a file that gets its name only once it is complete and on the disk.
 
     Args:
         keep_existing: keeps an existing file of that name as `.prev`, once the new one is complete.
-        is_synced: waits until it is on the disk; False for files that are made again easily.
 
     Raises:
         WriteError: the folder cannot be created, is read-only or full; an existing file stays as it was.
@@ -47,8 +44,7 @@ def atomic_write(
         os.close(handle)
         with open(temporary, mode, **options) as file:
             yield file
-            if is_synced:
-                sync(file)
+            sync(file)
         with contextlib.suppress(OSError):  # not every file system has modes
             os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600, which others in a shared folder cannot read
         if keep_existing:

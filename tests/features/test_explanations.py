@@ -10,8 +10,8 @@ from PIL import Image
 from model_loader import get_model
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.evaluation.heat_pictures import heat_picture
-from photo_classifier.features.explanations import NO_PLACES, NO_TIME, UNREADABLE, add_heat_maps, seen_area
-from photo_classifier.models.heat_maps import HeatMaps
+from photo_classifier.features.explanations import NO_TIME, UNREADABLE, add_heat_maps, seen_area
+from photo_classifier.models.heat_maps import NO_PLACES, HeatMaps
 from photo_classifier.models.inference import Engine, Measure
 from photo_classifier.prediction.predictor import Predictor
 from photo_classifier.runtime.errors import UserError

@@ -1014,7 +1014,7 @@ NOT_FOLLOWED = {
         "as its head, but {} has {}; train it again",
     ),
     "a network that no library has at present": (
-        "this network does not tell where it sees a class",
+        "; leave --explain out, or use another",
         "cannot be used as a classifier",
         "its head cannot be found",
     ),
