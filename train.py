@@ -13,18 +13,15 @@ from photo_classifier.config import (
     HEADS,
     NEAR_DUPLICATES,
     TrainConfig,
-    check,
     checkpoint_name,
     has_fixed_backbone,
-    known_set_defaults,
     n_folds,
     n_views,
     parse_args,
     parts,
     pass_size,
-    rate_defaults,
-    ratios,
 )
+from photo_classifier.flag_rules import check, make_config
 from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import quiet, say, say_loading, set_verbosity, warn
 from photo_classifier.runtime.errors import UserError, choose
@@ -61,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         say_loading()
         with distributed.process_group(lambda: device_from_gpu_id(given.get("gpu_id"))):
             return resume(given, started)
-    config = TrainConfig(**{**known_set_defaults(given), **rate_defaults(given), **given, **ratios(given)})
+    config = make_config(given)
     check_flags(config)
     set_verbosity(config.verbose)
     say_loading("reading the photos and ")
