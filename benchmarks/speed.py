@@ -254,7 +254,7 @@ TIMED = """
 import sys, time
 began = time.perf_counter()
 sys.path.insert(0, {root!r})
-from photo_classifier.training import finish, summary
+from photo_classifier.training import finish, first_look, summary
 import train
 from utils import run_main
 from photo_classifier.training.epoch_log import EpochLog
@@ -269,7 +269,8 @@ def timed(owner, name):
             inside.pop()
             spent[0] += 0 if inside else time.perf_counter() - start  # one inside another counts once
     setattr(owner, name, call)
-for name in ("show_augmented", "report_splits", "write_figures", "show_in_tensorboard"):
+timed(first_look, "show_augmented")
+for name in ("report_splits", "write_figures", "show_in_tensorboard"):
     timed(finish, name)
 for name in ("describe", "summarize"):
     timed(summary, name)

@@ -90,6 +90,7 @@ def settle(what: str, max_pixels: int, found: list[NearDuplicate]) -> Callable[[
     """
 
     def settled(parts: Parts) -> tuple[Parts, list[str]]:
+        """Returns the samples by split with their groups, or without copies, and notes on what was done."""
         ordered = [sample for name in reversed(SPLIT_FOLDERS) for sample in parts.get(name, [])]
         readable, thumbnails = _with_thumbnails(ordered, max_pixels)
         found.extend(find_near_duplicates(readable, thumbnails))

@@ -10,20 +10,42 @@ from torch import nn
 
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.models.penalty_path import HeadData, PathPoint, PenaltyPath
-from photo_classifier.runtime import signals
+from photo_classifier.runtime import data_parallel, distributed, signals
 from photo_classifier.training.by_folds import phase_result
 from photo_classifier.training.results import EpochResult, Outputs
 
 
-def head_data(
-    train: SplitFeatures, valid: SplitFeatures, folds: Sequence[int], class_weights: torch.Tensor | None, n_classes: int
-) -> tuple[HeadData, torch.Tensor]:
-    """Returns the stored features of all photos that could be read, and their indices in the splits.
+def solve_on_main(
+    head: nn.Linear,
+    train: SplitFeatures,
+    valid: SplitFeatures,
+    folds: Sequence[int],
+    class_weights: torch.Tensor | None,
+    n_classes: int,
+    log: Callable[[EpochResult, bool], None],
+) -> tuple[EpochResult, int]:
+    """Solves the head on the main process and gives it to all.
 
     Args:
         train, valid: the same photos, as they are trained on and as they are predicted.
+        folds: of each photo.
         class_weights: how much a photo of each class counts, (classes,), or None for the same.
+        log: records each C of the path as if it were an epoch.
+
+    Returns:
+        What the best C comes to, and how many there were.
     """
+    solved = distributed.broadcast_from_main(
+        lambda: _solve(head, *_head_data(train, valid, folds, class_weights, n_classes), log)
+    )
+    data_parallel.broadcast_model(head)
+    return solved
+
+
+def _head_data(
+    train: SplitFeatures, valid: SplitFeatures, folds: Sequence[int], class_weights: torch.Tensor | None, n_classes: int
+) -> tuple[HeadData, torch.Tensor]:
+    """Returns the stored features of all photos that could be read, and their indices in the splits."""
     indices = (train.is_readable & valid.is_readable).nonzero()[:, 0]
     parts = [valid.rows(indices)]
     if train is not valid:
@@ -33,20 +55,14 @@ def head_data(
     return HeadData(torch.stack(parts, 1), labels, torch.tensor(folds)[indices], weights.double(), n_classes), indices
 
 
-def solve(
+def _solve(
     head: nn.Linear, data: HeadData, indices: torch.Tensor, log: Callable[[EpochResult, bool], None]
 ) -> tuple[EpochResult, int]:
-    """Solves the head; logs each C of the path as if it were an epoch.
-
-    Args:
-        indices: of the photos in their split.
-
-    Returns:
-        What the best C comes to, and how many there were.
-    """
+    """Solves the head on the photos of those indices; logs each C of the path, and returns what the best comes to."""
     path, best, best_n, n_points = PenaltyPath(data), None, 0, 0
 
     def result_of(n: int, point: PathPoint, start: float) -> EpochResult:
+        """Returns a C of the path as an epoch."""
         seen, held_out = (
             phase_result(Outputs(logits, data.labels, indices), time.perf_counter() - start)
             for logits in (point.seen, point.held_out)

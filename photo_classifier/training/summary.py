@@ -253,6 +253,12 @@ def _word(name: str, value: object) -> str:
     return f"{name.removeprefix('n_')}{value:g}"
 
 
+def changed_settings(config: TrainConfig) -> dict[str, object]:
+    """Returns the flags whose values differ from the defaults, with these values."""
+    settings = {field.name: getattr(config, field.name) for field in fields(config) if field.metadata}
+    return {name: value for name, value in settings.items() if value != getattr(TrainConfig, name)}
+
+
 def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, str | float]:
     """Returns what two runs can differ in, as the HParams tab shows it: every run has all of them."""
     types, values = {field.name: field.metadata.get("type") for field in fields(config)}, {}
