@@ -226,6 +226,7 @@ def steps_of_plain_loop(bench: Bench, n: int) -> tuple[float, int]:
     images, labels = torch.randn(n, 3, 224, 224, device=bench.device), torch.arange(n, device=bench.device) % 2
 
     def step() -> None:
+        """Takes a step as a loop written by hand does."""
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
