@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from pathlib import Path
 
     import torch
-    from PIL import Image
 
     from photo_classifier.data.preprocess import Preprocess
     from photo_classifier.data.samples import Splits
@@ -43,7 +42,7 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from photo_classifier.training.best_checkpoint import BestCheckpoint
     from photo_classifier.training.results import FinalResults, PhaseResult
     from photo_classifier.training.run import Run, SilentRun
-    from photo_classifier.training.run_state import RunState, StoppedRun
+    from photo_classifier.training.run_state import StoppedRun
     from photo_classifier.training.strategy import Strategy
     from trainer import Trainer
 
@@ -121,13 +120,16 @@ def write_page_again(config: TrainConfig, stopped: StoppedRun) -> None:
         return
     from photo_classifier.evaluation.thumbnails import MANY, Thumbnails
     from photo_classifier.runtime.files import read_json
+    from photo_classifier.training import summary
     from photo_classifier.training.run_files import FINISHED
+    from photo_classifier.training.run_page import write_run_page
 
     splits = stopped.images.splits.pooled() if n_folds(config) else stopped.images.splits
     bit_depth = stopped.preprocess.bit_depth if stopped.preprocess else 16
     open_photo = Thumbnails(config.max_pixels, bit_depth, MANY + 1)
     kept, seconds = stopped.trainer["best"]["epoch"] + 1, read_json(stopped.folder / FINISHED).get("seconds")
-    path = write_run_page(config, stopped.folder, stopped.state, splits, kept, seconds, open_photo)
+    training = summary.finished_training(config, kept, seconds)
+    path = write_run_page(stopped.folder, stopped.state, splits, training, open_photo)
     say(f"report  {path}")
 
 
@@ -559,23 +561,13 @@ def train_folds(session: Session, loaders: Mapping[str, FeatureLoader]) -> list[
 
 
 def solve_head(session: Session, loaders: Mapping[str, FeatureLoader]) -> FinalResults:
-    """Solves the head in place of training it; returns what it comes to, as that of the last and of the best epoch."""
+    """Solves the head in place of training it; returns what it comes to."""
     from photo_classifier.training.optimization import CLASS_WEIGHTS
-    from photo_classifier.training.results import FinalResults
-    from photo_classifier.training.solved_head import solve_on_main
+    from photo_classifier.training.solved_head import solve_and_measure
 
-    splits, run, trainer = session.splits, session.run, session.trainer
-    weights = CLASS_WEIGHTS[session.config.class_weights](splits.training_counts())
-    features = [loaders[name].features for name in ("train", "valid")]
-    head, n_classes = session.engine.model.head, len(splits.class_names)
-    best, trainer.epoch = solve_on_main(head, *features, session.folds, weights, n_classes, run.log)
-    trainer.last = trainer.best = best
-    results = {"valid": best.valid}
-    if "test" in loaders:
-        results["test"] = trainer.evaluate(loaders["test"], run, "test")
-    run.save_measured(best.epoch, results, is_best=True)
-    run.save_last(trainer.state_dict())
-    return FinalResults(best, best, results, results)
+    weights = CLASS_WEIGHTS[session.config.class_weights](session.splits.training_counts())
+    head = session.engine.model.head
+    return solve_and_measure(session.trainer, head, loaders, session.folds, weights, session.run)
 
 
 def note_answers_before(session: Session, splits: Splits) -> None:
@@ -632,6 +624,7 @@ def report(session: Session, given: Mapping[str, object], loaders: Mapping[str, 
         write_report_file,
         write_reports,
     )
+    from photo_classifier.training.run_page import write_run_page
 
     config, splits, run, engine = session.config, session.splits, session.run, session.engine
     features = stored_features(session, loaders)
@@ -645,36 +638,10 @@ def report(session: Session, given: Mapping[str, object], loaders: Mapping[str, 
     report_changed_answers(run.folder, splits, final.results, config.weights)
     say_findings(found)
     state = replace(run.state, rows=run.epochs.rows, skipped=run.skipped.reasons)
-    kept, seconds = final.best.epoch + 1, run.seconds
-    write_run_page(config, run.folder, state, splits, kept, seconds, found.open_photo, run.spare_seconds)
+    training = summary.finished_training(config, final.best.epoch + 1, run.seconds)
+    write_run_page(run.folder, state, splits, training, found.open_photo, run.spare_seconds)
     summary.summarize(run, session.checkpoint, final.best, final.results, found.by_split, trained.spread(), steps)
     run.finish()
-
-
-def write_run_page(
-    config: TrainConfig,
-    folder: Path,
-    state: RunState,
-    splits: Splits,
-    kept: int,
-    seconds: float | None,
-    open_photo: Callable[[str], Image.Image],
-    spare_seconds: float | None = None,
-) -> Path:
-    """Writes `report.html` from what lies in the run folder; returns its path.
-
-    Args:
-        kept: the epoch of the saved weights, counted from 1.
-        seconds: how long the run took, if that is known.
-        spare_seconds: how long reading photos may take.
-    """
-    from photo_classifier.evaluation.page import write_page
-    from photo_classifier.training.run_page import about_run
-    from photo_classifier.training.summary import changed_settings
-
-    settings, checkpoint = changed_settings(config), checkpoint_name(config)
-    about = about_run(folder, state, splits, settings, config.model_name, checkpoint, kept, seconds)
-    return write_page(folder, about, open_photo, spare_seconds)
 
 
 if __name__ == "__main__":

@@ -138,10 +138,7 @@ class Trainer:
             result = EpochResult(self.epoch, train, valid, self.recipe.schedule.rates)
             self.last, is_best = result, self.is_best(result)
             if is_best:
-                if self.best is None or self._scores(result)[0] > self._scores(self.best)[0]:
-                    self.improved = self.epoch
-                self.best = result
-                run.save_best(result)
+                self._keep_best(result, run)
             run.log(result, is_best)
             if change := self.recipe.schedule.after_epoch(valid.loss):
                 say(change)
@@ -152,6 +149,12 @@ class Trainer:
                 "no epoch is left to choose from; raise --n_epochs, or under --scheduler cosine start a new run"
             )
         return self.best
+
+    def _keep_best(self, result: EpochResult, run: Recorder) -> None:
+        if self.best is None or self._scores(result)[0] > self._scores(self.best)[0]:
+            self.improved = self.epoch
+        self.best = result
+        run.save_best(result)
 
     def has_stalled(self, early_stop: int | None) -> bool:
         """Returns whether that many epochs of this part went by without a higher score."""

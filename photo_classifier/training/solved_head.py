@@ -3,43 +3,61 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from photo_classifier.features.loader import SplitFeatures
+from photo_classifier.features.loader import FeatureLoader, SplitFeatures
 from photo_classifier.models.penalty_path import HeadData, PathPoint, PenaltyPath
 from photo_classifier.runtime import data_parallel, distributed, signals
 from photo_classifier.training.by_folds import phase_result
-from photo_classifier.training.results import EpochResult, Outputs
+from photo_classifier.training.results import EpochResult, FinalResults, Outputs, PhaseResult
+from photo_classifier.training.run import Run, SilentRun
 
 
-def solve_on_main(
+class HeadTrainer(Protocol):
+    """What `trainer.Trainer` has that a solved head uses."""
+
+    epoch: int
+    best: EpochResult | None
+    last: EpochResult | None
+
+    def evaluate(self, loader: FeatureLoader, run: Run | SilentRun, split: str) -> PhaseResult:
+        """Measures the present weights."""
+
+    def state_dict(self) -> dict:
+        """Returns what a resume needs."""
+
+
+def solve_and_measure(
+    trainer: HeadTrainer,
     head: nn.Linear,
-    train: SplitFeatures,
-    valid: SplitFeatures,
+    loaders: Mapping[str, FeatureLoader],
     folds: Sequence[int],
     class_weights: torch.Tensor | None,
-    n_classes: int,
-    log: Callable[[EpochResult, bool], None],
-) -> tuple[EpochResult, int]:
-    """Solves the head on the main process and gives it to all.
+    run: Run | SilentRun,
+) -> FinalResults:
+    """Solves the head on the main process, which records each C of the path as an epoch; measures and saves it.
 
     Args:
-        train, valid: the same photos, as they are trained on and as they are predicted.
+        loaders: of the same photos as they are trained on (`train`) and as they are predicted (`valid`), and of `test`.
         folds: of each photo.
         class_weights: how much a photo of each class counts, (classes,), or None for the same.
-        log: records each C of the path as if it were an epoch.
-
-    Returns:
-        What the best C comes to, and how many there were.
     """
-    solved = distributed.broadcast_from_main(
-        lambda: _solve(head, *_head_data(train, valid, folds, class_weights, n_classes), log)
+    train, valid = (loaders[name].features for name in ("train", "valid"))
+    best, trainer.epoch = distributed.broadcast_from_main(
+        lambda: _solve(head, *_head_data(train, valid, folds, class_weights, head.out_features), run.log)
     )
     data_parallel.broadcast_model(head)
-    return solved
+    trainer.last = trainer.best = best
+    results = {"valid": best.valid}
+    if "test" in loaders:
+        results["test"] = trainer.evaluate(loaders["test"], run, "test")
+    run.save_measured(best.epoch, results, is_best=True)
+    run.save_last(trainer.state_dict())
+    return FinalResults(best, best, results, results)
 
 
 def _head_data(
