@@ -92,7 +92,13 @@ def start(config: TrainConfig, given: Mapping[str, object], started: float) -> N
 
 def resume(given: Mapping[str, object], started: float) -> int:
     """Continues a stopped run; returns the exit status."""
-    from photo_classifier.training.resume import enter_working_folder, finished_text, merge_flags, warn_of_changes
+    from photo_classifier.training.resume import (
+        enter_working_folder,
+        finished_text,
+        merge_flags,
+        warn_of_changes,
+        write_page_again,
+    )
     from photo_classifier.training.run_state import load_stopped_run
 
     stopped = distributed.broadcast_from_main(lambda: load_stopped_run(given["resume"]))
@@ -102,7 +108,8 @@ def resume(given: Mapping[str, object], started: float) -> int:
     check_flags(config)
     if text := finished_text(stopped, config):
         say(text)
-        write_page_again(config, stopped)
+        if launcher.is_main():
+            say(f"report  {write_page_again(config, stopped)}")
         return 0
 
     def load_again() -> Splits:
@@ -112,25 +119,6 @@ def resume(given: Mapping[str, object], started: float) -> int:
     distributed.broadcast_from_main(lambda: warn_of_changes(stopped.images, load_again))
     train(config, stopped, given, started)
     return 0
-
-
-def write_page_again(config: TrainConfig, stopped: StoppedRun) -> None:
-    """Writes the page of a finished run, which may have been lost or be of an earlier version."""
-    if not launcher.is_main():
-        return
-    from photo_classifier.evaluation.thumbnails import MANY, Thumbnails
-    from photo_classifier.runtime.files import read_json
-    from photo_classifier.training import summary
-    from photo_classifier.training.run_files import FINISHED
-    from photo_classifier.training.run_page import write_run_page
-
-    splits = stopped.images.splits.pooled() if n_folds(config) else stopped.images.splits
-    bit_depth = stopped.preprocess.bit_depth if stopped.preprocess else 16
-    open_photo = Thumbnails(config.max_pixels, bit_depth, MANY + 1)
-    kept, seconds = stopped.trainer["best"]["epoch"] + 1, read_json(stopped.folder / FINISHED).get("seconds")
-    training = summary.finished_training(config, kept, seconds)
-    path = write_run_page(stopped.folder, stopped.state, splits, training, open_photo)
-    say(f"report  {path}")
 
 
 # --- the stages -------------------------------------------------------------------------------
