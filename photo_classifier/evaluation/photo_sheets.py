@@ -23,6 +23,7 @@ def mistakes_sheet(
     """Draws the most confident mistakes, fewer if `seconds` run out; returns None if there are none."""
 
     def tile(mistake: Mapping) -> Tile:
+        """Returns a photo with what it was taken for."""
         path = mistake["file_dir"]
         refusal = mistake.get("refused", "")
         caption = answer_caption(path, mistake["predict"], mistake["probability"], mistake["label"], refusal)
@@ -75,8 +76,8 @@ class PredictionSheet:
         """Draws the sheet in the order of the predictions; known mistakes get a red frame."""
 
         def tile(entry: tuple) -> Tile:
-            _, _, path, *answer = entry
-            predict, probability, label, refusal = answer
+            """Returns a photo with its prediction."""
+            _, _, path, predict, probability, label, refusal = entry
             caption = answer_caption(path, predict, probability, label, refusal)
             return photo_tile(path, caption, "red" if label else None, open_photo)
 
@@ -92,7 +93,7 @@ def answer_caption(path: str, predict: str, probability: float, label: str = "",
     """
     says = f"{'best guess' if refusal else 'says'} {predict} {certainty(probability)}"
     says = says.replace(" %", "\N{NO-BREAK SPACE}%")
-    refused = [f"refused, {refusal}"] if refusal else []
+    refused = f"refused, {refusal}".replace(": ", ":\n").split("\n") if refusal else []
     lines = [PurePath(path).name, *refused, *([f"{says},", f"labelled {label}"] if label else [says])]
     return "\n".join(line.replace("\n", " ") for line in lines)
 
