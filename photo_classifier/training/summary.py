@@ -55,6 +55,7 @@ def describe(
             f"train   a head that is solved: logistic regression on {views} of each image, "
             f"its penalty chosen by folds, augmentation {config.augment}"
         )
+        say(f"{INDENT}the lines below show the search for the penalty C; the kept one is then solved to the end")
         return
     passes = f" ({config.accumulate} passes each)" if config.accumulate > 1 else ""
     trains_backbone = any(p.requires_grad for p in model.parameters_by_part()["backbone"])

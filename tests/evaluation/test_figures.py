@@ -115,4 +115,6 @@ def test_the_dots_of_the_calibration_figure_stand_for_many_photos_each():
 
 @pytest.mark.parametrize("rows", [[{"epoch": "1", "valid_loss": "1", "valid_accuracy": "0.5", "train_loss": ""}], []])
 def test_curves_are_drawn_of_whatever_was_measured(rows):
-    figures.curves_figure([*rows, {**dict.fromkeys(("train_loss", "C"), "2"), "epoch": "2", "valid_accuracy": "1"}], 1)
+    figures.curves_figure(
+        [*rows, {**dict.fromkeys(("train_loss", "C"), "2"), "epoch": "2", "valid_accuracy": "1"}], 1, ""
+    )
