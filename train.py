@@ -774,7 +774,7 @@ def report(
     best: EpochResult,
 ) -> None:
     """Writes and says how good the saved weights are, and what to try next."""
-    from photo_classifier.evaluation.report import write_report
+    from photo_classifier.evaluation.report import main_report, write_report
     from photo_classifier.evaluation.thumbnails import Thumbnails
     from photo_classifier.training import summary
     from photo_classifier.training.by_folds import spread_text, write_folds
@@ -797,7 +797,8 @@ def report(
     n_photos = sum(len(report["examples"]) for report in reports.values())
     open_photo = Thumbnails(config.max_pixels, preprocess.bit_depth, n_photos)
     features = stored_features(session, loaders)
-    findings = findings_of(splits, features, config.seed, session.checkpoint.no_novelty)
+    main = main_report(reports, splits.held_out)  # chooses what is said of the run
+    findings = findings_of(splits, features, config.seed, session.checkpoint.no_novelty, main)
     explain_mistakes(reports, splits, session.engine, features, config.max_pixels, run.spare_seconds)
     write_figures(run, reports, best.epoch + 1, open_photo)
     write_predictions(run.folder / PREDICTIONS, splits, results, temperature)
@@ -806,7 +807,7 @@ def report(
     what = config.near_duplicates
     oddities = check_photos(run, features, session.folds, what, open_photo) if features else []
     run.epochs.close()
-    steps = choose_steps(session, given, best, reports, features, suspects)
+    steps = choose_steps(session, given, best, main, features, suspects, findings.report.get("more_photos", ""))
     content = {splits.title(name): report for name, report in reports.items()} | findings.report
     content["next_steps"] = steps
     if last is not best:
@@ -831,9 +832,10 @@ def choose_steps(
     session: Session,
     given: Mapping[str, object],
     best: EpochResult,
-    reports: Mapping[str, Mapping],
+    report: Mapping,
     features: Mapping[str, SplitFeatures],
     suspects: str,
+    more_photos: str,
 ) -> list[dict[str, str]]:
     """Returns what to try next, chosen by what the run has measured."""
     from photo_classifier.training.next_steps import Measured, next_steps
@@ -846,12 +848,12 @@ def choose_steps(
         suspects,
         [] if config.head == "logistic" else [float(row["valid_loss"]) for row in session.run.epochs.rows],
         best.train.accuracy,
-        # of equals the one that chose nothing
-        max(reports.values(), key=lambda report: (report["n_images"], report is reports[splits.held_out])),
-        dict(zip(splits.class_names, splits.training_counts(), strict=True)),
+        report,
+        splits.counts_by_class(),
         strategy.uses_stored_features and strategy.has_head,
         strategy.has_linear_head,
         max(times, default=None),
+        more_photos,
     )
     return next_steps(config, given, measured)
 

@@ -72,6 +72,10 @@ class Splits:
         counts = Counter(sample.label for sample in self.train)
         return [counts[name] for name in self.class_names]
 
+    def counts_by_class(self) -> dict[str, int]:
+        """Returns the number of training images by class."""
+        return dict(zip(self.class_names, self.training_counts(), strict=True))
+
     def title(self, name: str) -> str:
         """Returns the name of a split for messages; what validates by folds is `out-of-fold`."""
         return "out-of-fold" if self.is_pooled and name == "valid" else split_title(name)

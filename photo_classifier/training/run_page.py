@@ -51,9 +51,8 @@ def about_run(
             *version_rows("torch", "torchvision", "timm"),
         ],
     }
-    counts = dict(zip(splits.class_names, splits.training_counts(), strict=True))
     command = shell_command("python", "predict.py", "--model_fn", checkpoint, "--input", "new_photos")
-    return About(f"{data}, {model_name}", facts, counts, kept, command=command)
+    return About(f"{data}, {model_name}", facts, splits.counts_by_class(), kept, command=command)
 
 
 def _saved(rows: Sequence[Mapping[str, str]], kept: int) -> str:

@@ -1092,7 +1092,7 @@ NOT_FOLLOWED = {
         "next {}: {}",
         "try fine-tuning{}",
         "{}; add photos of it, or let rare classes count more",
-        "{}; more photos help most, or {}",
+        "{}; {}try {}",
     ),
     "a list of photos given as a folder: tests/prediction/test_predictor.py": ("give the paths of the photos in it",),
     "no advice": (
