@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from photo_classifier.config import TrainConfig, checkpoint_name, known_set_defaults, n_folds, n_views
+from photo_classifier.data.corrections import is_label_check
 from photo_classifier.evaluation.learning_curve import NO_HELP, UNTOLD, rare_class
 from photo_classifier.runtime.text import pluralize
 from photo_classifier.training.run_folder import resume_command, train_command
@@ -109,7 +110,7 @@ def _command(config: TrainConfig, given: Mapping[str, object], step: Step, folde
 
 def check_labels(config: TrainConfig, measured: Measured) -> Step | None:
     """Labels look wrong, and the run is not one with the table of an earlier check."""
-    if not measured.suspects or os.path.basename(config.labels or "") == "suspects.csv":
+    if not measured.suspects or is_label_check(config.labels or config.data_dir or ""):
         return None
     # the table has columns and splits of its own, and paths that start here
     columns = dict.fromkeys(("path_column", "label_column", "group_column", "split_column", "splits", "new_photos"))

@@ -125,8 +125,8 @@ def _text(run: Run, found: Sequence[NearDuplicate], crossing: Sequence[Crossing]
         text += f"; {contradiction}"
     text += f": see {run.folder / 'duplicates.csv'}"
     if n := sum(len(sides) for _, sides in crossing):
-        where = "in different folds or in test" if run.splits.is_pooled else "in training and in validation or test"
-        text += f"\n{INDENT}{pluralize(n, 'pair')} {'are' if n > 1 else 'is'} {where}, so the accuracy looks too good"
+        held_out = "one photo is trained on while the other is held out, so the accuracy looks too good"
+        text += f"\n{INDENT}in {pluralize(n, 'pair')} {held_out}"
         text += f"\n{INDENT}{_advice(crossing, run.splits, done)}"
     return text
 

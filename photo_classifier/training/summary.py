@@ -207,7 +207,7 @@ def indistinguishable_epochs(accuracies: Sequence[float], epoch: int, n_images: 
     is_tie = accuracies.count(accuracies[epoch]) > 1 and chosen_by_accuracy
     return (
         f"with {n_images} images, {pluralize(n, 'other epoch')} of {len(accuracies)} cannot be told apart from it: "
-        f"their accuracy is within its interval{'; of equals the one with the lowest loss is kept' * is_tie}"
+        f"their accuracy is within its interval{'; of those as accurate the one with the lowest loss is kept' * is_tie}"
     )
 
 
