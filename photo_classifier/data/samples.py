@@ -12,6 +12,12 @@ def split_title(name: str) -> str:
     return {"valid": "validation"}.get(name, name)
 
 
+def straddles(one: str, other: str) -> bool:
+    """Whether one of two photos is trained on while the other is held out, by the names of their splits or folds."""
+    apart = {split_title(one), split_title(other)}
+    return len(apart) == 2 and apart != {"validation", "test"} and not apart & {"", "dropped"}
+
+
 SPLIT_FOLDERS = {
     "train": ("train", "training", "training_set", "train_set", "trainset", "train_data", "training_data"),
     "valid": (
