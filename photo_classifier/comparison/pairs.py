@@ -10,6 +10,8 @@ from photo_classifier.runtime.text import pluralize
 
 LEVEL = 0.05  # how often chance alone may make a difference among runs that are equally good
 
+SMALLEST = 0.0001  # p that is printed
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -55,9 +57,10 @@ class Pair:
             "cannot be told": f"{best} and {run} cannot be told apart",
         }[self.verdict(level)]
         chance = "can" if self.p_value >= level else "can hardly"
+        p = f"{self.p_value:.2g}" if self.p_value >= SMALLEST else f"below {SMALLEST:f}".rstrip("0")
         return (
             f"{found}: of {pluralize(self.n_shared, 'shared photo')} only {best} is right on {self.n_lost}, only "
-            f"{run} on {self.n_gained}; this {chance} be chance (p {self.p_value:.2g}).{others}"
+            f"{run} on {self.n_gained}; this {chance} be chance (p {p}).{others}"
         )
 
 

@@ -46,17 +46,18 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """What to know before the verdicts are believed."""
-        best, others = self.runs[0], self.runs[1:]
+        named = dict(zip(self.letters, self.runs, strict=True))
+        best, *others = named
         notes = [fault for run in self.runs for fault in run.faults]
-        if old := [run.folder for run in self.runs if run.is_old]:
+        if old := [name for name, run in named.items() if run.is_old]:
             notes.append(
                 f"not compared photo by photo, as there is no {PREDICTIONS} (earlier versions wrote none): "
                 f"{', '.join(old)}"
             )
-        if different := [run.folder for run in others if run.answers and not same_photos(run, best)]:
+        if apart := [name for name in others if named[name].answers and not same_photos(named[name], named[best])]:
             notes.append(
-                f"measured on other held-out photos than {best.folder}: {', '.join(different)}; their accuracies "
-                "cannot be set side by side, only the counts on shared photos"
+                f"measured on other held-out photos than {best}: {', '.join(apart)}; their accuracies cannot be set "
+                "side by side, only the counts on shared photos"
             )
         return notes
 

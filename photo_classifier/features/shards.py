@@ -80,7 +80,7 @@ class ShardStore:
         for path in sorted(self.folder.glob(f"{SHARD_NAME}{SHARD_SUFFIX}")) if wanted else ():
             try:
                 self._open(path, wanted)
-            except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:  # a damaged shard
+            except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:  # it is damaged
                 if resource_hint(error):
                     raise
 
