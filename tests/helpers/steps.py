@@ -1087,6 +1087,7 @@ NOT_FOLLOWED = {
     ),
     "labels that look wrong: tests/training/test_label_check.py": (
         "see {}, correct suspects.csv beside it, and train with that",
+        "no label in {} was changed yet: look at the lines with a reason",
     ),
     "what was measured: tests/training/test_next_steps.py": (
         "next {}: {}",
