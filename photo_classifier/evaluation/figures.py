@@ -95,7 +95,7 @@ def curves_figure(rows: Sequence[Mapping[str, str]], kept: int, result: str) -> 
         result: what these weights come to, for the title.
     """
     figure = _figure(9, 4, layout=None)
-    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.13, top=0.77, wspace=0.19)
+    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.13, top=0.8, wspace=0.19)
     name = "step" if rows[kept - 1].get("C") else "epoch"
     figure.suptitle(f"saved: {name} {kept} of {len(rows)}; {result}", fontsize=10)
     epochs = [int(row["epoch"]) for row in rows]
@@ -106,6 +106,7 @@ def curves_figure(rows: Sequence[Mapping[str, str]], kept: int, result: str) -> 
         axes.set_xlabel(name if name == "epoch" else "step from a strong to a weak penalty")
         axes.set_title(measure, fontsize=10)
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(_round_numbers())
         axes.grid(alpha=0.3)
     _show_shares(axes.yaxis)
     # above both, where no line can be under it
@@ -170,8 +171,12 @@ def _draw_thresholds(axes: Axes, report: Mapping) -> None:
 
 def _show_shares(axis: Axis) -> None:
     """Labels an axis of shares in percent, at round numbers."""
-    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_locator(_round_numbers())
     axis.set_major_formatter(lambda value, _: f"{100 * value:.6g} %")
+
+
+def _round_numbers() -> MaxNLocator:
+    return MaxNLocator(8, steps=[1, 2, 5, 10])
 
 
 def _figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
