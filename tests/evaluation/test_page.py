@@ -247,6 +247,10 @@ def test_a_page_fits_a_phone_is_dark_where_the_system_is_and_works_without_scrip
     tab = opened(viewport={"width": 360, "height": 700}, color_scheme="dark", java_script_enabled=False)
     # without scripts nothing can be asked inside the page, but a locator can
     assert tab.locator("html").evaluate("e => e.scrollWidth") <= 360
+    for table in tab.locator(".scroll:visible").all():
+        assert table.evaluate("e => e.tabIndex") == 0, "arrow keys move what is wider than the screen"
+    curve = tab.get_by_role("region", name="Accuracy by number of training photos")
+    assert curve.evaluate("e => e.scrollWidth <= e.clientWidth")
     light = opened(color_scheme="light").locator("body").evaluate("e => getComputedStyle(e).backgroundColor")
     assert tab.locator("body").evaluate("e => getComputedStyle(e).backgroundColor") != light
     assert tab.locator("#mistakes .group").first.is_visible()
