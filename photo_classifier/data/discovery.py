@@ -224,7 +224,7 @@ def _with_missing_splits(parts: Parts, ratios: Mapping[str, float], seed: int) -
 def _group_notes(parts: Parts) -> list[str]:
     n_groups = len({sample.group for part in parts.values() for sample in part if sample.group})
     if crossing := crossing_groups(parts):
-        (one, first), (other, second), *_ = crossing[0].items()
+        (one, first), (other, second), *_ = max(crossing, key=lambda group: "train" in group).items()
         return [
             f"the splits divide {len(crossing)} of {n_groups} groups of photos, so the accuracy may look too good (for "
             f"example {first.path} is in {split_title(one)}, and {second.path} of the same group in "

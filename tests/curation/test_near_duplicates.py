@@ -147,7 +147,7 @@ def test_in_splits_that_are_given_group_says_what_is_left_and_drop_as_advised_le
     run = ("--data_dir", split_photos(tmp_path / "s"), *TINY, "--freeze", "--n_epochs", 1, "--near_duplicates")
     group = cli("train", *run, "group", "--run_dir", "g")
     assert "--near_duplicates group has no effect" in group.err
-    assert "each cluster is kept together, but for splits that came with the data" in group.out
+    assert "each cluster is kept together, except in splits that came with the data" in group.out
     assert "in 2 pairs one photo is trained on while the other is held out, so the accuracy looks too" in group.out
     assert "start a new run with --near_duplicates drop: one photo" in group.out
     drop = cli("train", *run, "drop", "--run_dir", "d")
