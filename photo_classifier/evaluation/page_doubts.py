@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from photo_classifier.data.samples import split_title, straddles
@@ -17,7 +18,8 @@ def label_content(folder: Path) -> dict:
     suspects = [row for row in table_rows(folder / "suspects.csv") if row.get("reason")]
     duplicates = table_rows(folder / "duplicates.csv")
     folds = {row["path"]: f"fold {row['fold']}" for row in table_rows(folder / "folds.csv")} if duplicates else {}
-    pairs = near_pairs(duplicates, folds)
+    sides = {row["path"]: folds.get(row["path"]) or split_title(row.get("split", "")) for row in duplicates}
+    pairs = near_pairs(duplicates, sides)
     odd = [row for row in table_rows(folder / "odd.csv") if not row.get("reason", "").startswith("not conspicuous")]
     shown = [PagePhoto(row["path"], row) for row in suspects[:MOST_SUSPECTS]]
     strange = [PagePhoto(row["path"], row) for row in odd[:MOST_ODD]]
@@ -25,7 +27,7 @@ def label_content(folder: Path) -> dict:
     return {
         "suspects": suspects,
         "pairs": pairs,
-        "n_leaks": sum(pair["leaks"] for pair in pairs),
+        "n_leaks": sum(map(_leaks, _sides_by_cluster(duplicates, sides))),
         "odd": odd,
         "suspect_photos": shown,
         "pairs_shown": pairs[:MOST_PAIRS],
@@ -34,26 +36,37 @@ def label_content(folder: Path) -> dict:
     }
 
 
-def near_pairs(rows: Sequence[Mapping[str, str]], folds: Mapping[str, str]) -> list[dict]:
+def near_pairs(rows: Sequence[Mapping[str, str]], sides: Mapping[str, str]) -> list[dict]:
     """Returns the pairs of `duplicates.csv`: first those that are trained on and held out, then contradicting labels.
 
     Args:
-        folds: of the photos of a run by folds, by path.
+        sides: the split or the fold of each photo, by path.
     """
-    known, pairs = {row["path"]: row for row in rows}, []
+    label_of, pairs = {row["path"]: row.get("label", "") for row in rows}, []
     for row in rows:
         if row.get("similar_to"):
             paths = row["path"], row["similar_to"]
-            labels = [known.get(path, {}).get("label", "") for path in paths]
-            sides = [folds.get(path) or split_title(known.get(path, {}).get("split", "")) for path in paths]
-            values = [{"label": label, "side": side} for label, side in zip(labels, sides, strict=True)]
+            values = [{"label": label_of.get(path, ""), "side": sides.get(path, "")} for path in paths]
+            labels = {value["label"] for value in values} - {""}
             pairs.append({
                 "photos": [PagePhoto(path, value) for path, value in zip(paths, values, strict=True)],
-                "leaks": straddles(*sides),
-                "contradicts": all(labels) and labels[0] != labels[1],
-                "similarity": row["similarity"],
+                "leaks": _leaks({value["side"] for value in values}),
+                "contradicts": len(labels) > 1,
+                "similarity": row.get("similarity", ""),
             })  # fmt: skip
-    return sorted(pairs, key=lambda pair: (not pair["leaks"], not pair["contradicts"], -float(pair["similarity"] or 0)))
+    return sorted(pairs, key=lambda pair: (not pair["leaks"], not pair["contradicts"]))
+
+
+def _sides_by_cluster(rows: Sequence[Mapping[str, str]], sides: Mapping[str, str]) -> list[set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row.get("cluster", ""), set()).add(sides[row["path"]])
+    return list(found.values())
+
+
+def _leaks(sides: Collection[str]) -> bool:
+    """Whether one photo is trained on while another is held out."""
+    return any(straddles(*pair) for pair in itertools.combinations(sides, 2))
 
 
 def table_rows(path: Path) -> list[dict[str, str]]:

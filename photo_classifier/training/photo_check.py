@@ -119,9 +119,9 @@ def _text(run: Run, found: Sequence[NearDuplicate], crossing: Sequence[Crossing]
     if contradiction := contradictions(found):
         text += f"; {contradiction}"
     text += f": see {run.folder / 'duplicates.csv'}"
-    if n := sum(len(sides) for _, sides in crossing):
-        held_out = "one photo is trained on while the other is held out, so the accuracy looks too good"
-        text += f"\n{INDENT}in {pluralize(n, 'pair')} {held_out}"
+    if crossing:
+        held_out = "one photo is trained on while another is held out, so the accuracy looks too good"
+        text += f"\n{INDENT}in {pluralize(len(crossing), 'cluster')} {held_out}"
         text += f"\n{INDENT}{_advice(crossing, run.splits, done)}"
     return text
 

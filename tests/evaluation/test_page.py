@@ -131,7 +131,7 @@ def test_the_sections_come_in_their_order_and_say_what_was_measured(written):
     assert "Validation is still <b>improving</b>" in words
     assert "--n_epochs 30 --data_dir '<b>'" in words
     assert "far from all others" in words
-    assert "In 1 pair one photo is trained on while the other is held out" in words
+    assert "In 1 cluster of such photos one is trained on while another is held out" in words
     assert re.search("labelled 개, validation.*trained on and held out, similarity 0.98", words)
     assert [pair["photos"][0].name[1] for pair in label_content(written.folder)["pairs"]] == ["5", "3", "1"]
     assert "0.87" in words
