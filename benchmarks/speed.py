@@ -255,7 +255,7 @@ TIMED = """
 import sys, time
 began = time.perf_counter()
 sys.path.insert(0, {root!r})
-from photo_classifier.training import findings, finish, known_photos, label_check, photo_check, summary
+from photo_classifier.training import findings, first_look, known_photos, label_check, photo_check, summary
 import train
 from utils import run_main
 from photo_classifier.training.epoch_log import EpochLog
@@ -275,7 +275,7 @@ def timed(group, owner, name):
 for owner, name in ((findings, "findings_of"), (known_photos, "known_distances"), (label_check, "check_labels"),
                     (photo_check, "check_photos")):
     timed("checks", owner, name)
-for owner, name in ((finish, "show_augmented"), (train, "report"), (summary, "describe"), (EpochLog, "add"),
+for owner, name in ((first_look, "show_augmented"), (train, "report"), (summary, "describe"), (EpochLog, "add"),
                     (EpochLog, "add_picture"), (EpochLog, "close")):
     timed("reports", owner, name)
 try:

@@ -24,6 +24,7 @@ def power_law(sizes: np.ndarray, errors: np.ndarray, at: np.ndarray | float) -> 
     from scipy.optimize import nnls
 
     def fitted(exponent: float) -> tuple[float, np.ndarray | float]:
+        """Returns how far the best curve of that exponent is from the errors, and its values at `at`."""
         columns = np.stack([np.ones(len(sizes)), (sizes / sizes[-1]) ** -exponent], 1)
         (floor, slope), residual = nnls(columns, errors)
         return residual, floor + slope * (at / sizes[-1]) ** -exponent

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import train
-from photo_classifier import config
+from photo_classifier import config, flag_rules
 from photo_classifier.evaluation.learning_curve import UNTOLD, advice, rare_class
 from photo_classifier.evaluation.report import main_report
 from photo_classifier.training import next_steps
@@ -59,9 +59,8 @@ CASES = {
 def made_by(words):
     """The flags and the config of a command line, which the tool has to take."""
     given = config.parse_args(words)
-    about = {**config.known_set_defaults(given), **config.rate_defaults(given), **given, **config.ratios(given)}
-    made = config.TrainConfig(**about)
-    config.check(made)
+    made = flag_rules.make_config(given)
+    flag_rules.check(made)
     train.check_choices(made)
     return made, given
 
