@@ -5,7 +5,6 @@
 - drift    how often photos of the same kind are called unlike the old ones, 200 times, and photos of which a fifth is
            of another set
 - more     the accuracy that is expected of all photos from half of them, and what it is
-- cost     seconds of all that training finds out of stored features
 """
 
 from __future__ import annotations
