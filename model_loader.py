@@ -22,11 +22,13 @@ from photo_classifier.models.backbones import (
     published_preprocess,
 )
 from photo_classifier.models.checkpoint import check_content, describes_itself
-from photo_classifier.models.classifier import REFUSALS, Classifier
+from photo_classifier.models.classifier import Classifier
 from photo_classifier.models.foreign_weights import drop_beside, find_weights, with_head_beside
 from photo_classifier.models.heads import copy_rows, replace_head
+from photo_classifier.models.image_sizes import at_size, why_not_size
 from photo_classifier.models.positions import fit_positions
 from photo_classifier.models.state_dicts import check_fit, load_into, state_dict_of
+from photo_classifier.runtime import distributed
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError, did_you_mean
 from photo_classifier.runtime.files import read_json
@@ -34,9 +36,54 @@ from photo_classifier.runtime.limits import resource_hint
 from photo_classifier.runtime.seeding import seeded_rng
 from photo_classifier.runtime.uncompiled import import_timm
 from photo_classifier.training.run_files import BACKBONE, LAST
-from photo_classifier.training.run_state import StoppedRun, load_stopped_run
+from photo_classifier.training.run_state import StoppedRun, load_backbone, load_stopped_run
 
-SIZES_TO_TRY = (32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
+
+def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) -> Classifier:
+    """Returns the model on its device, frozen where the flags say so; that of a stopped run has its frozen backbone."""
+    with distributed.first_on_each_machine():
+        model = get_model(
+            config.model_name,
+            len(stopped.images.splits.class_names),
+            pretrained=config.use_pretrained and stopped.is_new,
+            weights_file=config.weights if stopped.is_new else None,
+            image_size=config.image_size,
+            preferred_size=config.preferred_size,
+            resize=config.resize,
+            bit_depth=config.bit_depth,
+            fit=config.fit,
+            head_hidden=config.head_hidden,
+            dropout=config.dropout,
+            seed=config.seed,
+            weights_key=config.weights_key,
+            class_names=[] if config.head == "logistic" else stopped.images.splits.class_names,  # that is solved anew
+            preprocess=stopped.preprocess,
+        )
+        if config.weights and stopped.is_new and config.head == "logistic":
+            say(f"head    solved anew: that of {config.weights} is not used")
+        if config.freeze_until or (config.freeze and not config.unfreeze_after):
+            freeze(model, config.freeze_until)
+        if config.freeze_bn or config.unfreeze_after:  # batch statistics would undo what the head has learnt
+            freeze_batch_norm(model)
+        load_backbone(stopped, model.net)
+        return model.to(device)
+
+
+def freeze_at_first(config: TrainConfig, stopped: StoppedRun, model: Classifier) -> Callable[[], None] | None:
+    """Freezes the backbone while the head trains alone; returns what ends that, or None if all layers train now."""
+    if not config.unfreeze_after or stopped.trainer.get("first_epoch"):
+        return None
+    trained, frozen = [p for p in model.net.parameters() if p.requires_grad], list(model.frozen)
+    freeze(model)
+
+    def unfreeze() -> None:
+        """Lets the layers train again that trained before."""
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        model.frozen = frozen
+        model.train(model.training)
+
+    return unfreeze
 
 
 def get_model(
@@ -72,30 +119,43 @@ def get_model(
     """
     backbone = find_backbone(model_name)
     path, content = read_weights(weights_file, model_name) if weights_file else (None, {})
-
-    def make(size: int | None) -> tuple[Classifier, pretrained.Source | None]:
-        with seeded_rng(seed, "init"):
-            net, published, source = build(backbone, bool(pretrained or weights_file), size)
-            head_name = backbone.head or find_head(net, model_name)
-            replace_head(net, head_name, n_classes, head_hidden, dropout)
-        return Classifier(net, head_name, published), source
-
-    model, source = make(None)
+    made_for = (backbone, bool(pretrained or weights_file), model_name, n_classes, head_hidden, dropout, seed)
+    model, source = _new_model(*made_for)
     own_size = model.preprocess.image_size
     expected = _expected_preprocess(backbone, path, content) or model.preprocess
     given = {"bit_depth": bit_depth, "fit": fit}
     expected = replace(expected, **{name: value for name, value in given.items() if value is not None})
     prepared = preprocess or expected.at(image_size or preferred_size, resize)
-    if not image_size and preferred_size and not preprocess and _try_size(model, preferred_size, n_classes):
+    if not image_size and preferred_size and not preprocess and why_not_size(model, preferred_size, n_classes):
         prepared = expected.at(None, resize)
     # before a download, which may take a while
-    net = _at_size(model, lambda size: make(size)[0], prepared.image_size, n_classes, model_name, own_size).net
+    net = at_size(
+        model, lambda size: _new_model(*made_for, size)[0], prepared.image_size, n_classes, model_name, own_size
+    ).net
     model = Classifier(net, model.head_name, prepared)
     if weights_file:
         _load_file(model, content, path, weights_key, class_names)
     elif pretrained:
         _load_pretrained(model, backbone, source, model_name)
     return model.to(memory_format=torch.channels_last)
+
+
+def _new_model(
+    backbone: Backbone,
+    is_pretrained: bool,
+    model_name: str,
+    n_classes: int,
+    head_hidden: int | None,
+    dropout: float,
+    seed: int,
+    image_size: int | None = None,
+) -> tuple[Classifier, pretrained.Source | None]:
+    """Returns a backbone with a new head, for images of that size if it has to be known, and where its weights are."""
+    with seeded_rng(seed, "init"):
+        net, published, source = build(backbone, is_pretrained, image_size)
+        head_name = backbone.head or find_head(net, model_name)
+        replace_head(net, head_name, n_classes, head_hidden, dropout)
+    return Classifier(net, head_name, published), source
 
 
 def _expected_preprocess(backbone: Backbone, path: Path | None, content: Mapping) -> Preprocess | None:
@@ -126,20 +186,6 @@ def freeze(model: Classifier, until: str | None = None) -> None:
     model.train(model.training)
 
 
-def freeze_for_a_while(model: Classifier) -> Callable[[], None]:
-    """Freezes everything but the head, and returns what puts it back as it was."""
-    trained, frozen = [p for p in model.net.parameters() if p.requires_grad], list(model.frozen)
-    freeze(model)
-
-    def unfreeze() -> None:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        model.frozen = frozen
-        model.train(model.training)
-
-    return unfreeze
-
-
 def freeze_batch_norm(model: Classifier) -> None:
     """Freezes the statistics and parameters of batch norm, and nothing else."""
     norms = [m for m in model.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -147,56 +193,6 @@ def freeze_batch_norm(model: Classifier) -> None:
     for norm in norms:
         norm.requires_grad_(False)
     model.train(model.training)
-
-
-def _at_size(
-    model: Classifier,
-    make: Callable[[int], Classifier],
-    size: int,
-    n_classes: int,
-    model_name: str,
-    own_size: int,
-) -> Classifier:
-    """Returns the model, or one that is made for images of that size if it can take no other than its own.
-
-    Raises:
-        UserError: there is none; the message lists sizes that work.
-    """
-
-    def fitting(size: int) -> Classifier | None:
-        if _try_size(model, size, n_classes) is None:
-            return model
-        try:
-            made = make(size)
-            return None if _try_size(made, size, n_classes) else made
-        except (UserError, *REFUSALS) as error:
-            if resource_hint(error):
-                raise
-            return None
-
-    if found := fitting(size):
-        return found
-    if size == own_size:
-        error = _try_size(model, size, n_classes)
-        raise UserError(f"{model_name} cannot be used as a classifier: {error}; choose another model (--model_name)")
-    works = [str(s) for s in sorted({own_size, *SIZES_TO_TRY}) if fitting(s)]
-    raise UserError(
-        f"{model_name} cannot take images of {size} pixels (--image_size); of the usual sizes it takes "
-        f"{', '.join(works)}, and its own is {own_size}"
-    )
-
-
-def _try_size(model: Classifier, size: int, n_classes: int) -> str | None:
-    """Returns why the model cannot take images of that size, or None if it can."""
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(model.example_image(size))
-    except REFUSALS as error:
-        if resource_hint(error):  # not the model's fault
-            raise
-        return str(error) or type(error).__name__
-    return None if logits.shape == (1, n_classes) else f"its output has the shape {tuple(logits.shape)}"
 
 
 def _load_file(

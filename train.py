@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from photo_classifier.config import (
     HEADS,
     NEAR_DUPLICATES,
     TrainConfig,
-    check,
     checkpoint_name,
     has_fixed_backbone,
-    known_set_defaults,
     n_folds,
     n_views,
     parse_args,
     parts,
     pass_size,
-    rate_defaults,
-    ratios,
 )
+from photo_classifier.flag_rules import check, make_config
 from photo_classifier.runtime import distributed, launcher, signals
 from photo_classifier.runtime.console import quiet, say, say_loading, set_verbosity, warn
 from photo_classifier.runtime.errors import UserError, choose
@@ -36,18 +33,16 @@ if TYPE_CHECKING:  # torch is imported after the arguments are parsed, so that -
     from pathlib import Path
 
     import torch
-    from PIL import Image
-    from torch import nn
 
+    from photo_classifier.data.preprocess import Preprocess
     from photo_classifier.data.samples import Splits
     from photo_classifier.features.loader import FeatureLoader, SplitFeatures
     from photo_classifier.models.classifier import Classifier
     from photo_classifier.models.inference import Engine
     from photo_classifier.training.best_checkpoint import BestCheckpoint
-    from photo_classifier.training.optimization import Recipe
-    from photo_classifier.training.results import EpochResult, PhaseResult, Results
+    from photo_classifier.training.results import FinalResults, PhaseResult
     from photo_classifier.training.run import Run, SilentRun
-    from photo_classifier.training.run_state import RunState, StoppedRun
+    from photo_classifier.training.run_state import StoppedRun
     from photo_classifier.training.strategy import Strategy
     from trainer import Trainer
 
@@ -61,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         say_loading()
         with distributed.process_group(lambda: device_from_gpu_id(given.get("gpu_id"))):
             return resume(given, started)
-    config = TrainConfig(**{**known_set_defaults(given), **rate_defaults(given), **given, **ratios(given)})
+    config = make_config(given)
     check_flags(config)
     set_verbosity(config.verbose)
     say_loading("reading the photos and ")
@@ -97,7 +92,13 @@ def start(config: TrainConfig, given: Mapping[str, object], started: float) -> N
 
 def resume(given: Mapping[str, object], started: float) -> int:
     """Continues a stopped run; returns the exit status."""
-    from photo_classifier.training.resume import enter_working_folder, merge_flags, warn_of_changes, why_finished
+    from photo_classifier.training.resume import (
+        enter_working_folder,
+        finished_text,
+        merge_flags,
+        warn_of_changes,
+        write_page_again,
+    )
     from photo_classifier.training.run_state import load_stopped_run
 
     stopped = distributed.broadcast_from_main(lambda: load_stopped_run(given["resume"]))
@@ -105,16 +106,10 @@ def resume(given: Mapping[str, object], started: float) -> int:
     set_verbosity(config.verbose)
     config = enter_working_folder(stopped, config, given)
     check_flags(config)
-    if stopped.is_finished and config.head == "logistic":
-        say(f"{config.run_dir} is finished: its head is solved, which takes no epochs; {where_best(config, stopped)}")
-        write_page_again(config, stopped)
-        return 0
-    if reason := why_finished(stopped, config):
-        what = f"{pluralize(len(stopped.state.rows), 'epoch')}, {where_best(config, stopped)}"
-        if config.n_epochs > stopped.state.config["n_epochs"]:
-            raise UserError(f"--n_epochs {config.n_epochs} would not train {config.run_dir} any further: {reason}")
-        say(f"{config.run_dir} is finished: {what}; {reason}")
-        write_page_again(config, stopped)
+    if text := finished_text(stopped, config):
+        say(text)
+        if launcher.is_main():
+            say(f"report  {write_page_again(config, stopped)}")
         return 0
 
     def load_again() -> Splits:
@@ -126,31 +121,6 @@ def resume(given: Mapping[str, object], started: float) -> int:
     return 0
 
 
-def write_page_again(config: TrainConfig, stopped: StoppedRun) -> None:
-    """Writes the page of a finished run, which may have been lost or be of an earlier version."""
-    if not launcher.is_main():
-        return
-    from photo_classifier.evaluation.thumbnails import MANY, Thumbnails
-    from photo_classifier.runtime.files import read_json
-    from photo_classifier.training.run_files import FINISHED
-
-    splits = stopped.images.splits.pooled() if n_folds(config) else stopped.images.splits
-    bit_depth = stopped.preprocess.bit_depth if stopped.preprocess else 16
-    open_photo = Thumbnails(config.max_pixels, bit_depth, MANY + 1)
-    kept, seconds = stopped.trainer["best"]["epoch"] + 1, read_json(stopped.folder / FINISHED).get("seconds")
-    path = write_run_page(config, stopped.folder, stopped.state, splits, kept, seconds, open_photo)
-    say(f"report  {path}")
-
-
-def where_best(config: TrainConfig, stopped: StoppedRun) -> str:
-    """Returns where the best weights of a finished run are now."""
-    from photo_classifier.models.tensor_files import is_of_run
-
-    name = checkpoint_name(config)
-    files = [file for file in (name, f"{name}.prev") if is_of_run(file, stopped.state.run_id)]
-    return f"the best weights are in {files[0]}" if files else f"the best weights are no longer in {name}"
-
-
 # --- the stages -------------------------------------------------------------------------------
 
 
@@ -159,6 +129,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object],
 
     `given` are the flags that the user typed, `started` is when the command began (`time.monotonic`).
     """
+    from model_loader import build_model
     from photo_classifier.features.cache import open_cache
     from photo_classifier.training import summary
     from photo_classifier.training.early_end import explain_early_end
@@ -172,21 +143,7 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object],
         warn_of_unused(config, given, splits, model)
         engine = make_engine(config, model, device, dtype, stopped)
         config = choose_engine(config, stopped, splits, engine)
-        folds, used = divide(config, splits)
-        checkpoint = open_checkpoint(config, model, used, stopped)
-        computing = {
-            "device": device.type,
-            "dtype": str(dtype),
-            "is_folded": engine.is_folded,
-            "preprocess": asdict(model.preprocess),
-        }
-        run.begin(asdict(config), splits, used, checkpoint, computing)
-        unfreeze = freeze_at_first(config, stopped, model)
-        is_stored = None if stopped.is_new else stopped.state.has_backbone
-        epochs = parts(config)[0 if unfreeze else -1]
-        strategy = make_strategy(config, engine, used, is_stored, epochs)
-        trainer = make_trainer(config, used, engine, strategy, stopped, epochs)
-        session = Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run, unfreeze, epochs)
+        session = open_session(config, stopped, splits, engine, run)
         if config.dry_run:
             try_one_step(session)
             return
@@ -194,9 +151,9 @@ def train(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, object],
         with open_cache(config.feature_cache) as cache, signals.defer_signals():
             start_or_restore(session)
             session = train_head_first(session, cache)
-            loaders, last_results, results, best = fit(session, cache)
+            loaders, final = fit(session, cache)
         if launcher.is_main():  # which alone has the outputs of all images
-            report(session, given, loaders, last_results, results, best)
+            report(session, given, loaders, final)
 
 
 @dataclass(frozen=True)
@@ -214,6 +171,30 @@ class Session:
     run: Run | SilentRun
     unfreeze: Callable[[], None] | None  # ends the part of the run that trains the head alone
     epochs: range  # of this part
+
+
+def open_session(
+    config: TrainConfig, stopped: StoppedRun, splits: Splits, engine: Engine, run: Run | SilentRun
+) -> Session:
+    """Begins the record of the run, and chooses what its first epochs train and how."""
+    from model_loader import freeze_at_first
+
+    model = engine.model
+    folds, used = divide(config, splits)
+    checkpoint = open_checkpoint(config, model, used, stopped)
+    computing = {
+        "device": engine.device.type,
+        "dtype": str(engine.dtype),
+        "is_folded": engine.is_folded,
+        "preprocess": asdict(model.preprocess),
+    }
+    run.begin(asdict(config), splits, used, checkpoint, computing)
+    unfreeze = freeze_at_first(config, stopped, model)
+    is_stored = None if stopped.is_new else stopped.state.has_backbone
+    epochs = parts(config)[0 if unfreeze else -1]
+    strategy = make_strategy(config, engine, used, is_stored, epochs)
+    trainer = new_trainer(config, used, engine, strategy, stopped, epochs)
+    return Session(config, stopped, used, folds, engine, strategy, trainer, checkpoint, run, unfreeze, epochs)
 
 
 # --- data -------------------------------------------------------------------------------------
@@ -252,49 +233,23 @@ def prepare_data(config: TrainConfig, stopped: StoppedRun, run: Run | SilentRun,
     """Returns the samples to train on: those that a stopped run began with, or those of a new one that are usable."""
     if not stopped.is_new:
         return stopped.images.splits
+    found, preprocess = stopped.images.splits, model.preprocess
+    return distributed.broadcast_from_main(lambda: look_at_photos(config, found, run, preprocess))
+
+
+def look_at_photos(config: TrainConfig, splits: Splits, run: Run, preprocess: Preprocess) -> Splits:
+    """Returns the splits of a new run without unusable photos, warns of doubtful ones and shows augmented ones."""
     from data_loader import make_datasets
     from photo_classifier.data.survey import survey
     from photo_classifier.training import summary
-    from photo_classifier.training.finish import show_augmented
-    from photo_classifier.training.photo_check import write_duplicates
+    from photo_classifier.training.first_look import drop_unusable, show_augmented
 
-    def prepare() -> Splits:
-        splits = drop_unusable(config, stopped.images.splits, run)
-        if found := stopped.images.splits.near_duplicates:
-            write_duplicates(run.folder, splits, found)
-            splits = replace(splits, near_duplicates=())
-        summary.warn_of_random_layers(config)
-        for line in survey(splits.train, model.preprocess, config.max_pixels):
-            warn(line)
-        show_augmented(run, make_datasets(config, splits, model.preprocess)["train"])
-        return splits
-
-    return distributed.broadcast_from_main(prepare)
-
-
-def drop_unusable(config: TrainConfig, splits: Splits, run: Run) -> Splits:
-    """Returns the splits without unusable images, and lists what is doubtful in the run folder.
-
-    Raises:
-        UserError: too many images cannot be read, or some are in two splits or classes and `--on_leak` is `error`.
-    """
-    from photo_classifier.data.checks import drop_samples, find_duplicates, find_unreadable
-    from photo_classifier.training.run_folder import write_table
-
-    samples = [sample for part in splits.by_name().values() for sample in part]
-    reasons = {**splits.unread, **find_unreadable(samples, config.max_pixels)}
-    run.skipped.add(reasons)
-    duplicates = find_duplicates(splits)
-    if duplicates.copies:
-        path = run.folder / "duplicates.csv"
-        write_table(path, duplicates.rows())
-        text = f"{duplicates.text()}; all are listed in {path}"
-        if config.on_leak == "error":
-            raise UserError(f"{text}; remove one of each, or use --on_leak drop or warn")
-        hint = "; --on_leak drop leaves out the training copies" if config.on_leak == "warn" else ", dropped"
-        warn(f"{text}{hint}")
-    dropped = duplicates.to_drop() if config.on_leak == "drop" else []
-    return drop_samples(splits, [*reasons, *dropped]) if reasons or dropped else splits
+    splits = drop_unusable(splits, run, config.max_pixels, config.on_leak)
+    summary.warn_of_random_layers(config)
+    for line in survey(splits.train, preprocess, config.max_pixels):
+        warn(line)
+    show_augmented(run, make_datasets(config, splits, preprocess)["train"])
+    return splits
 
 
 def warn_of_unused(config: TrainConfig, given: Mapping[str, object], splits: Splits, model: Classifier) -> None:
@@ -364,47 +319,6 @@ def check_choices(config: TrainConfig) -> None:
             choose(f"--{name}", getattr(config, name), table)
 
 
-def build_model(config: TrainConfig, stopped: StoppedRun, device: torch.device) -> Classifier:
-    """Returns the model on its device, frozen where the flags say so; that of a stopped run has its frozen backbone."""
-    from model_loader import freeze, freeze_batch_norm, get_model
-    from photo_classifier.training.run_state import load_backbone
-
-    with distributed.first_on_each_machine():
-        model = get_model(
-            config.model_name,
-            len(stopped.images.splits.class_names),
-            pretrained=config.use_pretrained and stopped.is_new,
-            weights_file=config.weights if stopped.is_new else None,
-            image_size=config.image_size,
-            preferred_size=config.preferred_size,
-            resize=config.resize,
-            bit_depth=config.bit_depth,
-            fit=config.fit,
-            head_hidden=config.head_hidden,
-            dropout=config.dropout,
-            seed=config.seed,
-            weights_key=config.weights_key,
-            class_names=[] if config.head == "logistic" else stopped.images.splits.class_names,  # that is solved anew
-            preprocess=stopped.preprocess,
-        )
-        if config.weights and stopped.is_new and config.head == "logistic":
-            say(f"head    solved anew: that of {config.weights} is not used")
-        if config.freeze_until or (config.freeze and not config.unfreeze_after):
-            freeze(model, config.freeze_until)
-        if config.freeze_bn or config.unfreeze_after:  # batch statistics would undo what the head has learnt
-            freeze_batch_norm(model)
-        load_backbone(stopped, model.net)
-        return model.to(device)
-
-
-def freeze_at_first(config: TrainConfig, stopped: StoppedRun, model: Classifier) -> Callable[[], None] | None:
-    """Freezes the backbone while the head trains alone; returns what ends that, or None if all layers train now."""
-    from model_loader import freeze_for_a_while
-
-    is_over = not config.unfreeze_after or stopped.trainer.get("first_epoch")
-    return None if is_over else freeze_for_a_while(model)
-
-
 def make_engine(
     config: TrainConfig, model: Classifier, device: torch.device, dtype: torch.dtype, stopped: StoppedRun
 ) -> Engine:
@@ -452,6 +366,7 @@ def open_run(config: TrainConfig, stopped: StoppedRun, given: Mapping[str, objec
     from photo_classifier.training.run_folder import default_run_dir, dry_run_dir, note_launch
 
     def new_folder() -> str:
+        """Returns a name that tells the run from others."""
         words = summary.run_name_words(config, stopped.images.splits, given)
         return dry_run_dir() if config.dry_run else default_run_dir(config.model_name, words)
 
@@ -496,6 +411,7 @@ def make_strategy(
     from photo_classifier.training.strategy import choose_strategy
 
     def why_not(engine: Engine) -> str:
+        """Returns why the outputs at the engine's cut are not stored, or an empty text."""
         if is_stored is not None:
             return "" if is_stored else "this run began without stored outputs"
         requests = feature_requests(config, make_datasets(config, splits, engine.model.preprocess), len(epochs))
@@ -515,62 +431,16 @@ def make_strategy(
     return strategy
 
 
-def make_trainer(
+def new_trainer(
     config: TrainConfig, splits: Splits, engine: Engine, strategy: Strategy, stopped: StoppedRun, epochs: range
 ) -> Trainer:
     """Returns the trainer of what trains in these epochs of the run."""
-    from trainer import Trainer
-
-    by_part = engine.model.parameters_by_part()
-    stores_head_inputs = strategy.uses_stored_features and strategy.has_head
-    parameters = {"head": list(strategy.model.parameters())} if stores_head_inputs else by_part
-    return Trainer(
-        strategy.model,
-        strategy.evaluate,
-        strategy.refresh,
-        make_recipe(config, parameters, splits, stopped, epochs),
-        engine.device,
-        engine.dtype,
-        config.seed,
-        config.monitor,
-        config.sync_bn,
-        epochs.start,
-    )
-
-
-def make_recipe(
-    config: TrainConfig,
-    parameters: Mapping[str, list[nn.Parameter]],
-    splits: Splits,
-    stopped: StoppedRun,
-    epochs: range,
-) -> Recipe:
-    """Returns how the weights learn in these epochs: optimizer, schedule, loss and mixing."""
     from data_loader import Mixer
-    from photo_classifier.data.batches import AddressedSampler
-    from photo_classifier.training.optimization import (
-        CLASS_WEIGHTS,
-        Plan,
-        Recipe,
-        Schedule,
-        TrainingLoss,
-        make_optimizer,
-    )
-    from photo_classifier.training.restore import decays_all
+    from trainer import make_trainer
 
-    rates = {"backbone": config.backbone_lr or config.lr, "head": config.lr}
-    optimizer = make_optimizer(
-        config.optimizer, parameters, rates, config.momentum, config.weight_decay, decays_all(stopped)
-    )
-    n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
-    plan = Plan(len(epochs), config.step_size, config.gamma, config.patience)
-    schedule = Schedule(config.scheduler, optimizer, plan, round(config.warmup_epochs * n_steps))
-    weights = CLASS_WEIGHTS[config.class_weights](splits.training_counts())
     mixes = config.mixup or config.cutmix
     mix = Mixer(config.mixup, config.cutmix, len(splits.class_names)) if mixes else None
-    # DistributedDataParallel would average the gradients of a head that trains first in later epochs too
-    at_once = pass_size(config) or (config.batch_size if epochs.stop < config.n_epochs else None)
-    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix, at_once)
+    return make_trainer(config, splits, engine.model, strategy, stopped, epochs, engine.device, engine.dtype, mix)
 
 
 def try_one_step(session: Session) -> None:
@@ -627,17 +497,13 @@ def unfreeze(session: Session) -> Session:
     session.unfreeze()
     config, engine, epochs = session.config, session.engine, parts(session.config)[-1]
     strategy = make_strategy(config, engine, session.splits, None, epochs)
-    trainer = make_trainer(config, session.splits, engine, strategy, session.stopped, epochs)
+    trainer = new_trainer(config, session.splits, engine, strategy, session.stopped, epochs)
     trainer.continue_from(session.trainer)
     return replace(session, strategy=strategy, trainer=trainer, unfreeze=None, epochs=epochs)
 
 
-def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Results, EpochResult]:
-    """Trains the epochs that are left, and measures the weights of the last and of the best.
-
-    Returns:
-        The loaders, the results of the last and of the best weights, and the epoch of the best.
-    """
+def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], FinalResults]:
+    """Trains the epochs that are left; returns the loaders, and what the weights of the last and the best come to."""
     from photo_classifier.training.finish import measure_last_and_best
     from photo_classifier.training.known_photos import known_distances
     from photo_classifier.training.resume import early_stop_text
@@ -648,16 +514,16 @@ def fit(session: Session, cache: Path) -> tuple[dict[str, Iterable], Results, Re
             session.splits, stored_features(session, loaders), config.seed
         )
     if config.head == "logistic":
-        return loaders, *solve_head(session, loaders)
-    by_folds = validate_by_folds(session, loaders) if session.folds else ()
+        return loaders, solve_head(session, loaders)
+    by_folds = train_folds(session, loaders) if session.folds else ()
     best = trainer.fit(loaders["train"], loaders["valid"], run, config.n_epochs, config.early_stop, by_folds)
     if trainer.epoch < config.n_epochs:
         text = early_stop_text(
             replace(config, run_dir=str(run.folder)), trainer.epoch, trainer.improved, config.n_epochs
         )
         say(f"stopped after {trainer.epoch} of {config.n_epochs} epochs: {text}")
-    measured = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
-    return loaders, *measured
+    final = measure_last_and_best(trainer.evaluate, loaders, run, session.checkpoint, trainer.last, best)
+    return loaders, final
 
 
 def stored_features(session: Session, loaders: Mapping[str, Iterable]) -> dict[str, SplitFeatures]:
@@ -666,74 +532,43 @@ def stored_features(session: Session, loaders: Mapping[str, Iterable]) -> dict[s
     return {name: loader.features for name, loader in loaders.items()} if is_frozen else {}
 
 
-def validate_by_folds(session: Session, loaders: Mapping[str, FeatureLoader]) -> list[PhaseResult]:
-    """Trains a head on all but each fold; returns the validation of every epoch, each image by the one without it."""
-    import copy
+def train_folds(session: Session, loaders: Mapping[str, FeatureLoader]) -> list[PhaseResult]:
+    """Trains a head on all but each fold; returns the validation of every epoch."""
+    from photo_classifier.training.by_folds import validate_by_folds
+    from photo_classifier.training.strategy import with_new_head
 
-    from photo_classifier.models.inference import HeadEngine
-    from photo_classifier.training.by_folds import FoldRecorder, joined
+    config, engine, splits = session.config, session.engine, session.splits
 
-    config, engine, by_fold = session.config, session.engine, []
-    for fold in sorted(set(session.folds)):
-        held_out = {index for index, other in enumerate(session.folds) if other == fold}
-        seen = [index for index in range(len(session.folds)) if index not in held_out]
-        head = copy.deepcopy(session.strategy.model)
-        head.reset(config.seed, fold)
-        head_engine = HeadEngine(head, engine.device, engine.dtype, engine.batch_size)
-        strategy = replace(session.strategy, model=head, evaluate=head_engine, refresh=head_engine.refresh)
-        part = replace(session.splits, train=[session.splits.train[index] for index in seen])
-        trainer = make_trainer(config, part, engine, strategy, session.stopped, session.epochs)
-        recorder = FoldRecorder()
-        train, valid = (
-            loaders[name].features.loader(loaders[name].batch_sampler.batch_size, only)
-            for name, only in (("train", seen), ("valid", sorted(held_out)))
-        )
-        with quiet():  # its epochs are not those of the run
-            trainer.fit(train, valid, recorder, config.n_epochs)
-        by_fold.append(recorder.validations)
-    # the outputs of all images are on the main process alone
-    return distributed.broadcast_from_main(lambda: [joined(parts) for parts in zip(*by_fold, strict=True)])
+    def trainer_of(fold: int, seen: Sequence[int]) -> Trainer:
+        """Returns the trainer of a head that sees these images alone."""
+        part = replace(splits, train=[splits.train[index] for index in seen])
+        strategy = with_new_head(session.strategy, engine, config.seed, fold)
+        return new_trainer(config, part, engine, strategy, session.stopped, session.epochs)
+
+    return validate_by_folds(session.folds, loaders, trainer_of, config.n_epochs)
 
 
-def solve_head(session: Session, loaders: Mapping[str, FeatureLoader]) -> tuple[Results, Results, EpochResult]:
-    """Solves the head in place of training it; returns what `measure_last_and_best` does."""
-    from photo_classifier.runtime import data_parallel
+def solve_head(session: Session, loaders: Mapping[str, FeatureLoader]) -> FinalResults:
+    """Solves the head in place of training it; returns what it comes to."""
     from photo_classifier.training.optimization import CLASS_WEIGHTS
-    from photo_classifier.training.solved_head import head_data, solve
+    from photo_classifier.training.solved_head import solve_and_measure
 
-    config, splits, run, trainer = session.config, session.splits, session.run, session.trainer
+    weights = CLASS_WEIGHTS[session.config.class_weights](session.splits.training_counts())
     head = session.engine.model.head
-    weights = CLASS_WEIGHTS[config.class_weights](splits.training_counts())
-    features = [loaders[name].features for name in ("train", "valid")]
-
-    def solve_on_main() -> tuple[EpochResult, int]:
-        return solve(head, *head_data(*features, session.folds, weights, len(splits.class_names)), run.log)
-
-    best, trainer.epoch = distributed.broadcast_from_main(solve_on_main)
-    data_parallel.broadcast_model(head)
-    trainer.last = trainer.best = best
-    results = {"valid": best.valid}
-    if "test" in loaders:
-        results["test"] = trainer.evaluate(loaders["test"], run, "test")
-    run.save_measured(best.epoch, results, is_best=True)
-    run.save_last(trainer.state_dict())
-    return results, results, best
+    return solve_and_measure(session.trainer, head, loaders, session.folds, weights, session.run)
 
 
 def note_answers_before(session: Session, splits: Splits) -> None:
     """Notes what a checkpoint of this tool, from which a new run starts, says of the held-out photos."""
     from model_loader import read_weights
-    from photo_classifier.models.checkpoint import classifier_of, describes_itself
-    from photo_classifier.models.inference import Engine
     from photo_classifier.training.changed_answers import write_answers_before
 
-    config, engine, names = session.config, session.engine, []
+    config = session.config
     if config.weights and session.stopped.is_new:
         path, content = read_weights(config.weights, config.model_name)
-        names = content["class_names"] if describes_itself(content) else []
-    if set(names) & set(splits.class_names):
-        before = Engine(classifier_of(content, path).to(engine.device), engine.device, engine.dtype, engine.batch_size)
-        write_answers_before(session.run.folder, before, names, splits, config.max_pixels, config.n_workers)
+        write_answers_before(
+            session.run.folder, path, content, session.engine, splits, config.max_pixels, config.n_workers
+        )
 
 
 def start_or_restore(session: Session) -> None:
@@ -765,124 +600,36 @@ def save_beginning(session: Session, warmup: Mapping[str, float] | None = None) 
 # --- report -----------------------------------------------------------------------------------
 
 
-def report(
-    session: Session,
-    given: Mapping[str, object],
-    loaders: Mapping[str, Iterable],
-    last_results: Results,
-    results: Results,
-    best: EpochResult,
-) -> None:
+def report(session: Session, given: Mapping[str, object], loaders: Mapping[str, Iterable], final: FinalResults) -> None:
     """Writes and says how good the saved weights are, and what to try next."""
-    from photo_classifier.evaluation.report import write_report
-    from photo_classifier.evaluation.thumbnails import Thumbnails
     from photo_classifier.training import summary
-    from photo_classifier.training.by_folds import spread_text, write_folds
     from photo_classifier.training.changed_answers import report_changed_answers
-    from photo_classifier.training.explain import explain_mistakes
-    from photo_classifier.training.findings import findings_of
-    from photo_classifier.training.finish import report_splits, show_in_tensorboard, write_figures, write_predictions
-    from photo_classifier.training.label_check import check_labels
-    from photo_classifier.training.photo_check import check_photos
-    from photo_classifier.training.run_files import PREDICTIONS, REPORT
-
-    config, splits, run, last = session.config, session.splits, session.run, session.trainer.last
-    preprocess = session.engine.model.preprocess
-    temperature = session.checkpoint.temperature
-    reports = report_splits(splits, results, temperature)
-    hyperparameters = summary.hyperparameters(config, splits, preprocess)
-    run.epochs.begin_report()
-    if session.folds:
-        write_folds(run.folder / "folds.csv", splits, session.folds, results["valid"].outputs, temperature)
-    n_photos = sum(len(report["examples"]) for report in reports.values())
-    open_photo = Thumbnails(config.max_pixels, preprocess.bit_depth, n_photos)
-    features = stored_features(session, loaders)
-    findings = findings_of(splits, features, config.seed, session.checkpoint.no_novelty)
-    explain_mistakes(reports, splits, session.engine, features, config.max_pixels, run.spare_seconds)
-    write_figures(run, reports, best.epoch + 1, open_photo)
-    write_predictions(run.folder / PREDICTIONS, splits, results, temperature)
-    show_in_tensorboard(run, splits, session.engine, loaders["valid"], best.epoch, results, reports, hyperparameters)
-    suspects = check_labels(run, findings.by_folds, results, temperature, open_photo)
-    what = config.near_duplicates
-    oddities = check_photos(run, features, session.folds, what, open_photo) if features else []
-    run.epochs.close()
-    steps = choose_steps(session, given, best, reports, features, suspects)
-    content = {splits.title(name): report for name, report in reports.items()} | findings.report
-    content["next_steps"] = steps
-    if last is not best:
-        text = f"epoch {last.epoch + 1}: {', '.join(summary.accuracy_texts(splits, last_results))}"
-        measured = {splits.title(name): result.metrics() for name, result in last_results.items()}
-        content["last_epoch"] = {"epoch": last.epoch + 1, "text": text, **measured}
-        say(f"last    {run.last_model}, {text}", level=2)
-    write_report(run.folder / REPORT, content)
-    report_changed_answers(run.folder, splits, results, config.weights)
-    for line in findings.lines:
-        say(line)
-    for line in oddities:
-        say(f"photos  {line}")
-    spread = spread_text(session.folds, results["valid"].outputs) if session.folds else ""
-    state = replace(run.state, rows=run.epochs.rows, skipped=run.skipped.reasons)
-    write_run_page(config, run.folder, state, splits, best.epoch + 1, run.seconds, open_photo, run.spare_seconds)
-    summary.summarize(run, session.checkpoint, best, results, reports, spread, steps)
-    run.finish()
-
-
-def choose_steps(
-    session: Session,
-    given: Mapping[str, object],
-    best: EpochResult,
-    reports: Mapping[str, Mapping],
-    features: Mapping[str, SplitFeatures],
-    suspects: str,
-) -> list[dict[str, str]]:
-    """Returns what to try next, chosen by what the run has measured."""
-    from photo_classifier.training.next_steps import Measured, next_steps
-
-    config, splits, strategy = session.config, session.splits, session.strategy
-    times = [part.seconds_per_view for part in features.values() if part.seconds_per_view]
-    measured = Measured(
-        session.run.folder,
-        splits.root,
-        suspects,
-        [] if config.head == "logistic" else [float(row["valid_loss"]) for row in session.run.epochs.rows],
-        best.train.accuracy,
-        # of equals the one that chose nothing
-        max(reports.values(), key=lambda report: (report["n_images"], report is reports[splits.held_out])),
-        dict(zip(splits.class_names, splits.training_counts(), strict=True)),
-        strategy.uses_stored_features and strategy.has_head,
-        strategy.has_linear_head,
-        max(times, default=None),
+    from photo_classifier.training.next_steps import next_steps
+    from photo_classifier.training.reports import (
+        TrainedRun,
+        measured_for_advice,
+        say_findings,
+        write_report_file,
+        write_reports,
     )
-    return next_steps(config, given, measured)
+    from photo_classifier.training.run_page import write_run_page
 
-
-def write_run_page(
-    config: TrainConfig,
-    folder: Path,
-    state: RunState,
-    splits: Splits,
-    kept: int,
-    seconds: float | None,
-    open_photo: Callable[[str], Image.Image],
-    spare_seconds: float | None = None,
-) -> Path:
-    """Writes `report.html` from what lies in the run folder; returns its path.
-
-    Args:
-        kept: the epoch of the saved weights, counted from 1.
-        seconds: how long the run took, if that is known.
-        spare_seconds: how long reading photos may take.
-    """
-    from photo_classifier.evaluation.page import write_page
-    from photo_classifier.runtime.files import read_json
-    from photo_classifier.training.run_files import REPORT
-    from photo_classifier.training.run_page import about_run
-
-    settings = {field.name: getattr(config, field.name) for field in fields(config) if field.metadata}
-    changed = {name: value for name, value in settings.items() if value != getattr(TrainConfig, name)}
-    last = read_json(folder / REPORT).get("last_epoch")
-    about = about_run(state, splits, changed, config.model_name, checkpoint_name(config), kept, last, seconds)
-    return write_page(folder, about, open_photo, spare_seconds)
+    config, splits, run, engine = session.config, session.splits, session.run, session.engine
+    features = stored_features(session, loaders)
+    trained = TrainedRun(run, splits, session.folds, engine, session.strategy, session.checkpoint, features, final)
+    hyperparameters = summary.hyperparameters(config, splits, engine.model.preprocess)
+    found = write_reports(
+        trained, loaders["valid"], hyperparameters, config.seed, config.max_pixels, config.near_duplicates
+    )
+    steps = next_steps(config, given, measured_for_advice(trained, found))
+    write_report_file(trained, found, steps)
+    report_changed_answers(run.folder, splits, final.results, config.weights)
+    say_findings(found)
+    state = replace(run.state, rows=run.epochs.rows, skipped=run.skipped.reasons)
+    training = summary.finished_training(config, final.best.epoch + 1, run.seconds)
+    write_run_page(run.folder, state, splits, training, found.open_photo, run.spare_seconds)
+    summary.summarize(run, session.checkpoint, final.best, final.results, found.by_split, trained.spread(), steps)
+    run.finish()
 
 
 if __name__ == "__main__":

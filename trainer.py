@@ -13,13 +13,17 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from photo_classifier.data.batches import Batch
+from photo_classifier.config import TrainConfig, pass_size
+from photo_classifier.data.batches import AddressedSampler, Batch
+from photo_classifier.data.samples import Splits
+from photo_classifier.models.classifier import Classifier
 from photo_classifier.runtime import data_parallel, distributed, launcher, signals
 from photo_classifier.runtime.console import progress, say
 from photo_classifier.runtime.device import to_device
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.seeding import seed_device
-from photo_classifier.training.optimization import Recipe
+from photo_classifier.training.optimization import CLASS_WEIGHTS, Plan, Recipe, Schedule, TrainingLoss, make_optimizer
+from photo_classifier.training.restore import decays_all
 from photo_classifier.training.results import (
     Diverged,
     EpochResult,
@@ -28,6 +32,8 @@ from photo_classifier.training.results import (
     RunningMetrics,
     explain_memory_of_step,
 )
+from photo_classifier.training.run_state import StoppedRun
+from photo_classifier.training.strategy import Strategy
 
 # What the best epoch is chosen by, from its validation: higher is better.
 MONITORS: dict[str, Callable[[PhaseResult], float]] = {
@@ -132,10 +138,7 @@ class Trainer:
             result = EpochResult(self.epoch, train, valid, self.recipe.schedule.rates)
             self.last, is_best = result, self.is_best(result)
             if is_best:
-                if self.best is None or self._scores(result)[0] > self._scores(self.best)[0]:
-                    self.improved = self.epoch
-                self.best = result
-                run.save_best(result)
+                self._keep_best(result, run)
             run.log(result, is_best)
             if change := self.recipe.schedule.after_epoch(valid.loss):
                 say(change)
@@ -146,6 +149,12 @@ class Trainer:
                 "no epoch is left to choose from; raise --n_epochs, or under --scheduler cosine start a new run"
             )
         return self.best
+
+    def _keep_best(self, result: EpochResult, run: Recorder) -> None:
+        if self.best is None or self._scores(result)[0] > self._scores(self.best)[0]:
+            self.improved = self.epoch
+        self.best = result
+        run.save_best(result)
 
     def has_stalled(self, early_stop: int | None) -> bool:
         """Returns whether that many epochs of this part went by without a higher score."""
@@ -328,6 +337,58 @@ class Trainer:
         tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         if not torch.stack([t.isfinite().all() for t in tensors]).all():
             raise Diverged(f"the weights are not finite numbers after {epoch if self.sums else 'the last epoch'}")
+
+
+def make_trainer(
+    config: TrainConfig,
+    splits: Splits,
+    network: Classifier,
+    strategy: Strategy,
+    stopped: StoppedRun,
+    epochs: range,
+    device: torch.device,
+    dtype: torch.dtype,
+    mix: Callable | None,
+) -> Trainer:
+    """Returns the trainer of what trains in these epochs of the run; `mix` mixes the images of a batch."""
+    stores_head_inputs = strategy.uses_stored_features and strategy.has_head
+    parameters = {"head": list(strategy.model.parameters())} if stores_head_inputs else network.parameters_by_part()
+    recipe = make_recipe(config, parameters, splits, decays_all(stopped), epochs, mix)
+    return Trainer(
+        strategy.model,
+        strategy.evaluate,
+        strategy.refresh,
+        recipe,
+        device,
+        dtype,
+        config.seed,
+        config.monitor,
+        config.sync_bn,
+        epochs.start,
+    )
+
+
+def make_recipe(
+    config: TrainConfig,
+    parameters: Mapping[str, list[nn.Parameter]],
+    splits: Splits,
+    decays_all: bool,
+    epochs: range,
+    mix: Callable | None,
+) -> Recipe:
+    """Returns how the weights learn in these epochs: optimizer, schedule, loss and mixing.
+
+    `decays_all` says whether weight decay acts on norms and biases too.
+    """
+    rates = {"backbone": config.backbone_lr or config.lr, "head": config.lr}
+    optimizer = make_optimizer(config.optimizer, parameters, rates, config.momentum, config.weight_decay, decays_all)
+    n_steps = len(AddressedSampler(len(splits.train), config.batch_size, config.seed))
+    plan = Plan(len(epochs), config.step_size, config.gamma, config.patience)
+    schedule = Schedule(config.scheduler, optimizer, plan, round(config.warmup_epochs * n_steps))
+    weights = CLASS_WEIGHTS[config.class_weights](splits.training_counts())
+    # DistributedDataParallel would average the gradients of a head that trains first in later epochs too
+    at_once = pass_size(config) or (config.batch_size if epochs.stop < config.n_epochs else None)
+    return Recipe(optimizer, schedule, TrainingLoss(weights, config.label_smoothing), mix, at_once)
 
 
 def _outputs(kept: list[tuple[torch.Tensor, ...]]) -> Outputs:

@@ -20,7 +20,8 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pillow_heif
@@ -65,6 +66,7 @@ def checkpoints() -> dict[str, Callable[[Path], None]]:
         path.write_bytes(whole[: len(whole) * 2 // 3])
 
     def bomb(path: Path) -> None:
+        """Writes a checkpoint that is small as a file and large in memory."""
         torch.save({**content, "more": torch.zeros(100_000_000)}, "large.pth")
         with zipfile.ZipFile("large.pth") as large, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as small:
             for entry in large.infolist():
@@ -92,94 +94,81 @@ def checkpoints() -> dict[str, Callable[[Path], None]]:
 def archives() -> dict[str, Callable[[Path], Path]]:
     """Returns what strangers may send as an archive of photos: by name, functions that write a file."""
     photo = next(Path("photos").rglob("*.jpg")).read_bytes()
-
-    def zipped(**entries: bytes) -> Callable[[Path], Path]:
-        """Writes an archive of those names and contents."""
-
-        def write(path: Path) -> Path:
-            with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
-                for name, data in entries.items():
-                    archive.writestr(name, data)
-            return path.with_suffix(".zip")
-
-        return write
-
-    def linked(kind: bytes, target: str) -> Callable[[Path], Path]:
-        """Writes an archive whose first entry is a link that the second one goes through."""
-
-        def write(path: Path) -> Path:
-            path = path.with_suffix(".tar.gz")
-            with tarfile.open(path, "w:gz") as archive:
-                link = tarfile.TarInfo("a/link")
-                link.type, link.linkname = kind, target
-                archive.addfile(link)
-                entry = tarfile.TarInfo("a/link/1.jpg")
-                entry.size = len(photo)
-                archive.addfile(entry, io.BytesIO(photo))
-            return path
-
-        return write
-
-    def bomb(path: Path) -> Path:
-        with zipfile.ZipFile(path.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
-            for n in range(3):
-                archive.writestr(f"a/{n}.jpg", bytes(500_000_000))
-        return path.with_suffix(".zip")
-
+    outside = str(Path("outside.jpg").absolute())
     return {
-        "an entry with ..": zipped(**{"a/1.jpg": photo, "../outside.jpg": photo}),
-        "an absolute path": zipped(**{"a/1.jpg": photo, str(Path("outside.jpg").absolute()): photo}),
-        "a symbolic link": linked(tarfile.SYMTYPE, ".."),
-        "a hard link": linked(tarfile.LNKTYPE, "../../../good.pth"),
-        "an archive bomb": bomb,
+        "an entry with ..": partial(write_zip, {"a/1.jpg": photo, "../outside.jpg": photo}),
+        "an absolute path": partial(write_zip, {"a/1.jpg": photo, outside: photo}),
+        "a symbolic link": partial(write_linked, photo, tarfile.SYMTYPE, ".."),
+        "a hard link": partial(write_linked, photo, tarfile.LNKTYPE, "../../../good.pth"),
+        "an archive bomb": partial(write_zip, dict.fromkeys(("a/1.jpg", "a/2.jpg", "a/3.jpg"), bytes(500_000_000))),
     }
+
+
+def write_zip(entries: Mapping[str, bytes], path: Path) -> Path:
+    """Writes a zip file of those names and contents; returns its path."""
+    path = path.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write_linked(photo: bytes, kind: bytes, target: str, path: Path) -> Path:
+    """Writes an archive whose first entry is a link that the second one, a photo, goes through."""
+    path = path.with_suffix(".tar.gz")
+    with tarfile.open(path, "w:gz") as archive:
+        link = tarfile.TarInfo("a/link")
+        link.type, link.linkname = kind, target
+        archive.addfile(link)
+        entry = tarfile.TarInfo("a/link/1.jpg")
+        entry.size = len(photo)
+        archive.addfile(entry, io.BytesIO(photo))
+    return path
 
 
 SHEET = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>%s</sheetData></worksheet>'
 
 
 def tables() -> dict[str, Callable[[Path], Path]]:
-    """What strangers may send as a table of paths and labels, by name."""
-
-    def workbook(sheet: bytes, more: int = 0) -> Callable[[Path], Path]:
-        """A workbook whose sheet is this XML, with a part of that many zeros."""
-        import openpyxl
-
-        plain = io.BytesIO()
-        openpyxl.Workbook().save(plain)
-
-        def write(path: Path) -> Path:
-            path = path.with_suffix(".xlsx")
-            with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
-                for entry in old.infolist():
-                    new.writestr(entry, sheet if "worksheets/" in entry.filename else old.read(entry))
-                new.writestr("xl/more.bin", bytes(more))
-            return path
-
-        return write
-
-    def written(content: bytes, ending: str) -> Callable[[Path], Path]:
-        def write(path: Path) -> Path:
-            path = path.with_suffix(ending)
-            path.write_bytes(content)
-            return path
-
-        return write
-
+    """Returns what strangers may send as a table of paths and labels: by name, functions that write a file."""
     cell = b'<row r="%d"><c r="A%d" t="inlineStr"><is><t>x</t></is></c></row>'
     entities = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>' + SHEET % b"<row/>"
     return {
-        "a workbook bomb": workbook(SHEET % b"", 1_000_000_000),
-        "a workbook of a billion lines": workbook(SHEET % (cell % (1, 1) + cell % (10**12, 10**12))),
-        "a workbook with a line of ten million cells": workbook(SHEET % (b"<row>" + b"<c/>" * 10_000_000 + b"</row>")),
-        "a workbook a million levels deep": workbook(b"<a>" * 1_000_000 + b"</a>" * 1_000_000),
-        "a workbook with entities": workbook(entities),
-        "half a workbook": written(b"PK\3\4" + bytes(1000), ".xlsx"),
-        "JSON a million levels deep": written(b"[" * 1_000_000, ".json"),
-        "JSON with an endless number": written(b'[{"path": ' + b"9" * 1_000_000 + b"}]", ".json"),
-        "JSON without the fields of COCO": written(b'{"images":[1],"annotations":[2],"categories":[3]}', ".json"),
-        "a pickle as a table": written(pickle.dumps(Payload()) + b"\0" * 99, ".csv"),
+        "a workbook bomb": partial(write_workbook, SHEET % b"", n_zeros=1_000_000_000),
+        "a workbook of a billion lines": partial(write_workbook, SHEET % (cell % (1, 1) + cell % (10**12, 10**12))),
+        "a workbook with a line of ten million cells": partial(
+            write_workbook, SHEET % (b"<row>" + b"<c/>" * 10_000_000 + b"</row>")
+        ),
+        "a workbook a million levels deep": partial(write_workbook, b"<a>" * 1_000_000 + b"</a>" * 1_000_000),
+        "a workbook with entities": partial(write_workbook, entities),
+        "half a workbook": partial(write_file, b"PK\3\4" + bytes(1000), ".xlsx"),
+        "JSON a million levels deep": partial(write_file, b"[" * 1_000_000, ".json"),
+        "JSON with an endless number": partial(write_file, b'[{"path": ' + b"9" * 1_000_000 + b"}]", ".json"),
+        "JSON without the fields of COCO": partial(
+            write_file, b'{"images":[1],"annotations":[2],"categories":[3]}', ".json"
+        ),
+        "a pickle as a table": partial(write_file, pickle.dumps(Payload()) + b"\0" * 99, ".csv"),
     }
+
+
+def write_workbook(sheet: bytes, path: Path, n_zeros: int = 0) -> Path:
+    """Writes a workbook whose sheet is this XML, with a part of that many zeros; returns its path."""
+    import openpyxl
+
+    plain, path = io.BytesIO(), path.with_suffix(".xlsx")
+    openpyxl.Workbook().save(plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry, sheet if "worksheets/" in entry.filename else old.read(entry))
+        new.writestr("xl/more.bin", bytes(n_zeros))
+    return path
+
+
+def write_file(content: bytes, ending: str, path: Path) -> Path:
+    """Writes a file of that ending; returns its path."""
+    path = path.with_suffix(ending)
+    path.write_bytes(content)
+    return path
 
 
 def hostile(_: argparse.Namespace, findings: Findings) -> None:
@@ -189,6 +178,7 @@ def hostile(_: argparse.Namespace, findings: Findings) -> None:
     before, names = None, []
 
     def refused(what: str, script: str, *arguments: object) -> None:
+        """Expects status 2 and one line."""
         done = run(*arguments, script=script)
         names.append(what)
         one_line = done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
@@ -229,22 +219,9 @@ def photos() -> dict[str, bytes]:
     """Returns what strangers may send as a photo, by name; none can be read."""
     image_formats()  # makes Pillow write HEIC
 
-    def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-        file = io.BytesIO()
-        image.save(file, kind, **options)
-        return file.getvalue()
-
     def of_size(content: bytes, old: int, new: int) -> bytes:
         """Returns a HEIC that declares another size than it has."""
         return content.replace(*(b"ispe" + struct.pack(">3I", 0, side, side) for side in (old, new)))
-
-    def zeros(n_mb: int) -> bytes:
-        """Returns compressed zeros, made in little memory: the peak of a process begins with that of its parent."""
-        packer = zlib.compressobj()
-        return b"".join(packer.compress(bytes(1_000_000)) for _ in range(n_mb)) + packer.flush()
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     small, large = (saved(Image.new("RGB", (side, side), "red"), "HEIF") for side in (64, 4096))
     pillow_heif.options.GRID_TILE_SIZE = 512
@@ -269,6 +246,24 @@ def photos() -> dict[str, bytes]:
         "icon of 900 million pixels": icon,
         "program for a printer": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(marker) (w) file closefile\n",
     }
+
+
+def saved(image: Image.Image, kind: str) -> bytes:
+    """Returns a picture as a file of that kind."""
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def zeros(n_mb: int) -> bytes:
+    """Returns compressed zeros, made in little memory: the peak of a process begins with that of its parent."""
+    packer = zlib.compressobj()
+    return b"".join(packer.compress(bytes(1_000_000)) for _ in range(n_mb)) + packer.flush()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Returns a chunk of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def strangers(_: argparse.Namespace, findings: Findings) -> None:

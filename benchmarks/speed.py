@@ -119,7 +119,7 @@ class Bench:
         self.tell((title, f"{new:.1f} % (`--views 0`)", f"{stored:.1f} %", f"{stored - new:+.1f} points"))
 
     def reports(self) -> None:
-        """Times everything that is only shown, such as reports and figures, in a short run and in one of minutes."""
+        """Times what is only shown, and what is found out about the photos, in a short run and in one of minutes."""
         common = ("--data_dir", self.data, "--use_pretrained", "--model_name", "efficientnet_lite0", "--gpu_id", -1)
         short = (*common, "--freeze", "--n_epochs", N_EPOCHS)
         for title, argv in (
@@ -135,8 +135,9 @@ class Bench:
                 command = [sys.executable, "-c", code]
                 out = subprocess.run(command, cwd=self.scratch, capture_output=True, text=True, check=True).stdout
                 found.append(tuple(map(float, out.splitlines()[-1].split())))
-            reports, whole = (statistics.median(values) for values in zip(*found, strict=True))
-            print(f"reports: {title}: {reports:.1f} s of {whole:.1f} s, {reports / whole:.1%}", flush=True)
+            reports, checks, whole = (statistics.median(values) for values in zip(*found, strict=True))
+            shares = f"reports {reports:.1f} s ({reports / whole:.1%}), checks of photos {checks:.1f} s"
+            print(f"reports: {title}: {whole:.1f} s, of these {shares} ({checks / whole:.1%})", flush=True)
 
     def accuracy(self) -> None:
         """Compares the best validation accuracy of 25 epochs of that head, the mean over seeds."""
@@ -254,31 +255,33 @@ TIMED = """
 import sys, time
 began = time.perf_counter()
 sys.path.insert(0, {root!r})
-from photo_classifier.training import finish, summary
+from photo_classifier.training import findings, first_look, known_photos, label_check, photo_check, summary
 import train
 from utils import run_main
 from photo_classifier.training.epoch_log import EpochLog
-spent, inside = [0.0], []
-def timed(owner, name):
+spent, inside = dict(reports=0.0, checks=0.0), []
+def timed(group, owner, name):
     def call(*args, work=getattr(owner, name), **kwargs):
-        inside.append(name)
         start = time.perf_counter()
+        inside.append(0.0)  # the seconds of those inside it, which count as theirs
         try:
             return work(*args, **kwargs)
         finally:
-            inside.pop()
-            spent[0] += 0 if inside else time.perf_counter() - start  # one inside another counts once
+            seconds = time.perf_counter() - start
+            spent[group] += seconds - inside.pop()
+            if inside:
+                inside[-1] += seconds
     setattr(owner, name, call)
-for name in ("show_augmented", "report_splits", "write_figures", "show_in_tensorboard"):
-    timed(finish, name)
-for name in ("describe", "summarize"):
-    timed(summary, name)
-for name in ("add", "add_picture", "close"):
-    timed(EpochLog, name)
+for owner, name in ((findings, "findings_of"), (known_photos, "known_distances"), (label_check, "check_labels"),
+                    (photo_check, "check_photos")):
+    timed("checks", owner, name)
+for owner, name in ((first_look, "show_augmented"), (train, "report"), (summary, "describe"), (EpochLog, "add"),
+                    (EpochLog, "add_picture"), (EpochLog, "close")):
+    timed("reports", owner, name)
 try:
     run_main(train.main, {argv!r})
 finally:
-    print(spent[0], time.perf_counter() - began)
+    print(spent["reports"], spent["checks"], time.perf_counter() - began)
 """
 
 

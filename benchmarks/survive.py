@@ -114,12 +114,14 @@ def kill_kind(kind: str, n_kills: int, rng: random.Random, findings: Findings) -
     photos = Path("photos").resolve()
 
     def fresh(name: str) -> Path:
+        """Makes a folder with the photos."""
         folder = Path(f"{kind} {name}").resolve()
         folder.mkdir()
         (folder / "photos").symlink_to(photos)
         return folder
 
     def start(folder: Path) -> subprocess.Popen:
+        """Starts or continues the run of a folder."""
         can_go_on = (folder / "run" / "last.pth").exists()
         if not can_go_on and (folder / "run").exists():  # killed before there was anything to continue
             (folder / "run").rename(folder / f"run-{len(os.listdir(folder))}")

@@ -13,7 +13,7 @@ import export
 import predict
 import train
 from model_loader import _modules_until
-from photo_classifier import config
+from photo_classifier import config, flag_rules
 from photo_classifier.data.checks import ON_LEAK
 from photo_classifier.models.backbones import BACKBONES, build, find_backbone
 from photo_classifier.runtime.device import PRECISIONS
@@ -33,7 +33,7 @@ TRAININGS = [arguments for name, arguments in COMMANDS if name == "train"]
 def check_training(arguments):
     """Raises what the tool would, without data, weights and work."""
     asked = config.TrainConfig(**config.parse_args(shlex.split(arguments)))
-    config.check(asked)
+    flag_rules.check(asked)
     train.check_choices(asked)
     choose("--precision", asked.precision, PRECISIONS)
     choose("--on_leak", asked.on_leak, ON_LEAK)

@@ -25,6 +25,7 @@ ORDER = {
     "config": 2,
     "evaluation": 2,
     "models": 2,
+    "flag_rules": 3,
     "unused_flags": 3,
     "features": 3,
     "prediction": 3,
@@ -35,6 +36,7 @@ ORDER = {
 }
 READ_A_CONFIG = {
     "photo_classifier.config",
+    "photo_classifier.flag_rules",
     "photo_classifier.unused_flags",
     "photo_classifier.training.resume",
     "photo_classifier.training.summary",

@@ -17,7 +17,7 @@ from torch import nn
 
 import train
 from data_loader import AUGMENTS
-from photo_classifier import config
+from photo_classifier import flag_rules
 from photo_classifier.data.known_datasets import DATASETS
 
 
@@ -504,10 +504,10 @@ def test_a_name_that_is_no_unicode_is_no_reason_to_stop(cli, split_folder):
 
 
 def test_ratios_that_are_not_given_divide_what_is_left():
-    assert config.ratios({}) == {"train_ratio": 0.6, "valid_ratio": 0.2, "test_ratio": 0.2}
-    shares = config.ratios({"train_ratio": 0.8})
+    assert flag_rules.ratios({}) == {"train_ratio": 0.6, "valid_ratio": 0.2, "test_ratio": 0.2}
+    shares = flag_rules.ratios({"train_ratio": 0.8})
     assert shares["valid_ratio"] == shares["test_ratio"] == pytest.approx(0.1)
-    assert config.ratios({"test_ratio": 0.0})["train_ratio"] == pytest.approx(0.75)
+    assert flag_rules.ratios({"test_ratio": 0.0})["train_ratio"] == pytest.approx(0.75)
 
 
 def test_classes_that_differ_between_splits_are_listed(cli, split_folder):

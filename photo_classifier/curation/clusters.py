@@ -48,6 +48,7 @@ def find_near_duplicates(samples: Sequence[Sample], thumbnails: torch.Tensor) ->
     number = {first: n for n, first in enumerate(sorted({root[index] for index in nearest}), 1)}
 
     def photo(index: int) -> NearDuplicate:
+        """Returns a photo with its cluster and the photo that it resembles most."""
         _, similarity, other = nearest[index]
         like = () if index == root[index] else (samples[other].path, similarity)
         return NearDuplicate(samples[index], number[root[index]], *like)
@@ -90,6 +91,7 @@ def settle(what: str, max_pixels: int, found: list[NearDuplicate]) -> Callable[[
     """
 
     def settled(parts: Parts) -> tuple[Parts, list[str]]:
+        """Returns the samples by split with their groups, or without copies, and notes on what was done."""
         ordered = [sample for name in reversed(SPLIT_FOLDERS) for sample in parts.get(name, [])]
         readable, thumbnails = _with_thumbnails(ordered, max_pixels)
         found.extend(find_near_duplicates(readable, thumbnails))
@@ -145,6 +147,7 @@ def _with_thumbnails(samples: Sequence[Sample], max_pixels: int) -> tuple[list[S
     """Returns the samples that can be read, and their thumbnails."""
 
     def row(sample: Sample) -> torch.Tensor | None:
+        """Returns the thumbnail of a photo, or None if it cannot be read."""
         try:
             return None if sample.reason else thumbnail_row(decode(sample.path, DETAIL, max_pixels))
         except BadImage:  # is reported where it is read for training
@@ -166,6 +169,7 @@ def _groups(samples: Sequence[Sample], found: Sequence[NearDuplicate]) -> dict[s
     root = {name: name for name in names.values()}
 
     def find(name: str) -> str:
+        """Returns the name at the root of the group."""
         while root[name] != name:
             name = root[name]
         return name

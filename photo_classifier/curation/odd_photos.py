@@ -83,6 +83,7 @@ def draw_odd(
     """Draws the oddest photos, fewer if `seconds` run out; returns None if there are none."""
 
     def tile(photo: OddPhoto) -> Tile:
+        """Returns a photo with its class and what is odd about it."""
         path = photo.sample.path
         reasons = photo.reason.replace(", ", "\n")
         return photo_tile(path, f"{PurePath(path).name}\n{photo.sample.label}\n{reasons}", None, open_photo)

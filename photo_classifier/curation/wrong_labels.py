@@ -65,6 +65,7 @@ def rank_labels(parts: Sequence[Judged], class_names: Sequence[str]) -> list[Lab
     best, suggested = log_p.max(1)
 
     def check(row: int) -> LabelCheck:
+        """Returns what is said of the label in that row."""
         name, odds = class_names[suggested[row]], math.exp(min(log_odds[row].item(), 100))
         is_doubtful = odds >= ODDS and counts[row] >= FEWEST
         reason = f"{name} is {'over 1,000' if odds > 1000 else round(odds)} times as likely" if is_doubtful else ""
@@ -79,6 +80,7 @@ def draw_suspects(
     """Draws the photos whose labels look wrong, fewer if `seconds` run out; returns None if there are none."""
 
     def tile(check: LabelCheck) -> Tile:
+        """Returns a photo with its label and the suggested one."""
         path = check.sample.path
         caption = answer_caption(path, check.suggested, check.probability, check.sample.label)
         return photo_tile(path, caption, None, open_photo)

@@ -28,6 +28,7 @@ def find_unreadable(samples: Sequence[Sample], max_pixels: int) -> dict[str, str
     """Returns path -> reason for every file that is known to be unreadable, or whose header shows it."""
 
     def reason_of(sample: Sample) -> str | None:
+        """Returns why a file cannot be read, as far as its header shows."""
         if sample.reason:
             return sample.reason
         try:

@@ -44,6 +44,7 @@ def label_reader(cells: Iterable[str], names: dict[str, str]) -> ReadLabel:
 
     @functools.cache  # cells repeat
     def read(cell: str) -> tuple[str, str]:
+        """Returns the label of a cell, and why it has none that can be used."""
         labels = _listed(cell) or _separated(cell, known)
         if len(labels) > 1:
             return cell, _several(labels)

@@ -20,6 +20,7 @@ def survey(samples: Sequence[Sample], preprocess: Preprocess, max_pixels: int) -
     """Returns a warning for each thing that would train badly, from photos evenly spread over the samples."""
 
     def look(sample: Sample) -> Look | None:
+        """Returns what is measured in a photo, or None if it cannot be read."""
         try:
             return look_at(sample.path, preprocess.decode_side, max_pixels, preprocess.bit_depth)
         except BadImage:  # is reported where it is read for training

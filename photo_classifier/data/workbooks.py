@@ -42,7 +42,8 @@ def read_workbook(file: str, raw: bytes) -> Lines:
         return _with_even_width(file, next(found, []))
     except UserError:
         raise
-    except Exception as error:  # openpyxl raises whatever a broken file leads to
+    # openpyxl has no error class of its own for damaged files: KeyError, ValueError, BadZipFile, ParseError, ...
+    except Exception as error:
         if resource_hint(error):  # not the file's fault
             raise
         reason = str(error) or type(error).__name__

@@ -41,6 +41,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     optimizer = make([log_beta], max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
+        """Computes the mean loss at the present temperature, and its gradient."""
         optimizer.zero_grad()
         beta = log_beta.exp()
         value = (beta * logits).logsumexp(1).mean() - beta * target

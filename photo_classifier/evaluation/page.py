@@ -175,6 +175,7 @@ def _matrix(report: Mapping, groups: Sequence[Mapping]) -> dict:
     support = {row["name"]: row["support"] for row in report["classes"]}
 
     def row(label: str, numbers: Sequence[int]) -> dict:
+        """Returns a class with the number, share and group of each answer to its photos."""
         cells = [
             {"n": n, "share": n / max(support[label], 1), "id": ids.get((label, predict)), "predict": predict}
             for predict, n in zip(names, numbers, strict=True)

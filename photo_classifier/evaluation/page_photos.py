@@ -64,6 +64,7 @@ def embed(
         most[id(photo)] = min(MOST_BYTES, max(0, left // len(photos) - 100) * 3 // 4)
 
     def draw(photo: PagePhoto) -> None:
+        """Puts the picture and the heat map into the photo, as small as they have to be."""
         with contextlib.suppress(BadImage):
             picture = open_photo(photo.path)
             photo.source = _data(encoded(picture, most[id(photo)]))

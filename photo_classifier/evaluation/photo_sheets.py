@@ -23,6 +23,7 @@ def mistakes_sheet(
     """Draws the most confident mistakes, fewer if `seconds` run out; returns None if there are none."""
 
     def tile(mistake: Mapping) -> Tile:
+        """Returns a photo with what it was taken for."""
         path = mistake["file_dir"]
         caption = answer_caption(path, mistake["predict"], mistake["probability"], mistake["label"])
         return photo_tile(path, caption, None, open_photo)
@@ -72,6 +73,7 @@ class PredictionSheet:
         """Draws the sheet in the order of the predictions; known mistakes get a red frame."""
 
         def tile(entry: tuple) -> Tile:
+            """Returns a photo with its prediction."""
             _, _, path, predict, probability, label = entry
             return photo_tile(
                 path, answer_caption(path, predict, probability, label), "red" if label else None, open_photo

@@ -37,6 +37,7 @@ def add_heat_maps(
     transform, index = eval_transform(preprocess), {name: k for k, name in enumerate(class_names)}
 
     def prepared(row: dict) -> tuple[torch.Tensor, list[float]] | None:
+        """Returns the photo as the network takes it, and which part of it that is; None if it cannot be read."""
         with contextlib.suppress(BadImage):
             image = decode(row["file_dir"], preprocess.decode_side, max_pixels, preprocess.bit_depth)
             return transform(image), seen_area(preprocess, *image.shape[:0:-1])

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from photo_classifier.features.extraction import FeatureRequest, existing_part, plan_extraction, size_text
+from photo_classifier.features.extraction import (
+    ExtractionPlan,
+    FeatureRequest,
+    existing_part,
+    plan_extraction,
+    size_text,
+)
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime import distributed
 from photo_classifier.runtime.console import say
@@ -25,22 +31,19 @@ def why_not_store(engine: Engine, requests: Mapping[str, FeatureRequest], cache:
             f"the output of {name} takes {size_text(plan.row_bytes)} an image, and reading that is slower than "
             f"computing it ({engine.cut.n_operations / 1e6:.0f} million operations)"
         )
+    return distributed.broadcast_from_main(lambda: _lack_of_room(name, plan, requests, cache))
 
-    def lack_of_room() -> str:
-        existing = existing_part(cache)
-        free = free_bytes(existing)
-        if plan.n_bytes > free:
-            return (
-                f"the output of {name} needs {size_text(plan.n_bytes)} and {existing} has {size_text(free)} free "
-                "(--feature_cache, --views)"
-            )
-        sizes = [
-            f"{pluralize(len(one.dataset), 'photo')} x {pluralize(one.n_views, 'view')}" for one in requests.values()
-        ]
-        total = sum(len(one.dataset) * one.n_views for one in requests.values()) * plan.row_bytes
-        say(
-            f"stores  the output of {name} for {' + '.join(sizes)} = {size_text(total)} in {cache}; what follows trains"
+
+def _lack_of_room(name: str, plan: ExtractionPlan, requests: Mapping[str, FeatureRequest], cache: Path) -> str:
+    """Returns that the outputs do not fit on the disk, or an empty text after saying what they will take."""
+    existing = existing_part(cache)
+    free = free_bytes(existing)
+    if plan.n_bytes > free:
+        return (
+            f"the output of {name} needs {size_text(plan.n_bytes)} and {existing} has {size_text(free)} free "
+            "(--feature_cache, --views)"
         )
-        return ""
-
-    return distributed.broadcast_from_main(lack_of_room)
+    sizes = [f"{pluralize(len(one.dataset), 'photo')} x {pluralize(one.n_views, 'view')}" for one in requests.values()]
+    total = sum(len(one.dataset) * one.n_views for one in requests.values()) * plan.row_bytes
+    say(f"stores  the output of {name} for {' + '.join(sizes)} = {size_text(total)} in {cache}; what follows trains")
+    return ""

@@ -94,6 +94,8 @@ def _last_layer_with_places(engine: Engine, example: torch.Tensor) -> str:
     net = engine.evaluated.net
 
     def keep(name: str) -> object:
+        """Returns a hook that notes the output of that layer, if it has places."""
+
         def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
             if isinstance(output, torch.Tensor) and _grid(output, example.shape[-1]) is not None:
                 outputs.pop(name, None)

@@ -38,7 +38,8 @@ def read(path: str | Path, mmap: bool = False) -> dict:
         raise UserError(_refused(path)) from error
     except UserError:
         raise
-    # A damaged or hostile file can make the readers raise anything, and it always means the same.
+    # torch, zipfile and safetensors share no error class, and a damaged file makes each raise several: KeyError,
+    # EOFError, RuntimeError, BadZipFile, SafetensorError, ... It always means the same.
     except Exception as error:
         if resource_hint(error):  # not the file's fault
             raise

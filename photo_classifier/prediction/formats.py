@@ -50,6 +50,7 @@ class CsvFile:
         end, last = 0, b""
 
         def lines() -> Iterator[str]:
+            """Yields the lines of the file, and keeps the offset behind the last one."""
             nonlocal end, last
             for last in file:
                 text = last if end else last.removeprefix(BOM)  # a name may start with these bytes too

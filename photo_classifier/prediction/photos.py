@@ -70,6 +70,7 @@ def held_out_samples(splits: Mapping | None, model_fn: str) -> list[Sample]:
         )
 
     def locate(path: str) -> str:
+        """Returns where the photo is, seen from the present folder."""
         # training's own folder first: this one may have other photos of the same names
         original = os.path.join(splits["cwd"], path)
         return original if os.path.exists(original) and os.getcwd() != splits["cwd"] else path

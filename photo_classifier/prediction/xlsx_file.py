@@ -69,5 +69,5 @@ def is_own_workbook(path: str) -> bool:
     try:
         with zipfile.ZipFile(path) as archive, archive.open("docProps/core.xml") as file:
             return f">{CREATOR}<".encode() in file.read(10_000)
-    except Exception:  # a file of another program can break zipfile in many ways
+    except Exception:  # zipfile has no common error class: BadZipFile, zlib.error, NotImplementedError, EOFError, ...
         return False

@@ -72,6 +72,7 @@ def _connect(url: str):
     result: list = []
 
     def connect() -> None:
+        """Puts the response, or the error, into `result`."""
         try:
             # a new opener reads the environment's current proxies
             result.append(urllib.request.build_opener().open(url, timeout=READ_SECONDS))

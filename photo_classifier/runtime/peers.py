@@ -26,6 +26,7 @@ def watch_launcher() -> None:
     parent = os.getppid()
 
     def watch() -> None:
+        """Waits until the launcher has ended, stops this process, and ends it if that takes too long."""
         while os.getppid() == parent:
             time.sleep(PARENT_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)

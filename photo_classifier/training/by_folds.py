@@ -1,19 +1,30 @@
-"""What folds come to: the outputs for each image are those of the head that has not seen it."""
+"""Folds: each image is validated by a head that has not seen it, and what that comes to."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from photo_classifier.data.samples import Splits
+from photo_classifier.features.loader import FeatureLoader
+from photo_classifier.runtime import distributed
+from photo_classifier.runtime.console import quiet
 from photo_classifier.training.results import EpochResult, Outputs, PhaseResult, RunningMetrics
 from photo_classifier.training.run import SilentRun
 from photo_classifier.training.run_folder import write_table
+
+
+class FoldTrainer(Protocol):
+    """What `trainer.Trainer` has that trains the head of a fold."""
+
+    def fit(self, train_loader: FeatureLoader, valid_loader: FeatureLoader, run: FoldRecorder, n_epochs: int) -> object:
+        """Runs the epochs."""
 
 
 class FoldRecorder(SilentRun):
@@ -25,6 +36,35 @@ class FoldRecorder(SilentRun):
     def log(self, result: EpochResult, _is_best: bool) -> None:
         """Keeps the validation of an epoch."""
         self.validations.append(result.valid)
+
+
+def validate_by_folds(
+    folds: Sequence[int],
+    loaders: Mapping[str, FeatureLoader],
+    make_trainer: Callable[[int, Sequence[int]], FoldTrainer],
+    n_epochs: int,
+) -> list[PhaseResult]:
+    """Trains a head on all but each fold; returns the validation of every epoch, each image by the one without it.
+
+    Args:
+        folds: of each image.
+        loaders: of the stored features of all images: `train` as they are trained on, `valid` as they are predicted.
+        make_trainer: returns the trainer of a head of its own for a fold, and the images that it trains on.
+    """
+    by_fold = []
+    for fold in sorted(set(folds)):
+        seen = [n for n, other in enumerate(folds) if other != fold]
+        held_out = [n for n, other in enumerate(folds) if other == fold]
+        trainer, recorder = make_trainer(fold, seen), FoldRecorder()
+        train, valid = (
+            loaders[name].features.loader(loaders[name].batch_sampler.batch_size, only)
+            for name, only in (("train", seen), ("valid", held_out))
+        )
+        with quiet():  # its epochs are not those of the run
+            trainer.fit(train, valid, recorder, n_epochs)
+        by_fold.append(recorder.validations)
+    # the outputs of all images are on the main process alone
+    return distributed.broadcast_from_main(lambda: [joined(parts) for parts in zip(*by_fold, strict=True)])
 
 
 def phase_result(outputs: Outputs, seconds: float = 0.0) -> PhaseResult:

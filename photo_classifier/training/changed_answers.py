@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from photo_classifier.data.batches import SampleDataset, StreamBatchSampler, make_stream_loader
 from photo_classifier.data.samples import Splits
+from photo_classifier.models.checkpoint import classifier_of, describes_itself
 from photo_classifier.models.inference import Engine
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.files import read_json, write_text
@@ -18,12 +20,26 @@ MOST_SHOWN = 20
 
 
 def write_answers_before(
-    folder: Path, engine: Engine, class_names: list[str], splits: Splits, max_pixels: int, n_workers: int | None
+    folder: Path,
+    path: str | Path,
+    content: Mapping,
+    engine: Engine,
+    splits: Splits,
+    max_pixels: int,
+    n_workers: int | None,
 ) -> None:
-    """Writes what an earlier checkpoint with those classes says of each held-out photo of one of them.
+    """Writes what an earlier checkpoint of this tool says of each held-out photo of one of its classes.
 
     That happens before training: the run may overwrite the checkpoint, or continue where it is gone.
+
+    Args:
+        path, content: of the file of weights that the run starts from; nothing is written for one of another tool.
+        engine: that of the run, of which the earlier network takes device, precision and batch size.
     """
+    class_names = content["class_names"] if describes_itself(content) else []
+    if not set(class_names) & set(splits.class_names):
+        return
+    engine = Engine(classifier_of(content, path).to(engine.device), engine.device, engine.dtype, engine.batch_size)
     samples = [s for part in (splits.valid, splits.test) for s in part if s.label in class_names]
     batches = StreamBatchSampler(samples, engine.batch_size)
     dataset = SampleDataset(class_names, engine.model.preprocess, max_pixels)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
-from photo_classifier.data.decoding import BadImage
 from photo_classifier.data.samples import Splits
-from photo_classifier.evaluation.contact_sheet import Tile, contact_sheet, map_until, picture_of
 from photo_classifier.evaluation.figures import curves_figure, figures_of, save_picture
 from photo_classifier.evaluation.report import evaluation_report
 from photo_classifier.features.loader import FeatureLoader
 from photo_classifier.models.inference import Engine
-from photo_classifier.runtime.seeding import derive_seed
 from photo_classifier.training import tensorboard
 from photo_classifier.training.best_checkpoint import BestCheckpoint
-from photo_classifier.training.results import EpochResult, PhaseResult, Results
+from photo_classifier.training.results import EpochResult, FinalResults, PhaseResult, Results
 from photo_classifier.training.run import Run, SilentRun
 from photo_classifier.training.run_folder import write_table
-
-N_SHOWN = 18  # images of the grid of augmented ones, three rows
 
 
 def measure_last_and_best(
@@ -34,15 +27,15 @@ def measure_last_and_best(
     checkpoint: BestCheckpoint,
     last: EpochResult,
     best: EpochResult,
-) -> tuple[Results, Results, EpochResult]:
+) -> FinalResults:
     """Measures and writes the weights of the last and of the best epoch, and leaves the best in the model.
 
-    Returns the results of both, and the epoch that the best weights are of. `evaluate` is `Trainer.evaluate`.
+    `evaluate` is `Trainer.evaluate`.
     """
 
     def measure(valid: PhaseResult) -> Results:
-        # validation was measured already, unless a resume has lost its outputs
-        results = {"valid": valid} if valid.outputs is not None else {}
+        """Returns the results of the present weights, whose validation may have been measured in training."""
+        results = {"valid": valid} if valid.outputs is not None else {}  # a resume loses the outputs
         for name in ("valid", "test"):
             if name in loaders and name not in results:
                 results[name] = evaluate(loaders[name], run, name)
@@ -54,7 +47,7 @@ def measure_last_and_best(
         best = checkpoint.restore(best, last.epoch + 1)
         results = measure(best.valid)
     run.save_measured(best.epoch, results, is_best=True)
-    return last_results, results, best
+    return FinalResults(last, best, last_results, results)
 
 
 def report_splits(splits: Splits, results: Results, temperature: float) -> dict[str, dict]:
@@ -125,24 +118,3 @@ def show_in_tensorboard(
         tensorboard.add_pr_curves(writer, splits.class_names, logits, outputs.labels, step)
         tensorboard.add_embedding(writer, splits.class_names, paths, outputs, source, step, run.spare_seconds)
         tensorboard.add_hyperparameters(writer, hyperparameters, metrics)
-
-
-def show_augmented(run: Run, dataset: Dataset) -> None:
-    """Adds a labelled grid of training images as the first epoch sees them, to the run folder and TensorBoard."""
-
-    def decoded(index: int) -> torch.Tensor | None:
-        with contextlib.suppress(BadImage):
-            return dataset.decoded(index)
-
-    n = len(dataset)
-    chosen = {k * n // N_SHOWN for k in range(N_SHOWN)}  # spread over the classes: samples are sorted by class
-    # in random order, so that not the last classes are missing when time is up
-    images = dict(map_until(decoded, sorted(chosen, key=lambda index: derive_seed("grid", index)), run.spare_seconds))
-    tiles = [
-        # views are drawn one after another: threads would share the generator
-        Tile(picture_of(dataset.views(index, [0], images[index])[0]), dataset.samples[index].label)
-        for index in sorted(images)
-        if images[index] is not None
-    ]
-    if tiles:
-        run.epochs.add_picture("augmented", "Train/images", contact_sheet(tiles, n_columns=6))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from photo_classifier.config import TrainConfig, checkpoint_name, known_set_defaults, n_folds, n_views
+from photo_classifier.config import TrainConfig, checkpoint_name, n_folds, n_views
+from photo_classifier.flag_rules import known_set_defaults
 from photo_classifier.runtime.text import pluralize
 from photo_classifier.training.run_folder import resume_command, train_command
 from photo_classifier.unused_flags import EPOCHS_ALONE

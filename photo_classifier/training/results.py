@@ -79,6 +79,16 @@ class EpochResult:
         return {"epoch": self.epoch, **phases, "rates": dict(self.rates)}
 
 
+@dataclass(frozen=True)
+class FinalResults:
+    """What the weights of the last and of the best epoch come to on the held-out splits; they may be the same."""
+
+    last: EpochResult
+    best: EpochResult
+    last_results: Results
+    results: Results  # of the best, which are saved
+
+
 class Diverged(UserError):
     """A loss or a weight is not a finite number; such a state is never saved."""
 

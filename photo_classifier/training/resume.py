@@ -1,4 +1,4 @@
-"""What a stopped run goes on with: its flags, its working folder and its images."""
+"""What a stopped run goes on with: its flags, working folder and images; and what is said of a finished one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
-from photo_classifier.config import TrainConfig, checkpoint_name, parts
+from photo_classifier.config import TrainConfig, checkpoint_name, n_folds, parts
 from photo_classifier.data.samples import Splits
+from photo_classifier.evaluation.thumbnails import MANY, Thumbnails
+from photo_classifier.models.tensor_files import is_of_run
 from photo_classifier.runtime.console import say, warn
 from photo_classifier.runtime.errors import UserError
-from photo_classifier.runtime.files import file_state
+from photo_classifier.runtime.files import file_state, read_json
 from photo_classifier.runtime.flags import check_values
 from photo_classifier.runtime.text import pluralize
-from photo_classifier.training.run_files import LAST
+from photo_classifier.training.run_files import FINISHED, LAST
 from photo_classifier.training.run_folder import resume_command
+from photo_classifier.training.run_page import write_run_page
 from photo_classifier.training.run_state import RunImages, StoppedRun
+from photo_classifier.training.summary import finished_training
 
 # Flags that may change on --resume, and why; any other change would change the result and is an error.
 MAY_CHANGE = {
@@ -73,7 +77,7 @@ def _check_epochs(old: TrainConfig, n_epochs: int) -> None:
         raise UserError(f"--n_epochs {n_epochs} is less than the {old.n_epochs} of the run; it may only grow")
 
 
-def why_finished(stopped: StoppedRun, config: TrainConfig) -> str:
+def _why_finished(stopped: StoppedRun, config: TrainConfig) -> str:
     """Returns why a finished run has nothing left to train, and what would train on; an empty text if it trains on."""
     n_epochs, best = stopped.trainer["epoch"], stopped.trainer["best"]
     if not (stopped.is_finished and best):
@@ -83,6 +87,35 @@ def why_finished(stopped: StoppedRun, config: TrainConfig) -> str:
     if n_epochs >= config.n_epochs and config.scheduler == "cosine":
         return "its cosine schedule was planned for that many epochs: to train longer start a new run"
     return early or ("raise --n_epochs to train longer" if n_epochs >= config.n_epochs else "")
+
+
+def finished_text(stopped: StoppedRun, config: TrainConfig) -> str:
+    """Returns what to say of a finished run that has nothing left to train; an empty text if it trains on.
+
+    Raises:
+        UserError: more epochs were asked for, and would not be trained.
+    """
+    is_solved = stopped.is_finished and config.head == "logistic"
+    reason = "" if is_solved else _why_finished(stopped, config)
+    if not is_solved and not reason:
+        return ""
+    if reason and config.n_epochs > stopped.state.config["n_epochs"]:
+        raise UserError(f"--n_epochs {config.n_epochs} would not train {config.run_dir} any further: {reason}")
+    name = checkpoint_name(config)
+    files = [file for file in (name, f"{name}.prev") if is_of_run(file, stopped.state.run_id)]
+    where = f"the best weights are in {files[0]}" if files else f"the best weights are no longer in {name}"
+    if is_solved:
+        return f"{config.run_dir} is finished: its head is solved, which takes no epochs; {where}"
+    return f"{config.run_dir} is finished: {pluralize(len(stopped.state.rows), 'epoch')}, {where}; {reason}"
+
+
+def write_page_again(config: TrainConfig, stopped: StoppedRun) -> Path:
+    """Writes the page of a finished run, which may have been lost or be of an earlier version; returns its path."""
+    splits = stopped.images.splits.pooled() if n_folds(config) else stopped.images.splits
+    bit_depth = stopped.preprocess.bit_depth if stopped.preprocess else 16
+    open_photo = Thumbnails(config.max_pixels, bit_depth, MANY + 1)
+    kept, seconds = stopped.trainer["best"]["epoch"] + 1, read_json(stopped.folder / FINISHED).get("seconds")
+    return write_run_page(stopped.folder, stopped.state, splits, finished_training(config, kept, seconds), open_photo)
 
 
 def early_stop_text(config: TrainConfig, n_epochs: int, improved: int, planned: int) -> str:

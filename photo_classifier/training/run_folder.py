@@ -132,6 +132,7 @@ def run_of_this_launch(run_dir: str | None) -> str | None:
     own = set(agents())
 
     def find() -> str | None:
+        """Returns the folder of a run that these agents have begun and saved."""
         notes = [Path(run_dir) / LAUNCH] if run_dir else Path("runs").glob(f"*/{LAUNCH}")
         folders = [note.parent for note in notes if own & set(agents_of(note.parent))]
         return next((str(folder) for folder in folders if (folder / LAST).exists()), None)

@@ -1,48 +1,68 @@
-"""What the page of a run says of the run itself."""
+"""The page of a run, and what it says of the run itself."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
 
 from photo_classifier.data.samples import Splits
-from photo_classifier.evaluation.page import About
+from photo_classifier.evaluation.page import About, write_page
+from photo_classifier.runtime.files import read_json
 from photo_classifier.runtime.packages import version_rows
 from photo_classifier.runtime.text import duration, pluralize, shell_command
+from photo_classifier.training.run_files import REPORT
 from photo_classifier.training.run_state import RunState
 
 
-def about_run(
-    state: RunState,
-    splits: Splits,
-    settings: Mapping[str, object],
-    model_name: str,
-    checkpoint: str,
-    kept: int,
-    last: object,
-    seconds: float | None,
-) -> About:
-    """Returns what a page is told about a run.
+@dataclass(frozen=True)
+class FinishedTraining:
+    """What a run trained, and what it saved.
 
     Args:
         settings: flags and their values that differ from the defaults.
         checkpoint: the file of the saved weights.
         kept: their epoch, counted from 1.
-        last: what `report.json` says of the last epoch, where that is another.
         seconds: how long the run took, if that is known.
     """
-    data = PurePath(splits.root).name or splits.root
+
+    model_name: str
+    settings: Mapping[str, object]
+    checkpoint: str
+    kept: int
+    seconds: float | None
+
+
+def write_run_page(
+    folder: Path,
+    state: RunState,
+    splits: Splits,
+    training: FinishedTraining,
+    open_photo: Callable[[str], Image.Image],
+    spare_seconds: float | None = None,
+) -> Path:
+    """Writes `report.html` from what lies in the run folder; returns its path.
+
+    `spare_seconds` is how long reading photos may take.
+    """
+    return write_page(folder, _about(folder, state, splits, training), open_photo, spare_seconds)
+
+
+def _about(folder: Path, state: RunState, splits: Splits, training: FinishedTraining) -> About:
+    """Returns what the page is told about the run, from what lies in its folder too."""
     facts = {
         "Data": _data_rows(state, splits),
         "Settings that differ from the defaults": [
-            (f"--{name}", "on" if value is True else str(value)) for name, value in settings.items()
+            (f"--{name}", "on" if value is True else str(value)) for name, value in training.settings.items()
         ],
         "Result": [
-            ("checkpoint", checkpoint),
-            ("saved", _saved(state.rows, kept)),
-            *([("last", str(last.get("text", "")))] if isinstance(last, Mapping) else []),
-            *([("duration", duration(seconds))] if seconds else []),
+            ("checkpoint", training.checkpoint),
+            ("saved", _saved(state.rows, training.kept)),
+            *_last_row(folder),
+            *([("duration", duration(training.seconds))] if training.seconds else []),
             ("this page is of", time.strftime("%Y-%m-%d %H:%M")),
         ],
         "Computed with": [
@@ -52,14 +72,21 @@ def about_run(
         ],
     }
     counts = dict(zip(splits.class_names, splits.training_counts(), strict=True))
-    command = shell_command("python", "predict.py", "--model_fn", checkpoint, "--input", "new_photos")
-    return About(f"{data}, {model_name}", facts, counts, kept, command=command)
+    command = shell_command("python", "predict.py", "--model_fn", training.checkpoint, "--input", "new_photos")
+    data = Path(splits.root).name or splits.root
+    return About(f"{data}, {training.model_name}", facts, counts, training.kept, command=command)
 
 
 def _saved(rows: Sequence[Mapping[str, str]], kept: int) -> str:
     """Returns which weights were saved: of an epoch, or those of the best penalty of a solved head."""
     strength = rows[kept - 1].get("C")
     return f"penalty C {float(strength):.3g}, of {len(rows)}" if strength else f"epoch {kept} of {len(rows)}"
+
+
+def _last_row(folder: Path) -> list[tuple[str, str]]:
+    """Returns what `report.json` says of the weights of the last epoch, where others were saved."""
+    last = read_json(folder / REPORT).get("last_epoch")
+    return [("last", str(last.get("text", "")))] if isinstance(last, Mapping) else []
 
 
 def _data_rows(state: RunState, splits: Splits) -> list[tuple[str, str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -53,6 +54,14 @@ def choose_strategy(
     if stores_features and _has_frozen_layers(engine) and _cut(engine, why_not_store):
         return Strategy(LayersBehind(engine.model, engine.cut), engine.from_features, engine.refresh, True)
     return Strategy(engine.model, engine, engine.refresh)
+
+
+def with_new_head(strategy: Strategy, engine: Engine, seed: int, fold: int) -> Strategy:
+    """Returns how to train another head on the same features, its first weights drawn for that fold."""
+    head = copy.deepcopy(strategy.model)
+    head.reset(seed, fold)
+    head_engine = HeadEngine(head, engine.device, engine.dtype, engine.batch_size)
+    return replace(strategy, model=head, evaluate=head_engine, refresh=head_engine.refresh)
 
 
 def _train_head(engine: Engine, batch_size: int, stores_features: bool) -> Strategy:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torchinfo
 
-from photo_classifier.config import TrainConfig, n_views, parts, result_flags
+from photo_classifier.config import TrainConfig, checkpoint_name, n_views, parts, result_flags
 from photo_classifier.data.image_files import others_text
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.data.samples import Splits
@@ -26,6 +26,7 @@ from photo_classifier.runtime.text import aligned, duration, pluralize, shell_co
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.results import EpochResult, Results
 from photo_classifier.training.run import Run
+from photo_classifier.training.run_page import FinishedTraining
 
 INDENT = " " * 8
 MOST_CLASSES = 20  # lines of the table; a hundred classes would push everything else off the screen
@@ -251,6 +252,13 @@ def _word(name: str, value: object) -> str:
     if isinstance(value, str):
         return f"{name}_{Path(value).stem[:16]}"
     return f"{name.removeprefix('n_')}{value:g}"
+
+
+def finished_training(config: TrainConfig, kept: int, seconds: float | None) -> FinishedTraining:
+    """Returns what the page says of the flags of a run, whose epoch `kept`, counted from 1, was saved."""
+    values = {field.name: getattr(config, field.name) for field in fields(config) if field.metadata}
+    settings = {name: value for name, value in values.items() if value != getattr(TrainConfig, name)}
+    return FinishedTraining(config.model_name, settings, checkpoint_name(config), kept, seconds)
 
 
 def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess) -> dict[str, str | float]:

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 import train
-from photo_classifier import config
-from photo_classifier.training import next_steps
+from photo_classifier import config, flag_rules
+from photo_classifier.training import next_steps, reports
 from photo_classifier.training.next_steps import Measured
 
 ROOT = Path(__file__).parents[2]
@@ -57,9 +57,8 @@ CASES = {
 def made_by(words):
     """The flags and the config of a command line, which the tool has to take."""
     given = config.parse_args(words)
-    about = {**config.known_set_defaults(given), **config.rate_defaults(given), **given, **config.ratios(given)}
-    made = config.TrainConfig(**about)
-    config.check(made)
+    made = flag_rules.make_config(given)
+    flag_rules.check(made)
     train.check_choices(made)
     return made, given
 
@@ -116,19 +115,23 @@ def test_a_good_run_gets_no_advice_and_a_bad_one_three_at_most():
     assert len(steps_of(["--n_epochs", "2"], dataclasses.replace(PLAIN, **bad))) == 3
 
 
-def test_the_split_with_the_most_held_out_photos_decides(monkeypatch):
+def test_the_split_with_the_most_held_out_photos_decides():
     many, few = ({**REPORT, "n_images": n} for n in (90, 12))
-    session = SimpleNamespace(
-        config=config.TrainConfig(head="logistic"),
+    trained = SimpleNamespace(
         splits=SimpleNamespace(root="", held_out="test", class_names=(), training_counts=list),
         strategy=SimpleNamespace(uses_stored_features=True, has_head=True, has_linear_head=True),
         run=SimpleNamespace(folder=Path("r")),
+        features={},
+        final=SimpleNamespace(best=SimpleNamespace(train=SimpleNamespace(accuracy=1.0), rates={"C": 1.0})),
     )
-    best = SimpleNamespace(train=SimpleNamespace(accuracy=1.0))
-    monkeypatch.setattr(next_steps, "next_steps", lambda _config, _given, measured: measured.report)
-    assert train.choose_steps(session, {}, best, {"valid": many, "test": few}, {}, "") is many
+
+    def decided_by(by_split):
+        found = SimpleNamespace(by_split=by_split, suspects="")
+        return reports.measured_for_advice(trained, found).report
+
+    assert decided_by({"valid": many, "test": few}) is many
     equal = {**many}
-    assert train.choose_steps(session, {}, best, {"valid": many, "test": equal}, {}, "") is equal
+    assert decided_by({"valid": many, "test": equal}) is equal
 
 
 def test_a_continued_run_gives_the_command_of_the_whole_run():

@@ -22,7 +22,7 @@ from photo_classifier.data.preprocess import Preprocess, eval_transform
 from photo_classifier.evaluation import figures
 from photo_classifier.evaluation.contact_sheet import picture_of
 from photo_classifier.evaluation.report import evaluation_report
-from photo_classifier.training import finish, tensorboard
+from photo_classifier.training import first_look, tensorboard
 from photo_classifier.training.tensorboard import principal_components
 
 FINAL = {f"→ {what}" for what in ("accuracy validation", "epoch kept", "loss validation", "macro F1 validation")}
@@ -163,7 +163,7 @@ def test_photos_that_take_long_to_decode_stop_at_the_clock(monkeypatch, split_fo
 
     shown = {}
     log = SimpleNamespace(add_picture=lambda name, _, sheet: shown.update({name: sheet}))
-    finish.show_augmented(SimpleNamespace(spare_seconds=0.15, epochs=log), dataset)
+    first_look.show_augmented(SimpleNamespace(spare_seconds=0.15, epochs=log), dataset)
     assert shown["augmented"].width < 6 * 152, "fewer than a row"
 
     report = evaluation_report(torch.eye(3)[[0] * 24], torch.ones(24, dtype=torch.int64), ["a.jpg"] * 24, CLASSES, 1.0)
