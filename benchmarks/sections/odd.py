@@ -1,6 +1,6 @@
 """Odd photos: how many of a set are named, and whether some that are put among them are.
 
-- clean     how many of the photos as they are: 1 % at most, but for drawings, black and one-coloured ones, which are odd
+- clean     how many of the photos as they are: 1 % at most, but for drawings, black and one-coloured ones that are odd
             indeed; look at them
 - planted   a blurred, a black and a one-coloured one, a screenshot, and a photo of another set
 """
