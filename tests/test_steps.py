@@ -89,6 +89,7 @@ NOT_OF_A_SAVED_RUN = {
     "best_checkpoint.py": "two new runs at once",
     "resume.py": "what --resume itself was given",
     "overlays.py": "a prediction",
+    "first_look.py": "the photos of a new run, before its first step",
     "known_photos.py": "the end of a run",
     "trainer.py": "batch norm fails in the first step, where a new run can still be begun",
     "extraction.py": "features are computed before the first step",

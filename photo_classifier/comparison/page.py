@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from photo_classifier.comparison.table import SEPARATE, Comparison, cells, heading, verdicts
+from photo_classifier.comparison.table import SEPARATE, Comparison, cells, folders, heading, verdicts
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -17,7 +17,8 @@ body { margin: 1.5rem auto; max-width: 95rem; padding: 0 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #8886; vertical-align: top; }
-tbody th { font-weight: inherit; white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
+tbody th { font-weight: inherit; }
+td:nth-child(2) { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
 tbody tr:first-child { font-weight: 600; }
 </style>
 <main>
@@ -55,7 +56,8 @@ def render(comparisons: Sequence[Comparison]) -> str:
 
     template, groups = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(PAGE), []
     for comparison in comparisons:
-        header, *rows = cells(comparison)
+        names = ["run", *folders(comparison)]
+        header, *rows = ([letter, name, *rest] for (letter, *rest), name in zip(cells(comparison), names, strict=True))
         parts = {"heading": heading(comparison), "verdicts": verdicts(comparison), "notes": comparison.notes}
         groups.append({"header": header, "rows": rows, **parts})
     return template.render(groups=groups, separate=SEPARATE.format(n=len(groups)))

@@ -10,6 +10,8 @@ from photo_classifier.runtime.text import pluralize
 
 LEVEL = 0.05  # how often chance alone may make a difference among runs that are equally good
 
+SMALLEST = 0.0001  # p that is printed
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -43,15 +45,22 @@ class Pair:
             return "cannot be told"
         return "better" if self.n_gained > self.n_lost else "worse"
 
-    def text(self, level: float) -> str:
-        """Returns the verdict with its counts."""
+    def text(self, level: float, run: str, best: str) -> str:
+        """Returns the verdict on the run of that name as a sentence, with its counts."""
         n = self.n_relabelled
-        others = f"; not counted: {pluralize(n, 'photo')} with another label there" if n else ""
+        others = f" Not counted: {pluralize(n, 'photo')} with another label in {best}." if n else ""
         if not self.n_shared:
-            return f"{self.verdict(level)}; the two share no held-out photo{others}"
+            return f"{best} and {run} cannot be told apart: they share no held-out photo.{others}"
+        found = {
+            "better": f"{run} is better than {best}",
+            "worse": f"{best} is better than {run}",
+            "cannot be told": f"{best} and {run} cannot be told apart",
+        }[self.verdict(level)]
+        chance = "can" if self.p_value >= level else "can hardly"
+        p = f"{self.p_value:.2g}" if self.p_value >= SMALLEST else f"below {SMALLEST:f}".rstrip("0")
         return (
-            f"{self.verdict(level)}; right where the best is wrong: {self.n_gained}, the reverse: {self.n_lost}, of "
-            f"{pluralize(self.n_shared, 'shared photo')}; p {self.p_value:.2g}{others}"
+            f"{found}: of {pluralize(self.n_shared, 'shared photo')} only {best} is right on {self.n_lost}, only "
+            f"{run} on {self.n_gained}; this {chance} be chance (p {p}).{others}"
         )
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from photo_classifier.comparison.pairs import LEVEL, Pair, group_by_photos, pair, same_photos
 from photo_classifier.comparison.runs import FinishedRun
 from photo_classifier.config import result_flags
-from photo_classifier.runtime.text import aligned, duration, escape_surrogates
+from photo_classifier.runtime.text import aligned, duration, escape_surrogates, width
 from photo_classifier.training.run_files import PREDICTIONS
 from photo_classifier.unused_flags import EPOCHS_ALONE
 
+WIDTH = 100  # of a text that is not printed on a terminal
+MOST_LETTERS = 24  # of a cell; the ends of paths tell them apart
+N_MEASURED = 5  # columns of what was measured; those behind them say of what
+
+NO_ANSWERS = "photo by photo there is nothing to count, as the answers of one are missing."
 SEPARATE = (
     "Only runs that share held-out photos are compared; the {n} groups below cannot be ranked against each other."
 )
@@ -26,6 +34,7 @@ class Comparison:
     """
 
     runs: Sequence[FinishedRun]
+    letters: Sequence[str]  # what tables and verdicts call them
     pairs: Sequence[Pair | None]
     settings: Sequence[str]  # those that differ
 
@@ -37,27 +46,29 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """What to know before the verdicts are believed."""
-        best, others = self.runs[0], self.runs[1:]
+        named = dict(zip(self.letters, self.runs, strict=True))
+        best, *others = named
         notes = [fault for run in self.runs for fault in run.faults]
-        if old := [run.folder for run in self.runs if run.is_old]:
+        if old := [name for name, run in named.items() if run.is_old]:
             notes.append(
                 f"not compared photo by photo, as there is no {PREDICTIONS} (earlier versions wrote none): "
                 f"{', '.join(old)}"
             )
-        if different := [run.folder for run in others if run.answers and not same_photos(run, best)]:
+        if apart := [name for name in others if named[name].answers and not same_photos(named[name], named[best])]:
             notes.append(
-                f"measured on other held-out photos than {best.folder}: {', '.join(different)}; their accuracies "
-                "cannot be set side by side, only the counts on shared photos"
+                f"measured on other held-out photos than {best}: {', '.join(apart)}; their accuracies cannot be set "
+                "side by side, only the counts on shared photos"
             )
         return notes
 
 
 def compare(runs: Sequence[FinishedRun]) -> list[Comparison]:
     """Compares the runs of each group that shares photos: accuracies on other photos say nothing of a run."""
-    return [compare_group(group) for group in group_by_photos(runs)]
+    groups, letters = group_by_photos(runs), map(letter, itertools.count())
+    return [compare_group(group, letters) for group in groups]
 
 
-def compare_group(runs: Sequence[FinishedRun]) -> Comparison:
+def compare_group(runs: Sequence[FinishedRun], letters: Iterator[str]) -> Comparison:
     """Compares each run with the most accurate one; of equals that is the one with the lower loss.
 
     The lower end of the interval decides: on as many photos its order is that of the accuracies, and a few photos that
@@ -71,7 +82,7 @@ def compare_group(runs: Sequence[FinishedRun]) -> Comparison:
 
     best, *others = runs = sorted(runs, key=rank)
     pairs = [pair(run, best) if run.answers and best.answers else None for run in others]
-    return Comparison(runs, pairs, differing(runs))
+    return Comparison(runs, list(itertools.islice(letters, len(runs))), pairs, differing(runs))
 
 
 def differing(runs: Sequence[FinishedRun]) -> list[str]:
@@ -102,58 +113,87 @@ def _text(value: object) -> str:
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else escape_surrogates(str(value))
 
 
+def letter(n: int) -> str:
+    """Returns the letter of a run, counted from 0: A, B, ..., Z, AA, AB, ..."""
+    return (letter(n // 26 - 1) if n >= 26 else "") + chr(ord("A") + n % 26)
+
+
 def cells(comparison: Comparison) -> list[list[str]]:
-    """Returns the table for reading: a header and a row for each run."""
-    header = ["run", *comparison.settings, "data", "train", "accuracy", "95 % interval", "of photos", "loss", "took"]
+    """Returns the table for reading: a header and a row for each run, which begins with its letter."""
+    header = ["", "accuracy", "95 % interval", "of photos", "loss", "took", "data", "train", *comparison.settings]
     rows = []
-    for run in comparison.runs:
+    for name, run in zip(comparison.letters, comparison.runs, strict=True):
         m, (low, high) = run.measures, run.measures["accuracy_interval_95"]
         loss = m["negative_log_likelihood"]
-        measured = [f"{m['accuracy']:.4f}", f"{low:.4f} to {high:.4f}", f"{m['n_images']} {run.title}"]
-        measured += ["-" if loss is None else f"{loss:.4f}", "-" if run.seconds is None else duration(run.seconds)]
-        texts = [setting(run, name) for name in comparison.settings]
-        rows.append(
-            [
-                escape_surrogates(run.folder),
-                *texts,
-                run.data,
-                "-" if run.n_train is None else str(run.n_train),
-                *measured,
-            ]
-        )
+        row = [name, f"{m['accuracy']:.4f}", f"{low:.4f} to {high:.4f}", f"{m['n_images']} {run.title}"]
+        row += ["-" if loss is None else f"{loss:.4f}", "-" if run.seconds is None else duration(run.seconds)]
+        row += [run.data, "-" if run.n_train is None else str(run.n_train)]
+        rows.append(row + [setting(run, name) for name in comparison.settings])
     return [header, *rows]
 
 
+def folders(comparison: Comparison) -> list[str]:
+    """Returns the folders of the runs, to be printed."""
+    return [escape_surrogates(run.folder) for run in comparison.runs]
+
+
 def verdicts(comparison: Comparison) -> list[str]:
-    """Returns a line for each run but the best: whether it is better, worse, or cannot be told apart."""
-    unknown = "cannot be told; there are no answers to count"
+    """Returns a sentence for each run but the best: whether it is better, worse, or cannot be told apart."""
+    best, *others = comparison.letters
     return [
-        f"{escape_surrogates(run.folder)}: {two.text(comparison.level) if two else unknown}"
-        for run, two in zip(comparison.runs[1:], comparison.pairs, strict=True)
+        two.text(comparison.level, name, best) if two else f"{best} and {name} cannot be told apart: {NO_ANSWERS}"
+        for name, two in zip(others, comparison.pairs, strict=True)
     ]
 
 
 def heading(comparison: Comparison) -> str:
     """Returns what the verdicts are about."""
-    best, n = comparison.runs[0], len(comparison.pairs)
+    best, name, n = comparison.runs[0], comparison.letters[0], len(comparison.pairs)
     if not n:
         why = "shares no held-out photo with another run" if best.answers else "has no answers to count"
-        return f"{escape_surrogates(best.folder)} {why}, so it is compared with none."
-    many = f" ({LEVEL:g} shared by {n} comparisons)" * (n > 1)
+        return f"{name} {why}, so it is compared with none."
+    many = f", which is {LEVEL:g} shared by {n} comparisons" * (n > 1)
     return (
-        f"The best is {escape_surrogates(best.folder)}, {best.title} accuracy {best.measures['accuracy']:.4f}. "
-        f"{'The other' if n == 1 else 'Each other run'} against it, photo by photo; better or worse is said "
-        f"where the p of the exact McNemar test is below {comparison.level:.2g}{many}:"
+        f"The best is {name}. {'The other' if n == 1 else 'Each other run'} beside it, photo by photo; p is how often "
+        f"chance alone would differ as much (McNemar's exact test), and counts below {comparison.level:.2g}{many}:"
     )
 
 
 def text_lines(comparisons: Sequence[Comparison]) -> list[str]:
-    """Returns the tables and the verdicts as lines."""
-    lines = [SEPARATE.format(n=len(comparisons))] if len(comparisons) > 1 else []
+    """Returns the tables and the verdicts as lines that fit the terminal; only names of folders may be longer."""
+    n_columns = shutil.get_terminal_size((WIDTH, 0)).columns
+    lines = _wrapped(SEPARATE.format(n=len(comparisons)), n_columns) if len(comparisons) > 1 else []
     for comparison in comparisons:
-        lines += [""] * bool(lines) + aligned(cells(comparison), left=range(len(comparison.settings) + 2))
-        lines += ["", heading(comparison), *verdicts(comparison)]
+        lines += [""] * bool(lines)
+        lines += aligned(list(zip(comparison.letters, folders(comparison), strict=True)), left=(0, 1))
+        names, *columns = zip(*cells(comparison), strict=True)
+        for part in (columns[:N_MEASURED], columns[N_MEASURED:]):
+            for block in _blocks(names, part, n_columns):
+                lines += ["", *block]
+        lines += ["", *_wrapped(heading(comparison), n_columns)]
+        lines += [line for text in verdicts(comparison) for line in _wrapped(text, n_columns)]
     return lines
+
+
+def _blocks(names: Sequence[str], columns: Sequence[Sequence[str]], n_columns: int) -> list[list[str]]:
+    """Returns a table as blocks of lines, each with as many columns as fit; the letters begin every block."""
+    blocks, left = [], 0
+    for column in ([_shortened(cell) for cell in column] for column in columns):
+        size = 2 + max(map(width, column))
+        if size > left:
+            blocks.append([names])
+            left = n_columns - max(map(len, names))
+        blocks[-1].append(column)
+        left -= size
+    return [aligned(list(zip(*block, strict=True)), left=range(len(block))) for block in blocks]
+
+
+def _shortened(cell: str) -> str:
+    return cell if len(cell) <= MOST_LETTERS else f"...{cell[3 - MOST_LETTERS :]}"
+
+
+def _wrapped(text: str, n_columns: int) -> list[str]:
+    return textwrap.wrap(text, n_columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def csv_rows(comparisons: Sequence[Comparison]) -> list[dict[str, object]]:

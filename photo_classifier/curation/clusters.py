@@ -99,7 +99,7 @@ def settle(what: str, max_pixels: int, found: list[NearDuplicate]) -> Callable[[
             return parts, ["no near-duplicates were found"]
         if what == "drop":
             return _thinned(parts, readable, found)
-        where = ", but for splits that came with the data" if len(parts) > 1 else ""
+        where = ", except in splits that came with the data" if len(parts) > 1 else ""
         return _grouped(parts, found), [_note(found, f"each cluster is kept together{where}")]
 
     return settled

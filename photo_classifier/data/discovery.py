@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from photo_classifier.data.archives import is_archive_name, unpack_once
+from photo_classifier.data.corrections import corrections
 from photo_classifier.data.image_files import Listing
 from photo_classifier.data.label_cells import joined_names_note
 from photo_classifier.data.layout_hints import explain_undetected
 from photo_classifier.data.layout_readers import EXPECTED, ClassFolder, LayoutReader
 from photo_classifier.data.layouts import detect_layout, find_tables
 from photo_classifier.data.rare_classes import refuse_small_classes, without_rare_classes
-from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Splits
+from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Splits, split_title
 from photo_classifier.data.split_files import read_splits
 from photo_classifier.data.splitting import crossing_groups, stratified_split
 from photo_classifier.data.table_columns import USUAL, Columns
@@ -161,7 +162,9 @@ def _read(reader: LayoutReader, columns: Columns) -> tuple[Parts, list[str]]:
         shown = ", ".join(f"{folder} {count}" for folder, count in folders.most_common(5))
         notes.append(f"left out {pluralize(len(reader.left_out), 'image')} without a class ({shown})")
     notes += reader.notes()
-    if not isinstance(reader, TableReader):
+    if isinstance(reader, TableReader):
+        notes += [note for table in reader.tables.values() for note in corrections(table)]
+    else:
         notes += _unused_tables(reader.root, columns)
     return parts, notes
 
@@ -171,7 +174,8 @@ def _unused_tables(root: str, columns: Columns) -> list[str]:
     unused = [table.file for table in find_tables(Listing(root), columns, faults)]
     why = "was not used, as folder or file names give the classes"
     return [f"{file} {why}; to use it: --labels {file}" for file in unused] + [
-        f"{os.path.join(root, name)} {why}; as a table it could not be: {fault}" for name, fault in faults.items()
+        f"{os.path.join(root, name)} {why}, and it could not be used as a table: {fault}"
+        for name, fault in faults.items()
     ]
 
 
@@ -220,7 +224,12 @@ def _with_missing_splits(parts: Parts, ratios: Mapping[str, float], seed: int) -
 def _group_notes(parts: Parts) -> list[str]:
     n_groups = len({sample.group for part in parts.values() for sample in part if sample.group})
     if crossing := crossing_groups(parts):
-        return [f"{len(crossing)} of {n_groups} groups are in more than one split (for example {crossing[0]})"]
+        (one, first), (other, second), *_ = max(crossing, key=lambda group: "train" in group).items()
+        return [
+            f"the splits divide {len(crossing)} of {n_groups} groups of photos, so the accuracy may look too good (for "
+            f"example {first.path} is in {split_title(one)}, and {second.path} of the same group in "
+            f"{split_title(other)})"
+        ]
     return [f"kept {pluralize(n_groups, 'group')} together, each in one split"] if n_groups else []
 
 

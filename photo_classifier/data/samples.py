@@ -12,6 +12,12 @@ def split_title(name: str) -> str:
     return {"valid": "validation"}.get(name, name)
 
 
+def straddles(one: str, other: str) -> bool:
+    """Whether one of two photos is trained on while the other is held out, by the names of their splits or folds."""
+    apart = {split_title(one), split_title(other)}
+    return len(apart) == 2 and apart != {"validation", "test"} and not apart & {"", "dropped"}
+
+
 SPLIT_FOLDERS = {
     "train": ("train", "training", "training_set", "train_set", "trainset", "train_data", "training_data"),
     "valid": (
@@ -71,6 +77,10 @@ class Splits:
         """Returns the number of training images of each class."""
         counts = Counter(sample.label for sample in self.train)
         return [counts[name] for name in self.class_names]
+
+    def counts_by_class(self) -> dict[str, int]:
+        """Returns the number of training images by class."""
+        return dict(zip(self.class_names, self.training_counts(), strict=True))
 
     def title(self, name: str) -> str:
         """Returns the name of a split for messages; what validates by folds is `out-of-fold`."""

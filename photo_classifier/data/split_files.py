@@ -105,7 +105,7 @@ def _counts(file: str, matches: Sequence[Match], unlisted: Sequence[Sample], add
         return []
     n_kept, n_lost = pluralize(len(matches) - len(gone), "image"), len(gone) - gone.count("train")
     counts = f"{file}: {n_kept} kept in their splits, {len(unlisted)} new ({len(added)} train), {len(gone)} gone"
-    hint = f"{n_lost} of the missing were in validation or test; a renamed one counts as new, and trains now"
+    hint = f"{n_lost} of those that are gone were in validation or test; if one was renamed, it is new, and trains now"
     return [counts, *[hint] * bool(added and n_lost)]
 
 

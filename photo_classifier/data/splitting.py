@@ -150,10 +150,10 @@ def _bring_every_class_to_training(parts: Units, seed: int) -> None:
         missing -= {sample.label for sample in unit}
 
 
-def crossing_groups(parts: Mapping[str, Sequence[Sample]]) -> list[str]:
-    """Returns the groups that are in more than one split."""
-    seen: dict[str, set[str]] = {}
+def crossing_groups(parts: Mapping[str, Sequence[Sample]]) -> list[dict[str, Sample]]:
+    """Returns a photo of each split that a group is in, for the groups that are in more than one."""
+    seen: dict[str, dict[str, Sample]] = {}
     for name, part in parts.items():
         for sample in part:
-            seen.setdefault(sample.group, set()).add(name)
-    return sorted(group for group, names in seen.items() if group and len(names) > 1)
+            seen.setdefault(sample.group, {}).setdefault(name, sample)
+    return [seen[group] for group in sorted(seen) if group and len(seen[group]) > 1]

@@ -147,7 +147,7 @@ def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float
 def _ticks(
     low: float, high: float, scale: Callable, text: Callable[[float], str], is_whole: bool = False
 ) -> list[dict]:
-    values = MaxNLocator(5, integer=is_whole, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    values = MaxNLocator(5, integer=is_whole, steps=[1, 2, 5, 10]).tick_values(low, high)
     inside = [value for value in values if low - 1e-9 <= value <= high + 1e-9]
     return [{"at": scale(value), "text": text(value)} for value in inside]
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -77,38 +79,39 @@ def calibration_figure(report: Mapping, title: str) -> Image.Image:
     figure.subplots_adjust(left=0.065, right=0.985, bottom=0.12, top=0.83, wspace=0.17)
     figure.suptitle(title, fontsize=10)
     left, right = figure.subplots(1, 2)
-    _draw_calibration(left, report)
-    _draw_thresholds(right, report)
-    for axes in (left, right):
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    for axes, draw in ((left, _draw_calibration), (right, _draw_thresholds)):
+        _show_shares(axes.yaxis)
+        draw(axes, report)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, loc="lower left" if axes is right else "upper left")
     return _render(figure)
 
 
-def curves_figure(rows: Sequence[Mapping[str, str]], kept: int) -> Image.Image:
+def curves_figure(rows: Sequence[Mapping[str, str]], kept: int, result: str) -> Image.Image:
     """Draws loss and accuracy of training and validation by epoch, from the rows of `metrics.csv`.
 
     Args:
         kept: the epoch whose weights were saved, counted from 1.
+        result: what these weights come to, for the title.
     """
-    figure = _figure(9, 3.8, layout=None)
-    figure.subplots_adjust(left=0.065, right=0.985, bottom=0.14, top=0.83, wspace=0.17)
-    best = rows[kept - 1]
-    name = "step" if best.get("C") else "epoch"
-    accuracy = percent(float(best["valid_accuracy"]))
-    figure.suptitle(f"saved: {name} {kept} of {len(rows)}, {accuracy} of the validation photos right", fontsize=10)
+    figure = _figure(9, 4, layout=None)
+    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.13, top=0.8, wspace=0.19)
+    name = "step" if rows[kept - 1].get("C") else "epoch"
+    figure.suptitle(f"saved: {name} {kept} of {len(rows)}; {result}", fontsize=10)
     epochs = [int(row["epoch"]) for row in rows]
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for (split, values), style in zip(curve_values(rows, measure).items(), ("--", "-"), strict=True):
             axes.plot(epochs, values, style, marker="o" if len(rows) <= 30 else "", markersize=4, label=split)
-        axes.axvline(kept, color="grey", linestyle=":", label="saved")
+        axes.axvline(kept, color="grey", linestyle=":", label=f"saved {name}")
         axes.set_xlabel(name if name == "epoch" else "step from a strong to a weak penalty")
         axes.set_title(measure, fontsize=10)
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(_round_numbers())
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    _show_shares(axes.yaxis)
+    # above both, where no line can be under it
+    lines = axes.get_legend_handles_labels()
+    figure.legend(*lines, loc="upper center", bbox_to_anchor=(0.5, 0.945), ncols=3, fontsize=8, frameon=False)
     return _render(figure)
 
 
@@ -141,8 +144,8 @@ def _draw_calibration(axes: Axes, report: Mapping) -> None:
     axes.errorbar(at, accuracies, bars, fmt="o", capsize=3, label=label)
     axes.set_xlim(lowest, 1.01)
     axes.set_ylim(lowest, 1.01 + 0.16 * (1.01 - lowest))  # room for the legend
-    axes.set_yticks([tick for tick in axes.get_yticks() if lowest <= tick <= 1])
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    _show_shares(axes.xaxis)
+    axes.set_yticks([tick for tick in axes.get_xticks() if lowest <= tick <= 1])
     axes.set_xlabel("probability of the answer")
     axes.set_title(f"are answers at 80 % right four times in five? error {report['expected_calibration_error']:.3f}")
     axes.title.set_fontsize(10)
@@ -164,6 +167,16 @@ def _draw_thresholds(axes: Axes, report: Mapping) -> None:
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("--min_probability")
     axes.set_title("answer only above a probability", fontsize=10)
+
+
+def _show_shares(axis: Axis) -> None:
+    """Labels an axis of shares in percent, at round numbers."""
+    axis.set_major_locator(_round_numbers())
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.6g} %")
+
+
+def _round_numbers() -> MaxNLocator:
+    return MaxNLocator(8, steps=[1, 2, 5, 10])
 
 
 def _figure(width: float, height: float, layout: str | None = "constrained") -> Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from photo_classifier.evaluation.metrics import wilson_interval
 EXPONENTS = np.arange(0.1, 1.01, 0.1)
 N_BOOTSTRAP, SEED = 200, 0
 WORTH_IT, HARDLY = 0.005, 0.01  # of accuracy, from twice as many photos: at least, and at most
+FAR_BELOW = 0.1  # the accuracy, of the share of a class that was recognised
 UNTOLD = "whether more photos help cannot be told from"
+NO_HELP = "more photos will hardly help"
 
 
 def power_law(sizes: np.ndarray, errors: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -73,21 +75,43 @@ def learning_curve(sizes: Sequence[int], is_right: np.ndarray) -> list[dict]:
     return [*rows, {"photos": twice, **band, "is_expected": True}]
 
 
-def advice(rows: Sequence[dict], is_right: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> str:
+def rare_class(report: Mapping, training_counts: Mapping[str, int]) -> Mapping | None:
+    """Returns the row of the class with few photos that is recognised much less often than the others, if there is one.
+
+    Args:
+        training_counts: photos by class.
+    """
+    most = max(training_counts.values())
+    rows = [
+        row
+        for row in report["classes"]
+        if row["support"] and 2 * training_counts[row["name"]] <= most
+        if row["recall"] < report["accuracy"] - FAR_BELOW
+    ]
+    return min(rows, key=lambda row: row["recall"], default=None)
+
+
+def advice(
+    rows: Sequence[dict], is_right: np.ndarray, labels: np.ndarray, class_names: Sequence[str], rare: str = ""
+) -> str:
     """Returns whether more photos help, and of which class most: that whose mistakes have become fewer with photos.
 
-    The band of the gain decides: from few photos it often cannot be told.
+    The band of the gain decides: from few photos it often cannot be told. All photos together say little of a rare
+    class, so one that is recognised much less often goes before.
 
     Args:
         rows: of `learning_curve`.
         is_right: of half of the photos and of all, (2, n).
         labels: of the photos, (n,).
+        rare: the name of the `rare_class`.
     """
     now, twice = rows[-2:]
     if twice["high"] - now["accuracy"] <= HARDLY:
-        return "more photos will hardly help"
+        return f"{NO_HELP}, except those of {rare}, which has few" if rare else NO_HELP
     if twice["low"] - now["accuracy"] < WORTH_IT:
         return f"{UNTOLD} {now['photos']:,} photos"
+    if rare:
+        return f"more photos help, above all those of {rare}, which has few"
     wrong = 1 - np.nan_to_num(is_right)
     n_classes = len(class_names)
     before, after = (np.bincount(labels, row, n_classes) for row in wrong)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from photo_classifier.evaluation.charts import (
 from photo_classifier.evaluation.drift import drift_text
 from photo_classifier.evaluation.figures import most_confused
 from photo_classifier.evaluation.metrics import wilson_interval
+from photo_classifier.evaluation.page_doubts import MOST_ODD, label_content, table_rows
 from photo_classifier.evaluation.page_photos import PagePhoto, embed
 from photo_classifier.evaluation.report_files import PAGE, SOFTWARE
 from photo_classifier.runtime.files import read_json, write_text
@@ -30,10 +30,8 @@ from photo_classifier.runtime.text import certainty, percent
 MOST_BYTES = 4_900_000  # of the page
 MOST_OTHER = 40  # photos of a split that is not the main one
 MOST_SIMILAR = 60  # mistakes with similar training photos
-MOST_SUSPECTS, MOST_PAIRS, MOST_ODD = 24, 12, 12  # with photos
 MOST_CLASSES = 300  # rows of a table
 MOST_EPOCHS = 100
-MOST_ROWS = 200  # of a table of labels, copies or odd photos that is read
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def page_content(folder: Path, about: About) -> dict:
     order = sorted(reports, key=lambda name: first.index(name) if name in first else len(first))
     splits = [split_content(f"s{n}", name, reports[name], about, is_main=not n) for n, name in enumerate(order)]
     labels, drift = label_content(folder), drift_content(content.get("drift"))
-    metrics = _rows(folder / "metrics.csv")
+    metrics = table_rows(folder / "metrics.csv")
     parts = [*splits, labels, about.predicted or {}, drift or {}]
     learning = content.get("learning_curve") or []
     return {
@@ -206,28 +204,6 @@ def _threshold_row(answered: Sequence[Mapping], target: float) -> dict:
     return {"target": target, **row, "n_right": n_right, "interval": wilson_interval(n_right, row["n_answered"])}
 
 
-# --- labels and photos ------------------------------------------------------------------------
-
-
-def label_content(folder: Path) -> dict:
-    """Returns the suspicious labels, near-duplicates and odd photos that tables in the folder list."""
-    suspects = [row for row in _rows(folder / "suspects.csv") if row.get("reason")]
-    pairs = [row for row in _rows(folder / "duplicates.csv") if row.get("similar_to")]
-    odd = [row for row in _rows(folder / "odd.csv") if not row.get("reason", "").startswith("not conspicuous")]
-    shown = [PagePhoto(row["path"], row) for row in suspects[:MOST_SUSPECTS]]
-    twins = [tuple(PagePhoto(row[name], row) for name in ("path", "similar_to")) for row in pairs[:MOST_PAIRS]]
-    strange = [PagePhoto(row["path"], row) for row in odd[:MOST_ODD]]
-    return {
-        "suspects": suspects,
-        "duplicates": pairs,
-        "odd": odd,
-        "suspect_photos": shown,
-        "duplicate_photos": twins,
-        "odd_photos": strange,
-        "photos": [*shown, *itertools.chain(*twins), *strange],
-    }
-
-
 def drift_content(drift: Mapping | None) -> dict | None:
     """Returns whether the photos as a whole look like those of the training, and the most unlike ones, if known."""
     if not drift or not drift["n_images"]:
@@ -235,14 +211,6 @@ def drift_content(drift: Mapping | None) -> dict | None:
     photos = [PagePhoto(row["file_dir"], row) for row in drift["most_unlike"][:MOST_ODD]]
     text = drift_text(drift)
     return {"text": f"{text[:1].upper()}{text[1:]}.", "photos": photos}
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of a table that this tool wrote; none without it."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # --- the template -----------------------------------------------------------------------------

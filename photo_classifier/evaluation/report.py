@@ -71,6 +71,11 @@ def metrics_report(metrics: StreamingMetrics) -> dict:
     }
 
 
+def main_report(reports: Mapping[str, Mapping], held_out: str) -> Mapping:
+    """Returns the report of the split with the most held-out photos, and of equals that of `held_out`."""
+    return max(reports.values(), key=lambda report: (report["n_images"], report is reports[held_out]))
+
+
 def report_lines(name: str, report: Mapping) -> list[str]:
     """Returns the report of a split as a few lines of text."""
     low, high = report["accuracy_interval_95"]

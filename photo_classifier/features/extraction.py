@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,9 +169,8 @@ def _extract_split(
     n_workers: int | None,
 ) -> SplitFeatures:
     keys, wanted, bare = part
-    own, start = launcher.shard(wanted, launcher.rank_and_world_size()), time.monotonic()
+    own = launcher.shard(wanted, launcher.rank_and_world_size())
     bad = _compute(engine, request.dataset, store, thumbnails, part._replace(wanted=own), n_workers) if own else {}
-    seconds = time.monotonic() - start
     if launcher.world_size() > 1:
         bad = {index: reason for other in distributed.all_gather(bad) for index, reason in other.items()}
         # rows that other processes have computed
@@ -189,8 +187,7 @@ def _extract_split(
     bad = sorted(bad.items())
     pictures = thumbnails.locations([row[0] for row in rows]).view(len(keys), 1, 2)
     small = SplitFeatures(request.dataset, thumbnails.shards, pictures, bad)
-    n_computed = sum(len(views) for _, views in wanted)
-    pace = seconds / n_computed if n_computed else None
+    pace = store.seconds_per_row and store.seconds_per_row / launcher.world_size()
     return SplitFeatures(request.dataset, store.shards, locations, bad, small, pace)
 
 

@@ -18,7 +18,7 @@ class SplitFeatures:
 
     `locations`, (samples, views, 2), holds the shard and row of each view, -1 if the image could not be read;
     `bad` lists those samples with the reason. `thumbnails` has their rows in the same way, as a single view.
-    `seconds_per_view` is what computing took, where something was computed.
+    `seconds_per_view` is what computing took, now or when the rows were stored, if that is known.
     """
 
     dataset: ImageSource

@@ -1,9 +1,10 @@
-"""Rows of features on disk: safetensors files that hold the rows and their keys."""
+"""Rows of features on disk: safetensors files that hold the rows, their keys, and the time that computing them took."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 import time
@@ -24,6 +25,7 @@ from photo_classifier.runtime.memory import return_freed_memory
 
 SHARD_NAME = "[0-9]" * 20 + "-" + "[0-9a-f]" * 8  # a pattern: time in nanoseconds and a random number
 SHARD_SUFFIX = ".safetensors"
+PACE = "seconds_per_row"  # the name of its tensor
 SHARD_SECONDS = 60.0  # a run that is killed loses at most this much of its extraction
 SHARD_BYTES = 48e6  # writing a shard takes twice as much memory again
 
@@ -36,6 +38,14 @@ class RowKey(NamedTuple):
     key: str
     size: int
     mtime_ns: int
+
+
+class Shard(NamedTuple):
+    """What a file holds: rows and their keys, and the seconds that a row took; earlier versions kept no time."""
+
+    keys: list[RowKey]
+    features: torch.Tensor
+    seconds_per_row: float | None = None
 
 
 def row_keys(sample: Sample, n_views: int) -> list[RowKey] | None:
@@ -61,6 +71,7 @@ class ShardStore:
         self.folder, self.example = folder, example
         self.shards: list[torch.Tensor] = []
         self.paths: list[Path] = []
+        self.paces: list[float | None] = []  # seconds a row
         self.rows: dict[RowKey, tuple[int, int]] = {}
 
     def open(self, wanted: Iterable[RowKey]) -> None:
@@ -69,17 +80,17 @@ class ShardStore:
         for path in sorted(self.folder.glob(f"{SHARD_NAME}{SHARD_SUFFIX}")) if wanted else ():
             try:
                 self._open(path, wanted)
-            except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:  # a damaged shard
+            except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:  # it is damaged
                 if resource_hint(error):
                     raise
 
     def _open(self, path: Path, wanted: Collection[RowKey]) -> None:
-        keys, features = _read_shard(path)
+        keys, features, pace = _read_shard(path)
         # A row that two runs have stored is read from the first shard; the second ages.
         rows = {key: row for row, key in enumerate(keys) if key in wanted and key not in self.rows}
         if not rows or len(keys) != len(features) or not self._fits(features):
             return
-        self._add_rows(path, rows, features)
+        self._add_rows(path, rows, features, pace)
         with contextlib.suppress(OSError):  # a read-only cache works too
             os.utime(path)  # marks it as recently used
 
@@ -87,22 +98,34 @@ class ShardStore:
         example = self.example
         return example is None or (features.shape[1:] == example.shape[1:] and features.dtype == example.dtype)
 
-    def _add_rows(self, path: Path, rows: dict[RowKey, int], features: torch.Tensor) -> None:
+    @property
+    def seconds_per_row(self) -> float | None:
+        """What computing a row took on average, in the process that did it; None if no opened shard tells."""
+        known = [
+            (len(rows), pace)
+            for rows, pace in zip(self.shards, self.paces, strict=True)
+            if pace and 0 < pace < math.inf
+        ]
+        return sum(n * pace for n, pace in known) / sum(n for n, _ in known) if known else None
+
+    def _add_rows(self, path: Path, rows: dict[RowKey, int], features: torch.Tensor, pace: float | None) -> None:
         self.rows.update({key: (len(self.shards), row) for key, row in rows.items()})
         self.shards.append(features)
         self.paths.append(path)
+        self.paces.append(pace)
 
-    def add(self, keys: Sequence[RowKey], features: torch.Tensor) -> None:
+    def add(self, keys: Sequence[RowKey], features: torch.Tensor, seconds_per_row: float = 0.0) -> None:
         """Writes a shard of rows, (n, ...) in any floating-point dtype, and opens it; raises WriteError."""
         path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}{SHARD_SUFFIX}"
         # Keys are a tensor as well: the format limits its header, and so the metadata, to 100 MB.
         text = torch.frombuffer(bytearray(json.dumps(keys).encode()), dtype=torch.uint8)
         with self._explained(), atomic_write(path) as file:
-            file.write(save({"features": features.contiguous(), "keys": text}))
+            pace = torch.tensor([seconds_per_row], dtype=torch.float64)
+            file.write(save({"features": features.contiguous(), "keys": text, PACE: pace}))
             file.flush()
             # Mapped before it is renamed: another process may empty the cache right after.
-            _, mapped = _read_shard(Path(file.name))
-        self._add_rows(path, {key: row for row, key in enumerate(keys)}, mapped)
+            mapped = _read_shard(Path(file.name)).features
+        self._add_rows(path, {key: row for row, key in enumerate(keys)}, mapped, seconds_per_row)
 
     def check_writable(self) -> None:
         """Raises the `WriteError` of `add` early, before hours of computing."""
@@ -155,7 +178,8 @@ class ShardBuffer:
     def flush(self) -> None:
         """Writes the rows collected so far as a shard."""
         if self.keys:
-            self.store.add(self.keys, self.block[: len(self.keys)])
+            seconds = time.monotonic() - self.last_write
+            self.store.add(self.keys, self.block[: len(self.keys)], seconds / len(self.keys))
             return_freed_memory()
         self.keys, self.last_write = [], time.monotonic()
 
@@ -171,11 +195,12 @@ def gather_rows(shards: Sequence[torch.Tensor], locations: torch.Tensor) -> torc
     return rows.contiguous(memory_format=torch.channels_last) if rows.dim() == 4 else rows
 
 
-def _read_shard(path: Path) -> tuple[list[RowKey], torch.Tensor]:
-    """Returns the keys and the features of a shard, the features memory-mapped where the file system can do that."""
+def _read_shard(path: Path) -> Shard:
+    """Returns the content of a shard, the features memory-mapped where the file system can do that."""
     if can_map(path):
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in ("keys", "features")}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dict
     else:
         tensors = load(path.read_bytes())
-    return [RowKey(*key) for key in json.loads(tensors["keys"].numpy().tobytes())], tensors["features"]
+    keys = [RowKey(*key) for key in json.loads(tensors["keys"].numpy().tobytes())]
+    return Shard(keys, tensors["features"], tensors[PACE].item() if PACE in tensors else None)

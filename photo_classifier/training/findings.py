@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from photo_classifier.curation.held_out import MOST_CLASSES, JudgedPhotos, judge_photos
 from photo_classifier.data.samples import Splits
+from photo_classifier.evaluation.learning_curve import rare_class
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.training.known_photos import FEWEST, MOST_NAMED, NO_FEATURES, known_photos, refusal_text
@@ -23,11 +24,14 @@ class Findings:
     lines: list[str] = field(default_factory=list)
 
 
-def findings_of(splits: Splits, features: Mapping[str, SplitFeatures], seed: int, no_distances: str = "") -> Findings:
+def findings_of(
+    splits: Splits, features: Mapping[str, SplitFeatures], seed: int, no_distances: str, main_report: Mapping
+) -> Findings:
     """Returns what the features of a frozen backbone tell, by split; without any, why nothing is known.
 
     Args:
         no_distances: why the checkpoint keeps no distances, if it keeps none.
+        main_report: that of `evaluation.report.main_report`.
     """
     if not features:
         return Findings(report={"refusal": [], "refusal_skipped": NO_FEATURES})
@@ -36,7 +40,8 @@ def findings_of(splits: Splits, features: Mapping[str, SplitFeatures], seed: int
     if len(splits.class_names) <= MOST_CLASSES:
         with contextlib.suppress(UserError):  # there are fewer photos or groups than folds
             by_folds = judge_photos(splits, features, seed)
-            report |= curve_of(by_folds, splits.class_names, seed)
+            rare = rare_class(main_report, splits.counts_by_class())
+            report |= curve_of(by_folds, splits.class_names, seed, rare["name"] if rare else "")
     texts = {
         "refusal": f"photos of none of the classes cannot be refused: {no_distances}"
         if no_distances

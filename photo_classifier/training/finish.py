@@ -13,6 +13,7 @@ from photo_classifier.evaluation.figures import curves_figure, figures_of, save_
 from photo_classifier.evaluation.report import evaluation_report
 from photo_classifier.features.loader import FeatureLoader
 from photo_classifier.models.inference import Engine
+from photo_classifier.runtime.text import percent
 from photo_classifier.training import tensorboard
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.results import EpochResult, FinalResults, PhaseResult, Results
@@ -79,7 +80,8 @@ def write_figures(
 
     `step` is the epoch of the saved weights, counted from 1.
     """
-    save_picture(run.folder / "curves.png", curves_figure(run.epochs.rows, step))
+    result = f"{percent(reports['valid']['accuracy'])} of the {run.splits.title('valid')} photos right"
+    save_picture(run.folder / "curves.png", curves_figure(run.epochs.rows, step, result))
     seconds = run.spare_seconds / len(reports)
     for name, report in reports.items():
         title = run.splits.title(name)

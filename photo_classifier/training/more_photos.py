@@ -17,11 +17,14 @@ FEWEST = 80  # photos; the quarters of fewer are too small for folds
 QUARTERS = {0.25: [(0,), (1,), (2,), (3,)], 0.5: [(0, 1), (2, 3)], 0.75: [(0, 1, 2)]}
 
 
-def curve_of(judged: JudgedPhotos, class_names: Sequence[str], seed: int) -> dict:
+def curve_of(judged: JudgedPhotos, class_names: Sequence[str], seed: int, rare: str = "") -> dict:
     """Returns `learning_curve` and `more_photos`, the advice, for a report; nothing for too few photos.
 
     Each photo is asked of heads that learned from a quarter of the photos, a half, and three quarters; what those of
     all photos say is in `judged`.
+
+    Args:
+        rare: a rare class that is recognised much less often than the others, if there is one.
 
     Raises:
         UserError: there are fewer groups of photos than folds.
@@ -38,7 +41,8 @@ def curve_of(judged: JudgedPhotos, class_names: Sequence[str], seed: int) -> dic
             is_right[row, chosen] = _answers(judged, chosen, len(class_names), seed) == judged.labels[chosen]
     sizes = [round(share * n) for share in QUARTERS] + [n]
     rows = learning_curve(sizes, is_right)
-    return {"learning_curve": rows, "more_photos": advice(rows, is_right[1::2], judged.labels.numpy(), class_names)}
+    text = advice(rows, is_right[1::2], judged.labels.numpy(), class_names, rare)
+    return {"learning_curve": rows, "more_photos": text}
 
 
 def _answers(judged: JudgedPhotos, chosen: torch.Tensor, n_classes: int, seed: int) -> torch.Tensor:
@@ -47,10 +51,12 @@ def _answers(judged: JudgedPhotos, chosen: torch.Tensor, n_classes: int, seed: i
 
 
 def learning_text(report: dict) -> str:
-    """Returns the curve in a line; empty if there is none, or if it tells nothing."""
+    """Returns the gain to be expected in a line; empty if there is no curve, or if it tells nothing.
+
+    The accuracies of the curve are of heads of its own, so they are not shown beside those of the run.
+    """
     if not report.get("learning_curve") or report["more_photos"].startswith(UNTOLD):
         return ""
     *_, now, twice = report["learning_curve"]
-    band = f"{twice['low']:.3f} to {twice['high']:.3f}"
-    expected = f"{now['accuracy']:.3f} with {now['photos']:,}, about {twice['accuracy']:.3f} ({band})"
-    return f"{report['more_photos']}: the accuracy of a solved head is {expected} with {twice['photos']:,}"
+    low, high = (f"{100 * max(0.0, twice[name] - now['accuracy']):.1f}" for name in ("low", "high"))
+    return f"{report['more_photos']}: twice as many would raise the accuracy by {low} to {high} points"

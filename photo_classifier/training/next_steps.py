@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from photo_classifier.config import TrainConfig, checkpoint_name, n_folds, n_views
+from photo_classifier.data.corrections import is_label_check
+from photo_classifier.evaluation.learning_curve import NO_HELP, UNTOLD, rare_class
 from photo_classifier.flag_rules import known_set_defaults
 from photo_classifier.runtime.text import pluralize
 from photo_classifier.training.run_folder import resume_command, train_command
 from photo_classifier.unused_flags import EPOCHS_ALONE
 
 MOST = 3
-FAR_ABOVE = 0.1  # of training accuracy over that of validation, and of the whole over that of a class
+FAR_ABOVE = 0.1  # of training accuracy over that of held-out photos
 STILL_FALLING = 0.97  # the lowest validation loss of the last quarter, as a share of that before it
 WIDE = 0.1  # of the interval of an accuracy
 GOOD = 0.98  # an accuracy that other recipes rarely better
@@ -41,7 +43,8 @@ class Measured:
         training_counts: photos by class.
         stores_features: whether the epochs trained on stored features of a wholly frozen backbone.
         has_linear_head: whether the head could be solved.
-        seconds_per_view: what a photo took in the frozen backbone, if that was computed in this run.
+        seconds_per_view: what a photo took in the frozen backbone, if that is known.
+        more_photos: whether more photos help, if that was measured.
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class Measured:
     stores_features: bool = False
     has_linear_head: bool = False
     seconds_per_view: float | None = None
+    more_photos: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -107,7 +111,7 @@ def _command(config: TrainConfig, given: Mapping[str, object], step: Step, folde
 
 def check_labels(config: TrainConfig, measured: Measured) -> Step | None:
     """Labels look wrong, and the run is not one with the table of an earlier check."""
-    if not measured.suspects or os.path.basename(config.labels or "") == "suspects.csv":
+    if not measured.suspects or is_label_check(config.labels or config.data_dir or ""):
         return None
     # the table has columns and splits of its own, and paths that start here
     columns = dict.fromkeys(("path_column", "label_column", "group_column", "split_column", "splits", "new_photos"))
@@ -152,24 +156,25 @@ def learn_less_by_heart(config: TrainConfig, measured: Measured) -> Step | None:
     text = (
         f"training accuracy {measured.train_accuracy:.2f} is far above the {measured.accuracy:.2f} of held-out photos"
     )
-    return Step(f"{text}; more photos help most, or {what}", changes, name)
+    return Step(f"{text}; {_more_photos(measured)}try {what}", changes, name)
+
+
+def _more_photos(measured: Measured) -> str:
+    """Returns what the learning curve says of more photos, so that no advice contradicts it."""
+    said = measured.more_photos
+    if said.startswith(NO_HELP):
+        return ""
+    return f"{'more photos may help' if not said or said.startswith(UNTOLD) else said}, or "
 
 
 def weigh_rare_class(config: TrainConfig, measured: Measured) -> Step | None:
     """A class with few photos is recognised much less often than the others."""
-    counts = measured.training_counts
-    few = [
-        (row["recall"], row["name"], row["support"])
-        for row in measured.report["classes"]
-        if row["support"] and 2 * counts[row["name"]] <= max(counts.values())
-        if row["recall"] < measured.accuracy - FAR_ABOVE
-    ]
-    if not few or config.class_weights != "none":
+    row, counts = rare_class(measured.report, measured.training_counts), measured.training_counts
+    if not row or config.class_weights != "none":
         return None
-    recall, name, n = min(few)
-    text = (
-        f"{name} has only {pluralize(counts[name], 'training photo')}, and {round(recall * n)} of {n} were recognised"
-    )
+    name, n = row["name"], row["support"]
+    found = f"{round(row['recall'] * n)} of {n} were recognised"
+    text = f"{name} has only {pluralize(counts[name], 'training photo')}, and {found}"
     return Step(f"{text}; add photos of it, or let rare classes count more", {"class_weights": "balanced"}, "balanced")
 
 

@@ -18,7 +18,7 @@ from photo_classifier.curation.clusters import (
 )
 from photo_classifier.curation.held_out import mean_features
 from photo_classifier.curation.odd_photos import draw_odd, n_shown, odd_photos
-from photo_classifier.data.samples import Sample, Splits
+from photo_classifier.data.samples import Sample, Splits, straddles
 from photo_classifier.data.thumbnails import unpack_rows
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.runtime.text import pluralize
@@ -110,13 +110,8 @@ def _sides(splits: Splits, folds: Sequence[int]) -> dict[str, str]:
 def _crossing(found: Sequence[NearDuplicate], sides: Mapping[str, str]) -> list[Crossing]:
     """Returns the clusters with a photo that is trained on while another is held out, and those pairs of sides."""
     pairs = ((group, combinations([sides[photo.sample.path] for photo in group], 2)) for group in by_cluster(found))
-    crossing = [(group, [pair for pair in sides if _straddles(*pair)]) for group, sides in pairs]
+    crossing = [(group, [pair for pair in sides if straddles(*pair)]) for group, sides in pairs]
     return [(group, sides) for group, sides in crossing if sides]
-
-
-def _straddles(one: str, other: str) -> bool:
-    """Whether one of two photos is trained on while the other is held out."""
-    return one != other and not {one, other} <= {"valid", "test"}
 
 
 def _text(run: Run, found: Sequence[NearDuplicate], crossing: Sequence[Crossing], done: str) -> str:
@@ -124,9 +119,9 @@ def _text(run: Run, found: Sequence[NearDuplicate], crossing: Sequence[Crossing]
     if contradiction := contradictions(found):
         text += f"; {contradiction}"
     text += f": see {run.folder / 'duplicates.csv'}"
-    if n := sum(len(sides) for _, sides in crossing):
-        where = "in different folds or in test" if run.splits.is_pooled else "in training and in validation or test"
-        text += f"\n{INDENT}{pluralize(n, 'pair')} {'are' if n > 1 else 'is'} {where}, so the accuracy looks too good"
+    if crossing:
+        held_out = "one photo is trained on while another is held out, so the accuracy looks too good"
+        text += f"\n{INDENT}in {pluralize(len(crossing), 'cluster')} {held_out}"
         text += f"\n{INDENT}{_advice(crossing, run.splits, done)}"
     return text
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from photo_classifier.data.samples import Splits
-from photo_classifier.evaluation.report import write_report
+from photo_classifier.evaluation.report import main_report, write_report
 from photo_classifier.evaluation.thumbnails import Thumbnails
 from photo_classifier.features.loader import SplitFeatures
 from photo_classifier.models.inference import Engine
@@ -92,7 +92,8 @@ def write_reports(
         write_folds(run.folder / "folds.csv", splits, trained.folds, final.results["valid"].outputs, temperature)
     n_photos = sum(len(report["examples"]) for report in reports.values())
     open_photo = Thumbnails(max_pixels, engine.model.preprocess.bit_depth, n_photos)
-    findings = findings_of(splits, features, seed, trained.checkpoint.no_novelty)
+    main = main_report(reports, splits.held_out)
+    findings = findings_of(splits, features, seed, trained.checkpoint.no_novelty, main)
     explain_mistakes(reports, splits, engine, features, max_pixels, run.spare_seconds)
     write_figures(run, reports, final.best.epoch + 1, open_photo)
     write_predictions(run.folder / PREDICTIONS, splits, final.results, temperature)
@@ -107,19 +108,18 @@ def measured_for_advice(trained: TrainedRun, reports: Reports) -> Measured:
     """Returns what the next steps are chosen by."""
     run, splits, strategy, best = trained.run, trained.splits, trained.strategy, trained.final.best
     times = [part.seconds_per_view for part in trained.features.values() if part.seconds_per_view]
-    held_out = reports.by_split[splits.held_out]
     return Measured(
         run.folder,
         splits.root,
         reports.suspects,
         [] if "C" in best.rates else [float(row["valid_loss"]) for row in run.epochs.rows],
         best.train.accuracy,
-        # of equals the one that chose nothing
-        max(reports.by_split.values(), key=lambda report: (report["n_images"], report is held_out)),
-        dict(zip(splits.class_names, splits.training_counts(), strict=True)),
+        main_report(reports.by_split, splits.held_out),
+        splits.counts_by_class(),
         strategy.uses_stored_features and strategy.has_head,
         strategy.has_linear_head,
         max(times, default=None),
+        reports.findings.report.get("more_photos", ""),
     )
 
 

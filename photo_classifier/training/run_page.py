@@ -71,10 +71,9 @@ def _about(folder: Path, state: RunState, splits: Splits, training: FinishedTrai
             *version_rows("torch", "torchvision", "timm"),
         ],
     }
-    counts = dict(zip(splits.class_names, splits.training_counts(), strict=True))
     command = shell_command("python", "predict.py", "--model_fn", training.checkpoint, "--input", "new_photos")
     data = Path(splits.root).name or splits.root
-    return About(f"{data}, {training.model_name}", facts, counts, training.kept, command=command)
+    return About(f"{data}, {training.model_name}", facts, splits.counts_by_class(), training.kept, command=command)
 
 
 def _saved(rows: Sequence[Mapping[str, str]], kept: int) -> str:

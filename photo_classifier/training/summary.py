@@ -56,6 +56,7 @@ def describe(
             f"train   a head that is solved: logistic regression on {views} of each image, "
             f"its penalty chosen by folds, augmentation {config.augment}"
         )
+        say(f"{INDENT}the lines below show the search for the penalty C; the kept one is then solved to the end")
         return
     passes = f" ({config.accumulate} passes each)" if config.accumulate > 1 else ""
     trains_backbone = any(p.requires_grad for p in model.parameters_by_part()["backbone"])
@@ -207,7 +208,7 @@ def indistinguishable_epochs(accuracies: Sequence[float], epoch: int, n_images: 
     is_tie = accuracies.count(accuracies[epoch]) > 1 and chosen_by_accuracy
     return (
         f"with {n_images} images, {pluralize(n, 'other epoch')} of {len(accuracies)} cannot be told apart from it: "
-        f"their accuracy is within its interval{'; of equals the one with the lowest loss is kept' * is_tie}"
+        f"their accuracy is within its interval{'; of those as accurate the one with the lowest loss is kept' * is_tie}"
     )
 
 

@@ -52,14 +52,14 @@ def test_a_table_has_only_the_settings_that_differ_and_the_verdict_counts_shared
     make_run("runs/b", wrong=range(1, 11), freeze=True)
     done = cli("compare", "--csv", "all.csv", "--html", "all.html")
     assert (done.status, done.err) == (0, "")
-    header, first, second, _, heading, verdict = done.out.splitlines()[:6]
-    assert header.split()[:5] == ["run", "head_hidden", "data", "train", "accuracy"]
-    assert first.split()[:5] == ["runs/a", "64", "photos", "7", "0.9750"]
-    assert second.split()[1] == "-"
-    assert first.endswith("40 validation  0.2500  1 min 15 s")
-    assert "The best is runs/a" in heading
-    counts = "right where the best is wrong: 1, the reverse: 10, of 40 shared photos; p 0.012"
-    assert verdict == f"runs/b: worse; {counts}"
+    a, b, _, _, first, _, _, header, *settings, _, heading = done.out.splitlines()[:12]
+    assert (a, b) == ("A  runs/a", "B  runs/b")
+    assert first == "A  0.9750    0.8712 to 0.9956  40 validation  0.2500  1 min 15 s"
+    rows = [line.split() for line in (header, *settings)]
+    assert rows == [["data", "train", "head_hidden"], ["A", "photos", "7", "64"], ["B", "photos", "7", "-"]]
+    assert heading.startswith("The best is A. The other beside it")
+    counts = "of 40 shared photos only A is right on 10, only B on 1; this can hardly be chance (p 0.012)."
+    assert f"A is better than B: {counts}" in " ".join(done.out.split())
     (best, other) = csv.DictReader(open("all.csv", encoding="utf-8"))
     assert (best["run"], best["verdict"], other["verdict"]) == ("runs/a", "", "worse")
     assert (other["n_shared"], other["run_right_best_wrong"], other["best_right_run_wrong"]) == ("40", "1", "10")
@@ -71,22 +71,20 @@ def test_a_table_has_only_the_settings_that_differ_and_the_verdict_counts_shared
 def test_a_solved_head_has_none_of_the_flags_of_epochs(cli):
     make_run("runs/a", head="logistic", n_epochs=10, lr=0.001)
     make_run("runs/b", head="epochs", n_epochs=20, lr=0.001, wrong=[1])
-    header, *rows = (line.split()[:4] for line in cli("compare").out.splitlines()[:3])
-    columns = {name: tuple(row[k] for row in rows) for k, name in enumerate(header)}
-    assert columns["head"] == ("logistic", "epochs")
-    assert columns["n_epochs"] == ("-", "20")
-    assert len(columns.keys() - {"run", "data"}) == 2, "the defaults of the other run are no difference"
+    header, *rows = (line.split()[-3:] for line in cli("compare").out.splitlines()[7:10])
+    # the defaults of the other run are no difference
+    assert [header, *rows] == [["train", "head", "n_epochs"], ["7", "logistic", "-"], ["7", "epochs", "20"]]
 
 
 def test_of_many_runs_each_is_compared_with_the_best_at_a_stricter_level(cli):
     make_run("runs/a")
     make_run("runs/b", wrong=range(6))  # p is 0.03
-    assert "runs/b: worse; " in cli("compare", "runs/a", "runs/b").out
+    assert "A is better than B: " in cli("compare", "runs/a", "runs/b").out
     make_run("runs/deeper/c", wrong=range(7), lr=0.1)
     done = cli("compare", "runs")
-    assert "is below 0.025 (0.05 shared by 2 comparisons)" in done.out
-    assert "runs/b: cannot be told; " in done.out
-    assert "runs/deeper/c: worse; " in done.out
+    assert "counts below 0.025, which is 0.05 shared by 2 comparisons" in " ".join(done.out.split())
+    assert "A and B cannot be told apart: " in done.out
+    assert "A is better than C: " in done.out
 
 
 @pytest.mark.parametrize(("gained", "lost", "p"), [(7, 3, 352 / 1024), (0, 0, 1), (1, 1, 1), (0, 6, 2 / 64)])
@@ -106,8 +104,9 @@ def test_other_photos_and_other_labels_are_told_and_not_counted(cli):
     make_run("runs/a")
     make_run("runs/b", labels=["dog", "dog", *LABELS[2:30]], wrong=[4])
     done = cli("compare", "runs")
-    assert "measured on other held-out photos than runs/a: runs/b" in done.err
-    assert "the reverse: 1, of 29 shared photos; p 1; not counted: 1 photo with another label there" in done.out
+    assert "measured on other held-out photos than A: B; " in done.err
+    told = "of 29 shared photos only A is right on 1, only B on 0; this can be chance (p 1)."
+    assert f"{told} Not counted: 1 photo with another label in A." in " ".join(done.out.split())
 
 
 def test_runs_are_ranked_only_among_those_that_share_photos(cli):
@@ -117,11 +116,13 @@ def test_runs_are_ranked_only_among_those_that_share_photos(cli):
     make_run("runs/old", first=70)
     Path("runs/old/predictions.csv").unlink()
     done = cli("compare", "--csv", "all.csv", "--html", "all.html")
-    assert "the 2 groups below cannot be ranked against each other" in done.out
-    assert "The best is runs/c, " in done.out, "neither one of other data nor one without answers"
-    assert "runs/b: cannot be told; right where the best is wrong: 0, the reverse: 5, of 40 shared photos" in done.out
+    assert "the 2 groups below cannot be ranked against each other" in " ".join(done.out.split())
+    assert "A  runs/c" in done.out
+    assert "The best is A. " in done.out, "neither one of other data nor one without answers"
+    assert "B cannot be told apart: of 40 shared photos only A is right on 5, only B on 0" in done.out
     assert done.out.splitlines()[-1] == "wrote all.csv and all.html"
-    lone = "runs/a shares no held-out photo with another run, so it is compared with none."
+    assert "D  runs/a" in done.out, "no letter is used twice"
+    lone = "D shares no held-out photo with another run, so it is compared with none."
     assert done.out.splitlines()[-2] == lone
     rows = [(row["group"], row["run"], row["lr"]) for row in csv.DictReader(open("all.csv", encoding="utf-8"))]
     names = [("1", "runs/c", "0.001"), ("1", "runs/b", "0.1"), ("1", "runs/old", "0.001"), ("2", "runs/a", "0.001")]
@@ -142,8 +143,8 @@ def test_a_run_by_folds_shows_its_many_photos_and_shares_its_test_photos_with_ot
         file.write(tested)
     out = cli("compare").out
     assert "40 out-of-fold" in out
-    assert "The best is runs/folds, out-of-fold accuracy 0.9750." in out, "and not 12 of 12"
-    assert "runs/both: cannot be told; right where the best is wrong: 0, the reverse: 0, of 12 shared photos" in out
+    assert out.startswith("A  runs/folds\n"), "and not 12 of 12"
+    assert "cannot be told apart: of 12 shared photos only A is right on 0, only B on 0" in out
 
 
 def test_photos_that_were_moved_are_known_by_their_name_in_the_data_and_their_size(cli):
@@ -158,10 +159,10 @@ def test_photos_that_were_moved_are_known_by_their_name_in_the_data_and_their_si
         }
         (Path("runs") / name / "samples.json").write_text(json.dumps(content))
     done = cli("compare")
-    assert "the reverse: 1, of 40 shared photos" in done.out
+    assert "of 40 shared photos only A is right on 1" in done.out
     assert not done.err
     (Path("runs") / "b" / "samples.json").write_text('{"columns": 3, "files": [1]}')
-    assert "runs/b shares no held-out photo with another run" in cli("compare").out
+    assert "B shares no held-out photo with another run" in cli("compare").out
 
 
 def spoil(name, text):
@@ -209,7 +210,7 @@ def test_a_folder_that_holds_no_finished_run_is_told_in_a_line(spoiled, reason, 
 
 
 ROW = "photos/1.png,cat,cat,validation\n"
-NO_TABLE = "not compared photo by photo, as there is no predictions.csv (earlier versions wrote none): runs/b"
+NO_TABLE = "not compared photo by photo, as there is no predictions.csv (earlier versions wrote none): B"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_a_run_without_usable_answers_keeps_its_row(text, why, cli):
         Path("runs/b/predictions.csv").write_text(text, encoding="latin-1")
     done = cli("compare")
     assert done.status == 0
-    assert "runs/b: cannot be told; there are no answers to count" in done.out
+    assert "A and B cannot be told apart: photo by photo there is nothing to count" in done.out
     assert done.err.startswith("warning: ")
     assert why.replace("/", "\\" if sys.platform == "win32" else "/") in done.err
     assert done.err.count("\n") == 1, "its photos are not called others"
@@ -246,7 +247,7 @@ def test_a_damaged_table_of_splits_and_a_damaged_time_are_told(cli):
         Path("runs/b/splits.csv").write_text(text)
         done = cli("compare")
         assert f"splits.csv is damaged: {why}; so the number of training photos is not known" in done.err
-        assert done.out.splitlines()[2].split()[:4] == ["runs/b", "photos", "-", "0.9750"]
+        assert done.out.splitlines()[9].endswith("photos  -")
     Path("runs/a/finished.json").write_text('{"seconds": -3}')
     assert "finished.json is damaged: seconds is no time" in cli("compare").err
 
@@ -270,4 +271,16 @@ def test_a_real_run_keeps_the_answer_for_each_held_out_photo_and_its_duration(tr
     shutil.copytree("r", "r2")
     done = cli("compare", "r", "r2", "r/../r2")
     assert done.status == 0, done.err
-    assert "r2: cannot be told; right where the best is wrong: 0, the reverse: 0, of 15 shared photos; p 1" in done.out
+    assert "A and B cannot be told apart: of 15 shared photos only A is right on 0, only B on 0" in done.out
+
+
+def test_many_runs_with_long_names_and_settings_fit_a_terminal_of_100_columns(cli):
+    for n in range(8):
+        settings = {"weights": f"some/long/path/to/weights-{n}.pth", "dropout": n / 10, "lr": n / 7, "resize": n + 256}
+        name = f"efficientnet_lite0-20250101-12000{n}-a_folder_of_photos-frozen"
+        make_run(f"runs/{name}", wrong=range(n), n_epochs=n, batch_size=n, freeze_until=f"layer{n}", **settings)
+    done = cli("compare")
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("H  ") for line in lines) == 4, "the letter begins each part of the table"
+    assert "...path/to/weights-7.pth" in done.out

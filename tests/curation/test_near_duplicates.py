@@ -84,8 +84,8 @@ def test_a_frozen_run_names_near_duplicates_and_those_that_straddle_its_splits(p
     by_cluster = {}
     for row in rows.values():
         by_cluster.setdefault(row["cluster"], []).append(row["split"])
-    n = sum(part.count("train") * (len(part) - part.count("train")) for part in by_cluster.values())
-    assert f"{n} pairs are in training and in validation or test" in done.out
+    n = sum({"train"} < {*part} for part in by_cluster.values())
+    assert f"in {n} clusters one photo is trained on while another is held out" in done.out
     quiet = cli("train", *photos, "--freeze", "--run_dir", "q", "--verbose", 0)
     assert "duplicate" not in quiet.out + quiet.err
 
@@ -147,8 +147,8 @@ def test_in_splits_that_are_given_group_says_what_is_left_and_drop_as_advised_le
     run = ("--data_dir", split_photos(tmp_path / "s"), *TINY, "--freeze", "--n_epochs", 1, "--near_duplicates")
     group = cli("train", *run, "group", "--run_dir", "g")
     assert "--near_duplicates group has no effect" in group.err
-    assert "each cluster is kept together, but for splits that came with the data" in group.out
-    assert "2 pairs are in training and in validation or test, so the accuracy looks too good" in group.out
+    assert "each cluster is kept together, except in splits that came with the data" in group.out
+    assert "in 1 cluster one photo is trained on while another is held out, so the accuracy looks too" in group.out
     assert "start a new run with --near_duplicates drop: one photo" in group.out
     drop = cli("train", *run, "drop", "--run_dir", "d")
     assert "2 photos dropped" in drop.out

@@ -149,5 +149,8 @@ def test_a_table_that_is_not_used_beside_class_folders_says_why(tmp_path):
     (tmp_path / "d" / "labels.xlsx").write_bytes(b"PK")
     table(tmp_path / "d" / "other.csv", ["a,b", "1,2"])
     notes = "\n".join(load_splits(tmp_path / "d", RATIOS, 0).notes)
-    assert "labels.xlsx was not used, as folder or file names give the classes; as a table it could not be" in notes
+    assert (
+        "labels.xlsx was not used, as folder or file names give the classes, and it could not be used as a table"
+        in notes
+    )
     assert "other.csv has the columns a, b" in notes

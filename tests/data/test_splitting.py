@@ -1,5 +1,6 @@
 import os
 import random
+import re
 import shutil
 
 import pytest
@@ -108,6 +109,16 @@ def test_the_column_group_is_kept_together_and_another_by_its_name(cli, tmp_path
         assert f"kept {n_groups} groups together, each in one split" in splits.notes
         assert {s.label for s in splits.valid} == set(CLASSES)
     assert_one_line_error(cli("train", "--data_dir", "d", "--group_column", "hose"), "did you mean house?")
+
+
+def test_a_group_that_the_splits_of_the_data_divide_is_told_by_two_of_its_photos(tmp_path):
+    table = _with_groups(tmp_path / "d") / "labels.csv"
+    header, *lines = table.read_text().splitlines()
+    rows = [f"{line},{'train' if n % 4 else 'valid'}" for n, line in enumerate(lines)]
+    table.write_text("\n".join([f"{header},split", *rows]))
+    (note,) = (note for note in load_splits(tmp_path / "d", RATIOS, 0).notes if "groups" in note)
+    assert note.startswith("the splits divide 6 of 8 groups of photos, so the accuracy may look too good (for example ")
+    assert {"validation", "train"} <= set(re.findall(r"\bin (\w+)", note))
 
 
 def test_groups_that_cannot_be_split_are_an_error(cli, tmp_path):

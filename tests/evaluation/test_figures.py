@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import save_image
+from matplotlib.figure import Figure
 from PIL import Image
 
 from photo_classifier.evaluation import figures, fonts, photo_sheets
@@ -115,4 +116,18 @@ def test_the_dots_of_the_calibration_figure_stand_for_many_photos_each():
 
 @pytest.mark.parametrize("rows", [[{"epoch": "1", "valid_loss": "1", "valid_accuracy": "0.5", "train_loss": ""}], []])
 def test_curves_are_drawn_of_whatever_was_measured(rows):
-    figures.curves_figure([*rows, {**dict.fromkeys(("train_loss", "C"), "2"), "epoch": "2", "valid_accuracy": "1"}], 1)
+    figures.curves_figure(
+        [*rows, {**dict.fromkeys(("train_loss", "C"), "2"), "epoch": "2", "valid_accuracy": "1"}], 1, ""
+    )
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.81, 0.93), (0.5, 1), (0.98, 1), (0.9931, 0.9987)])
+def test_axes_of_shares_have_round_numbers_and_say_them_exactly(low, high):
+    axes = Figure().subplots()
+    axes.plot([0, 1], [low, high])
+    figures._show_shares(axes.yaxis)
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    texts = axes.yaxis.get_major_formatter().format_ticks(ticks)
+    assert 3 <= len(set(texts)) == len(ticks)
+    assert [float(text.removesuffix(" %")) for text in texts] == pytest.approx([100 * tick for tick in ticks])
+    assert max(map(len, texts)) <= 6, "steps are of 1, 2 or 5"

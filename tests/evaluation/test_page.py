@@ -15,6 +15,7 @@ from PIL import Image
 
 from photo_classifier.evaluation import page, page_photos
 from photo_classifier.evaluation.page import About, write_page
+from photo_classifier.evaluation.page_doubts import label_content
 from photo_classifier.evaluation.report import evaluation_report, write_report
 from photo_classifier.evaluation.thumbnails import Thumbnails
 
@@ -62,9 +63,18 @@ def written(tmp_path_factory):
     write_report(folder / "report.json", {**reports, **EXTRAS})
     doubt = {"label": CLASSES[1], "suggested": CLASSES[0], "probability": 0.97, "reason": "<u>99 times</u> as likely"}
     write_table(folder / "suspects.csv", [{"path": path, **doubt, "split": "train"} for path in paths[:2]])
-    write_table(
-        folder / "duplicates.csv", [{"path": paths[0], "similar_to": paths[1], "similarity": 0.98, "cluster": 1}]
-    )
+    twins = [
+        {"path": paths[n], "similar_to": like, "similarity": 0.98, "cluster": n // 2, "label": label, "split": split}
+        for n, like, label, split in (
+            (0, "", "개", "train"),
+            (1, paths[0], "개", "train"),
+            (2, "", "개", "test"),
+            (3, paths[2], CLASSES[0], "valid"),
+            (4, "", "개", "valid"),
+            (5, paths[4], "개", "train"),
+        )
+    ]
+    write_table(folder / "duplicates.csv", twins)
     write_table(folder / "odd.csv", [{"path": paths[3], "label": "개", "reason": "far from all others", "score": 3}])
     losses = [{"epoch": n, "train_loss": 1 / n, "train_accuracy": 0.7, "valid_loss": 2 / n} for n in (1, 2, 3)]
     write_table(folder / "metrics.csv", [{**row, "valid_accuracy": 0.75, "seconds": 1} for row in losses])
@@ -121,7 +131,9 @@ def test_the_sections_come_in_their_order_and_say_what_was_measured(written):
     assert "Validation is still <b>improving</b>" in words
     assert "--n_epochs 30 --data_dir '<b>'" in words
     assert "far from all others" in words
-    assert "similarity 0.98" in words
+    assert "In 1 cluster of such photos one is trained on while another is held out" in words
+    assert re.search("labelled 개, validation.*trained on and held out, similarity 0.98", words)
+    assert [pair["photos"][0].name[1] for pair in label_content(written.folder)["pairs"]] == ["5", "3", "1"]
     assert "0.87" in words
     assert "not reached by ten answers or more" in words
     assert "160 (expected)" in words
@@ -235,6 +247,10 @@ def test_a_page_fits_a_phone_is_dark_where_the_system_is_and_works_without_scrip
     tab = opened(viewport={"width": 360, "height": 700}, color_scheme="dark", java_script_enabled=False)
     # without scripts nothing can be asked inside the page, but a locator can
     assert tab.locator("html").evaluate("e => e.scrollWidth") <= 360
+    for table in tab.locator(".scroll:visible").all():
+        assert table.evaluate("e => e.tabIndex") == 0, "arrow keys move what is wider than the screen"
+    curve = tab.get_by_role("region", name="Accuracy by number of training photos")
+    assert curve.evaluate("e => e.scrollWidth <= e.clientWidth")
     light = opened(color_scheme="light").locator("body").evaluate("e => getComputedStyle(e).backgroundColor")
     assert tab.locator("body").evaluate("e => getComputedStyle(e).backgroundColor") != light
     assert tab.locator("#mistakes .group").first.is_visible()

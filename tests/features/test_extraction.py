@@ -220,6 +220,17 @@ def test_the_number_of_workers_changes_no_feature(engine, train_set, tmp_path):
     assert torch.equal(*found)
 
 
+def test_the_time_that_a_view_took_is_stored_with_it(engine, train_set, tmp_path):
+    first, again = (extract_one(engine, train_set, tmp_path / "cache", "basic").seconds_per_view for _ in range(2))
+    assert first == again > 0
+    path = feature_shard(tmp_path / "cache")
+    keys, features, _ = shards._read_shard(path)
+    write_shard(path, features.clone(), keys)
+    assert extract_one(engine, train_set, tmp_path / "cache", "basic").seconds_per_view is None, (
+        "as earlier versions did"
+    )
+
+
 def test_features_keep_their_precision(engine, tmp_path):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         store, rows = ShardStore(tmp_path / str(dtype)), torch.randn(3, 5, 2, 2).to(dtype)
@@ -243,7 +254,7 @@ def test_damaged_shards_are_never_read(engine, train_set, tmp_path):
     cache = tmp_path / "cache"
     first = rows_of(extract_one(engine, train_set, cache, "basic", 1, 0))
     path = feature_shard(cache)
-    keys, features = shards._read_shard(path)
+    keys, features, _ = shards._read_shard(path)
     features, content = features.clone(), path.read_bytes()
     damages = (
         lambda: path.write_bytes(content[:-7]),
@@ -276,7 +287,7 @@ def test_shards_of_another_shape_or_type_are_computed_again(engine, train_set, t
     cache = tmp_path / "cache"
     expected = rows_of(extract_one(engine, train_set, cache, "basic"))
     path = feature_shard(cache)
-    keys, features = shards._read_shard(path)
+    keys, features, _ = shards._read_shard(path)
     features = features.clone()
     for other in (features.view(len(keys), -1, 2), features.view(torch.bfloat16)):
         for _, _, stored in cache_entries(cache):

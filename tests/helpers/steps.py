@@ -1087,12 +1087,13 @@ NOT_FOLLOWED = {
     ),
     "labels that look wrong: tests/training/test_label_check.py": (
         "see {}, correct suspects.csv beside it, and train with that",
+        "no label in {} was changed yet: look at the lines with a reason",
     ),
     "what was measured: tests/training/test_next_steps.py": (
         "next {}: {}",
         "try fine-tuning{}",
         "{}; add photos of it, or let rare classes count more",
-        "{}; more photos help most, or {}",
+        "{}; {}try {}",
     ),
     "a list of photos given as a folder: tests/prediction/test_predictor.py": ("give the paths of the photos in it",),
     "no advice": (

@@ -50,6 +50,7 @@ def test_a_photo_in_the_folder_of_another_class_is_named_and_its_table_trains(ki
     again = cli("train", *shlex.split(command), "--run_dir", "r2")
     assert again.status == 0, again.err
     assert "wrong (first" not in again.out, "it was taken"
+    assert "r/suspects.csv: 1 label changed since the run that checked them" in again.out
     assert "nearby" not in again.out + again.err
     after = splits_of("r2")
     assert after.pop(rows[0]["path"])[0] == "cat"

@@ -2,13 +2,15 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import train
 from photo_classifier import config, flag_rules
-from photo_classifier.training import next_steps, reports
+from photo_classifier.evaluation.learning_curve import UNTOLD, advice, rare_class
+from photo_classifier.evaluation.report import main_report
+from photo_classifier.training import next_steps
 from photo_classifier.training.next_steps import Measured
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +99,7 @@ def test_what_was_learnt_by_heart_is_fought_by_one_thing_after_the_other_until_n
     for _ in range(3):
         text, command = next(step for step in steps_of(words, measured) if "far above" in step[0])
         words = command[2:]
-        tried.append(text.rpartition("or ")[2])
+        tried.append(text.rpartition("more photos may help, or try ")[2])
     assert tried == ["--freeze", "--augment trivial", "--dropout 0.3"]
     assert not [text for text, _ in steps_of(words, measured) if "far above" in text]
 
@@ -117,21 +119,36 @@ def test_a_good_run_gets_no_advice_and_a_bad_one_three_at_most():
 
 def test_the_split_with_the_most_held_out_photos_decides():
     many, few = ({**REPORT, "n_images": n} for n in (90, 12))
-    trained = SimpleNamespace(
-        splits=SimpleNamespace(root="", held_out="test", class_names=(), training_counts=list),
-        strategy=SimpleNamespace(uses_stored_features=True, has_head=True, has_linear_head=True),
-        run=SimpleNamespace(folder=Path("r")),
-        features={},
-        final=SimpleNamespace(best=SimpleNamespace(train=SimpleNamespace(accuracy=1.0), rates={"C": 1.0})),
-    )
-
-    def decided_by(by_split):
-        found = SimpleNamespace(by_split=by_split, suspects="")
-        return reports.measured_for_advice(trained, found).report
-
-    assert decided_by({"valid": many, "test": few}) is many
+    assert main_report({"valid": many, "test": few}, "test") is many
     equal = {**many}
-    assert decided_by({"valid": many, "test": equal}) is equal
+    assert main_report({"valid": many, "test": equal}, "test") is equal
+
+
+@pytest.mark.parametrize(
+    ("more_photos", "advised"),
+    [
+        ("more photos of dog help most", "; more photos of dog help most, or try --freeze"),
+        ("more photos will hardly help", "held-out photos; try --freeze"),
+        (f"{UNTOLD} 80 photos", "; more photos may help, or try --freeze"),
+    ],
+)
+def test_the_advice_against_learning_by_heart_says_of_more_photos_what_the_learning_curve_says(more_photos, advised):
+    measured = dataclasses.replace(PLAIN, more_photos=more_photos, **UNLIKE)
+    ((text, _),) = steps_of(["--use_pretrained", "--lr", "1e-4"], measured)
+    assert text.endswith(advised)
+
+
+def test_the_learning_curve_and_the_advice_on_a_rare_class_name_the_same_class():
+    counts, labels, is_right = {"cat": 90, "dog": 7}, np.repeat([0, 1], [90, 7]), np.ones((2, 97))
+    is_right[0, :40] = 0  # the mistakes that photos have mended are of the large class
+    measured = dataclasses.replace(PLAIN, report=RARE, training_counts=counts)
+    ((text, _), *_) = steps_of(shlex.split(FROZEN), measured)
+    assert text.startswith("dog has only 7 training photos")
+    rare = rare_class(RARE, counts)["name"]
+    for gain, said in ((0.1, "more photos help, above all those of dog"), (0, "will hardly help, except those of dog")):
+        rows = [{"photos": 97, "accuracy": 0.8}, {"photos": 194, "low": 0.8 + gain, "high": 0.8 + gain}]
+        assert said in advice(rows, is_right, labels, ["cat", "dog"], rare)
+    assert "cat help most" in advice([{**rows[0], "accuracy": 0.7}, rows[1]], is_right, labels, ["cat", "dog"])
 
 
 def test_a_continued_run_gives_the_command_of_the_whole_run():
