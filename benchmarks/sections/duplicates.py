@@ -114,7 +114,9 @@ def n_agreeing(*images: np.ndarray) -> int:
     if len(good) < AGREEING:
         return 0
     ends = [points[match.queryIdx].pt for match in good], [other_points[match.trainIdx].pt for match in good]
-    return int(cv2.estimateAffine2D(*map(np.array, ends))[1].sum())
+    agrees = cv2.estimateAffine2D(*map(np.array, ends))[1].ravel()
+    # a map may put all on one spot, where many keypoints of one image lie
+    return min(len({*np.array(side).round()[agrees > 0].view(complex).ravel().tolist()}) for side in ends)
 
 
 def quality(pairs: Pairs, sources: torch.Tensor, kinds: torch.Tensor) -> tuple[float, float]:
