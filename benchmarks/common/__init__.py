@@ -94,7 +94,7 @@ class Findings:
     """What was looked at, and what was not as it should be."""
 
     def __init__(self) -> None:
-        self.n, self.bad = 0, []
+        self.n, self.bad, self.reaches = 0, [], []
 
     def expect(self, is_so: bool, what: str) -> None:
         """Counts a check, and tells one that does not hold."""
@@ -102,6 +102,17 @@ class Findings:
         if not is_so:
             self.bad.append(what)
             print(f"WRONG: {what}", flush=True)
+
+    def reach(self, what: str, asked: str, figure: str, is_kept: bool) -> None:
+        """Checks a figure that was asked for; the table at the end has all of them."""
+        self.reaches.append((what, asked, figure, "kept" if is_kept else "missed"))
+        self.expect(is_kept, f"{what}: {figure}, asked {asked}")
+
+    def table(self) -> str:
+        """Returns the figures that were asked for, in columns."""
+        rows = [("reach", "asked", "figure", ""), *self.reaches] if self.reaches else []
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
 
 
 Work = Callable[[argparse.Namespace, Findings], None]
@@ -133,7 +144,7 @@ def prove(parser: argparse.ArgumentParser, works: Mapping[str, Work], default: S
             finally:
                 os.chdir(here)
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    print(f"{findings.n} checks, {len(findings.bad)} wrong")
+    print(f"{findings.table()}{findings.n} checks, {len(findings.bad)} wrong")
     return 1 if findings.bad else 0
 
 

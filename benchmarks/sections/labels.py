@@ -11,6 +11,7 @@ times each.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 
 import torch
@@ -23,6 +24,7 @@ from photo_classifier.evaluation.calibration import fit_temperature
 from sections import Photos, photos_of
 
 SEEDS = 3
+LEAST = {"banana": 0.9, "sign": 0.93}  # average precision at random changes, of leaves and hand signs in such folders
 
 
 def log_probabilities(photos: Photos, labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -83,7 +85,11 @@ def check(photos: Photos, what: str, share: float, to: list[int] | None, finding
         f"{n_right:.0f} look wrong, and {n_found - n_right:.0f} others",
         flush=True,
     )
-    findings.expect(not ours < theirs - 0.0005, f"{photos.name}: {what}: cleanlab finds more")
+    least = 0.0 if to else LEAST.get(photos.name, 0.0)
+    asked = ">= cleanlab's, " + ("not installed" if math.isnan(theirs) else f"{theirs:.3f}")
+    is_kept = ours >= least and not ours < theirs - 0.0005
+    asked += f", and {least}" if least else ""
+    findings.reach(f"{photos.name}: {what}: average precision", asked, f"{ours:.3f}", is_kept)
 
 
 def work(options: argparse.Namespace, findings: Findings) -> None:
@@ -95,7 +101,7 @@ def work(options: argparse.Namespace, findings: Findings) -> None:
         seconds = time.perf_counter() - start
         n, share = len(photos.samples), len(found) / len(photos.samples)
         print(f"{photos.name}: clean: {len(found)} of {n} ({share:.2%}) look wrong, {seconds:.1f} s", flush=True)
-        findings.expect(share < 0.01, f"{photos.name}: {share:.2%} of the clean labels look wrong")
+        findings.reach(f"{photos.name}: clean labels that look wrong", "< 1 %", f"{share:.2%}", share < 0.01)
         confusions = torch.zeros(len(photos.class_names), len(photos.class_names))
         confusions.index_put_((photos.labels, log_p.argmax(1)), torch.ones(n), accumulate=True)
         most = confusions.fill_diagonal_(-1).argmax(1).tolist()

@@ -4,14 +4,15 @@ Digits (of scikit-learn) and letters (in the fonts of matplotlib) are made and m
 
 - left out      the area under the ROC curve by our distance, and by the largest probability of a solved head
 - other set     the same for the photos of the other sets that were given with --data_dir, expected of the first of them
-- false alarms  of a stated rate of 5 %, on fresh 30 % of the photos, 20 times; the band is beta-binomial, as the
-                threshold is estimated too
+- false alarms  of a stated rate of 5 %, on fresh 30 % of the photos, 20 times, in the binomial band and in the
+                beta-binomial one, as the threshold is estimated too
 - cost          megabytes in the checkpoint, milliseconds a photo, and seconds for the distances and the report
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def by_probability(known: KnownPhotos, turn: int, label: int) -> float:
     parts = known.folds % N_PARTS
     seen = (parts != turn) & (known.labels != label)
     labels = known.labels[seen].unique(return_inverse=True)[1]
-    folds, weights = known.folds[seen] // N_PARTS, torch.ones(len(labels), dtype=torch.float64)
+    folds, weights = known.folds[seen] // N_PARTS % 4, torch.ones(len(labels), dtype=torch.float64)
     path = PenaltyPath(HeadData(known.features[seen][:, None], labels, folds, weights, int(labels.max()) + 1))
     weight, bias = path.linear(max(path.points(), key=lambda point: point.log_likelihood))
     unsure = -(known.held_out.double() @ weight.T + bias).softmax(1).max(1).values
@@ -61,35 +62,48 @@ def check_left_out(photos: Photos, findings: Findings) -> None:
     areas = [by_probability(whole, n % N_PARTS, label) for n, label in enumerate(order)]
     theirs = sum(areas) / len(areas)
     print(f"{photos.name}: left out: {ours:.3f}, by probability {theirs:.3f}; {seconds:.1f} s", flush=True)
-    findings.expect(ours >= theirs + GAIN, f"{photos.name}: only {ours - theirs:+.3f} above the largest probability")
+    what, asked = f"{photos.name}: left-out classes, AUROC", f">= {theirs + GAIN:.3f} ({theirs:.3f} by probability)"
+    findings.reach(what, asked, f"{ours:.3f}", ours >= theirs + GAIN)
 
 
 def check_false_alarms(photos: Photos, findings: Findings) -> None:
     """Refuses photos that are like the training photos."""
-    from scipy.stats import betabinom
-
-    n, n_outside, rates = len(photos.labels), 0, []
+    n, refused = len(photos.labels), []
     for seed in range(N_SPLITS):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
         old, new = order[: round(0.7 * n)], order[round(0.7 * n) :]
         start = time.perf_counter()
         novelty = known(photos, old, seed).novelty()
         seconds = time.perf_counter() - start
-        n_refused = int((novelty.distances(photos.centre[new]) > novelty.threshold(RATE)).sum())
-        n_larger = len(old) + 1 - torch.tensor((len(old) + 1) * (1 - RATE)).ceil().item()
-        low, high = betabinom.ppf([BY_CHANCE / 2, 1 - BY_CHANCE / 2], len(new), n_larger, len(old) + 1 - n_larger)
-        n_outside += not low <= n_refused <= high
-        rates.append(n_refused / len(new))
+        refused.append(int((novelty.distances(photos.centre[new]) > novelty.threshold(RATE)).sum()))
     start = time.perf_counter()
     for _ in range(10):
         novelty.distances(photos.centre[:32])
     each = (time.perf_counter() - start) / 320 * 1000
     size = sum(tensor.nbytes for tensor in (*vars(novelty.space).values(), novelty.held_out)) / 1e6
-    text = f"{sum(rates) / N_SPLITS:.3f}, from {min(rates):.3f} to {max(rates):.3f}, {n_outside} of {N_SPLITS} outside"
-    cost = f"{size:.2f} MB, {each:.3f} ms a photo, {seconds:.1f} s"
-    print(f"{photos.name}: false alarms: {text}; {cost}", flush=True)
-    findings.expect(n_outside <= 1, f"{photos.name}: false alarms outside the band in {n_outside} of {N_SPLITS}")
-    findings.expect(size <= 2 and each <= 1, f"{photos.name}: {size:.2f} MB, {each:.2f} ms a photo")
+    rates, what = [k / len(new) for k in refused], f"{photos.name}: distances"
+    text = f"{sum(rates) / N_SPLITS:.3f}, from {min(rates):.3f} to {max(rates):.3f}; {seconds:.1f} s for the distances"
+    print(f"{photos.name}: false alarms: {text}", flush=True)
+    count_in_bands(photos.name, refused, len(old), len(new), findings)
+    findings.reach(f"{what}: in the checkpoint", "<= 2 MB", f"{size:.2f}", size <= 2)
+    findings.reach(f"{what}: a photo", "<= 1 ms", f"{each:.3f}", each <= 1)
+
+
+def count_in_bands(name: str, refused: Sequence[int], n_old: int, n_new: int, findings: Findings) -> None:
+    """Counts the re-splits in the band of the stated rate: binomial, and with the chance in the threshold itself.
+
+    Of the rates of a threshold that is exact on average, only some 92 % lie in the binomial band: the photos that
+    decide it are drawn too. The other band is the right one: Vovk 2012.
+    """
+    from scipy.stats import betabinom, binom
+
+    n_larger = n_old + 1 - math.ceil((n_old + 1) * (1 - RATE) - 1e-9)
+    exact = betabinom(n_new, n_larger, n_old + 1 - n_larger)
+    for title, band in (("binomial band", binom(n_new, RATE)), ("band with the threshold's chance", exact)):
+        low, high = band.ppf([BY_CHANCE / 2, 1 - BY_CHANCE / 2])
+        n_in, share = sum(low <= k <= high for k in refused), exact.cdf(high) - exact.cdf(low - 1)
+        asked = f">= {N_SPLITS - 1} of {N_SPLITS} (exact: {share:.0%})"
+        findings.reach(f"{name}: false alarms in the {title}", asked, f"{n_in}", n_in >= N_SPLITS - 1)
 
 
 def check_other_set(sets: Sequence[Photos], findings: Findings) -> None:
@@ -104,7 +118,8 @@ def check_other_set(sets: Sequence[Photos], findings: Findings) -> None:
                 area = auroc(near, novelty.distances(other.centre))
                 print(f"{photos.name}: photos of {other.name} are told with {area:.4f}", flush=True)
                 is_fair = photos is sets[0]  # of two classes there is little to tell
-                findings.expect(area >= 0.99 or not is_fair, f"{photos.name}: photos of {other.name}: {area:.4f}")
+                if is_fair:
+                    findings.reach(f"{photos.name}: {other.name}, AUROC", ">= 0.99", f"{area:.4f}", area >= 0.99)
 
 
 def drawn_sets(cache: Path) -> Iterator[Photos]:

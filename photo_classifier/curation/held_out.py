@@ -53,6 +53,9 @@ def held_out_logits(
         UserError: there are fewer photos or groups than folds.
     """
     folds = torch.tensor(assign_folds(group_copies(samples), N_FOLDS, seed))
+    if len(features) < features.shape[1]:
+        # a rotation into the space of these few photos changes no head and makes them much faster to fit
+        features = torch.linalg.qr((features - features.mean(0)).T, mode="reduced")[1].T
     weights = torch.ones(len(labels), dtype=torch.float64)
     path = PenaltyPath(HeadData(features[:, None], labels, folds, weights, n_classes))
     return max(path.points(), key=lambda point: point.log_likelihood).held_out

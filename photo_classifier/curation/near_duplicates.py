@@ -7,6 +7,7 @@ of half the size among the ten most similar photos in 16 % of the cases, thumbna
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ COARSE = 8  # pixels of a side when all are compared with all
 AT_LEAST = 0.75  # coarse similarity of candidates
 SIMILAR = 0.75  # detailed similarity of duplicates, chosen on 1,000 hand signs, which are all alike
 MANY = 20_000  # of more photos none are zoomed before they are compared, which takes a sixth of the time
-BLOCK_BYTES = 64e6
+BLOCK_BYTES = 4e6  # of the similarities of some photos with all, so that they stay in the processor's cache
 PAIRS_AT_ONCE = 128
 STEPS = ((16, 4, 0.83), (32, 2, 0.87))  # alignment: pixels of a side, iterations, similarity below which a pair is left
 HALO, NOISE = 3, 5.0  # pixels around one that are compared with it, and levels that are taken for noise
@@ -71,12 +72,13 @@ def find_pairs(thumbnails: torch.Tensor, similar: float = SIMILAR) -> Pairs:
         similar: the least similarity.
     """
     candidates, found, links = _candidates(thumbnails), [], _Links(range(len(thumbnails)))
+    levels = [_shrunk(thumbnails, side).half() for side, _, _ in STEPS]
     while len(candidates.first):
         if_all_are_alike = _Links(links.root)
         is_needed = torch.tensor([if_all_are_alike.join(*pair) for pair in _ends(candidates)])
         needed = _selected(candidates, is_needed)
         for part in zip(*(values.split(PAIRS_AT_ONCE) for values in needed), strict=True):
-            found.append(_confirmed(thumbnails, Pairs(*part), similar))
+            found.append(_confirmed(thumbnails, levels, Pairs(*part), similar))
             for pair in _ends(found[-1]):
                 links.join(*pair)
         candidates = _selected(candidates, ~is_needed)
@@ -114,15 +116,18 @@ def _candidates(thumbnails: torch.Tensor) -> Pairs:
         return Pairs(*torch.empty(3, 0, dtype=torch.int64))
     plain = torch.cat([_coarse(part, WARPS[:1])[0] for part in thumbnails.split(4096)])
     warps = WARPS if n <= MANY else WARPS[:2]
-    size = max(1, int(BLOCK_BYTES / (4 * n * len(warps))))
+    size = max(1, int(BLOCK_BYTES / (4 * n)))
     for start in range(0, n, size):
-        similarity, warp = (_coarse(thumbnails[start : start + size], warps) @ plain.T).max(0)
-        rows = torch.arange(len(similarity))
-        similarity[rows, rows + start] = -1.0
+        warped = _coarse(thumbnails[start : start + size], warps)
+        similarity = warped[0] @ plain.T
+        for one in warped[1:]:
+            torch.maximum(similarity, one @ plain.T, out=similarity)
+        similarity.diagonal(start).fill_(-1.0)
         top = similarity.topk(min(N_CANDIDATES, n - 1), 1)
         row, column = (top.values > AT_LEAST).nonzero(as_tuple=True)
         other = top.indices[row, column]
-        values = (row + start, other, top.values[row, column], warp[row, other])
+        warp = (warped[:, row] * plain[other]).sum(2).argmax(0)
+        values = (row + start, other, top.values[row, column], warp)
         for first, second, value, number in zip(*(part.tolist() for part in values), strict=True):
             key = (min(first, second), max(first, second))
             found[key] = max(found.get(key, (-1.0,)), (value, first, second, number))
@@ -143,11 +148,15 @@ def _coarse(thumbnails: torch.Tensor, warps: torch.Tensor) -> torch.Tensor:
 # --- confirmation -----------------------------------------------------------------------------
 
 
-def _confirmed(thumbnails: torch.Tensor, pairs: Pairs, similar: float) -> Pairs:
-    """Returns the pairs that are alike in detail once they are aligned, with their similarity."""
+def _confirmed(thumbnails: torch.Tensor, levels: Sequence[torch.Tensor], pairs: Pairs, similar: float) -> Pairs:
+    """Returns the pairs that are alike in detail once they are aligned, with their similarity.
+
+    Args:
+        levels: the thumbnails at the size of each of the STEPS.
+    """
     first, second, warps = pairs.first, pairs.second, WARPS[pairs.value]
-    for side, n_steps, at_least in STEPS:
-        small, other = _shrunk(thumbnails[first], side), _standardized(_shrunk(thumbnails[second], side))
+    for level, (side, n_steps, at_least) in zip(levels, STEPS, strict=True):
+        small, other = level[first].float(), _standardized(level[second].float())
         warps = _aligned(small, other, warps, n_steps)
         is_alike = (_standardized(_sampled(small, warps, side)) * other * _window(side)).sum((1, 2)) > at_least
         first, second, warps = first[is_alike], second[is_alike], warps[is_alike]
@@ -164,9 +173,7 @@ def _aligned(images: torch.Tensor, targets: torch.Tensor, warps: torch.Tensor, n
     """Returns the affine maps, (n, 2, 3), after Gauss-Newton steps that bring the images closer to the targets."""
     side = images.shape[1]
     window = _window(side).flatten()
-    places = torch.stack(
-        [_axis(side).expand(side, side), _axis(side)[:, None].expand(side, side), torch.ones(side, side)]
-    )
+    places = _places(side)
     for _ in range(n_steps):
         seen = _standardized(_sampled(images, warps, side))
         down, right = torch.gradient(seen, spacing=2 / side, dim=(1, 2))
@@ -174,9 +181,8 @@ def _aligned(images: torch.Tensor, targets: torch.Tensor, warps: torch.Tensor, n
         weighted = slopes * window
         normal = weighted @ slopes.transpose(1, 2)
         damping = 0.01 * normal.diagonal(dim1=1, dim2=2).mean(1) + 1e-6
-        step = torch.linalg.solve(
-            normal + damping[:, None, None] * torch.eye(6), weighted @ (targets - seen).flatten(1)[..., None]
-        )
+        factor = torch.linalg.cholesky(normal + damping[:, None, None] * torch.eye(6))
+        step = torch.cholesky_solve(weighted @ (targets - seen).flatten(1)[..., None], factor)
         warps = warps + warps[:, :, :2] @ step.view(-1, 2, 3).clamp(-0.1, 0.1)
     return warps
 
@@ -188,9 +194,10 @@ def _details(images: torch.Tensor) -> torch.Tensor:
 
 
 def _local_mean(images: torch.Tensor) -> torch.Tensor:
-    padded = functional.pad(images[:, None], (HALO,) * 4, mode="reflect")
-    size = 2 * HALO + 1
-    return functional.avg_pool2d(functional.avg_pool2d(padded, (size, 1), 1), (1, size), 1)[:, 0]
+    size, side = 2 * HALO + 1, images.shape[1]
+    padded = functional.pad(torch.eye(side)[None], (HALO, HALO), mode="reflect")[0]
+    means = functional.avg_pool1d(padded, size, 1)  # as a product with a matrix: quicker than pooling the images
+    return means.T @ images @ means
 
 
 def _standardized(images: torch.Tensor) -> torch.Tensor:
@@ -202,18 +209,27 @@ def _standardized(images: torch.Tensor) -> torch.Tensor:
 
 def _sampled(images: torch.Tensor, warps: torch.Tensor, side: int) -> torch.Tensor:
     """Returns images (n, height, width) as affine maps from -1 to 1 show them: (n, side, side)."""
-    grid = functional.affine_grid(warps, [len(images), 1, side, side], align_corners=False)
+    grid = (warps @ _places(side).flatten(1)).transpose(1, 2).reshape(-1, side, side, 2)
     return functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
 
 
 def _shrunk(thumbnails: torch.Tensor, side: int) -> torch.Tensor:
-    return functional.avg_pool2d(thumbnails[:, None].float(), thumbnails.shape[1] // side)[:, 0]
+    size = thumbnails.shape[1] // side
+    return thumbnails.float().view(-1, side, size, side, size).mean((2, 4))
+
+
+@cache
+def _places(side: int) -> torch.Tensor:
+    """Returns x, y and 1 of each pixel, (3, side, side)."""
+    x = _axis(side).expand(side, side)
+    return torch.stack([x, x.T, torch.ones(side, side)])
 
 
 def _axis(side: int) -> torch.Tensor:
     return (torch.arange(side) + 0.5) / side * 2 - 1
 
 
+@cache
 def _window(side: int) -> torch.Tensor:
     """Returns weights that fall towards the edges, which a crop or a turn has changed; they sum to 1."""
     bell = torch.exp(-(_axis(side) ** 2) / (2 * 0.7**2))

@@ -16,20 +16,29 @@ UNTOLD = "whether more photos help cannot be told from"
 NO_HELP = "more photos will hardly help"
 
 
-def power_law(sizes: np.ndarray, errors: np.ndarray, at: np.ndarray | float) -> np.ndarray | float:
+def power_law(sizes: np.ndarray, errors: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Returns the errors at other sizes by the inverse power law a + b n^-c that fits best, with a and b at least 0.
 
     Learning curves of classifiers follow it: Cortes et al. 1993, Figueroa et al. 2012.
+
+    Args:
+        errors: of several curves, (curves, sizes).
+        at: the other sizes, (m,).
+
+    Returns:
+        (curves, m).
     """
-    from scipy.optimize import nnls
-
-    def fitted(exponent: float) -> tuple[float, np.ndarray | float]:
-        """Returns how far the best curve of that exponent is from the errors, and its values at `at`."""
-        columns = np.stack([np.ones(len(sizes)), (sizes / sizes[-1]) ** -exponent], 1)
-        (floor, slope), residual = nnls(columns, errors)
-        return residual, floor + slope * (at / sizes[-1]) ** -exponent
-
-    return min((fitted(exponent) for exponent in EXPONENTS), key=lambda fit: fit[0])[1]
+    powers = (sizes / sizes[-1]) ** -EXPONENTS[:, None]  # (exponents, sizes)
+    x, y = powers.mean(1), errors.mean(1, keepdims=True)
+    centred = powers - x[:, None]
+    slopes = ((errors @ centred.T) / (centred**2).sum(1)).clip(0)
+    has_floor = y >= slopes * x
+    slopes = np.where(has_floor, slopes, errors @ powers.T / (powers**2).sum(1))
+    floors = np.where(has_floor, y - slopes * x, 0)
+    residuals = errors[:, None] - floors[..., None] - slopes[..., None] * powers
+    best, rows = (residuals**2).sum(2).argmin(1), np.arange(len(errors))
+    ratios = (at / sizes[-1]) ** -EXPONENTS[best][:, None]
+    return floors[rows, best][:, None] + slopes[rows, best][:, None] * ratios
 
 
 def learning_curve(sizes: Sequence[int], is_right: np.ndarray) -> list[dict]:
@@ -51,16 +60,16 @@ def learning_curve(sizes: Sequence[int], is_right: np.ndarray) -> list[dict]:
     ]
     sizes, twice, today = np.asarray(sizes, float), 2 * sizes[-1], rows[-1]["accuracy"]
 
-    def gain(errors: np.ndarray) -> float:
-        now, then = power_law(sizes, errors, np.array([twice / 2, twice]))
-        return min(now - then, 1 - today)
+    def gains(errors: np.ndarray) -> np.ndarray:
+        now, then = power_law(sizes, errors, np.array([twice / 2, twice])).T
+        return np.minimum(now - then, 1 - today)
 
     rng = np.random.default_rng(SEED)
     draws = rng.multinomial(is_right.shape[1], np.full(is_right.shape[1], 1 / is_right.shape[1]), N_BOOTSTRAP)
     known, wrong = ~np.isnan(is_right), np.nan_to_num(1 - is_right)
-    errors = [(wrong * draw).sum(1) / (known * draw).sum(1).clip(1) for draw in draws]
-    low, high = np.quantile([gain(error) for error in errors], (0.025, 0.975))
-    expected = np.clip(gain(1 - np.array([row["accuracy"] for row in rows])), low, high)
+    errors = (draws @ wrong.T) / (draws @ known.T.astype(int)).clip(1)
+    low, high = np.quantile(gains(errors), (0.025, 0.975))
+    expected = np.clip(gains(1 - np.array([[row["accuracy"] for row in rows]]))[0], low, high)
     names = {"accuracy": expected, "low": low, "high": high}
     band = {name: float(today + value) for name, value in names.items()}
     return [*rows, {"photos": twice, **band, "is_expected": True}]

@@ -107,8 +107,8 @@ class PenaltyPath:
     def _preconditioner(self, strength: float, hessian: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """Returns a product with the inverse of a Hessian, to which the penalty is added."""
         hessian = hessian + (penalties(len(hessian), 1 / strength) + 1e-6 * hessian.diagonal().max()).diag()
-        factor = torch.linalg.cholesky(hessian)
-        return lambda gradient: torch.cholesky_solve(gradient.flatten(1), factor).view_as(gradient)
+        factor = torch.linalg.cholesky(hessian).float()  # an estimate need not be exact, and fp32 is faster
+        return lambda gradient: torch.cholesky_solve(gradient.flatten(1).float(), factor).double().view_as(gradient)
 
     def _point(self, strength: float, coefficients: torch.Tensor) -> PathPoint:
         data, heads = self.data, coefficients.float()

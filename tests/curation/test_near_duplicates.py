@@ -54,7 +54,7 @@ def test_a_burst_is_connected_without_comparing_all_its_photos():
 
 
 def test_photos_that_are_not_alike_are_connected_by_others_that_are(monkeypatch):
-    def is_next(thumbnails, pairs, similar):
+    def is_next(thumbnails, levels, pairs, similar):
         which = (pairs.first - pairs.second).abs() == 1
         return Pairs(pairs.first[which], pairs.second[which], torch.ones(int(which.sum())))
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 
-from photo_classifier.evaluation.learning_curve import UNTOLD, advice, learning_curve, power_law
+from photo_classifier.evaluation.learning_curve import EXPONENTS, UNTOLD, advice, learning_curve, power_law
 from photo_classifier.training.more_photos import learning_text
 
 SIZES = np.array([100, 200, 300, 400])
@@ -9,7 +10,20 @@ SIZES = np.array([100, 200, 300, 400])
 
 def test_the_power_law_finds_what_a_power_law_goes_on_to():
     errors = 0.02 + 0.3 * (SIZES / 400.0) ** -0.5
-    assert abs(power_law(SIZES, errors, 800) - (0.02 + 0.3 * 2**-0.5)) < 1e-6
+    assert abs(power_law(SIZES, errors[None], np.array([800]))[0, 0] - (0.02 + 0.3 * 2**-0.5)) < 1e-6
+
+
+def test_the_power_law_is_the_best_one_without_a_negative_part():
+    def best(errors):
+        fits = []
+        for exponent in EXPONENTS:
+            columns = np.stack([np.ones(4), (SIZES / 400) ** -exponent], 1)
+            (floor, slope), residual = nnls(columns, errors)
+            fits.append((residual, floor + slope * 2**-exponent))
+        return min(fits)[1]
+
+    curves = np.random.default_rng(0).uniform(0, 0.5, (40, 4))
+    assert np.allclose(power_law(SIZES, curves, np.array([800]))[:, 0], [best(errors) for errors in curves])
 
 
 def test_a_rising_curve_asks_for_the_class_that_gains_and_a_flat_one_for_nothing():
