@@ -14,6 +14,11 @@ from photo_classifier.evaluation.metrics import wilson_interval
 LABELS = ["cat", "dog"] * 20
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")  # lines that are looked for are not broken, wherever the tests run
+
+
 def write_csv(path, rows):
     with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, rows[0], extrasaction="ignore")
