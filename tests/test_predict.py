@@ -334,7 +334,7 @@ def test_a_report_without_labels_shows_the_answers_and_says_where_labels_come_fr
     shutil.copy("r/report.json", "rep")  # of an earlier prediction
     name = image_folder / "cat" / "09.png"
     done = cli("predict", "--model_fn", "tiny.pth", "--input", name, "--report", "rep", "--n_workers", 0)
-    assert "no labels are known, so it shows the answers alone; give class folders or a table with labels" in done.out
+    assert "no labels are known, so it shows only the answers; give class folders or a table with labels" in done.out
     assert os.listdir("rep") == [PAGE]
     page = open(f"rep/{PAGE}", encoding="utf-8").read()
     assert "1 photos were" not in page

@@ -869,7 +869,9 @@ PREDICTIONS = [
     Step("does not end in .png; give a name", "predict {P} --sheet x.jpg", "--sheet {0}", r"like (\S+)"),
     Step("--sheet {} was not written by this tool", "predict {P} --sheet loose/cat00.png", "--sheet x.png"),
     Step("is the folder of a training run; give", "predict {P} --report r", "--report new"),
-    Step("no labels are known, so it shows the answers", "predict {P} --input loose --report new", "--input photos"),
+    Step(
+        "no labels are known, so it shows only the answers", "predict {P} --input loose --report new", "--input photos"
+    ),
     Step(
         "--report {}: {} was not written by this tool; give another folder",
         "predict {P} --report mine",
