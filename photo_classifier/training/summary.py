@@ -43,7 +43,7 @@ def describe(
     n_all, n_trained = count_parameters(model)
     start, size = "pretrained" if config.use_pretrained else config.weights or "random", model.preprocess.image_size
     say(
-        f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters train; "
+        f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters are trained; "
         f"{size} x {size} pixels, {device}"
     )
     say(f"{INDENT}computes in {str(dtype).removeprefix('torch.')}", level=2)
