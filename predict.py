@@ -317,7 +317,7 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
         say(f"sheet   {totals.parts['sheet'].text(config.sheet)}")
     if config.explain:
         totals.parts["explain"].finish()
-        say(f"heat    {config.explain}: a picture for each photo, red where it speaks most for the answer")
+        say(f"heat    {config.explain}: a picture for each photo; red marks what speaks most for the answer")
     if config.report:
         write_report_folder(config, predictor, totals, title, open_photo)
 
@@ -351,7 +351,7 @@ def write_report_folder(
         for figure, picture in figures_of(name, report, open_photo).items():
             save_picture(os.path.join(folder, f"{figure}.png"), picture)
     else:
-        say("report  no labels are known, so it shows the answers alone; give class folders or a table with labels")
+        say("report  no labels are known, so it shows only the answers; give class folders or a table with labels")
     if content:
         write_report(os.path.join(folder, "report.json"), content)
     path = write_page(folder, about_prediction(config, predictor, totals), open_photo, SECONDS_OF_PHOTOS)
@@ -427,7 +427,7 @@ def finish(counts: Counts, title: str) -> int:
     if counts.n_labelled:
         say(f"{title} {counts.accuracy_text}")
     if counts.n_errors and launcher.is_launched():
-        say("exit status 0 despite errors, or the launcher would repeat the run; see the rows with status `error`")
+        say("exit status 0, or the launcher would repeat the run; the rows with status `error` name the errors")
         return 0
     return 3 if counts.n_errors else 0
 

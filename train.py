@@ -270,7 +270,7 @@ def divide(config: TrainConfig, splits: Splits) -> tuple[list[int], Splits]:
     if not k:
         return [], splits
     pooled = splits.pooled()
-    say(f"folds   {k} of {pluralize(len(pooled.train), 'image')}: each is tested by a head that has not seen it")
+    say(f"folds   {pluralize(len(pooled.train), 'image')} in {k} folds: each is tested by a head trained without it")
     return distributed.broadcast_from_main(lambda: assign_folds(group_copies(pooled.train), k, config.seed)), pooled
 
 

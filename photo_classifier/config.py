@@ -146,7 +146,7 @@ class ModelFlags:
         "FILE",
     )
     weights_key: str | None = flag(
-        None, "where the weights are in that file, if it holds several (default: averaged ones)", "KEY"
+        None, "which weights to take from that file, if it holds several (default: the averaged ones)", "KEY"
     )
     freeze: bool = flag(False, "train only the new head (default: train everything)")
     freeze_until: str | None = flag(
@@ -163,14 +163,14 @@ class ModelFlags:
     sync_bn: bool = flag(False, "share batch-norm statistics between all GPUs of the launcher (default: separate ones)")
     head: str = flag(
         "epochs",
-        "epochs (trained for --n_epochs), or with --freeze logistic: solved exactly, on all images that are not test, "
-        "its penalty chosen by --folds",
+        "how the head is found: epochs (trained for --n_epochs), or logistic (with --freeze: solved exactly on all "
+        "images but the test split, its penalty chosen by --folds)",
         "NAME",
     )
     folds: int | None = flag(
         None,
-        "with --freeze: test on each of K folds a head that the others trained, and train the final head on all images "
-        "that are not test (default: none, or 5 with --head logistic)",
+        "with --freeze: for each of K folds, train a head on the other folds and test it on this one; train the final "
+        "head on all images but the test split (default: none, or 5 with --head logistic)",
         "K",
         number(int, 2),
     )
@@ -178,7 +178,9 @@ class ModelFlags:
         None, "units of a hidden layer in the head (default: no hidden layer)", "N", number(int, 1, 10**6)
     )
     dropout: float = flag(0.0, "share of features dropped in the head", "P", number(float, 0, 0.99))
-    n_classes: int | None = flag(None, "checked against the data (default: from the data)", "N", number(int, 2))
+    n_classes: int | None = flag(
+        None, "number of classes, to check the data against (default: from the data)", "N", number(int, 2)
+    )
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class OptimizationFlags:
     patience: int = flag(4, "plateau: epochs without a lower validation loss before a drop", "N", number(int, 0))
     warmup_epochs: float = flag(0.0, "epochs over which the learning rate rises at the start", "X", number(float, 0))
     label_smoothing: float = flag(
-        0.0, "share of each label given to all classes, in training", "P", number(float, 0, 0.99)
+        0.0, "label smoothing: share of each label spread over all classes, in training", "P", number(float, 0, 0.99)
     )
     monitor: str = flag(
         "accuracy", "validation measure that selects the best epoch: accuracy, loss or macro_f1", "NAME"
@@ -232,7 +234,7 @@ class RunFlags:
         "RUN_DIR",
     )
     save_every: float = flag(
-        10.0, "minutes between saves during an epoch, which is also saved at its end", "MINUTES", number(float, above=0)
+        10.0, "minutes between saves during an epoch; its end is always saved", "MINUTES", number(float, above=0)
     )
     seed: int = flag(0, "seed of all random draws", "N", number(int, 0))
     gpu_id: int | None = flag(None, "-1 is the CPU (default: GPU 0 if there is one)", "N", number(int, -1))
@@ -344,7 +346,9 @@ class InputFlags:
         many=True,
     )
     weights_key: str | None = flag(
-        None, "where the weights are in a file of another script, if it holds several (default: averaged ones)", "KEY"
+        None,
+        "which weights to take from a file of another script, if it holds several (default: the averaged ones)",
+        "KEY",
     )
     head_activation: tuple[str, ...] = flag(
         (),
@@ -386,7 +390,10 @@ class InputFlags:
         many=True,
     )
     input: tuple[str, ...] = flag(
-        (), "images, folders, archives and tables (default: the held-out images of training)", "PATH", many=True
+        (),
+        "images, folders, archives and tables to predict (default: the held-out images of training)",
+        "PATH",
+        many=True,
     )
     path_column: str | None = flag(None, "a table's column of paths (default: found by its usual names)", "NAME")
     label_column: str | None = flag(None, "a table's column of labels (default: found by its usual names)", "NAME")
@@ -406,14 +413,15 @@ class OutputFlags:
     probabilities: bool = flag(False, "add a column for the probability of every class")
     min_probability: float = flag(0.0, "answer `unknown` below this probability", "P", number(float, 0, 1))
     unknown: bool = flag(
-        False, "answer `unknown` also to photos that are unlike the training photos (of a checkpoint with --freeze)"
+        False, "also answer `unknown` to photos unlike the training photos (needs a checkpoint trained with --freeze)"
     )
     false_alarm: float = flag(
-        0.05, "share of photos like the training photos that --unknown may refuse", "R", number(float, 0, 1)
+        0.05, "share of photos like the training photos that --unknown may refuse by mistake", "R", number(float, 0, 1)
     )
     coverage: float | None = flag(
         None,
-        "add a column with the classes that hold the true one for this share of photos, such as 0.9 (default: none)",
+        "add a column with a set of classes, which contains the true one for this share of photos, such as 0.9 "
+        "(default: none)",
         "R",
         number(float, at_most=1, above=0),
     )
@@ -424,7 +432,7 @@ class OutputFlags:
         None, "a folder for report.html, and for report.json and figures if labels are known (default: none)", "DIR"
     )
     explain: str | None = flag(
-        None, "a folder for a heat map over each photo: where it speaks for the answer (default: none)", "DIR"
+        None, "a folder for a heat map of each photo, which marks what led to the answer (default: none)", "DIR"
     )
 
 

@@ -56,8 +56,8 @@ class Comparison:
             )
         if apart := [name for name in others if named[name].answers and not same_photos(named[name], named[best])]:
             notes.append(
-                f"measured on other held-out photos than {best}: {', '.join(apart)}; their accuracies cannot be set "
-                "side by side, only the counts on shared photos"
+                f"measured on other held-out photos than {best}: {', '.join(apart)}; their accuracies cannot be "
+                "compared directly, only the counts on shared photos"
             )
         return notes
 
@@ -152,10 +152,11 @@ def heading(comparison: Comparison) -> str:
     if not n:
         why = "shares no held-out photo with another run" if best.answers else "has no answers to count"
         return f"{name} {why}, so it is compared with none."
-    many = f", which is {LEVEL:g} shared by {n} comparisons" * (n > 1)
+    many = f" ({LEVEL:g} divided by {n} comparisons)" * (n > 1)
     return (
-        f"The best is {name}. {'The other' if n == 1 else 'Each other run'} beside it, photo by photo; p is how often "
-        f"chance alone would differ as much (McNemar's exact test), and counts below {comparison.level:.2g}{many}:"
+        f"The best is {name}. {'The' if n == 1 else 'Each'} other run is compared with it photo by photo. p is how "
+        "likely such a difference is by chance alone (McNemar's exact test). The difference counts if p is below "
+        f"{comparison.level:.2g}{many}:"
     )
 
 

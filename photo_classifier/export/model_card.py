@@ -93,7 +93,9 @@ def _accuracy(report: Mapping | None, is_held_out: bool) -> str:
     if not report:
         return "Not measured: no labels are known."
     whose = (
-        "that training held out" if is_held_out else "that were named for this card; those of its training flatter it"
+        "that training held out"
+        if is_held_out
+        else "that were named for this card (training photos among them raise the accuracy)"
     )
     low, high = report["accuracy_interval_95"]
     all_classes = f"{report['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f}; macro F1 {report['macro_f1']:.4f}."

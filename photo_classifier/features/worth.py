@@ -45,5 +45,5 @@ def _lack_of_room(name: str, plan: ExtractionPlan, requests: Mapping[str, Featur
         )
     sizes = [f"{pluralize(len(one.dataset), 'photo')} x {pluralize(one.n_views, 'view')}" for one in requests.values()]
     total = sum(len(one.dataset) * one.n_views for one in requests.values()) * plan.row_bytes
-    say(f"stores  the output of {name} for {' + '.join(sizes)} = {size_text(total)} in {cache}; what follows trains")
+    say(f"stores  the output of {name} for {' + '.join(sizes)} = {size_text(total)} in {cache}; later layers train")
     return ""

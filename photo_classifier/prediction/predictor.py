@@ -175,8 +175,7 @@ class Predictor:
         if not self.novelty:
             reason = self.metadata.get("no_novelty") or "start a new run with --freeze and this version"
             raise UserError(
-                f"{model_fn} does not know how far its training photos are apart (--unknown): {reason}; or use "
-                "--min_probability"
+                f"{model_fn} keeps no distances to its training photos (--unknown): {reason}; or use --min_probability"
             )
         return self.novelty.threshold(false_alarm)
 

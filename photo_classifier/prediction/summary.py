@@ -6,6 +6,7 @@ from photo_classifier.prediction.results import Counts, Totals, share_text
 from photo_classifier.runtime.text import escape_surrogates, percent, pluralize
 
 MANY = 2  # times as many photos are refused as are by mistake
+BIASED = "the accuracy on them looks better than it is"
 INDENT = " " * 8
 
 
@@ -32,12 +33,12 @@ def answered_lines(counts: Counts, min_probability: float, false_alarm: float | 
         if counts.n_unlike <= MANY * false_alarm * counts.n_ok + MANY:
             lines.append(f"{text}, as happens to about {percent(false_alarm)} of suitable photos")
         else:
-            text += f", far more than the {percent(false_alarm)} of suitable photos to which this happens"
+            text += f", far more than the {percent(false_alarm)} that is usual for suitable photos"
             lines.append(f"{text}; look at some, and if they show your classes, label them and train with them too")
     if n_unsure := counts.n_unknown - counts.n_unlike:
         lines.append(
             f"refused {pluralize(n_unsure, 'photo')} with a probability below {min_probability:g} (answer `unknown`): "
-            "the model is not sure; column `best_guess` has what it would have said"
+            "the model is not sure; column `best_guess` has its most probable class"
         )
     return lines
 
@@ -56,6 +57,6 @@ def seen_text(counts: Counts) -> str:
     if not counts.n_seen_labelled:
         return f"{text}the model has learned their answers, so it will do worse on new photos"
     if not n_others:
-        return f"{text}the accuracy on them flatters; predict photos that the model has not seen to know how good it is"
+        return f"{text}{BIASED}; predict photos that the model has not seen to know how good it is"
     others = share_text(counts.n_correct - counts.n_seen_correct, n_others)
-    return f"{text}the accuracy on them flatters; on the other photos it is {others}"
+    return f"{text}{BIASED}; on the other photos it is {others}"

@@ -61,10 +61,10 @@ class KnownPhotos:
             if len(left) < 2:
                 gone = ", ".join([name for label, name in enumerate(class_names) if label not in left][:MOST_NAMED])
                 return (
-                    f"all photos of {gone} were held out at once, being a single photo, copies or one group; add "
-                    "others, and start a new run"
+                    f"all photos of {gone} were held out at once, because they are a single photo, copies or one "
+                    "group; add others, and start a new run"
                 )
-        return f"{pluralize(len(self.held_out), 'photo')} held out did not differ; add photos, and start a new run"
+        return f"too few different photos were held out ({len(self.held_out)}); add photos, and start a new run"
 
     def few(self, class_names: Sequence[str]) -> list[str]:
         """Returns the classes of which fewer photos were held out than a figure needs."""

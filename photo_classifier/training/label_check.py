@@ -80,7 +80,7 @@ def _text(run: Run, found: Sequence[LabelCheck], n_judged: int) -> str:
     if not found:
         return ""
     worst, folder = found[0], run.folder
-    first = f"first {escape_surrogates(worst.sample.path)}: labelled {worst.sample.label}, {worst.reason}"
+    first = f"first {escape_surrogates(worst.sample.path)}: labelled {worst.sample.label}, but {worst.reason}"
     return (
         f"{len(found):,} of {pluralize(n_judged, 'label')} {'look' if len(found) > 1 else 'looks'} wrong ({first}): "
         f"see {folder / 'suspects.png'}, correct suspects.csv beside it, and train with that"

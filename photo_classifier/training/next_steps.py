@@ -184,7 +184,7 @@ def test_by_folds(config: TrainConfig, measured: Measured) -> Step | None:
     if high - low <= WIDE or n_folds(config) or not measured.stores_features or config.unfreeze_after:
         return None
     n = pluralize(measured.report["n_images"], "held-out photo")
-    text = f"with {n} the accuracy is only known to lie between {low:.2f} and {high:.2f}; folds test on more"
+    text = f"with only {n}, the accuracy may be anywhere between {low:.2f} and {high:.2f}; folds test on more photos"
     return Step(text, {"folds": 5}, "folds")
 
 
@@ -210,7 +210,7 @@ def solve_head(config: TrainConfig, measured: Measured) -> Step | None:
     if measured.accuracy >= GOOD or config.head_hidden or config.unfreeze_after:
         return None
     changes = dict.fromkeys((*EPOCHS_ALONE, "head_hidden"))
-    return Step("the head can be solved exactly, in seconds", {**changes, "head": "logistic"}, "solved")
+    return Step("solve the head exactly, which takes seconds", {**changes, "head": "logistic"}, "solved")
 
 
 ADVICE: Sequence[Callable[[TrainConfig, Measured], Step | None]] = (

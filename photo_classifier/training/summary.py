@@ -43,7 +43,7 @@ def describe(
     n_all, n_trained = count_parameters(model)
     start, size = "pretrained" if config.use_pretrained else config.weights or "random", model.preprocess.image_size
     say(
-        f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters train; "
+        f"model   {config.model_name} ({start} weights), {n_trained:,} of {n_all:,} parameters are trained; "
         f"{size} x {size} pixels, {device}"
     )
     say(f"{INDENT}computes in {str(dtype).removeprefix('torch.')}", level=2)
@@ -53,10 +53,10 @@ def describe(
     if config.head == "logistic":
         views = pluralize(n_views(config), "view")
         say(
-            f"train   a head that is solved: logistic regression on {views} of each image, "
-            f"its penalty chosen by folds, augmentation {config.augment}"
+            f"train   the head alone, solved as a logistic regression on {views} of each image; "
+            f"folds choose its penalty; augmentation {config.augment}"
         )
-        say(f"{INDENT}the lines below show the search for the penalty C; the kept one is then solved to the end")
+        say(f"{INDENT}each line below tries a penalty C; the head is then solved exactly for the best one")
         return
     passes = f" ({config.accumulate} passes each)" if config.accumulate > 1 else ""
     trains_backbone = any(p.requires_grad for p in model.parameters_by_part()["backbone"])
@@ -77,7 +77,7 @@ def _parts_text(config: TrainConfig, rates: str, has_norm: bool) -> str:
     first, then = (
         f"epoch {part.stop}" if len(part) == 1 else f"epochs {part.start + 1} to {part.stop}" for part in parts(config)
     )
-    layers = f"the layers behind {config.freeze_until}" if config.freeze_until else "all layers"
+    layers = f"the layers after {config.freeze_until}" if config.freeze_until else "all layers"
     layers += " but batch norm" * has_norm
     return (
         f"{first}: the head alone at {config.lr:g}; {then}: {layers} at {rates}; the schedule restarts in "
@@ -208,7 +208,7 @@ def indistinguishable_epochs(accuracies: Sequence[float], epoch: int, n_images: 
     is_tie = accuracies.count(accuracies[epoch]) > 1 and chosen_by_accuracy
     return (
         f"with {n_images} images, {pluralize(n, 'other epoch')} of {len(accuracies)} cannot be told apart from it: "
-        f"their accuracy is within its interval{'; of those as accurate the one with the lowest loss is kept' * is_tie}"
+        "their accuracy is within its interval" + "; the lowest loss decides between equally accurate epochs" * is_tie
     )
 
 

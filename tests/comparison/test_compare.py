@@ -62,7 +62,7 @@ def test_a_table_has_only_the_settings_that_differ_and_the_verdict_counts_shared
     assert first == "A  0.9750    0.8712 to 0.9956  40 validation  0.2500  1 min 15 s"
     rows = [line.split() for line in (header, *settings)]
     assert rows == [["data", "train", "head_hidden"], ["A", "photos", "7", "64"], ["B", "photos", "7", "-"]]
-    assert heading.startswith("The best is A. The other beside it")
+    assert heading.startswith("The best is A. The other run is compared with it")
     counts = "of 40 shared photos only A is right on 10, only B on 1; this can hardly be chance (p 0.012)."
     assert f"A is better than B: {counts}" in " ".join(done.out.split())
     (best, other) = csv.DictReader(open("all.csv", encoding="utf-8"))
@@ -87,7 +87,7 @@ def test_of_many_runs_each_is_compared_with_the_best_at_a_stricter_level(cli):
     assert "A is better than B: " in cli("compare", "runs/a", "runs/b").out
     make_run("runs/deeper/c", wrong=range(7), lr=0.1)
     done = cli("compare", "runs")
-    assert "counts below 0.025, which is 0.05 shared by 2 comparisons" in " ".join(done.out.split())
+    assert "counts if p is below 0.025 (0.05 divided by 2 comparisons):" in " ".join(done.out.split())
     assert "A and B cannot be told apart: " in done.out
     assert "A is better than C: " in done.out
 

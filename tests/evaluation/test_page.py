@@ -137,7 +137,7 @@ def test_the_sections_come_in_their_order_and_say_what_was_measured(written):
     assert [pair["photos"][0].name[1] for pair in label_content(written.folder)["pairs"]] == ["5", "3", "1"]
     assert "0.87" in words
     assert "1 of these photos has no heat map: there was no time for more." in words
-    assert "not reached by ten answers or more" in words
+    assert "not reached with ten or more answers" in words
     assert "160 (expected)" in words
     assert f"More photos of {CLASSES[0]} help most." in words
 

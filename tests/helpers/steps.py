@@ -869,7 +869,9 @@ PREDICTIONS = [
     Step("does not end in .png; give a name", "predict {P} --sheet x.jpg", "--sheet {0}", r"like (\S+)"),
     Step("--sheet {} was not written by this tool", "predict {P} --sheet loose/cat00.png", "--sheet x.png"),
     Step("is the folder of a training run; give", "predict {P} --report r", "--report new"),
-    Step("no labels are known, so it shows the answers", "predict {P} --input loose --report new", "--input photos"),
+    Step(
+        "no labels are known, so it shows only the answers", "predict {P} --input loose --report new", "--input photos"
+    ),
     Step(
         "--report {}: {} was not written by this tool; give another folder",
         "predict {P} --report mine",
@@ -1038,7 +1040,7 @@ NOT_FOLLOWED = {
         "them apart: it is empty for answers",
     ),
     "of what is known of the photos: tests/prediction/test_unknown.py and tests/curation": (
-        "does not know how far its training photos are apart",
+        "keeps no distances to its training photos",
         "keeps no probabilities of held-out photos",
         "the distances of this checkpoint are for",
         "changed answers, probabilities differ by at most",
@@ -1050,8 +1052,8 @@ NOT_FOLLOWED = {
         "correct the labels of clusters of several classes, or",
         "correct the labels of clusters of several classes, and",
         "no features were stored; start a new run",
-        "held out at once, being a single photo, copies or one group; add others",
-        "held out did not differ; add photos",
+        "held out at once, because they are a single photo, copies or one group; add others",
+        "too few different photos were held out",
         "could be read; start a new run with others",
         "start a new run with --freeze and this version",
         "Tried with each class left out in turn: AUROC",
@@ -1104,6 +1106,6 @@ NOT_FOLLOWED = {
         "split splits set subset",
         "train loss {} accuracy {}",
         "train up to {}, augmentation {}",
-        "train a head that is solved",
+        "train the head alone, solved",
     ),
 }

@@ -218,7 +218,7 @@ def test_a_frozen_training_that_keeps_no_distances_says_why_and_so_does_its_chec
     )
     done = cli("train", *argv)
     assert done.status == 0, done.err
-    reason = "all photos of dog were held out at once, being a single photo, copies or one group; add others"
+    reason = "all photos of dog were held out at once, because they are a single photo, copies or one group; add others"
     assert f"refusal photos of none of the classes cannot be refused: {reason}" in done.out
     assert json.load(open("r/report.json", encoding="utf-8"))["refusal_skipped"].startswith(reason)
     asked = ("predict", "--model_fn", "two.pth", "--input", "two")

@@ -65,7 +65,7 @@ def test_a_normal_run_prints_the_expected_lines_and_nothing_else(trained_once):
     assert starts.count("next") <= 3
     assert starts[-2:] == ["result", "validation"], "the result comes last"
     assert re.search(r"^data +\S+: .*24 train, 15 valid images", trained_once.out, re.M)
-    model = rf"^model +{NAME} \(random weights\), [\d,]+ of [\d,]+ parameters train; 32 x 32 pixels, cpu$"
+    model = rf"^model +{NAME} \(random weights\), [\d,]+ of [\d,]+ parameters are trained; 32 x 32 pixels, cpu$"
     assert re.search(model, trained_once.out, re.M)
     assert re.search(r"^use +python predict.py --model_fn tiny.pth\n +tensorboard --logdir .", trained_once.out, re.M)
     assert not trained_once.err

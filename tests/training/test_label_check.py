@@ -41,7 +41,7 @@ def test_a_photo_in_the_folder_of_another_class_is_named_and_its_table_trains(ki
     assert {row["suggested"] for row in rows} == {"cat", "dog", "개"}
     assert rows[0]["path"] == str(image_folder / "dog" / "a cat.png")
     assert (rows[0]["label"], rows[0]["suggested"]) == ("dog", "cat")
-    assert f"first {rows[0]['path']}: labelled dog, cat is" in done.out
+    assert f"first {rows[0]['path']}: labelled dog, but cat is" in done.out
     assert Image.open("r/suspects.png").height > 144
     # the corrected table takes the place of the folders, with the same splits
     text = open("r/suspects.csv", encoding="utf-8", newline="").read().replace("a cat.png,dog", "a cat.png,cat")

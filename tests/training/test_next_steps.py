@@ -45,14 +45,14 @@ CASES = {
         "dog has only 7 training photos, and 2 of 5 were recognised",
         "--class_weights balanced",
     ),
-    "test_by_folds": (FROZEN, {"report": FEW, **STORED}, "with 20 held-out photos", "--folds 5"),
+    "test_by_folds": (FROZEN, {"report": FEW, **STORED}, "with only 20 held-out photos", "--folds 5"),
     "fine_tune": (
         f"{FROZEN} --head logistic",
         {"seconds_per_view": 0.2},
         "try fine-tuning (about 10 minutes)",
         "--freeze --unfreeze_after 3 --n_epochs 8",
     ),
-    "solve_head": (f"{FROZEN} --n_epochs 20 --dropout 0.1", STORED, "solved exactly", "--head logistic"),
+    "solve_head": (f"{FROZEN} --n_epochs 20 --dropout 0.1", STORED, "solve the head exactly", "--head logistic"),
 }
 
 
