@@ -242,6 +242,7 @@ def run_name_words(config: TrainConfig, splits: Splits, given: Mapping[str, obje
         _word(name, given[name])
         for name, default in result_flags().items()
         if name in given and name not in NOT_IN_NAMES and given[name] != default
+        if name != "labels" or config.data_dir  # without a folder, the data has the table's name
     ]
     lengths = itertools.accumulate(len(word) + 1 for word in words)
     return [data, how, *(word for word, n in zip(words, lengths, strict=True) if n <= MOST_LETTERS)]

@@ -142,6 +142,16 @@ def test_the_sections_come_in_their_order_and_say_what_was_measured(written):
     assert f"More photos of {CLASSES[0]} help most." in words
 
 
+def test_a_single_epoch_is_one_in_the_page(tmp_path):
+    losses = {"epoch": 1, "train_loss": 1, "train_accuracy": 0.4, "valid_loss": 2, "valid_accuracy": 0.6}
+    write_report(tmp_path / "report.json", {"validation": report_of(["gone.png"] * 12)})
+    write_table(tmp_path / "metrics.csv", [losses])
+    text = write_page(tmp_path, about(), Thumbnails(10**6, 16)).read_text(encoding="utf-8")
+    assert "The epoch as a table" in text
+    charts = text.partition('id="matrix"')[0]
+    assert charts.count('text-anchor="middle">1</text>') == 2, "a tick of the loss, and one of the accuracy"
+
+
 def test_only_what_is_there_is_shown(tmp_path):
     write_report(tmp_path / "report.json", {"input": report_of(["gone.png"] * 12)})
     path = write_page(tmp_path, about(), Thumbnails(10**6, 16))

@@ -37,8 +37,9 @@ def test_many_classes_are_cut_short():
         ({}, ["photos", "scratch"]),
         ({"use_pretrained": True, "n_epochs": 20, "lr": 0.001}, ["photos", "finetuned", "epochs20"]),
         ({"freeze": True, "head_hidden": 64, "seed": 3}, ["photos", "frozen", "head_hidden64", "seed3"]),
-        ({"labels": "my/list.csv", "augment": "trivial", "lr": 1e-4, "freeze_bn": True},
+        ({"data_dir": "photos", "labels": "my/list.csv", "augment": "trivial", "lr": 1e-4, "freeze_bn": True},
          ["photos", "scratch", "labels_list", "augment_trivial", "freeze_bn", "lr0.0001"]),
+        ({"labels": "photos.csv", "seed": 3}, ["photos", "scratch", "seed3"]),
     ],
 )  # fmt: skip
 def test_the_name_of_a_run_says_what_was_set(given, words):
