@@ -317,7 +317,9 @@ def write_pictures(config: PredictConfig, predictor: Predictor, totals: Totals, 
         say(f"sheet   {totals.parts['sheet'].text(config.sheet)}")
     if config.explain:
         totals.parts["explain"].finish()
-        say(f"heat    {config.explain}: a picture for each photo; red marks what speaks most for the answer")
+        which = "a picture for each photo that could be read" if totals.counts.n_errors else "a picture for each photo"
+        text = f"{config.explain}: {which}; red marks what speaks most for the answer"
+        say(f"heat    {text if totals.counts.n_ok else 'none: no photo could be read'}")
     if config.report:
         write_report_folder(config, predictor, totals, title, open_photo)
 
@@ -351,7 +353,8 @@ def write_report_folder(
         for figure, picture in figures_of(name, report, open_photo).items():
             save_picture(os.path.join(folder, f"{figure}.png"), picture)
     else:
-        say("report  no labels are known, so it shows only the answers; give class folders or a table with labels")
+        why = "no labels are known, so it shows only the answers; give class folders or a table with labels"
+        say(f"report  {why if totals.counts.n_ok else 'no photo could be read, so there is nothing to show'}")
     if content:
         write_report(os.path.join(folder, "report.json"), content)
     path = write_page(folder, about_prediction(config, predictor, totals), open_photo, SECONDS_OF_PHOTOS)

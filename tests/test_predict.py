@@ -340,6 +340,11 @@ def test_a_report_without_labels_shows_the_answers_and_says_where_labels_come_fr
     assert "1 photos were" not in page
     assert "1 photo has no known label" in page
     assert "09.png" in page
+    open("broken.jpg", "w").close()
+    done = cli("predict", "--model_fn", "tiny.pth", "--input", "broken.jpg", "--report", "rep", "--explain", "heat")
+    assert "heat    none: no photo could be read" in done.out
+    assert "report  no photo could be read" in done.out
+    assert "No photo could be read, so there is no answer." in open(f"rep/{PAGE}", encoding="utf-8").read()
 
 
 MISTAKES = {

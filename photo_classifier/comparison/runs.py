@@ -18,13 +18,14 @@ from photo_classifier.data.samples import split_title
 from photo_classifier.runtime.errors import UserError, did_you_mean_path
 from photo_classifier.runtime.files import read_json
 from photo_classifier.runtime.plain_values import first_failed, first_mismatch
-from photo_classifier.runtime.text import escape_surrogates
+from photo_classifier.runtime.text import escape_surrogates, own_name
 from photo_classifier.training.run_files import CONFIG, ENDED, FINISHED, LAST, PREDICTIONS, REPORT
 
 # Of several the first is shown: out-of-fold answers are several times as many as those of a test split, and validation
 # has chosen the epoch, so that its accuracy is a little too high.
 VALID, UNSEEN = split_title("valid"), ("out-of-fold", split_title("test"))
 TITLES = (*UNSEEN, VALID)
+MARKS = (CONFIG, LAST, FINISHED)  # any of them tells the folder of a run, also of one that has lost the others
 
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -76,18 +77,22 @@ class FinishedRun:
     def data(self) -> str:
         """The name of the data."""
         source = self.settings.get("dataset_name") or self.settings.get("data_dir") or self.settings.get("labels") or ""
-        return escape_surrogates(os.path.basename(os.path.normpath(str(source))))
+        return escape_surrogates(own_name(str(source))) if source else "-"
 
 
 def find_folders(paths: Iterable[str]) -> list[str]:
     """Returns the run folders that are named: a folder that is none stands for all runs below it."""
     found: dict[str, str] = {}
     for path in paths:
-        is_run = os.path.exists(os.path.join(path, CONFIG))
-        below = [] if is_run else sorted(str(file.parent) for file in Path(path).rglob(CONFIG))
+        files = () if _is_of_a_run(path) else (file for name in MARKS for file in Path(path).rglob(name))
+        below = sorted({str(file.parent) for file in files})
         for folder in below or [os.path.normpath(path)]:
             found.setdefault(os.path.realpath(folder), folder)
     return list(found.values())
+
+
+def _is_of_a_run(folder: str) -> bool:
+    return any(os.path.exists(os.path.join(folder, name)) for name in MARKS)
 
 
 def load_run(folder: str) -> FinishedRun:
@@ -95,6 +100,8 @@ def load_run(folder: str) -> FinishedRun:
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder}{did_you_mean_path(folder)}")
     settings, report, finished = (_json(folder, name) for name in (CONFIG, REPORT, FINISHED))
+    if not settings and _is_of_a_run(folder):
+        raise UserError(f"there is no {os.path.join(folder, CONFIG)}")
     if os.path.exists(os.path.join(folder, ENDED)):
         raise UserError(f"{folder} is a dry run, or a run that ended before its first save")
     if not {"n_epochs", "model_name"} <= settings.keys():

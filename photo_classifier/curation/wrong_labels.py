@@ -17,6 +17,7 @@ from photo_classifier.evaluation.photo_sheets import answer_caption, photo_tile
 # labels that were changed at random they mark 30 to 70 % (of solar cells, where the head is right in 85 %, 5 %).
 ODDS = 30
 FEWEST = 5  # photos of a class; the head of a fold learns too little from fewer
+RECOGNISED = 0.5  # share of a class; a head that misses most of it cannot say that one of its labels is wrong
 N_SHOWN = 48
 
 
@@ -63,11 +64,13 @@ def rank_labels(parts: Sequence[Judged], class_names: Sequence[str]) -> list[Lab
     own = log_p.gather(1, labels[:, None])[:, 0]
     log_odds = log_p.scatter(1, labels[:, None], -torch.inf).max(1).values - own
     best, suggested = log_p.max(1)
+    n_right = labels[suggested == labels].bincount(minlength=len(class_names))[labels]
 
     def check(row: int) -> LabelCheck:
         """Returns what is said of the label in that row."""
         name, odds = class_names[suggested[row]], math.exp(min(log_odds[row].item(), 100))
-        is_doubtful = odds >= ODDS and counts[row] >= FEWEST
+        is_known = counts[row] >= FEWEST and n_right[row] >= RECOGNISED * counts[row]
+        is_doubtful = odds >= ODDS and is_known
         reason = f"{name} is {'over 1,000' if odds > 1000 else round(odds)} times as likely" if is_doubtful else ""
         return LabelCheck(*photos[row], name, best[row].exp().item(), reason)
 

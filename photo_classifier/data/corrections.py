@@ -9,13 +9,12 @@ from photo_classifier.data.tables import Table
 from photo_classifier.runtime.text import pluralize
 
 SUSPECTS = "suspects.csv"
-COLUMNS = {"suggested", "probability", "reason"}
 
 
 def is_label_check(file: str) -> bool:
     """Returns whether a file is the table of an earlier check, whatever it is called now."""
     is_table = is_table_name(file) and os.path.isfile(file)
-    return os.path.basename(file) == SUSPECTS or (is_table and COLUMNS.issubset(Table(file).header))
+    return os.path.basename(file) == SUSPECTS or (is_table and Table(file).is_label_check())
 
 
 def corrections(table: Table) -> list[str]:
@@ -24,7 +23,7 @@ def corrections(table: Table) -> list[str]:
     The table itself does not tell what was in it before. The run's `splits.csv` does, as long as it lies beside it.
     """
     beside = os.path.join(os.path.dirname(table.file), "splits.csv")
-    if not COLUMNS.issubset(table.header) or not os.path.isfile(beside):
+    if not table.is_label_check() or not os.path.isfile(beside):
         return []
     before, now = ({row.path: row.label for row in some.rows()} for some in (Table(beside), table))
     n_changed = sum(before.get(path, label) != label for path, label in now.items())

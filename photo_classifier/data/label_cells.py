@@ -30,7 +30,7 @@ def one_hot_label(names: Sequence[str], cells: Sequence[str]) -> tuple[str, str]
     return (ones[0], "") if len(ones) == 1 else ("", _several(ones) if ones else "has no label")
 
 
-def label_reader(cells: Iterable[str], names: dict[str, str]) -> ReadLabel:
+def label_reader(cells: Iterable[str], names: dict[str, str], has_lists: bool = True) -> ReadLabel:
     """Returns a function from a cell of the label column to its label.
 
     Several labels are a JSON list, or labels of other lines with a separator between them.
@@ -38,6 +38,7 @@ def label_reader(cells: Iterable[str], names: dict[str, str]) -> ReadLabel:
     Args:
         cells: all cells of the column.
         names: those of numbered classes.
+        has_lists: whether a cell may hold several labels; otherwise each is the name of a class as it stands.
     """
     known = {cell for cell in cells if cell}
     are_decimal = all(re.fullmatch(r"-?\d+(\.0+)?", cell) for cell in known)
@@ -45,7 +46,7 @@ def label_reader(cells: Iterable[str], names: dict[str, str]) -> ReadLabel:
     @functools.cache  # cells repeat
     def read(cell: str) -> tuple[str, str]:
         """Returns the label of a cell, and why it has none that can be used."""
-        labels = _listed(cell) or _separated(cell, known)
+        labels = (_listed(cell) or _separated(cell, known)) if has_lists else []
         if len(labels) > 1:
             return cell, _several(labels)
         label = labels[0] if labels else cell

@@ -23,6 +23,7 @@ from photo_classifier.data.table_columns import (
 from photo_classifier.data.table_files import LISTS, read_cells
 from photo_classifier.runtime.errors import UserError
 
+CHECKED = {"suggested", "probability", "reason"}  # columns of suspects.csv
 ONE_LABEL = "this tool takes one label for each image"
 
 
@@ -74,6 +75,15 @@ class Table:
     def is_result(self) -> bool:
         """Returns whether predict.py wrote it."""
         return list(self.header[:3]) == ["file_dir", "predict", "probability"]
+
+    def is_label_check(self) -> bool:
+        """Returns whether train.py wrote it, as the suspects.csv of a run."""
+        return CHECKED.issubset(self.header)
+
+    def is_of_a_run(self) -> bool:
+        """Returns whether train.py wrote it: each of its labels is the name of a class as it stands."""
+        is_splits = os.path.basename(self.file) == "splits.csv" and list(self.header[:3]) == ["path", "label", "split"]
+        return is_splits or self.is_label_check()
 
     def lists_images(self) -> bool:
         """Returns whether the first lines name images, as a text or JSON file of something else does not."""
@@ -136,7 +146,7 @@ class Table:
 
     @cached_property
     def _read_label(self) -> ReadLabel:
-        return label_reader(self.cells.of(self.label), self._names_of_numbers[1])
+        return label_reader(self.cells.of(self.label), self._names_of_numbers[1], not self.is_of_a_run())
 
     @cached_property
     def _names_of_numbers(self) -> tuple[str, dict[str, str]]:

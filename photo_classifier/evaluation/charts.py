@@ -148,8 +148,9 @@ def _ticks(
     low: float, high: float, scale: Callable, text: Callable[[float], str], is_whole: bool = False
 ) -> list[dict]:
     values = MaxNLocator(5, integer=is_whole, steps=[1, 2, 5, 10]).tick_values(low, high)
-    inside = [value for value in values if low - 1e-9 <= value <= high + 1e-9]
-    return [{"at": scale(value), "text": text(value)} for value in inside]
+    # by text, as ticks around a single value are all but equal
+    ticks = {text(value): scale(value) for value in values if low - 1e-9 <= value <= high + 1e-9}
+    return [{"at": at, "text": text} for text, at in ticks.items()]
 
 
 def _points(xs: Sequence[float], ys: Sequence[float | None], x: Callable, y: Callable) -> list[tuple[float, float]]:

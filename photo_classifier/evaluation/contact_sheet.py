@@ -104,10 +104,14 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Makes the text readable in the font and cuts it with an ellipsis if it is wider than `width` pixels."""
-    text = readable(text, font)
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}...") > width:
+    """Makes the text readable in the font and cuts it with an ellipsis if it is wider than `width` pixels.
+
+    A probability at its end, `83 %` with a space that does not break, stays.
+    """
+    text, end = re.fullmatch(r"(.*?)( (?:over |under )?\d+\N{NO-BREAK SPACE}%,?)?", text, re.S).groups("")
+    text, end = readable(text, font), readable(end, font)
+    if font.getlength(text + end) <= width:
+        return text + end
+    while text and font.getlength(f"{text}...{end}") > width:
         text = text[:-1]
-    return f"{text}..."
+    return f"{text}...{end}"

@@ -13,6 +13,7 @@ from photo_classifier.runtime.text import percent, pluralize
 
 ALARM = 0.01  # how often photos like the training photos are called unlike them
 FAR = 0.95  # of the held-out photos are nearer than one that is called far, or unfamiliar
+NOTICED = 0.5  # a difference of shares; photos in which it would go unnoticed are not called like the training photos
 N_MOST_UNLIKE = 20
 
 
@@ -66,13 +67,13 @@ class Drift:
     def report(self) -> dict:
         """Returns the result as plain values."""
         n = int(self.counts.sum())
-        limit = math.ceil(FAR * len(self.held_out))
+        limit, is_unlike = math.ceil(FAR * len(self.held_out)), self.p_value < ALARM
         return {
             "n_images": n,
             "p_value": self.p_value,
-            "is_unlike": self.p_value < ALARM,
+            "is_unlike": is_unlike,
             "false_alarm": ALARM,
-            "is_enough": _p_value(1.0, n, len(self.held_out)) < ALARM,
+            "is_enough": is_unlike or _p_value(NOTICED, n, len(self.held_out)) < ALARM,
             "share_far": float(self.counts[limit:].sum() / n) if n else None,
             "far": float(self.held_out[limit - 1]),
             "most_unlike": [{"file_dir": path, "distance": round(d, 4)} for d, path in self._most_unlike],

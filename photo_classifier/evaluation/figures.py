@@ -105,7 +105,7 @@ def curves_figure(rows: Sequence[Mapping[str, str]], kept: int, result: str) -> 
         axes.axvline(kept, color="grey", linestyle=":", label=f"saved {name}")
         axes.set_xlabel(name if name == "epoch" else "step from a strong to a weak penalty")
         axes.set_title(measure, fontsize=10)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # a single epoch has one
         axes.yaxis.set_major_locator(_round_numbers())
         axes.grid(alpha=0.3)
     _show_shares(axes.yaxis)

@@ -212,7 +212,7 @@ def drift_content(drift: Mapping | None) -> dict | None:
     if not drift or not drift["n_images"]:
         return None
     photos = [PagePhoto(row["file_dir"], row) for row in drift["most_unlike"][:MOST_ODD]]
-    text = drift_text(drift)
+    text = drift_text(drift).replace(" %", "\N{NO-BREAK SPACE}%")
     return {"text": f"{text[:1].upper()}{text[1:]}.", "photos": photos, "far": drift.get("far")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,11 @@ def shell_command(*words: object) -> str:
     """Returns words as one types them into this system's shell, quoted where necessary."""
     texts = [str(word) for word in words]
     return subprocess.list2cmdline(texts) if sys.platform == "win32" else shlex.join(texts)
+
+
+def own_name(path: str) -> str:
+    """Returns the name of a file or folder without those above it, also of `.` and `..`."""
+    return os.path.basename(os.path.abspath(path)) or path
 
 
 def percent(share: float, digits: int = 1) -> str:

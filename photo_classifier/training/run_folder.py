@@ -69,8 +69,17 @@ def resume_command(folder: str | Path, *flags: object) -> str:
 
 def train_command(*words: object) -> str:
     """Returns the command that trains with these flags, as this one was called."""
-    script = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
-    return shell_command("python", script, *words)
+    return _script_command("train.py", *words)
+
+
+def predict_command(*words: object) -> str:
+    """Returns the command that predicts with these flags, by the script beside this one."""
+    return _script_command("predict.py", *words)
+
+
+def _script_command(name: str, *words: object) -> str:
+    folder, own = os.path.split(sys.argv[0])
+    return shell_command("python", os.path.join(folder, name) if own == "train.py" else name, *words)
 
 
 def claim_folder(folder: Path, is_new: bool) -> None:

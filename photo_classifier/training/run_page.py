@@ -13,8 +13,9 @@ from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.page import About, write_page
 from photo_classifier.runtime.files import read_json
 from photo_classifier.runtime.packages import version_rows
-from photo_classifier.runtime.text import duration, pluralize, shell_command
+from photo_classifier.runtime.text import duration, own_name, pluralize
 from photo_classifier.training.run_files import REPORT
+from photo_classifier.training.run_folder import predict_command
 from photo_classifier.training.run_state import RunState
 
 
@@ -71,9 +72,9 @@ def _about(folder: Path, state: RunState, splits: Splits, training: FinishedTrai
             *version_rows("torch", "torchvision", "timm"),
         ],
     }
-    command = shell_command("python", "predict.py", "--model_fn", training.checkpoint, "--input", "new_photos")
-    data = Path(splits.root).name or splits.root
-    return About(f"{data}, {training.model_name}", facts, splits.counts_by_class(), training.kept, command=command)
+    command = predict_command("--model_fn", training.checkpoint, "--input", "new_photos")
+    title = f"{own_name(splits.root)}, {training.model_name}"
+    return About(title, facts, splits.counts_by_class(), training.kept, command=command)
 
 
 def _saved(rows: Sequence[Mapping[str, str]], kept: int) -> str:

@@ -22,10 +22,11 @@ from photo_classifier.evaluation.report import report_lines
 from photo_classifier.evaluation.report_files import PAGE
 from photo_classifier.models.classifier import Classifier, count_parameters, has_batch_norm
 from photo_classifier.runtime.console import coloured, say, warn
-from photo_classifier.runtime.text import aligned, duration, pluralize, shell_command
+from photo_classifier.runtime.text import aligned, duration, own_name, pluralize, shell_command
 from photo_classifier.training.best_checkpoint import BestCheckpoint
 from photo_classifier.training.results import EpochResult, Results
 from photo_classifier.training.run import Run
+from photo_classifier.training.run_folder import predict_command
 from photo_classifier.training.run_page import FinishedTraining
 
 INDENT = " " * 8
@@ -165,7 +166,7 @@ def summarize(
             say(INDENT + spread)
     _say_files(run, checkpoint, best, results)
     new = ("--input", "new_photos") if splits.is_pooled and not splits.test else ()
-    say(f"use     {shell_command('python', 'predict.py', '--model_fn', checkpoint.path, *new)}")
+    say(f"use     {predict_command('--model_fn', checkpoint.path, *new)}")
     say(f"{INDENT}{shell_command('tensorboard', '--logdir', run.folder.parent)}")
     for step in steps:
         say(f"next    {step['text']}: {step['command']}")
@@ -233,7 +234,7 @@ MOST_LETTERS = 80  # of the settings in a name
 
 def run_name_words(config: TrainConfig, splits: Splits, given: Mapping[str, object]) -> list[str]:
     """Returns short words that tell this run from others, for its name: data, what trains, and the settings `given`."""
-    data = os.path.splitext(os.path.basename(os.path.normpath(splits.root)))[0][:24]
+    data = os.path.splitext(own_name(splits.root))[0][:24]
     start = "finetuned" if config.use_pretrained or config.weights else "scratch"
     how = "frozen" if config.freeze else f"until_{config.freeze_until}" if config.freeze_until else start
     how = f"unfreeze_after_{config.unfreeze_after}" if config.unfreeze_after else how
@@ -241,6 +242,7 @@ def run_name_words(config: TrainConfig, splits: Splits, given: Mapping[str, obje
         _word(name, given[name])
         for name, default in result_flags().items()
         if name in given and name not in NOT_IN_NAMES and given[name] != default
+        if name != "labels" or config.data_dir  # without a folder, the data has the table's name
     ]
     lengths = itertools.accumulate(len(word) + 1 for word in words)
     return [data, how, *(word for word, n in zip(words, lengths, strict=True) if n <= MOST_LETTERS)]
@@ -269,7 +271,7 @@ def hyperparameters(config: TrainConfig, splits: Splits, preprocess: Preprocess)
         value, unset = getattr(config, name), "none" if types[name] is str else 0
         values[name] = str(value) if isinstance(value, bool) else unset if value is None else value
     known = {
-        "data": os.path.basename(os.path.normpath(splits.root)),
+        "data": own_name(splits.root),
         "n_train": len(splits.train),
         "n_classes": len(splits.class_names),
         "image_size": preprocess.image_size,

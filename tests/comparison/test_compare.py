@@ -188,6 +188,7 @@ def measures(**changed):
     [
         (lambda: shutil.rmtree("runs/x"), "there is no folder runs/x"),
         (lambda: [path.unlink() for path in Path("runs/x").iterdir()], "runs/x is not the folder of a training run"),
+        (lambda: Path("runs/x/config.json").unlink(), "there is no runs/x/config.json"),
         (spoil("config.json", "[" * 100_000), "runs/x/config.json is damaged: it is not a JSON object"),
         (spoil("config.json", '{"architectures": ["bert"]}'), "runs/x is not the folder of a training run"),
         (spoil("ended.json", "{}"), "runs/x is a dry run, or a run that ended before its first save"),
@@ -211,6 +212,8 @@ def test_a_folder_that_holds_no_finished_run_is_told_in_a_line(spoiled, reason, 
     assert done.err.startswith("warning: left out: ")
     assert reason.replace("/", "\\" if sys.platform == "win32" else "/") in done.err
     assert done.err.count("\n") == 1
+    if Path("runs/x").exists() and any(Path("runs/x").iterdir()):
+        assert cli("compare", "runs").err == done.err, "it is found among the others"
     assert_one_line_error(cli("compare", "runs/a", "runs/x"), "nothing to compare: 1 finished run in runs/a runs/x; ")
 
 

@@ -53,10 +53,21 @@ def test_copies_of_a_photo_do_not_confirm_each_others_label(tmp_path):
     assert {check.sample.path for check in checks[:2]} == {samples[0].path, samples[1].path}
 
 
+def bees_taken_for_ants(n_wrong, n_bees):
+    """What is said of so many bees, and of ants, by a head that takes some of the bees for ants."""
+    samples = [Sample(f"{k}.png", "bee" if k < n_bees else "ant") for k in range(40)]
+    log_p = torch.tensor([[-9.0, 0.0, -9.0] if n_wrong <= k < n_bees else [0.0, -9.0, -9.0] for k in range(40)])
+    return rank_labels([Judged("train", samples, log_p)], CLASSES)
+
+
 def test_a_class_of_few_photos_is_not_suspected():
-    n = FEWEST - 1
-    samples = [Sample(f"{k}.png", "bee" if k < n else "ant") for k in range(20)]
-    log_p = torch.tensor([[0.0, -9.0, -9.0]]).expand(20, 3)
-    checks = rank_labels([Judged("train", samples, log_p)], CLASSES)
-    assert [check.sample.label for check in checks[:n]] == ["bee"] * n
+    checks = bees_taken_for_ants(1, FEWEST - 1)
+    assert checks[0].sample.label == "bee"
     assert not any(check.reason for check in checks)
+
+
+def test_a_class_that_is_mostly_missed_is_not_suspected():
+    for n_wrong, n_suspects in ((3, 3), (6, 0)):
+        checks = bees_taken_for_ants(n_wrong, 10)
+        assert [check.sample.label for check in checks[:n_wrong]] == ["bee"] * n_wrong
+        assert sum(bool(check.reason) for check in checks) == n_suspects

@@ -54,6 +54,10 @@ def test_long_captions_do_not_run_into_their_neighbours():
 def test_captions_are_broken_between_words_and_a_title_stands_above():
     font = font_for("a")
     assert sheets._wrapped("says aaaaaaaaaa 83\N{NO-BREAK SPACE}%,\nb", font, 120) == ["says aaaaaaaaaa", "83 %,", "b"]
+    caption = f"says {'a' * 40} over 99\N{NO-BREAK SPACE}%,"
+    _, second = sheets._wrapped(caption, font, 160)
+    assert second.endswith("... over 99 %,"), "the probability stays where the name is cut"
+    assert font.getlength(second) <= 160
     name = "a" * 12 + "-" + "b" * 12 + ".jpg"
     assert "".join(sheets._wrapped(name, font, 120)) == name
     tile = Tile(Image.new("RGB", (9, 9)), "a")

@@ -38,8 +38,16 @@ def test_like_photos_are_seldom_called_unlike_and_nearer_ones_never():
     drift = Drift(held_out)
     drift.add_predictions(predictions(rng.normal(-1, size=100)))
     assert drift.p_value > 0.5
-    few = Drift(held_out)
-    few.add_predictions(predictions([99, 99]))
-    assert drift_lines(few.report()) == [
-        "inputs  2 photos are too few to tell whether your photos are like the training photos"
-    ]
+
+
+def test_few_photos_are_called_unlike_the_training_photos_but_not_like_them():
+    for distances, said in (
+        ([99, 99], "2 photos are too few to tell whether your photos are like the training photos"),
+        ([99, 99, 99], "your photos differ from the training photos"),
+        ([-3] * 3, "3 photos are too few"),
+        ([-3] * 9, "9 photos are too few"),
+        ([-3] * 10, "your photos look like the training photos"),
+    ):
+        drift = Drift(np.linspace(-2, 2, 200))
+        drift.add_predictions(predictions(distances))
+        assert drift_lines(drift.report())[0].startswith(f"inputs  {said}")

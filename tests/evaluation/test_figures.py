@@ -115,10 +115,13 @@ def test_the_dots_of_the_calibration_figure_stand_for_many_photos_each():
 
 
 @pytest.mark.parametrize("rows", [[{"epoch": "1", "valid_loss": "1", "valid_accuracy": "0.5", "train_loss": ""}], []])
-def test_curves_are_drawn_of_whatever_was_measured(rows):
-    figures.curves_figure(
+def test_curves_are_drawn_of_whatever_was_measured(rows, monkeypatch):
+    monkeypatch.setattr(figures, "_render", lambda figure: figure)
+    figure = figures.curves_figure(
         [*rows, {**dict.fromkeys(("train_loss", "C"), "2"), "epoch": "2", "valid_accuracy": "1"}], 1, ""
     )
+    for axes in figure.axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks()), "there is no epoch 1.02"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.81, 0.93), (0.5, 1), (0.98, 1), (0.9931, 0.9987)])

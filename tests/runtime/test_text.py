@@ -1,7 +1,7 @@
 import pytest
 
 from photo_classifier.runtime.files import read_json
-from photo_classifier.runtime.text import shell_command
+from photo_classifier.runtime.text import own_name, shell_command
 
 
 @pytest.mark.parametrize(
@@ -10,6 +10,12 @@ from photo_classifier.runtime.text import shell_command
 def test_a_command_is_quoted_as_the_shell_of_the_system_wants_it(system, line, monkeypatch):
     monkeypatch.setattr("sys.platform", system)
     assert shell_command("predict.py", "--input", "my photos") == line
+
+
+def test_a_folder_has_a_name_however_it_is_written(tmp_path, monkeypatch):
+    (tmp_path / "leaves" / "day 1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "leaves" / "day 1")
+    assert [own_name(path) for path in (".", "..", "a/b.csv", "photos/")] == ["day 1", "leaves", "b.csv", "photos"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"a": ', b'["a"]', b"\xff{}", b"[" * 1_000_000])

@@ -5,6 +5,7 @@ from model_loader import freeze, freeze_batch_norm, get_model
 from photo_classifier.config import TrainConfig
 from photo_classifier.data.samples import Sample, Splits
 from photo_classifier.runtime.text import width
+from photo_classifier.training.run_folder import predict_command
 from photo_classifier.training.summary import class_lines, model_lines, run_name_words
 
 
@@ -36,12 +37,24 @@ def test_many_classes_are_cut_short():
         ({}, ["photos", "scratch"]),
         ({"use_pretrained": True, "n_epochs": 20, "lr": 0.001}, ["photos", "finetuned", "epochs20"]),
         ({"freeze": True, "head_hidden": 64, "seed": 3}, ["photos", "frozen", "head_hidden64", "seed3"]),
-        ({"labels": "my/list.csv", "augment": "trivial", "lr": 1e-4, "freeze_bn": True},
+        ({"data_dir": "photos", "labels": "my/list.csv", "augment": "trivial", "lr": 1e-4, "freeze_bn": True},
          ["photos", "scratch", "labels_list", "augment_trivial", "freeze_bn", "lr0.0001"]),
+        ({"labels": "photos.csv", "seed": 3}, ["photos", "scratch", "seed3"]),
     ],
 )  # fmt: skip
 def test_the_name_of_a_run_says_what_was_set(given, words):
     assert run_name_words(TrainConfig(**given), splits_of(cat=(1, 1, 0)), given) == words
+
+
+def test_the_command_that_predicts_works_where_training_was_called(monkeypatch):
+    for called, script in (
+        ("train.py", "predict.py"),
+        ("my tool/train.py", "'my tool/predict.py'"),
+        ("-c", "predict.py"),
+    ):
+        monkeypatch.setattr("sys.argv", [called])
+        monkeypatch.setattr("sys.platform", "linux")
+        assert predict_command("--model_fn", "m.pth") == f"python {script} --model_fn m.pth"
 
 
 def test_the_layers_of_a_model_tell_their_output_parameters_and_what_trains():

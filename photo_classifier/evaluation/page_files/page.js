@@ -33,7 +33,7 @@
   if (form && groups.length) {
     for (const [select, key] of [[byLabel, "label"], [byAnswer, "answer"]]) {
       const names = [...new Set(groups.map((group) => group.dataset[key]))].sort((a, b) => a.localeCompare(b));
-      for (const name of names) select.add(new Option(name));
+      for (const name of names) select.add(new Option(name, name)); // without a value its spaces would be joined
       select.addEventListener("change", () => {
         for (const cell of cells) cell.removeAttribute("aria-current");
         showByLists();
