@@ -90,7 +90,7 @@ def to_hub_folder(config: ExportConfig) -> int:
     from photo_classifier.export.proof import prove
 
     output = Path(config.output or f"{os.path.splitext(config.model_fn)[0]}_hub")
-    check_output_path(output / "config.json", "--output")
+    check_output_path(output / "config.json" if output.exists() else output, "--output")
     predictor = make_predictor(config)
     samples = find_samples(config, predictor)
     with new_folder(output) as folder:
@@ -174,7 +174,7 @@ def find_samples(config: ExportConfig, predictor: Predictor) -> Sequence[Sample]
     Raises:
         UserError: there are none.
     """
-    from photo_classifier.data.inputs import input_samples
+    from photo_classifier.data.inputs import input_samples, no_images
     from photo_classifier.data.table_columns import Columns
     from photo_classifier.prediction.photos import held_out_samples
 
@@ -184,6 +184,8 @@ def find_samples(config: ExportConfig, predictor: Predictor) -> Sequence[Sample]
         columns = Columns(config.path_column, config.label_column)
         samples = list(input_samples(config.input, predictor.class_names, columns))
     if not any(os.path.isfile(sample.path) for sample in samples):
+        if config.input:
+            raise no_images(config.input)
         raise UserError(f"{config.model_fn}: none of its photos are where they were; give some with --input")
     return samples
 

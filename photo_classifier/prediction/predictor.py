@@ -105,7 +105,8 @@ class Predictor:
         model, self.metadata = load_checkpoint(model_fn, Description(model_name, class_names, **description))
         self.class_names: list[str] = self.metadata["class_names"]
         self.temperature: float = self.metadata.get("temperature", 1.0)
-        if not 1 <= top_k <= (n := len(self.class_names)):
+        n = len(self.class_names)
+        if not 1 <= top_k <= n:
             raise UserError(f"--top_k {top_k}: {model_fn} has {n} classes; give a number from 1 to {n}")
         dtype = choose_precision(precision or self.metadata["precision"], device)
         self.engine = Engine(model, device, dtype, batch_size or self.metadata["eval_batch_size"])
