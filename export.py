@@ -137,17 +137,24 @@ def known_splits(predictor: Predictor) -> dict[str, list[Sample]]:
 def training_splits(config: ExportConfig, predictor: Predictor) -> dict[str, list[Sample]]:
     """Returns the photos of all splits of the training, from its run folder; none if that is not found."""
     from photo_classifier.data.split_files import read_splits
+
+    file = config.splits or run_folder_of(predictor.metadata)
+    parts = read_splits(file)[0] if file else {}
+    if "valid" not in (predictor.metadata["splits"] or parts) and "valid" in parts:  # by folds, they train as well
+        parts["train"] = parts.get("train", []) + parts.pop("valid")
+    return parts
+
+
+def run_folder_of(metadata: Mapping) -> str | None:
+    """Returns the folder of the run that wrote a checkpoint, or None if it is not found."""
     from photo_classifier.models.tensor_files import is_of_run
 
-    if config.splits:
-        return read_splits(config.splits)[0]
-    metadata = predictor.metadata
     cwd = (metadata["splits"] or {}).get("cwd", "")
     named = os.path.join(cwd, str((metadata.get("config") or {}).get("run_dir") or ""))
     for folder in [named, *glob.glob(os.path.join(glob.escape(cwd), "runs", "*"))]:
         if os.path.exists(f"{folder}/splits.csv") and is_of_run(f"{folder}/last.pth", metadata.get("run_id")):
-            return read_splits(folder)[0]
-    return {}
+            return folder
+    return None
 
 
 def say_proof(proof: Mapping) -> None:

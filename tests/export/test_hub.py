@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -66,6 +67,15 @@ def test_a_network_that_timm_lacks_is_refused(cli, split_folder, tmp_path):
     done = cli("export", "--model_fn", "s.pth", "--to", "hub_folder")
     assert_one_line_error(done, "export it with --to onnx")
     assert not Path("s_hub").exists()
+
+
+@pytest.mark.parametrize(("splits", "expected"), [({"test": []}, {"train": 39}), ({"valid": []}, None), (None, None)])
+def test_photos_that_validated_by_folds_count_as_trained_on(splits, expected, trained):
+    import export
+    from photo_classifier.config import ExportConfig
+
+    parts = export.training_splits(ExportConfig(splits="r"), SimpleNamespace(metadata={"splits": splits}))
+    assert {name: len(part) for name, part in parts.items()} == (expected or {"train": 24, "valid": 15})
 
 
 def test_names_with_line_breaks_and_bars_stay_in_their_row_of_the_card():
