@@ -157,6 +157,8 @@ def make_predictor(config: PredictConfig) -> Predictor:
         heat=config.explain is not None,
         **described(config),
     )
+    if predictor.engine_note:
+        say(f"engine  {predictor.engine_note}")
     if is_main() and not predictor.metadata["splits"]:
         for note in predictor.metadata["notes"]:
             say(note)
