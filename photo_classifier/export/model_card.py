@@ -120,7 +120,10 @@ def _weak_spots(class_names: Sequence[str], parts: Mapping[str, Sequence[Sample]
         spots.append(f"{row['label']} is taken for {row['predict']}: {row['n_images']} of the photos above")
     if report and (unseen := [row["name"] for row in report["classes"] if not row["support"]]):
         spots.append(f"never tested: {', '.join(unseen)}")
-    return "\n".join(f"- {_in_line(spot)}" for spot in spots) or "- none was found on these photos"
+    if not report:
+        spots.append("which classes it mixes up is not known, as no labels are")
+    spots = spots or ["none was found on these photos"]
+    return "\n".join(f"- {_in_line(spot)}" for spot in spots)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

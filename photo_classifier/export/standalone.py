@@ -38,6 +38,7 @@ from photo_classifier.runtime.text import pluralize
 
 MODEL = "model.onnx"  # beside the one file, which has the name of its own model here
 AHEAD = 4  # photos per thread that are decoded before they are needed
+READER_GONE = 141  # the exit status of predict.py then
 NOT_A_NUMBER = "the model's output is not a finite number"
 
 
@@ -211,6 +212,9 @@ def main(argv: list[str] | None = None) -> int:
             say(f"wrote {args.result}: {pluralize(counts.n_rows, 'row')}, {counts.n_errors} with the status `error`")
             if counts.n_labelled:
                 say(f"accuracy {counts.accuracy_text}")
+    except BrokenPipeError:  # the reader has gone, such as `head`; what is left to flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+        return READER_GONE
     except (UserError, OSError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2

@@ -85,7 +85,7 @@ def test_names_with_line_breaks_and_bars_stay_in_their_row_of_the_card():
     card = model_card("m", "resnet", names, "as it is", {"train": [Sample("1.png", names[0])]}, None, True)
     assert "Tells photos apart: a b, c|d." in card
     assert "| a b | 1 |\n| c\\|d | 0 |" in card
-    assert "- few training photos: a b (1), c|d (0)" in card
+    assert "- few training photos: a b (1), c|d (0)\n- which classes it mixes up is not known" in card
 
 
 def lines_of_the_page():

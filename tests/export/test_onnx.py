@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -203,3 +204,15 @@ def test_photos_that_have_gone_are_asked_for(trained, cli, tmp_path):
     content["splits"]["valid"] = [["gone/a.png", "cat"]]
     torch.save(content, "moved.pth")
     assert_one_line_error(cli("export", "--model_fn", "moved.pth"), "none of its photos are where they were")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
+def test_a_reader_that_goes_early_ends_the_one_file_as_it_ends_predict(exported, tmp_path):
+    save_image(tmp_path / "a.png", 1, 3)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "tiny_onnx.py", "--input", "a.png", "--result", "-"], stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
