@@ -90,7 +90,7 @@ def to_hub_folder(config: ExportConfig) -> int:
     from photo_classifier.export.proof import prove
 
     output = Path(config.output or f"{os.path.splitext(config.model_fn)[0]}_hub")
-    check_output_path(output / "config.json", "--output")
+    check_output_path(output / "config.json" if output.exists() else output, "--output")
     predictor = make_predictor(config)
     samples = find_samples(config, predictor)
     with new_folder(output) as folder:
@@ -137,17 +137,24 @@ def known_splits(predictor: Predictor) -> dict[str, list[Sample]]:
 def training_splits(config: ExportConfig, predictor: Predictor) -> dict[str, list[Sample]]:
     """Returns the photos of all splits of the training, from its run folder; none if that is not found."""
     from photo_classifier.data.split_files import read_splits
+
+    file = config.splits or run_folder_of(predictor.metadata)
+    parts = read_splits(file)[0] if file else {}
+    if "valid" not in (predictor.metadata["splits"] or parts) and "valid" in parts:  # by folds, they train as well
+        parts["train"] = parts.get("train", []) + parts.pop("valid")
+    return parts
+
+
+def run_folder_of(metadata: Mapping) -> str | None:
+    """Returns the folder of the run that wrote a checkpoint, or None if it is not found."""
     from photo_classifier.models.tensor_files import is_of_run
 
-    if config.splits:
-        return read_splits(config.splits)[0]
-    metadata = predictor.metadata
     cwd = (metadata["splits"] or {}).get("cwd", "")
     named = os.path.join(cwd, str((metadata.get("config") or {}).get("run_dir") or ""))
     for folder in [named, *glob.glob(os.path.join(glob.escape(cwd), "runs", "*"))]:
         if os.path.exists(f"{folder}/splits.csv") and is_of_run(f"{folder}/last.pth", metadata.get("run_id")):
-            return read_splits(folder)[0]
-    return {}
+            return folder
+    return None
 
 
 def say_proof(proof: Mapping) -> None:
@@ -174,7 +181,7 @@ def find_samples(config: ExportConfig, predictor: Predictor) -> Sequence[Sample]
     Raises:
         UserError: there are none.
     """
-    from photo_classifier.data.inputs import input_samples
+    from photo_classifier.data.inputs import input_samples, no_images
     from photo_classifier.data.table_columns import Columns
     from photo_classifier.prediction.photos import held_out_samples
 
@@ -184,6 +191,8 @@ def find_samples(config: ExportConfig, predictor: Predictor) -> Sequence[Sample]
         columns = Columns(config.path_column, config.label_column)
         samples = list(input_samples(config.input, predictor.class_names, columns))
     if not any(os.path.isfile(sample.path) for sample in samples):
+        if config.input:
+            raise no_images(config.input)
         raise UserError(f"{config.model_fn}: none of its photos are where they were; give some with --input")
     return samples
 

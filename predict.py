@@ -157,6 +157,8 @@ def make_predictor(config: PredictConfig) -> Predictor:
         heat=config.explain is not None,
         **described(config),
     )
+    if predictor.engine_note:
+        say(f"engine  {predictor.engine_note}")
     if is_main() and not predictor.metadata["splits"]:
         for note in predictor.metadata["notes"]:
             say(note)
@@ -176,7 +178,7 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
     Raises:
         UserError: no images were found.
     """
-    from photo_classifier.data.inputs import STDIN, input_samples
+    from photo_classifier.data.inputs import STDIN, input_samples, no_images
     from photo_classifier.data.samples import split_title
     from photo_classifier.data.table_columns import Columns
     from photo_classifier.prediction.photos import held_out_samples
@@ -190,7 +192,7 @@ def find_samples(config: PredictConfig, predictor: Predictor) -> tuple[Iterator[
     # names may arrive slowly on stdin
     samples, n_samples = look_ahead(samples, most=1 if STDIN in config.input else MOST_AHEAD)
     if n_samples == 0:
-        raise UserError(f"--input {' '.join(config.input)}: no images were found; give photos, or folders of photos")
+        raise no_images(config.input)
     return samples, n_samples, "accuracy"
 
 

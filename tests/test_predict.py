@@ -23,6 +23,15 @@ def rows(path="result.csv"):
         return list(csv.DictReader(file))
 
 
+def test_where_openvino_is_missing_torch_predicts_and_a_line_says_so(trained, cli, monkeypatch):
+    content = torch.load("tiny.pth", weights_only=True)
+    torch.save({**content, "engine": "openvino"}, "compiled.pth")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    done = cli("predict", "--model_fn", "compiled.pth", "--gpu_id", -1)
+    assert done.status == 0, done.err
+    assert "engine  --engine openvino needs openvino, which is not installed; pip install openvino; torch" in done.out
+
+
 def test_one_row_for_every_input_in_input_order(cli, trained, image_folder, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
     done = cli("predict", "--model_fn", "tiny.pth", "--input", image_folder / "dog", "bad.jpg",

@@ -41,6 +41,11 @@ def input_samples(inputs: Sequence[str], class_names: Sequence[str], columns: Co
     return (sample for name in inputs for sample in _samples_of(name, class_names, columns))
 
 
+def no_images(inputs: Sequence[str]) -> UserError:
+    """Returns the error that says that the inputs hold no images."""
+    return UserError(f"--input {' '.join(inputs)}: no images were found; give photos, or folders of photos")
+
+
 def _is_there(name: str) -> bool:
     return name == STDIN or os.path.lexists(name) or next(glob.iglob(name, recursive=True), None) is not None
 

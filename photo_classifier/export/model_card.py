@@ -71,7 +71,7 @@ def model_card(
     return CARD.format(
         title=title,
         model_name=model_name,
-        classes=", ".join(class_names),
+        classes=_in_line(", ".join(class_names)),
         class_names=list(class_names),
         preparation=preparation,
         photos=_photos(class_names, parts),
@@ -122,9 +122,17 @@ def _weak_spots(class_names: Sequence[str], parts: Mapping[str, Sequence[Sample]
         spots.append(f"{row['label']} is taken for {row['predict']}: {row['n_images']} of the photos above")
     if report and (unseen := [row["name"] for row in report["classes"] if not row["support"]]):
         spots.append(f"never tested: {', '.join(unseen)}")
-    return "\n".join(f"- {spot}" for spot in spots) or "- none was found on these photos"
+    if not report:
+        spots.append("which classes it mixes up is not known, as no labels are")
+    spots = spots or ["none was found on these photos"]
+    return "\n".join(f"- {_in_line(spot)}" for spot in spots)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_in_line(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _in_line(text: str) -> str:
+    """Returns a name without line breaks, which would end the row or the item of a list that it is in."""
+    return " ".join(text.splitlines())

@@ -41,6 +41,11 @@ def script_name(output: Path) -> str:
     return f"{'' if name[:1].isidentifier() else 'model_'}{name}_onnx.py"
 
 
+def int8_name(model: Path) -> Path:
+    """Returns the name of the model of 8 bits beside a model: `resnet_int8.onnx`."""
+    return model.with_name(f"{model.stem}_int8.onnx")
+
+
 def export_onnx(
     predictor: Predictor,
     samples: Sequence[Sample],
@@ -73,6 +78,9 @@ def export_onnx(
         if quantize:
             report["int8"] = quantize(model, file, ours)
         write_text(folder / "export.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        int8 = int8_name(output)
+        if int8.exists() and not int8_name(model).exists():  # it has the answers of an earlier export
+            os.replace(int8, f"{int8}.prev")
         publish(folder, output.parent)
     return report
 
@@ -99,6 +107,7 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 def publish(folder: Path, target: Path) -> None:
     """Moves the files to their place; an earlier one of the same name is kept as `.prev`."""
+    target.mkdir(exist_ok=True)
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         keep_previous(target / path.name)
         os.replace(path, target / path.name)

@@ -13,6 +13,7 @@ from types import ModuleType
 from photo_classifier.prediction.formats import texts
 from photo_classifier.prediction.results import Prediction, columns_of, row_of
 from photo_classifier.runtime.errors import UserError
+from photo_classifier.runtime.text import pluralize
 
 AGREEMENT = 1e-4  # between two ways to compute in fp32; classes whose probabilities are as close as that are a tie
 
@@ -56,13 +57,16 @@ def prove(ours: Iterable[Prediction], theirs: Iterable[Prediction]) -> tuple[Pro
         What it came to, and the predictions of the checkpoint.
 
     Raises:
-        UserError: a photo has another answer; the message names it.
+        UserError: a photo has another answer, or none can be read; the message names it.
     """
     proof, start = Proof(), time.perf_counter()
     ours = list(ours)
     middle = time.perf_counter()
     for mine, its in zip(ours, theirs, strict=True):
         proof.add(mine, its)
+    if proof.n_unreadable == proof.n_photos:
+        what = f"none of {pluralize(len(ours), 'photo')} can be read ({ours[0].file_dir}: {ours[0].reason})"
+        raise UserError(f"{what}, so nothing was proven and no file written; give others with --input")
     seconds = {"checkpoint": middle - start, "exported": time.perf_counter() - middle}
     proof.milliseconds_per_photo = {name: round(1000 * s / len(ours), 2) for name, s in seconds.items()}
     return proof, ours

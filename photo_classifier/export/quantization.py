@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from photo_classifier.data.samples import Sample
+from photo_classifier.export.onnx_files import int8_name
 from photo_classifier.prediction.results import Prediction
 from photo_classifier.runtime.errors import UserError
 
@@ -37,13 +38,14 @@ def add_int8(
     """
     if not training:
         raise UserError("8 bits are calibrated on training photos, and none are known; name the run folder (--splits)")
-    if not any(p.label for p in ours):
+    if not any(p.label for p in ours if p.status == "ok"):
         raise UserError("8 bits may cost accuracy, and no label is known to measure it; give photos with labels")
-    small = model.with_name(f"{model.stem}_int8.onnx")
+    small = int8_name(model)
     exact = file.Predictor(model)
     _quantize(model, small, exact, training[:: math.ceil(len(training) / N_CALIBRATION)])
     quantized = file.Predictor(small)
-    pairs = [(p.best_guess, q.best_guess, p.label) for p, q in zip(ours, quantized.stream(held_out), strict=True)]
+    both = zip(ours, quantized.stream(held_out), strict=True)
+    pairs = [(p.best_guess, q.best_guess, p.label) for p, q in both if p.status == "ok"]
     n_lost = sum(p == label != q for p, q, label in pairs if label)
     n_won = sum(q == label != p for p, q, label in pairs if label)
     n = sum(bool(label) for *_, label in pairs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -20,7 +21,7 @@ import numpy as np
 
 from photo_classifier.data.decoding import BadImage, decode_pixels
 from photo_classifier.data.image_files import MAX_PIXELS, is_image_name
-from photo_classifier.data.inputs import input_samples
+from photo_classifier.data.inputs import input_samples, no_images
 from photo_classifier.data.preprocess import Preprocess
 from photo_classifier.data.samples import Sample
 from photo_classifier.data.table_columns import Columns
@@ -31,11 +32,13 @@ from photo_classifier.prediction.results import Counts, Prediction, answer, colu
 from photo_classifier.runtime.console import say
 from photo_classifier.runtime.errors import UserError
 from photo_classifier.runtime.files import keep_previous
+from photo_classifier.runtime.flags import number
 from photo_classifier.runtime.packages import require
 from photo_classifier.runtime.text import pluralize
 
 MODEL = "model.onnx"  # beside the one file, which has the name of its own model here
 AHEAD = 4  # photos per thread that are decoded before they are needed
+READER_GONE = 141  # the exit status of predict.py then
 NOT_A_NUMBER = "the model's output is not a finite number"
 
 
@@ -71,7 +74,8 @@ class Predictor:
         if "class_names" not in about:
             raise UserError(f"{path} was not written by export.py; give a model that was (--model)")
         self.class_names: list[str] = json.loads(about["class_names"])
-        if not 1 <= top_k <= (n := len(self.class_names)):
+        n = len(self.class_names)
+        if not 1 <= top_k <= n:
             raise UserError(f"--top_k {top_k}: {path} has {n} classes; give a number from 1 to {n}")
         self.preprocess = Preprocess(**json.loads(about["preprocess"]))
         asked = float(about["min_probability"]) if min_probability is None else min_probability
@@ -160,10 +164,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--input", nargs="+", required=True, metavar="PATH", help="photos, folders, patterns, or - for names on stdin")
     add("--result", default="result.csv", metavar="CSV", help="the table to write, or - for stdout (%(default)s)")
     add("--model", metavar="FILE", help=f"the exported model (default: {MODEL} beside this file)")
-    add("--top_k", type=int, metavar="K", help="add columns for the K most probable classes")
+    add("--top_k", type=number(int, 1), metavar="K", help="add columns for the K most probable classes")
     add("--probabilities", action="store_true", help="add a column for the probability of every class")
-    add("--min_probability", type=float, metavar="P", help="answer `unknown` below it (default: as exported)")
-    add("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help="width x height above which a photo is refused")
+    low = "answer `unknown` below it (default: as exported)"
+    add("--min_probability", type=number(float, 0, 1), metavar="P", help=low)
+    large = "width x height above which a photo is refused"
+    add("--max_pixels", type=number(int, 1), default=MAX_PIXELS, metavar="N", help=large)
     add("--path_column", metavar="NAME", help="a table's column of paths (default: found by its usual names)")
     add("--label_column", metavar="NAME", help="a table's column of labels (default: found by its usual names)")
     return parser.parse_args(argv)
@@ -174,12 +180,14 @@ def predict(args: argparse.Namespace, output: IO[bytes] | None) -> Counts:
     top_k = 1 if args.top_k is None else args.top_k
     predictor = Predictor(args.model, top_k, args.probabilities, args.min_probability, args.max_pixels)
     samples = input_samples(args.input, predictor.class_names, Columns(args.path_column, args.label_column))
+    if not (first := next(samples, None)):
+        raise no_images(args.input)
     every = predictor.class_names if args.probabilities else ()
     columns, counts = columns_of(args.top_k, every, predictor.min_probability), Counts()
     partial, ends = f"{args.result}.partial", "\n" if output else "\r\n"
     with contextlib.nullcontext(output) if output else open(partial, "wb") as file:
         file.write((b"" if output else BOM) + csv_lines([columns], ends))
-        for p in predictor.stream(samples):
+        for p in predictor.stream(itertools.chain([first], samples)):
             counts.add(p.status, p.best_guess, p.predict, p.label, p.reason)
             file.write(csv_lines([texts(row_of(p), columns)], ends))
             file.flush()
@@ -196,11 +204,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not is_pipe and (is_image_name(args.result) or not args.result.endswith(".csv")):
             raise UserError(f"--result {args.result} does not end in .csv; give a name like result.csv")
+        if os.path.isdir(args.result):
+            raise UserError(f"--result {args.result} is a folder; give the name of a file")
+        os.makedirs(os.path.dirname(args.result) or ".", exist_ok=True)
         with contextlib.redirect_stdout(sys.stderr) if is_pipe else contextlib.nullcontext():
             counts = predict(args, sys.__stdout__.buffer if is_pipe else None)
             say(f"wrote {args.result}: {pluralize(counts.n_rows, 'row')}, {counts.n_errors} with the status `error`")
             if counts.n_labelled:
                 say(f"accuracy {counts.accuracy_text}")
+    except BrokenPipeError:  # the reader has gone, such as `head`; what is left to flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+        return READER_GONE
     except (UserError, OSError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2

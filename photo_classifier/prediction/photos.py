@@ -24,7 +24,7 @@ def samples_from(photos: Photo | Iterable[Photo]) -> Iterator[Sample]:
     is_batch = isinstance(photos, np.ndarray) and photos.ndim == 4
     if isinstance(photos, Photo) and not is_batch:
         photos = [photos]
-    elif not isinstance(photos, Iterable) or isinstance(photos, dict):
+    elif not isinstance(photos, Iterable) or isinstance(photos, dict) or hasattr(photos, "read"):
         raise UserError(f"{_what(photos)} was given; {TAKEN}, one or several")
     return (Sample(_source(photo)) for photo in photos)
 

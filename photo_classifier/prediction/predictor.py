@@ -31,7 +31,6 @@ from photo_classifier.models.heat_maps import NO_PLACES, HeatMaps, heat_values
 from photo_classifier.models.inference import Engine, Measure
 from photo_classifier.prediction.photos import Photo, path_of, samples_from
 from photo_classifier.prediction.results import Prediction, answer, failure, refused
-from photo_classifier.runtime.console import say
 from photo_classifier.runtime.device import choose_device, choose_precision
 from photo_classifier.runtime.errors import UserError, choose
 from photo_classifier.runtime.limits import PassTooLarge, memory_that_ran_out
@@ -105,11 +104,12 @@ class Predictor:
         model, self.metadata = load_checkpoint(model_fn, Description(model_name, class_names, **description))
         self.class_names: list[str] = self.metadata["class_names"]
         self.temperature: float = self.metadata.get("temperature", 1.0)
-        if not 1 <= top_k <= (n := len(self.class_names)):
+        n = len(self.class_names)
+        if not 1 <= top_k <= n:
             raise UserError(f"--top_k {top_k}: {model_fn} has {n} classes; give a number from 1 to {n}")
         dtype = choose_precision(precision or self.metadata["precision"], device)
         self.engine = Engine(model, device, dtype, batch_size or self.metadata["eval_batch_size"])
-        self._choose_engine(choose("--engine", engine, ENGINES))
+        self.engine_note = self._choose_engine(choose("--engine", engine, ENGINES))
         self.n_workers, self.max_pixels = n_workers, max_pixels
         self.top_k, self.probabilities, self.min_probability = top_k, probabilities, min_probability
         novelty = novelty_of(self.metadata)
@@ -122,15 +122,23 @@ class Predictor:
         if self.maps and not self.maps.layer:
             raise UserError(f"{NO_PLACES}; leave --explain out, or use another")
 
-    def _choose_engine(self, name: str) -> None:
-        """Lets OpenVINO compute the features if it was asked for, or did so in training; raises UserError."""
+    def _choose_engine(self, name: str) -> str:
+        """Lets OpenVINO compute the features if it was asked for, or did so in training.
+
+        Returns:
+            Why torch computes instead; empty if it does not.
+
+        Raises:
+            UserError: OpenVINO was asked for, and cannot compute here.
+        """
         if name == PACKAGE:
             self.engine.compile()
         elif name == "auto" and self.metadata.get("engine") == PACKAGE and self.engine.device.type == "cpu":
             try:
                 self.engine.compile()
             except UserError as error:
-                say(f"{error}; torch computes instead, and the last decimals may differ from training", level=2)
+                return f"{error}; torch computes instead, and the last decimals may differ from training"
+        return ""
 
     def __call__(self, images: Photo | Iterable[Photo]) -> list[Prediction]:
         """Returns one `Prediction` for each path, content of a file (bytes), PIL image or array, in order.

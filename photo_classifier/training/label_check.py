@@ -10,10 +10,13 @@ from photo_classifier.curation.held_out import JudgedPhotos
 from photo_classifier.curation.wrong_labels import Judged, LabelCheck, draw_suspects, rank_labels, suspects
 from photo_classifier.data.samples import Splits
 from photo_classifier.evaluation.calibration import fit_temperature
+from photo_classifier.runtime.console import say
 from photo_classifier.runtime.text import escape_surrogates, pluralize
 from photo_classifier.training.results import Results
 from photo_classifier.training.run import Run
 from photo_classifier.training.run_folder import write_table
+
+UNJUDGED = "those of training photos are not judged, as the network has learned them"
 
 
 def check_labels(
@@ -43,7 +46,7 @@ def check_labels(
     found = suspects(checks)
     if picture := draw_suspects(found, open_photo, run.spare_seconds):
         run.epochs.add_picture("suspects", "Labels/suspects", picture)
-    return _text(run, found, len(checks))
+    return _text(run, found, parts)
 
 
 def _judged_by_the_run(splits: Splits, name: str, results: Results, temperature: float) -> Judged:
@@ -76,12 +79,17 @@ def _write_table(run: Run, checks: Sequence[LabelCheck]) -> None:
     write_table(run.folder / "suspects.csv", rows, [name for name in rows[0] if name != "group" or has_groups])
 
 
-def _text(run: Run, found: Sequence[LabelCheck], n_judged: int) -> str:
+def _text(run: Run, found: Sequence[LabelCheck], parts: Sequence[Judged]) -> str:
+    unjudged = "" if any(part.split == "train" for part in parts) else UNJUDGED
+    if unjudged:
+        say(f"labels  {unjudged}", level=2)
     if not found:
         return ""
     worst, folder = found[0], run.folder
+    n_judged = sum(len(part.samples) for part in parts)
     first = f"first {escape_surrogates(worst.sample.path)}: labelled {worst.sample.label}, but {worst.reason}"
+    about = f"{unjudged}; {first}" if unjudged else first
     return (
-        f"{len(found):,} of {pluralize(n_judged, 'label')} {'look' if len(found) > 1 else 'looks'} wrong ({first}): "
+        f"{len(found):,} of {pluralize(n_judged, 'label')} {'look' if len(found) > 1 else 'looks'} wrong ({about}): "
         f"see {folder / 'suspects.png'}, correct suspects.csv beside it, and train with that"
     )

@@ -19,6 +19,7 @@ def exported_once(trained_once, tmp_path_factory) -> SimpleNamespace:
     """The folder with `tiny.pth`, `tiny.onnx`, `tiny_onnx.py` and `export.json`, and what the command printed."""
     folder, out, here = tmp_path_factory.mktemp("exported"), io.StringIO(), Path.cwd()
     shutil.copy(trained_once.folder / "tiny.pth", folder)
+    (folder / "tiny_int8.onnx").write_text("of an earlier model", encoding="utf-8")
     os.chdir(folder)
     try:
         with contextlib.redirect_stdout(out):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -10,6 +11,7 @@ from helpers import RESNET18, assert_one_line_error
 from PIL import Image
 
 from photo_classifier import Predictor
+from photo_classifier.data.samples import Sample
 
 
 @pytest.fixture
@@ -64,7 +66,26 @@ def test_a_network_that_timm_lacks_is_refused(cli, split_folder, tmp_path):
         write_hub_folder(tmp_path / "hub", Predictor("s.pth", device="cpu"))
     done = cli("export", "--model_fn", "s.pth", "--to", "hub_folder")
     assert_one_line_error(done, "export it with --to onnx")
-    assert not Path("s_hub/config.json").exists()
+    assert not Path("s_hub").exists()
+
+
+@pytest.mark.parametrize(("splits", "expected"), [({"test": []}, {"train": 39}), ({"valid": []}, None), (None, None)])
+def test_photos_that_validated_by_folds_count_as_trained_on(splits, expected, trained):
+    import export
+    from photo_classifier.config import ExportConfig
+
+    parts = export.training_splits(ExportConfig(splits="r"), SimpleNamespace(metadata={"splits": splits}))
+    assert {name: len(part) for name, part in parts.items()} == (expected or {"train": 24, "valid": 15})
+
+
+def test_names_with_line_breaks_and_bars_stay_in_their_row_of_the_card():
+    from photo_classifier.export.model_card import model_card
+
+    names = ["a\nb", "c|d"]
+    card = model_card("m", "resnet", names, "as it is", {"train": [Sample("1.png", names[0])]}, None, True)
+    assert "Tells photos apart: a b, c|d." in card
+    assert "| a b | 1 |\n| c\\|d | 0 |" in card
+    assert "- few training photos: a b (1), c|d (0)\n- which classes it mixes up is not known" in card
 
 
 def lines_of_the_page():

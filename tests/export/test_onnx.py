@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -58,6 +59,8 @@ def test_the_export_says_what_it_wrote_and_proved(exported):
     assert set(report["proof"]["milliseconds_per_photo"]) == {"checkpoint", "exported"}
     sizes = {name: Path(name).stat().st_size for name in ("tiny.onnx", "tiny_onnx.py")}
     assert report["bytes"] == {"checkpoint": Path("tiny.pth").stat().st_size, **sizes}
+    assert not Path("tiny_int8.onnx").exists()
+    assert Path("tiny_int8.onnx.prev").read_text(encoding="utf-8") == "of an earlier model"
 
 
 def test_the_graph_holds_all_that_surrounds_the_network_and_takes_any_batch(exported, image_folder):
@@ -113,10 +116,16 @@ def test_rows_on_stdout_and_mistakes_in_one_line(exported, tmp_path):
     done = run_alone("tiny_onnx.py", "--input", "a.png", "--result", "-")
     assert done.stdout.startswith("file_dir,predict,probability")
     assert "wrote" in done.stderr
-    wrong = [("--input", "none"), ("--input", "a.png", "--model", "b.onnx"), ("--input", "a.png", "--result", "a.png")]
-    for args in (*wrong, ("--input", "a.png", "--top_k", 9), ("--input", "a.png", "--model", "tiny.pth")):
+    for folder in ("empty", "folder.csv"):
+        (tmp_path / folder).mkdir()
+    one = ("--input", "a.png")
+    wrong = [("--input", "none"), ("--input", "empty"), (*one, "--model", "b.onnx"), (*one, "--result", "a.png")]
+    for args in (*wrong, (*one, "--result", "folder.csv"), (*one, "--top_k", 9), (*one, "--model", "tiny.pth")):
         done = run_alone("tiny_onnx.py", *args)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert not list(tmp_path.glob("*.partial"))
+    done = run_alone("tiny_onnx.py", *one, "--min_probability", 7)
+    assert (done.returncode, "needs a number at least 0 and at most 1, not '7'" in done.stderr) == (2, True)
 
 
 def test_a_changed_answer_leaves_no_file_and_names_the_photo(exported, cli, tmp_path, monkeypatch):
@@ -178,9 +187,13 @@ def test_a_missing_package_is_named_with_the_file_that_lists_it(missing, trained
         (("--to", "coreml"), "to 'coreml' is unknown; choose from onnx"),
         (("--output", "a.txt"), "does not end in .onnx"),
         (("--input", "none"), "--input none does not exist"),
+        (("--input", "empty"), "--input empty: no images were found"),
+        (("--input", "empty.jpg"), "none of 1 photo can be read (empty.jpg: is empty), so nothing was proven"),
     ],
 )
-def test_mistakes_are_one_line(flags, expected, trained, cli):
+def test_mistakes_are_one_line(flags, expected, trained, cli, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.jpg").touch()
     assert_one_line_error(cli("export", "--model_fn", "tiny.pth", *flags), expected)
 
 
@@ -191,3 +204,15 @@ def test_photos_that_have_gone_are_asked_for(trained, cli, tmp_path):
     content["splits"]["valid"] = [["gone/a.png", "cat"]]
     torch.save(content, "moved.pth")
     assert_one_line_error(cli("export", "--model_fn", "moved.pth"), "none of its photos are where they were")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
+def test_a_reader_that_goes_early_ends_the_one_file_as_it_ends_predict(exported, tmp_path):
+    save_image(tmp_path / "a.png", 1, 3)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "tiny_onnx.py", "--input", "a.png", "--result", "-"], stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -11,6 +11,7 @@ from photo_classifier.data.samples import Sample
 from photo_classifier.export import quantization
 from photo_classifier.export.proof import load_file
 from photo_classifier.export.quantization import add_int8, paired_interval, text_of
+from photo_classifier.prediction.results import failure
 
 pytestmark = pytest.mark.skipif(not find_spec("onnxruntime"), reason="requirements-export.txt is not installed")
 
@@ -59,7 +60,7 @@ def test_photos_to_calibrate_and_labels_to_measure_are_asked_for(exported):
     with pytest.raises(UserError, match=r"training photos, and none are known; name the run folder \(--splits\)"):
         add_int8(Path("tiny.onnx"), None, [], [], [])
     with pytest.raises(UserError, match="no label is known"):
-        add_int8(Path("tiny.onnx"), None, [Sample("a.png")], [], [])
+        add_int8(Path("tiny.onnx"), None, [Sample("a.png")], [], [failure("a.png", "cat", "is empty")])
 
 
 def test_the_flag_finds_the_training_photos_of_the_run(trained, cli, monkeypatch):

@@ -57,11 +57,28 @@ def test_the_bytes_of_every_hard_or_broken_file_get_the_answer_of_its_path(predi
 
 
 @pytest.mark.parametrize(
-    "wrong", [3, None, 1.5, [3], [None], {"a.png": 1}, np.zeros((4, 4, 3)), [np.zeros((4, 4), np.uint8)], [["a.png"]]]
+    "wrong",
+    [
+        3,
+        None,
+        [3],
+        [None],
+        {"a.png": 1},
+        np.zeros((4, 4, 3)),
+        [np.zeros((4, 4), np.uint8)],
+        [["a.png"]],
+        io.BytesIO(b"a"),
+    ],
 )
 def test_a_wrong_type_gives_an_error_that_says_what_it_takes(predictor, wrong):
     with pytest.raises(UserError, match=r"was given; a predictor takes paths .*bytes.*PIL.*\(height, width, 3\)"):
         predictor(wrong)
+
+
+def test_a_number_of_classes_that_the_model_lacks_is_refused(trained):
+    for wrong in (0, 4):
+        with pytest.raises(UserError, match=f"--top_k {wrong}: tiny.pth has 3 classes; give a number from 1 to 3"):
+            Predictor("tiny.pth", top_k=wrong)
 
 
 def test_a_folder_gives_an_error_that_says_what_it_takes(predictor, image_folder):

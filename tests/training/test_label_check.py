@@ -59,7 +59,9 @@ def test_a_photo_in_the_folder_of_another_class_is_named_and_its_table_trains(ki
 
 
 def test_without_freeze_the_photos_of_training_steps_are_not_judged(argv, cli):
-    assert cli("train", *argv).status == 0
+    done = cli("train", *argv, "--verbose", 2)
+    assert done.status == 0
+    assert "labels  those of training photos are not judged, as the network has learned them" in done.out
     rows, splits = suspects_of("r"), splits_of("r")
     assert {row["path"] for row in rows} == splits.keys()
     assert {row["split"] for row in rows if row["suggested"]} == {"valid", "test"}
