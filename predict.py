@@ -220,7 +220,7 @@ def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
         if predictor.novelty:
             from photo_classifier.evaluation.drift import Drift
 
-            parts["drift"] = Drift(predictor.novelty.held_out.tolist())
+            parts["drift"] = Drift(predictor.novelty.held_out.tolist(), predictor.seen_files)
     if config.sheet:
         from photo_classifier.evaluation.photo_sheets import PredictionSheet
 

@@ -154,9 +154,9 @@ def heading(comparison: Comparison) -> str:
         return f"{name} {why}, so it is compared with none."
     many = f" ({LEVEL:g} divided by {n} comparisons)" * (n > 1)
     return (
-        f"The best is {name}. {'The' if n == 1 else 'Each'} other run is compared with it photo by photo. p is how "
-        "likely such a difference is by chance alone (McNemar's exact test). The difference counts if p is below "
-        f"{comparison.level:.2g}{many}:"
+        f"{name} is first, as its interval begins highest. {'The' if n == 1 else 'Each'} other run is compared with it "
+        "photo by photo. p is how likely such a difference is by chance alone (McNemar's exact test). The difference "
+        f"counts if p is below {comparison.level:.2g}{many}:"
     )
 
 

@@ -62,7 +62,7 @@ def test_a_table_has_only_the_settings_that_differ_and_the_verdict_counts_shared
     assert first == "A  0.9750    0.8712 to 0.9956  40 validation  0.2500  1 min 15 s"
     rows = [line.split() for line in (header, *settings)]
     assert rows == [["data", "train", "head_hidden"], ["A", "photos", "7", "64"], ["B", "photos", "7", "-"]]
-    assert heading.startswith("The best is A. The other run is compared with it")
+    assert heading.startswith("A is first, as its interval begins highest. The other run is compared with it")
     counts = "of 40 shared photos only A is right on 10, only B on 1; this can hardly be chance (p 0.012)."
     assert f"A is better than B: {counts}" in " ".join(done.out.split())
     (best, other) = csv.DictReader(open("all.csv", encoding="utf-8"))
@@ -123,7 +123,7 @@ def test_runs_are_ranked_only_among_those_that_share_photos(cli):
     done = cli("compare", "--csv", "all.csv", "--html", "all.html")
     assert "the 2 groups below cannot be ranked against each other" in " ".join(done.out.split())
     assert "A  runs/c" in done.out
-    assert "The best is A. " in done.out, "neither one of other data nor one without answers"
+    assert "A is first, " in done.out, "neither one of other data nor one without answers"
     assert "B cannot be told apart: of 40 shared photos only A is right on 5, only B on 0" in done.out
     assert done.out.splitlines()[-1] == "wrote all.csv and all.html"
     assert "D  runs/a" in done.out, "no letter is used twice"

@@ -51,3 +51,10 @@ def test_few_photos_are_called_unlike_the_training_photos_but_not_like_them():
         drift = Drift(np.linspace(-2, 2, 200))
         drift.add_predictions(predictions(distances))
         assert drift_lines(drift.report())[0].startswith(f"inputs  {said}")
+
+
+def test_photos_of_the_training_say_nothing_of_new_ones():
+    drift = Drift(np.linspace(-2, 2, 200), seen_files={"0", "1"})
+    drift.add_predictions([SimpleNamespace(distance=-3.0, file_dir=str(n)) for n in range(3)])
+    assert drift.report()["n_images"] == 1
+    assert [row["file_dir"] for row in drift.report()["most_unlike"]] == ["2"]
