@@ -82,12 +82,10 @@ def save_network(name: str, path: Path, photos: Sequence[str]) -> None:
     save_checkpoint(path, model, {**metadata, "splits": {"cwd": ".", "held_out": "valid", "valid": []}})
 
 
-def families(folder: Path, photos: Sequence[str]) -> Iterator[bool]:
-    """Exports every family; yields whether no answer changed."""
-    from photo_classifier.models.backbones import BACKBONES
-
+def families(folder: Path, photos: Sequence[str], names: Sequence[str]) -> Iterator[bool]:
+    """Exports networks; yields whether no answer changed."""
     print("network | photos | changed answers | ties | largest difference | equal rows | ms: checkpoint, exported | MB")
-    for name in sorted({*BACKBONES, *TIMM}, key=lambda n: (n in ("densenet", "resnet", "vgg"), n == "vgg", n)):
+    for name in sorted(names, key=lambda n: (n in ("densenet", "resnet", "vgg"), n == "vgg", n)):
         checkpoint = folder / f"{name.replace('/', '_')}.pth"
         save_network(name, checkpoint, photos)
         done = export(checkpoint, folder / "list.csv", photos)
@@ -176,11 +174,14 @@ def memory(folder: Path, photos: Sequence[str], n_calls: int) -> Iterator[bool]:
 
 def main() -> int:
     """Runs the parts; returns the exit status."""
+    from photo_classifier.models.backbones import BACKBONES
+
     parts = ("families", "alone", "int8", "memory")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=parts, help="one part (default: all)")
     parser.add_argument("--photos", nargs="*", default=[], help="folders of photos beside the gallery")
     parser.add_argument("--most", type=int, default=10**9, help="photos of each folder")
+    parser.add_argument("--names", nargs="+", default=[*BACKBONES, *TIMM], help="networks of families (default: all)")
     parser.add_argument("--model_fn", nargs="*", default=[], help="trained checkpoints for int8")
     parser.add_argument("--calls", type=int, default=10_000, help="predictions of the part memory")
     args, good = parser.parse_args(), []
@@ -188,7 +189,7 @@ def main() -> int:
         folder = Path(name)
         photos = photos_of(args.photos, args.most, folder / "gallery")
         runs = {
-            "families": lambda: families(folder, photos),
+            "families": lambda: families(folder, photos, args.names),
             "alone": lambda: alone(folder, photos),
             "int8": lambda: int8(folder, args.photos, args.model_fn),
             "memory": lambda: memory(folder, photos, args.calls),
