@@ -135,10 +135,13 @@ def refusal_text(rows: Sequence[dict]) -> str:
     if not rows:
         return ""
     worst, mean = min(rows, key=lambda row: row["auroc"]), sum(row["auroc"] for row in rows) / len(rows)
+    of_worst, scale = f"{worst['auroc']:.3f} ({pluralize(worst['n_photos'], 'photo')})", "1 is perfect, 0.5 is chance"
+    about = "predict.py --unknown refuses photos of none of your classes. Tried with"
+    if len(rows) == 1:
+        return f"{about} {worst['class']} left out: AUROC {of_worst}; {scale}"
     return (
-        "predict.py --unknown refuses photos of none of your classes. Tried with each class left out in turn: AUROC "
-        f"{mean:.3f} on average (1 is perfect, 0.5 is chance), lowest for {worst['class']}: {worst['auroc']:.3f} "
-        f"({pluralize(worst['n_photos'], 'photo')})"
+        f"{about} {len(rows)} classes left out in turn: AUROC {mean:.3f} on average ({scale}), lowest for "
+        f"{worst['class']}: {of_worst}"
     )
 
 
