@@ -164,7 +164,8 @@ def test_an_address_limit_is_named_where_memory_runs_out(monkeypatch):
         assert "this process may have 4.0 GB: raise the limit with `ulimit -v unlimited`" in resource_hint(error)
 
 
-def test_a_batch_that_a_worker_cannot_send_is_an_error_and_no_wait_for_ever():
+def test_a_batch_that_a_worker_cannot_send_is_an_error_and_no_wait_for_ever(monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # the stuck worker ends after two
     loader = DataLoader([lambda: "cannot be pickled"], collate_fn=lambda items: items, **worker_options(1, 1))
     with pytest.raises(Exception, match="in DataLoader worker process"):
         next(iter(loader))
