@@ -1,6 +1,7 @@
 """What the system limits: shared memory, open files, memory, and steps that never end."""
 
 import errno
+import gc
 import multiprocessing.util
 import os
 import shutil
@@ -169,6 +170,7 @@ def test_a_batch_that_a_worker_cannot_send_is_an_error_and_no_wait_for_ever(monk
     loader = DataLoader([lambda: "cannot be pickled"], collate_fn=lambda items: items, **worker_options(1, 1))
     with pytest.raises(Exception, match="in DataLoader worker process"):
         next(iter(loader))
+    gc.collect()  # ends the worker here, not in a later test
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems pass images in other ways")

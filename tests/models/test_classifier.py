@@ -12,7 +12,7 @@ from photo_classifier.models.backbones import BACKBONES
 
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() == "AVX512",
-    reason="what is wrong only without AVX-512; .ci/run imitates that",
+    reason="only without AVX-512, as .ci/run imitates",
 )
 def test_convolutions_of_every_family_have_the_gradients_of_contiguous_fp64_without_avx512():
     # in a process of its own, as wrong ones may bring it down; threads that wait must not take the time of others
