@@ -1056,7 +1056,7 @@ NOT_FOLLOWED = {
         "too few different photos were held out",
         "could be read; start a new run with others",
         "start a new run with --freeze and this version",
-        "classes left out in turn: AUROC",
+        "predict.py --unknown refuses photos of none of your classes. Tried with",
         "if you want to predict such photos, label some and train",
         "; look at some, and if they show your classes",
         "predict photos that the model has not seen",
