@@ -220,7 +220,7 @@ def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
         if predictor.novelty:
             from photo_classifier.evaluation.drift import Drift
 
-            parts["drift"] = Drift(predictor.novelty.held_out.tolist(), predictor.seen_files)
+            parts["drift"] = Drift(predictor.novelty.held_out.tolist())
     if config.sheet:
         from photo_classifier.evaluation.photo_sheets import PredictionSheet
 
@@ -229,7 +229,7 @@ def make_totals(config: PredictConfig, predictor: Predictor) -> Totals:
         from photo_classifier.features.overlays import Overlays
 
         parts["explain"] = Overlays(config.explain, predictor.engine.model.preprocess, config.max_pixels)
-    return Totals(parts, predictor.seen_files)
+    return Totals(parts, predictor.seen_files, of_new=("drift",))
 
 
 def open_target(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -31,21 +31,16 @@ class Drift:
 
     Args:
         held_out: distances in ascending order.
-        seen_files: those that the model was trained on, which say nothing of new photos.
     """
 
-    def __init__(self, held_out: Sequence[float], seen_files: Container[str] = ()) -> None:
-        self.held_out, self.seen_files = np.asarray(held_out), seen_files
+    def __init__(self, held_out: Sequence[float]) -> None:
+        self.held_out = np.asarray(held_out)
         self.counts = np.zeros(len(self.held_out) + 1, np.int64)  # photos between two of them
         self._most_unlike: list[tuple[float, str]] = []  # a heap
 
     def add_predictions(self, predictions: Sequence[WithDistance]) -> None:
-        """Counts those that could be read and were not in training."""
-        found = [
-            (p.distance, p.file_dir)
-            for p in predictions
-            if p.distance is not None and p.file_dir not in self.seen_files
-        ]
+        """Counts those that could be read."""
+        found = [(p.distance, p.file_dir) for p in predictions if p.distance is not None]
         places = np.searchsorted(self.held_out, [distance for distance, _ in found], side="left")
         self.counts += np.bincount(places, minlength=len(self.counts))
         self._most_unlike = heapq.nlargest(N_MOST_UNLIKE, [*self._most_unlike, *found])

@@ -222,10 +222,16 @@ class Totals:
     Args:
         parts: accumulators by name.
         seen_files: those that the model was trained on.
+        of_new: the names of parts that get the other photos only.
     """
 
-    def __init__(self, parts: Mapping[str, Accumulator] | None = None, seen_files: Container[str] = ()) -> None:
-        self.counts, self.parts, self.seen_files = Counts(), parts or {}, seen_files
+    def __init__(
+        self,
+        parts: Mapping[str, Accumulator] | None = None,
+        seen_files: Container[str] = (),
+        of_new: Container[str] = (),
+    ) -> None:
+        self.counts, self.parts, self.seen_files, self.of_new = Counts(), parts or {}, seen_files, of_new
         self.unreadable: list[tuple[str, str]] = []  # the first ones, with the reasons
         self.n_missing = 0  # rows that the parts lack, because an earlier run did not save them
 
@@ -236,10 +242,11 @@ class Totals:
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Adds a batch."""
-        for p in predictions:
-            self._count(p.file_dir, p.status, p.best_guess, p.predict, p.label, p.reason)
-        for part in self.parts.values():
-            part.add_predictions(predictions)
+        new = [
+            p for p in predictions if not self._count(p.file_dir, p.status, p.best_guess, p.predict, p.label, p.reason)
+        ]
+        for name, part in self.parts.items():
+            part.add_predictions(new if name in self.of_new else predictions)
 
     def add_row(self, row: Mapping[str, str]) -> None:
         """Counts a row that was read back; only `restore` recovers the parts."""
@@ -247,11 +254,13 @@ class Totals:
         self._count(row["file_dir"], row["status"], best, row["predict"], row["label"], row["reason"])
         self.n_missing += bool(self.parts)
 
-    def _count(self, path: str, status: str, best: str, predict: str, label: str, reason: str) -> None:
+    def _count(self, path: str, status: str, best: str, predict: str, label: str, reason: str) -> bool:
+        """Counts a row; returns whether the photo was in training, which is asked once, as it reads the file."""
         is_seen = status == "ok" and path in self.seen_files
         self.counts.add(status, best, predict, label, reason, is_seen)
         if status == "error" and len(self.unreadable) < MOST_NAMED:
             self.unreadable.append((path, reason))
+        return is_seen
 
     def state(self) -> dict:
         """Returns everything that was accumulated as plain values."""

@@ -5,6 +5,7 @@ import numpy as np
 from scipy.stats import ks_2samp
 
 from photo_classifier.evaluation.drift import Drift, drift_lines
+from photo_classifier.prediction.results import Prediction, Totals
 
 
 def predictions(distances):
@@ -54,7 +55,8 @@ def test_few_photos_are_called_unlike_the_training_photos_but_not_like_them():
 
 
 def test_photos_of_the_training_say_nothing_of_new_ones():
-    drift = Drift(np.linspace(-2, 2, 200), seen_files={"0", "1"})
-    drift.add_predictions([SimpleNamespace(distance=-3.0, file_dir=str(n)) for n in range(3)])
+    drift = Drift(np.linspace(-2, 2, 200))
+    totals = Totals({"drift": drift}, seen_files={"0", "1"}, of_new=("drift",))
+    totals.add([Prediction(str(n), "cat", distance=-3.0) for n in range(3)])
     assert drift.report()["n_images"] == 1
     assert [row["file_dir"] for row in drift.report()["most_unlike"]] == ["2"]
