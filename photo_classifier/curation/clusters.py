@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from photo_classifier.curation.near_duplicates import clusters, find_pairs
+from photo_classifier.curation.near_duplicates import Links, clusters, find_pairs
 from photo_classifier.data.decoding import BadImage, decode
 from photo_classifier.data.samples import SPLIT_FOLDERS, Parts, Sample, split_title
 from photo_classifier.data.thumbnails import DETAIL, thumbnail_row, unpack_rows
@@ -166,23 +166,18 @@ def _groups(samples: Sequence[Sample], found: Sequence[NearDuplicate]) -> dict[s
     A group is named after its smallest key, so that its place in the draws stays as the set grows.
     """
     names = {sample.path: sample.group or sample.path for sample in samples}
-    root = {name: name for name in names.values()}
-
-    def find(name: str) -> str:
-        """Returns the name at the root of the group."""
-        while root[name] != name:
-            name = root[name]
-        return name
-
+    index = {name: n for n, name in enumerate(dict.fromkeys(names.values()))}
+    links = Links(range(len(index)))
     for cluster in by_cluster(found):
-        first, *others = (find(names[photo.sample.path]) for photo in cluster)
-        root.update(dict.fromkeys(others, first))
-    members: dict[str, list[str]] = {}
-    touched = {find(names[photo.sample.path]) for photo in found}
+        first, *others = (index[names[photo.sample.path]] for photo in cluster)
+        for other in others:
+            links.join(first, other)
+    members: dict[int, list[str]] = {}
+    touched = {links.find(index[names[photo.sample.path]]) for photo in found}
     for sample in samples:
-        if (top := find(names[sample.path])) in touched:
+        if (top := links.find(index[names[sample.path]])) in touched:
             members.setdefault(top, []).append(sample.key)
-    return {name: f"like {min(members[find(name)])}" for name in root if find(name) in touched}
+    return {name: f"like {min(members[links.find(n)])}" for name, n in index.items() if links.find(n) in touched}
 
 
 def _in_group(sample: Sample, groups: Mapping[str, str]) -> Sample:

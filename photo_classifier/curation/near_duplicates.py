@@ -40,8 +40,8 @@ class Pairs(NamedTuple):
     value: torch.Tensor
 
 
-class _Links:
-    """Which photos are connected (a union-find); the number of a cluster is that of its first photo."""
+class Links:
+    """Which photos, or groups, are connected (a union-find); the number of a cluster is that of its first photo."""
 
     def __init__(self, root: Sequence[int]) -> None:
         self.root = list(root)
@@ -71,10 +71,10 @@ def find_pairs(thumbnails: torch.Tensor, similar: float = SIMILAR) -> Pairs:
         thumbnails: uint8 (n, side, side).
         similar: the least similarity.
     """
-    candidates, found, links = _candidates(thumbnails), [], _Links(range(len(thumbnails)))
+    candidates, found, links = _candidates(thumbnails), [], Links(range(len(thumbnails)))
     levels = [_shrunk(thumbnails, side).half() for side, _, _ in STEPS]
     while len(candidates.first):
-        if_all_are_alike = _Links(links.root)
+        if_all_are_alike = Links(links.root)
         is_needed = torch.tensor([if_all_are_alike.join(*pair) for pair in _ends(candidates)])
         needed = _selected(candidates, is_needed)
         for part in zip(*(values.split(PAIRS_AT_ONCE) for values in needed), strict=True):
@@ -89,7 +89,7 @@ def find_pairs(thumbnails: torch.Tensor, similar: float = SIMILAR) -> Pairs:
 
 def clusters(n: int, pairs: Pairs) -> list[int]:
     """Returns the number of each photo's cluster: that of its first photo."""
-    links = _Links(range(n))
+    links = Links(range(n))
     for pair in _ends(pairs):
         links.join(*pair)
     return [links.find(index) for index in range(n)]
