@@ -394,7 +394,7 @@ def compare_with_training(totals: Totals) -> dict:
 
 
 def about_prediction(config: PredictConfig, predictor: Predictor, totals: Totals) -> About:
-    """Returns what the page of a prediction is told about it."""
+    """Returns what the page of a prediction says about the inputs and the model."""
     from photo_classifier.evaluation.page import About
     from photo_classifier.runtime.packages import version_rows
 

@@ -69,7 +69,7 @@ def compare(runs: Sequence[FinishedRun]) -> list[Comparison]:
 
 
 def compare_group(runs: Sequence[FinishedRun], letters: Iterator[str]) -> Comparison:
-    """Compares each run with the most accurate one; of equals that is the one with the lower loss.
+    """Compares each run with the most accurate one; in a tie, with the one of lower loss.
 
     The lower end of the interval decides: on as many photos its order is that of the accuracies, and a few photos that
     are all right are not put before many that nearly all are.

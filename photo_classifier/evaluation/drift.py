@@ -98,10 +98,8 @@ def drift_lines(report: Mapping) -> list[str]:
 def drift_text(report: Mapping) -> str:
     """Returns the result as two sentences, if photos could be read: what was found, and what follows."""
     if report.get("is_enough") is False:
-        n = pluralize(report["n_images"], "photo")
-        return (
-            f"{n} {'is' if n[:2] == '1 ' else 'are'} too few to tell whether your photos are like the training photos"
-        )
+        n, verb = pluralize(report["n_images"], "photo"), "is" if report["n_images"] == 1 else "are"
+        return f"{n} {verb} too few to tell whether your photos are like the training photos"
     found = f"{percent(report['share_far'], 0)} of them look unfamiliar to the model"
     if report["is_unlike"]:
         return (

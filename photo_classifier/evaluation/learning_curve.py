@@ -97,7 +97,7 @@ def advice(
     """Returns whether more photos help, and of which class most: that whose mistakes have become fewer with photos.
 
     The band of the gain decides: from few photos it often cannot be told. All photos together say little of a rare
-    class, so one that is recognised much less often goes before.
+    class, so one that is recognised much less often is named first.
 
     Args:
         rows: of `learning_curve`.

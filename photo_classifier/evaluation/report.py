@@ -72,7 +72,7 @@ def metrics_report(metrics: StreamingMetrics) -> dict:
 
 
 def main_report(reports: Mapping[str, Mapping], held_out: str) -> Mapping:
-    """Returns the report of the split with the most held-out photos, and of equals that of `held_out`."""
+    """Returns the report of the split with the most held-out photos; in a tie, that of `held_out`."""
     return max(reports.values(), key=lambda report: (report["n_images"], report is reports[held_out]))
 
 

@@ -53,7 +53,7 @@ def write_run_page(
 
 
 def _about(folder: Path, state: RunState, splits: Splits, training: FinishedTraining) -> About:
-    """Returns what the page is told about the run, from what lies in its folder too."""
+    """Returns what the page says about the run, partly from the files in its folder."""
     facts = {
         "Data": _data_rows(state, splits),
         "Settings that differ from the defaults": [

@@ -1,4 +1,4 @@
-"""A model of 8 bits is kept only if it is faster and hardly less accurate; else its loss is told."""
+"""A model of 8 bits is kept only if it is faster and hardly less accurate; otherwise the message says what it loses."""
 
 from importlib.util import find_spec
 from pathlib import Path
